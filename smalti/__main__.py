@@ -1,0 +1,9 @@
+"""`python -m smalti` is the command line."""
+
+from __future__ import annotations
+
+import sys
+
+from smalti.cli import main
+
+sys.exit(main())

@@ -1,0 +1,276 @@
+"""Model folders: the denoiser, the image tokenizer and the text tokenizer, read strictly, written atomically.
+
+The format is the release's (SPEC section 1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from smalti.errors import SmaltiError
+from smalti.files import read_json
+from smalti.model.config import MODEL_TYPE, DenoiserConfig
+from smalti.model.denoiser import Denoiser
+from smalti.model.prompt import TextTokenizer
+from smalti.vq.config import VQConfig
+from smalti.vq.tokenizer import ImageTokenizer
+from smalti.weights import Entry, check_weights, read_headers, read_weights, write_weights
+
+_VQ_TYPE = "Emu3p5VisionVQ"
+_PREFIX = "encoder."
+_VQ_PREFIX = "encoder.vqvae."
+# In the release's files, of no use for text-to-image.
+_UNUSED = (
+    "diffusion_head.",
+    "encoder.image_newline",
+    "encoder.mm_projector.",
+    "encoder.vision_tower.",
+    _VQ_PREFIX,
+)
+
+
+def load_denoiser(
+    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Denoiser:
+    """Read the denoiser of a model folder.
+
+    Raises:
+        SmaltiError: the folder is missing or of another architecture; a file is missing, truncated or not
+            what the index says; a tensor is missing, unknown or of another shape.
+    """
+    folder = _existing(folder)
+    config = load_config(folder)
+    with torch.device("meta"):
+        denoiser = Denoiser(config)
+    entries = {name: entry for name, entry in read_headers(folder).items() if not name.startswith(_UNUSED)}
+    read_weights(denoiser, entries, _PREFIX, folder, device, dtype)
+    return denoiser.eval()
+
+
+def load_image_tokenizer(
+    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> ImageTokenizer:
+    """Read an image tokenizer from its own folder, or from the folder of the model that it belongs to.
+
+    Of a model folder that lacks the one `mm_vqvae` names, the copy inside the model's weights is read.
+
+    Raises:
+        SmaltiError: as for `load_denoiser`.
+    """
+    folder = _existing(folder)
+    prefix = ""
+    if _model_type(folder) == MODEL_TYPE:
+        inner = folder / _tokenizer_folder(folder)
+        if (inner / "config.json").is_file():
+            folder = inner
+        else:
+            prefix = _VQ_PREFIX
+    entries = {name: entry for name, entry in read_headers(folder).items() if name.startswith(prefix)}
+    if prefix and not entries:
+        raise SmaltiError(f"{inner} does not exist, and {folder} holds no {_VQ_PREFIX}* tensors in its place")
+    config = _infer_vq_config(entries, folder) if prefix else _load_vq_config(folder)
+    with torch.device("meta"):
+        tokenizer = ImageTokenizer(config)
+    read_weights(tokenizer, entries, prefix, folder, device, dtype)
+    return tokenizer.eval()
+
+
+def load_text_tokenizer(folder: str | Path) -> TextTokenizer:
+    """Read the text tokenizer of a model folder.
+
+    Raises:
+        SmaltiError: it is missing, broken, or has more ids than the denoiser embeds.
+    """
+    folder = _existing(folder)
+    tokenizer = TextTokenizer.from_file(folder / "tokenizer.json")
+    config = load_config(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise SmaltiError(
+            f"{folder / 'tokenizer.json'} has {tokenizer.vocab_size} ids, "
+            f"more than vocab_size {config.vocab_size}"
+        )
+    return tokenizer
+
+
+def load_config(folder: str | Path) -> DenoiserConfig:
+    """Read the denoiser's configuration; a codebook size that it lacks comes from the image tokenizer's.
+
+    Raises:
+        SmaltiError: the folder or its `config.json` is missing, or a field is wrong.
+    """
+    folder = _existing(folder)
+    path = folder / "config.json"
+    values = read_json(path)
+    if values.get("codebook_size") is None and values.get("model_type") == MODEL_TYPE:
+        inner = folder / _tokenizer_folder(folder)
+        if (inner / "config.json").is_file():
+            values["codebook_size"] = _load_vq_config(inner).codebook_size
+        else:
+            head = read_headers(folder).get(_PREFIX + "gen_predictor.weight")
+            values["codebook_size"] = head.shape[0] if head and head.shape else None
+    return _named(path, lambda: DenoiserConfig.from_dict(values))
+
+
+def save_denoiser(
+    denoiser: Denoiser,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write `config.json` and the weights, in shards with an index if they exceed `max_shard_bytes`.
+
+    Everything is written under temporary names first and renamed when all of it is on the disk; a model that
+    was there before stays whole until then.
+
+    Args:
+        dtype: of the written weights, or None for that of each tensor.
+
+    Raises:
+        SmaltiError: the folder cannot be written.
+    """
+    weights = {_PREFIX + name: tensor for name, tensor in denoiser.state_dict().items()}
+    write_weights(weights, denoiser.config.to_dict(), folder, dtype, max_shard_bytes)
+
+
+def save_image_tokenizer(
+    tokenizer: ImageTokenizer, folder: str | Path, *, dtype: torch.dtype | None = None
+) -> None:
+    """Write `config.json` and `model.safetensors` of an image tokenizer, as `save_denoiser` does.
+
+    Raises:
+        SmaltiError: the folder cannot be written.
+    """
+    write_weights(tokenizer.state_dict(), tokenizer.config.to_dict(), folder, dtype, None)
+
+
+def inspect(folder: str | Path) -> dict[str, Any]:
+    """What a model folder holds, from its JSON files and the headers of its weights alone.
+
+    Returns:
+        `model_type`; `config`, the fields that matter; `parameters`, a count for each part and their `total`
+        (`unused` are tensors that are never read, and not in the total); `dtypes`, parameters by dtype as
+        stored; `bytes` and `files`, of the weights; for a model also `image_tokenizer`, the same of that
+        folder, or None.
+
+    Raises:
+        SmaltiError: as for `load_denoiser`.
+    """
+    folder = _existing(folder)
+    kind = _model_type(folder)
+    if kind == _VQ_TYPE:
+        vq_config = _load_vq_config(folder)
+        with torch.device("meta"):
+            module: nn.Module = ImageTokenizer(vq_config)
+        entries, prefix, config = read_headers(folder), "", vq_config.to_dict()
+        unused: dict[str, Entry] = {}
+    else:
+        denoiser_config = load_config(folder)
+        with torch.device("meta"):
+            module = Denoiser(denoiser_config)
+        every = read_headers(folder)
+        unused = {name: entry for name, entry in every.items() if name.startswith(_UNUSED)}
+        entries = {name: entry for name, entry in every.items() if name not in unused}
+        prefix, config = _PREFIX, denoiser_config.to_dict()
+    check_weights(module, entries, prefix, folder)
+    parts: Counter[str] = Counter()
+    dtypes: Counter[str] = Counter()
+    for name, entry in entries.items():
+        parts[name.removeprefix(prefix).split(".")[0]] += entry.count
+        dtypes[entry.dtype] += entry.count
+    total = sum(parts.values())
+    files = sorted({entry.path for entry in [*entries.values(), *unused.values()]})
+    report: dict[str, Any] = {
+        "model_type": kind,
+        "config": config,
+        "parameters": {**parts, "total": total, "unused": sum(entry.count for entry in unused.values())},
+        "dtypes": dict(dtypes),
+        "bytes": sum(path.stat().st_size for path in files),
+        "files": [path.name for path in files],
+    }
+    if kind == MODEL_TYPE:
+        inner = folder / _tokenizer_folder(folder)
+        report["image_tokenizer"] = inspect(inner) if (inner / "config.json").is_file() else None
+    return report
+
+
+def _existing(folder: str | Path) -> Path:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SmaltiError(f"model folder {folder} does not exist")
+    return folder
+
+
+def _model_type(folder: Path) -> str:
+    """The folder's model_type, one of the two known."""
+    path = folder / "config.json"
+    kind = read_json(path).get("model_type")
+    if kind not in (MODEL_TYPE, _VQ_TYPE):
+        raise SmaltiError(f"{path}: model_type must be {MODEL_TYPE!r} or {_VQ_TYPE!r}, not {kind!r}")
+    return kind
+
+
+def _tokenizer_folder(folder: Path) -> str:
+    """What `mm_vqvae` of a model's `config.json` names, a folder inside the model's."""
+    name = read_json(folder / "config.json").get("mm_vqvae", DenoiserConfig.mm_vqvae)
+    if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise SmaltiError(
+            f"{folder / 'config.json'}: mm_vqvae must name a folder inside the model's, not {name!r}"
+        )
+    return name
+
+
+def _load_vq_config(folder: Path) -> VQConfig:
+    path = folder / "config.json"
+    values = read_json(path)
+    if values.get("model_type") != _VQ_TYPE:
+        raise SmaltiError(f"{path}: model_type must be {_VQ_TYPE!r}, not {values.get('model_type')!r}")
+    return _named(path, lambda: VQConfig.from_dict(values))
+
+
+def _named(path: Path, read: Callable[[], Any]) -> Any:
+    """The result of `read`, with `path` named in its error."""
+    try:
+        return read()
+    except SmaltiError as error:
+        raise SmaltiError(f"{path}: {error}") from error
+
+
+def _infer_vq_config(entries: dict[str, Entry], folder: Path) -> VQConfig:
+    """The image tokenizer's shape from its tensors', for want of a `config.json`; `resolution` is 256."""
+    shapes = {name.removeprefix(_VQ_PREFIX): entry.shape for name, entry in entries.items()}
+    try:
+        ch, patched, _, _ = shapes["encoder.conv_in.weight"]
+        levels = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.down."))
+        patch_size = round((patched / 3) ** 0.5)
+        side = VQConfig.resolution // patch_size
+        return VQConfig(
+            ch=ch,
+            ch_mult=tuple(
+                shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] // ch for level in range(levels)
+            ),
+            num_res_blocks=sum(
+                re.fullmatch(r"encoder\.down\.0\.block\.\d+\.conv1\.weight", name) is not None
+                for name in shapes
+            ),
+            attn_resolutions=tuple(
+                side // 2**level
+                for level in range(levels)
+                if f"encoder.down.{level}.attn.0.q.weight" in shapes
+            ),
+            z_channels=shapes["encoder.conv_out.weight"][0],
+            embed_dim=shapes["quantize.embedding.weight"][1],
+            codebook_size=shapes["quantize.embedding.weight"][0],
+            patch_size=patch_size,
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise SmaltiError(
+            f"{folder}: the {_VQ_PREFIX}* tensors are not those of an image tokenizer"
+        ) from error

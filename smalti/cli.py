@@ -1,0 +1,79 @@
+"""The command line: `smalti generate`, `info`, `train`, `train-tokenizer`, `evaluate`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from smalti.commands import evaluate, models
+from smalti.commands.generate import generate
+from smalti.errors import SmaltiError
+
+# What typer raises for a command line that it does not understand. It is click's, or typer's own copy of it.
+_UsageError = typer.BadParameter.__mro__[2]
+_INTERRUPTED = 130
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app.command()(generate)
+app.command()(models.info)
+app.command()(models.train)
+app.command()(models.train_tokenizer)
+app.add_typer(evaluate.app, name="evaluate")
+
+
+@app.callback(invoke_without_command=True)
+def _smalti(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Smalti: masked discrete diffusion of images, from text to pictures."""
+    if version:
+        import smalti
+
+        print(f"smalti {smalti.__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, by default the process's own.
+
+    Returns:
+        The exit code: 0, 2 for wrong input (one line on stderr says what), 130 after Ctrl-C.
+    """
+    try:
+        code = app(
+            args=None if arguments is None else list(arguments), prog_name="smalti", standalone_mode=False
+        )
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except SmaltiError as error:
+        return _complain(str(error))
+    except _UsageError as error:
+        return _complain(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python must not complain about it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _complain(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+            raise
+        return _complain("out of memory: draw fewer pictures at a time, or smaller ones")
+
+
+def _complain(message: str) -> int:
+    """One line on stderr; the exit code for wrong input."""
+    print(f"smalti: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

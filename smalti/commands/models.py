@@ -1,0 +1,101 @@
+"""`smalti info`, `smalti train`, `smalti train-tokenizer`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from smalti.commands import options
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Values in place of the file's, such as loop.steps=2000.",
+        show_default=False,
+    ),
+]
+
+
+def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Folder of a model or an image tokenizer. By default the model that comes with the package.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show what a model folder holds, without reading the weights."""
+    from smalti.checkpoint import inspect
+    from smalti.pipeline import find_model
+
+    folder = find_model(model)
+    report = inspect(folder)
+    print(json.dumps({"folder": str(folder), **report}) if as_json else _table(str(folder), report))
+
+
+def train(config: Config, overrides: Overrides = None) -> None:
+    """Train a denoiser, or go on with a training that was stopped. Ctrl-C stops with a checkpoint.
+
+    Example: smalti train configs/scenes.yaml loop.steps=2000
+    """
+    from smalti.training.config import DenoiserRunConfig, load_config
+    from smalti.training.denoiser import train_denoiser
+
+    train_denoiser(load_config(DenoiserRunConfig, config, overrides))
+
+
+def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
+    """Train an image tokenizer, or go on with a training that was stopped. Ctrl-C stops with a checkpoint.
+
+    Example: smalti train-tokenizer configs/scenes-tokenizer.yaml
+    """
+    from smalti.training.config import TokenizerRunConfig, load_config
+    from smalti.training.tokenizer import train_tokenizer
+
+    train_tokenizer(load_config(TokenizerRunConfig, config, overrides))
+
+
+def _table(folder: str, report: dict[str, Any]) -> str:
+    """A report of `checkpoint.inspect` for reading."""
+    config, inner = report["config"], report.get("image_tokenizer")
+    lines = [("folder", folder), ("model type", report["model_type"])]
+    if "hidden_size" in config:
+        heads = f"{config['num_attention_heads']}/{config['num_key_value_heads']} heads"
+        lines += [
+            ("denoiser", f"{config['num_hidden_layers']} layers, width {config['hidden_size']}, {heads}"),
+            ("conditioning", f"{config['conditioning']}, {config['image_positions']} image positions"),
+            ("pictures", f"{config['image_size']}×{config['image_size']} pixels by default"),
+            ("prompts", f"up to {config['max_prompt_tokens']} text tokens of {config['vocab_size']}"),
+        ]
+    else:
+        lines.append(("codes", f"{config['codebook_size']} of dimension {config['embed_dim']}"))
+    lines += _weights(report)
+    if inner:
+        vq = inner["config"]
+        side = vq["patch_size"] * 2 ** (len(vq["ch_mult"]) - 1)
+        lines += [("", ""), ("image tokenizer", f"{vq['codebook_size']} codes, {side}×{side} pixels a token")]
+        lines += _weights(inner)
+    if config.get("sampling"):
+        settings = ", ".join(f"{name} {value}" for name, value in config["sampling"].items())
+        lines += [("", ""), ("sampling", settings)]
+    return "\n".join(f"{name:<16} {value}".rstrip() for name, value in lines)
+
+
+def _weights(report: dict[str, Any]) -> list[tuple[str, str]]:
+    parameters = report["parameters"]
+    dtypes = ", ".join(report["dtypes"])
+    unused = f" ({parameters['unused']:,} more are not used)" if parameters["unused"] else ""
+    files = report["files"]
+    names = files[0] if len(files) == 1 else f"{len(files)} files"
+    return [
+        ("parameters", f"{parameters['total']:,} in {dtypes}{unused}"),
+        ("weights", f"{report['bytes'] / 1e6:.1f} MB in {names}"),
+    ]

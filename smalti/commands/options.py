@@ -1,0 +1,154 @@
+"""Options that several commands share, and how they become settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from smalti.errors import SmaltiError
+from smalti.settings import BUDGETS, ORDERS, SCHEDULES, GenerationSettings
+
+if TYPE_CHECKING:
+    from smalti.pipeline import Pipeline
+
+_SAMPLING = "Sampling (by default as the model's config.json says)"
+_MODEL = "Model"
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Model folder. By default the model that comes with the package.",
+        metavar="FOLDER",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...", metavar="NAME", rich_help_panel=_MODEL)]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, bfloat16 or float16, of the denoiser. By default float32 on a CPU, else bfloat16.",
+        metavar="NAME",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:-1]) + " or " + names[-1]
+
+
+def _sampling(name: str, help: str, metavar: str) -> Any:
+    return typer.Option(name, help=help, metavar=metavar, show_default=False, rich_help_panel=_SAMPLING)
+
+
+Steps = Annotated[int | None, _sampling("--steps", "Passes of the model, 1 to the number of tokens.", "N")]
+Guidance = Annotated[
+    float | None, _sampling("--guidance", "How strongly the prompt is followed; 0 is no guidance.", "SCALE")
+]
+GuidanceInterval = Annotated[
+    tuple[float, float] | None,
+    _sampling("--guidance-interval", "Fractions of the steps between which guidance is on.", "A B"),
+]
+EditThreshold = Annotated[
+    float | None,
+    _sampling(
+        "--edit-threshold",
+        "Token editing: a token that is set gives way to one more probable than this; 0 is no editing.",
+        "P",
+    ),
+]
+Budget = Annotated[
+    str | None, _sampling("--budget", f"How many tokens each step reveals: {_listed(BUDGETS)}.", "NAME")
+]
+Shift = Annotated[
+    float | None,
+    _sampling("--shift", "Of the budget shift: the larger, the fewer tokens the first steps reveal.", "S"),
+]
+Order = Annotated[
+    str | None, _sampling("--order", f"Which tokens a step reveals: {_listed(ORDERS)}.", "NAME")
+]
+OrderTemperature = Annotated[
+    float | None, _sampling("--order-temperature", "Noise in the orders confidence and draw.", "T")
+]
+OrderSchedule = Annotated[
+    str | None,
+    _sampling(
+        "--order-schedule", f"How the noise in the order confidence cools: {_listed(SCHEDULES)}.", "NAME"
+    ),
+]
+Draw = Annotated[
+    str | None, _sampling("--draw", "Draw tokens (sample), or take the likeliest (argmax).", "NAME")
+]
+Temperature = Annotated[float | None, _sampling("--temperature", "Of the draw; 0 is argmax.", "T")]
+TemperatureSchedule = Annotated[
+    str | None, _sampling("--temperature-schedule", f"How the draw cools: {_listed(SCHEDULES)}.", "NAME")
+]
+TopK = Annotated[int | None, _sampling("--top-k", "Draw from the K likeliest tokens; 0 is all.", "K")]
+TopP = Annotated[
+    float | None,
+    _sampling("--top-p", "Draw from the fewest tokens whose probabilities reach P; 1 is all.", "P"),
+]
+Final = Annotated[
+    str | None,
+    _sampling(
+        "--final",
+        "With editing on: keep the grid as it was filled (grid), or end with the last step's candidate "
+        "everywhere, as NL-Diffusion-Image does (release).",
+        "NAME",
+    ),
+]
+Height = Annotated[
+    int | None,
+    typer.Option(help="In pixels. By default the model's own.", metavar="PIXELS", show_default=False),
+]
+Width = Annotated[
+    int | None,
+    typer.Option(help="In pixels. By default the model's own.", metavar="PIXELS", show_default=False),
+]
+
+# Settings by the names that options give them, where these are not the same.
+_OPTION_NAMES = {
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "order_temperature_schedule": "--order-schedule",
+}
+
+
+def setting_changes(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among a command's parameters that were given, checked before anything slow happens.
+
+    Raises:
+        SmaltiError: one is out of range; it is named as the option is.
+    """
+    known = GenerationSettings().to_dict()
+    changes = {name: value for name, value in params.items() if name in known and value is not None}
+    with option_names():
+        GenerationSettings().replaced(changes)
+    return changes
+
+
+@contextmanager
+def option_names() -> Iterator[None]:
+    """Where an error starts with a setting's name, put the option's name in its place."""
+    try:
+        yield
+    except SmaltiError as error:
+        name, rest = (str(error).split(" ", 1) + [""])[:2]
+        bare = name.removesuffix("'s").rstrip(":")
+        if bare not in GenerationSettings().to_dict():
+            raise
+        option = _OPTION_NAMES.get(bare, "--" + bare.replace("_", "-"))
+        raise SmaltiError(f"{name.replace(bare, option)} {rest}") from error
+
+
+def load_pipeline(model: str | None, device: str, dtype: str | None) -> Pipeline:
+    """`smalti.load`, imported when it is needed."""
+    import smalti
+
+    return smalti.load(model, device=device, dtype=dtype)

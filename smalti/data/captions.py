@@ -1,0 +1,79 @@
+"""What captions say: GenEval's metadata turned into plain English, in several wordings.
+
+Metadata is GenEval's: `{"tag": ..., "include": [{"class": "circle", "count": 1, "color": "red", "position":
+["left of", 0]}], "exclude": [...]}`, where `color` and `position` are optional and `position` names a
+relation and the index of the entry that it is relative to.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
+
+_OPENINGS = ("", "", "", "a photo of ", "a photo of ", "a picture of ")
+
+_RELATION_WORDS = {
+    "left of": ("left of", "to the left of"),
+    "right of": ("right of", "to the right of"),
+    "above": ("above", "above", "over"),
+    "below": ("below", "below", "under"),
+}
+
+_BACKGROUND_SHARE = 0.25
+
+
+def plural(shape: str) -> str:
+    """`circle` to `circles`, `cross` to `crosses`."""
+    return shape + ("es" if shape.endswith("s") else "s")
+
+
+def noun_phrase(entry: dict[str, Any], size_word: str = "") -> str:
+    """One entry of `include` in words: "a red circle", "an arrow", "three large squares"."""
+    shape, count = entry["class"], entry["count"]
+    words = " ".join(word for word in (size_word, entry.get("color", "")) if word)
+    words = f"{words} {shape if count == 1 else plural(shape)}".strip()
+    if count > 1:
+        return f"{NUMBERS[count]} {words}"
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def geneval_prompt(metadata: dict[str, Any]) -> str:
+    """The one wording that GenEval uses: "a photo of a red circle left of a blue square"."""
+    return "a photo of " + _subject(metadata, [noun_phrase(entry) for entry in metadata["include"]])
+
+
+def write_caption(
+    metadata: dict[str, Any], random: Random, *, background: str | None = None, size_word: str = ""
+) -> str:
+    """A caption of a scene, in one of several wordings.
+
+    Args:
+        background: its name, mentioned in about a quarter of the captions.
+        size_word: "small" or "large" for a scene's only object, or "".
+    """
+    phrases = [noun_phrase(entry, size_word) for entry in metadata["include"]]
+    related = any("position" in entry for entry in metadata["include"])
+    if not related and len(phrases) == 1 and metadata["include"][0]["count"] > 1 and random.random() < 0.2:
+        subject = f"there are {phrases[0]}"
+    else:
+        if not related:
+            random.shuffle(phrases)
+        subject = random.choice(_OPENINGS) + _subject(metadata, phrases, random)
+    if background is not None and random.random() < _BACKGROUND_SHARE:
+        subject += f" on a {background} background"
+    return subject
+
+
+def _subject(metadata: dict[str, Any], phrases: list[str], random: Random | None = None) -> str:
+    """Join noun phrases; without `random`, in the plainest wording."""
+    for entry, phrase in zip(metadata["include"], phrases, strict=True):
+        if "position" in entry:
+            relation, reference = entry["position"]
+            words = random.choice(_RELATION_WORDS[relation]) if random else relation
+            return f"{phrase} {words} {phrases[reference]}"
+    if len(phrases) == 1:
+        return phrases[0]
+    joint = random.choice((" and ", " and ", " and ", " with ")) if random and len(phrases) == 2 else " and "
+    return ", ".join(phrases[:-1]) + joint + phrases[-1]

@@ -1,0 +1,193 @@
+"""Your own pictures from a folder, with captions beside them.
+
+Captions are text files (`cat.png` and `cat.txt`) or a `metadata.jsonl` with `file_name` (relative to its own
+folder) and `text` on each line, the convention of Hugging Face's ImageFolder. Subfolders count, hidden files
+don't.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import operator
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from smalti.errors import SmaltiError
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+METADATA = "metadata.jsonl"
+CROPS = ("center", "random")
+
+# What Pillow raises for files that are no pictures, are cut short, or would not fit into memory.
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+
+class ImageFolder:
+    """Captioned pictures of a folder, in the order of their paths, resized and cropped.
+
+    A file that is no readable picture is named in one warning and skipped: on opening the folder if its
+    header says so, else on reading, where the next readable picture takes its place.
+
+    Args:
+        path: the folder.
+        size: side in pixels, or (height, width). Pictures are scaled until they cover it; what is over is
+        cut off.
+        crop: which part is kept: "center", or "random", drawn anew for each index from `seed`.
+
+    Raises:
+        SmaltiError: the folder is missing or has no readable picture, a picture has no caption, a line of
+            `metadata.jsonl` is not what it should be, or an argument is wrong.
+    """
+
+    def __init__(
+        self, path: str | Path, size: int | tuple[int, int], *, crop: str = "center", seed: int = 0
+    ) -> None:
+        self.path = Path(os.path.normpath(path))
+        self.size = size if isinstance(size, tuple) else (size, size)
+        if any(not isinstance(side, int) or isinstance(side, bool) or side < 1 for side in self.size):
+            raise SmaltiError(f"size must be a positive whole number of pixels, or two, not {size!r}")
+        if crop not in CROPS:
+            raise SmaltiError(f'crop must be "center" or "random", not {crop!r}')
+        if not self.path.is_dir():
+            raise SmaltiError(f"{self.path} is not a folder")
+        self._random_crop, self._seed = crop == "random", seed
+        self.samples = [item for item in _scan(self.path) if _has_picture_header(item[0])]
+        self._broken: set[int] = set()
+        if not self.samples:
+            raise SmaltiError(f"{self.path} has no readable picture ({', '.join(sorted(SUFFIXES))})")
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Each picture once."""
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`{"image": uint8 (3, H, W) tensor, "caption": str}`.
+
+        `index` (0 or more) goes around after `len()` pictures; each round has random crops of its own.
+        """
+        index = operator.index(index)
+        if index < 0:
+            raise SmaltiError(f"index must be 0 or more, not {index}")
+        for step in range(len(self)):
+            place = (index + step) % len(self)
+            if place in self._broken:
+                continue
+            path, caption = self.samples[place]
+            try:
+                pixels = self._read(path, Random(f"smalti crop {self._seed} {index}"))
+            except _BROKEN as error:
+                self._broken.add(place)
+                _warn(path, error)
+                continue
+            return {"image": torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), "caption": caption}
+        raise SmaltiError(f"{self.path} has no readable picture left: all {len(self)} are broken")
+
+    def _read(self, path: Path, random: Random) -> np.ndarray:
+        """One picture, uint8 (H, W, 3)."""
+        with Image.open(path) as image:
+            image.load()
+            picture = _to_rgb(ImageOps.exif_transpose(image))
+        height, width = self.size
+        scale = min(picture.width / width, picture.height / height)
+        spare_x, spare_y = picture.width - width * scale, picture.height - height * scale
+        x, y = (random.random(), random.random()) if self._random_crop else (0.5, 0.5)
+        left, top = spare_x * x, spare_y * y
+        box = (left, top, min(left + width * scale, picture.width), min(top + height * scale, picture.height))
+        # Pillow's resize widens its filter when it shrinks, so that nothing aliases.
+        return np.array(picture.resize((width, height), Image.Resampling.LANCZOS, box=box))
+
+
+def _scan(folder: Path) -> list[tuple[Path, str]]:
+    """Paths and captions of everything in `folder` that claims to be a picture, sorted by path."""
+    captions: dict[Path, str] = {}
+    pictures: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(place, name)
+            if name == METADATA:
+                captions.update(_read_metadata(path))
+            elif path.suffix.lower() in SUFFIXES and not name.startswith("."):
+                pictures.append(path)
+    for path in pictures:
+        if path not in captions:
+            captions[path] = _read_caption(path)
+    return sorted(captions.items(), key=lambda item: item[0].as_posix())
+
+
+def _read_caption(picture: Path) -> str:
+    beside = picture.with_suffix(".txt")
+    try:
+        caption = " ".join(beside.read_text(encoding="utf-8-sig").split())
+    except FileNotFoundError as error:
+        raise SmaltiError(
+            f"{picture} has no caption: neither {beside.name} nor a line in {METADATA}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SmaltiError(f"cannot read the caption {beside}: {error}") from error
+    if not caption:
+        raise SmaltiError(f"{beside} is empty; it must hold a caption")
+    return caption
+
+
+def _read_metadata(path: Path) -> dict[Path, str]:
+    captions: dict[Path, str] = {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SmaltiError(f"cannot read {path}: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise SmaltiError(f"{path} line {number} is not JSON: {error}") from error
+        for key in ("file_name", "text"):
+            value = entry.get(key) if isinstance(entry, dict) else None
+            if not isinstance(value, str) or not value.strip():
+                raise SmaltiError(
+                    f"{path} line {number} must be an object with the text {key!r}, not {line[:80]}"
+                )
+        captions[Path(os.path.normpath(path.parent / entry["file_name"]))] = " ".join(entry["text"].split())
+    return captions
+
+
+def _has_picture_header(path: Path) -> bool:
+    try:
+        with Image.open(path):
+            return True
+    except _BROKEN as error:
+        _warn(path, error)
+        return False
+
+
+def _warn(path: Path, error: BaseException) -> None:
+    reason = "it does not exist" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+    logger.warning("skipping %s: %s", path, reason)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB; what is transparent shows white."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Sixteen bits a pixel: Pillow's own conversion would cut off instead of scaling.
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layered = image.convert("RGBA")
+    white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, layered).convert("RGB")

@@ -1,0 +1,277 @@
+"""Captioned scenes drawn on the fly: flat shapes in GenEval's ten colours, at any resolution.
+
+A scene starts as GenEval metadata (what must be in the picture), which decides its objects and their places,
+its caption and, in the end, how a picture made from that caption is scored.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+
+from smalti.data import layout
+from smalti.data.captions import write_caption
+from smalti.data.palette import BACKGROUNDS, COLORS
+from smalti.data.shapes import SHAPES
+from smalti.errors import SmaltiError
+
+HELD_OUT: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("circle", "orange"),
+        ("square", "pink"),
+        ("triangle", "blue"),
+        ("star", "green"),
+        ("heart", "white"),
+        ("diamond", "brown"),
+        ("cross", "yellow"),
+        ("ring", "red"),
+        ("crescent", "black"),
+        ("arrow", "purple"),
+    }
+)
+"""Shape-colour pairs that training scenes never show; every shape and every colour is in exactly one."""
+
+TRAINING_MIX: dict[str, float] = {
+    "single_object": 0.08,
+    "two_object": 0.10,
+    "counting": 0.20,
+    "colors": 0.17,
+    "position": 0.20,
+    "color_attr": 0.20,
+    "mixed": 0.05,
+}
+"""Share of each kind of scene: GenEval's six tasks, and `mixed` scenes of three or four objects."""
+
+SPLITS = ("train", "test")
+MIN_SIDE, MAX_SIDE = 16, 8192
+
+# A lone object of less than this side is "small", of more "large"; between them captions say neither.
+_SMALL, _LARGE = 0.32, 0.47
+_SIZE_WORD_SHARE = 0.25
+
+# How many of the captions say colours, where that is not the task itself.
+_COLORED_SHARE = {"single_object": 0.0, "two_object": 0.0, "counting": 0.4, "position": 0.7}
+
+# A soft gradient's lightening at the top and darkening at the bottom.
+_GRADIENT = 0.05
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object: shape, colour by name, centre and side of its box, in fractions of the picture's side."""
+
+    shape: str
+    color: str
+    x: float
+    y: float
+    size: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows.
+
+    Attributes:
+        objects: one to four, none overlapping.
+        background: a name in `BACKGROUNDS`.
+        gradient: whether the background runs softly from lighter (top) to darker.
+        caption: plain English.
+        tag: GenEval's task, or "mixed".
+        metadata: GenEval's line for this scene: `tag`, `include`, `exclude` (counting), `prompt` (the
+        caption).
+    """
+
+    objects: tuple[SceneObject, ...]
+    background: str
+    gradient: bool
+    caption: str
+    tag: str
+    metadata: dict[str, Any]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether an object is one of the `HELD_OUT` pairs."""
+        return any((item.shape, item.color) in HELD_OUT for item in self.objects)
+
+
+class Scenes:
+    """Endless scenes by index; item i depends on `seed`, `split` and i alone, whatever the size.
+
+    Args:
+        seed: any whole number; other seeds give other scenes.
+        size: side in pixels, or (height, width).
+        split: "train" never shows a `HELD_OUT` pair, "test" may; their scenes differ.
+        mix: weight of each tag; by default `TRAINING_MIX`.
+
+    Raises:
+        SmaltiError: an argument is not one of these.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        size: int | tuple[int, int] = 256,
+        split: str = "train",
+        mix: Mapping[str, float] | None = None,
+    ) -> None:
+        if split not in SPLITS:
+            raise SmaltiError(f'split must be "train" or "test", not {split!r}')
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise SmaltiError(f"seed must be a whole number, not {seed!r}")
+        mix = TRAINING_MIX if mix is None else mix
+        if set(mix) - set(TRAINING_MIX) or min(mix.values(), default=0) < 0 or not sum(mix.values()) > 0:
+            raise SmaltiError(f"mix must weight some of {list(TRAINING_MIX)} with 0 or more, not {mix!r}")
+        self.seed = seed
+        self.size = _sides(size)
+        self.split = split
+        self._tags = list(mix)
+        self._weights = list(mix.values())
+
+    def scene(self, index: int) -> Scene:
+        """Scene number `index` (0 or more), not drawn yet."""
+        index = operator.index(index)
+        if index < 0:
+            raise SmaltiError(f"index must be 0 or more, not {index}")
+        random = Random(f"smalti scenes {self.seed} {self.split} {index}")
+        tag = random.choices(self._tags, self._weights)[0]
+        return compose(sample_metadata(tag, random, self.split), random, split=self.split)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`{"image": uint8 (3, H, W) tensor, "caption": str}`."""
+        scene = self.scene(index)
+        pixels = torch.from_numpy(render(scene, self.size))
+        return {"image": pixels.permute(2, 0, 1).contiguous(), "caption": scene.caption}
+
+
+def sample_metadata(tag: str, random: Random, split: str = "train") -> dict[str, Any]:
+    """Draw GenEval metadata (without `prompt`) of a kind of scene; in "train", without held-out pairs.
+
+    Two or more entries of `include` have different shapes; where both colours matter they differ as well.
+    """
+    if tag not in TRAINING_MIX:
+        raise SmaltiError(f"tag must be one of {list(TRAINING_MIX)}, not {tag!r}")
+    counts = {"single_object": [1], "colors": [1], "counting": [random.randint(2, 4)]}.get(tag, [1, 1])
+    if tag == "mixed":
+        counts = random.choice(([1, 1, 1], [1, 1, 1, 1], [1, 2], [2, 2], [1, 3]))
+    colored = random.random() < _COLORED_SHARE.get(tag, 1)
+    include: list[dict[str, Any]] = []
+    for shape, count in zip(random.sample(list(SHAPES), len(counts)), counts, strict=True):
+        entry: dict[str, Any] = {"class": shape, "count": count}
+        if colored:
+            used = {other["color"] for other in include} if tag != "mixed" else set()
+            entry["color"] = random.choice([color for color in _colors_of(shape, split) if color not in used])
+        include.append(entry)
+    metadata: dict[str, Any] = {"tag": tag, "include": include}
+    if tag == "counting":
+        metadata["exclude"] = [{"class": include[0]["class"], "count": include[0]["count"] + 1}]
+    if tag == "position":
+        include[1]["position"] = [random.choice(list(layout.RELATIONS)), 0]
+    return metadata
+
+
+def compose(metadata: dict[str, Any], random: Random, *, split: str = "test") -> Scene:
+    """A random scene that shows what GenEval metadata asks for, and nothing else.
+
+    A colour that the metadata leaves open is drawn, one for all objects of an entry. The caption is the
+    metadata's `prompt` if it has one, else it is written here.
+
+    Raises:
+        SmaltiError: an unknown shape, colour or relation, or more than four objects.
+    """
+    kinds: list[tuple[str, str]] = []
+    for entry in metadata["include"]:
+        if entry["class"] not in SHAPES:
+            raise SmaltiError(f"class must be one of {list(SHAPES)}, not {entry['class']!r}")
+        color = entry.get("color") or random.choice(_colors_of(entry["class"], split))
+        if color not in COLORS:
+            raise SmaltiError(f"color must be one of {list(COLORS)}, not {color!r}")
+        kinds += [(entry["class"], color)] * entry["count"]
+    boxes = _boxes(metadata, len(kinds), random)
+    objects = tuple(SceneObject(shape, color, *box) for (shape, color), box in zip(kinds, boxes, strict=True))
+    background, gradient = random.choice(list(BACKGROUNDS)), random.random() < 0.5
+    caption = metadata.get("prompt")
+    if caption is None:
+        size_word = _size_word(objects, random)
+        caption = write_caption(metadata, random, background=background, size_word=size_word)
+    return Scene(objects, background, gradient, caption, metadata["tag"], {**metadata, "prompt": caption})
+
+
+def render(scene: Scene, size: int | tuple[int, int] = 256) -> np.ndarray:
+    """Draw a scene: uint8 (H, W, 3), anti-aliased.
+
+    Args:
+        size: side in pixels, or (height, width); objects then keep their shape and are measured by the
+        shorter side.
+    """
+    height, width = _sides(size)
+    canvas = np.empty((height, width, 3), dtype=np.uint8)
+    tint = np.array(BACKGROUNDS[scene.background], dtype=np.float32)
+    if scene.gradient:
+        falloff = np.linspace(1 + _GRADIENT, 1 - _GRADIENT, height, dtype=np.float32)[:, None, None]
+        canvas[:] = np.rint(tint * falloff).clip(0, 255).astype(np.uint8)
+    else:
+        canvas[:] = tint.astype(np.uint8)
+    for item in scene.objects:
+        _draw(canvas, item)
+    return canvas
+
+
+def _draw(canvas: np.ndarray, item: SceneObject) -> None:
+    """Blend one object into `canvas` (H, W, 3) uint8, touching only its box."""
+    height, width = canvas.shape[:2]
+    radius = item.size * min(height, width) / 2
+    center_x, center_y = item.x * width, item.y * height
+    left, right = max(int(center_x - radius) - 1, 0), min(int(center_x + radius) + 2, width)
+    top, bottom = max(int(center_y - radius) - 1, 0), min(int(center_y + radius) + 2, height)
+    x = ((np.arange(left, right, dtype=np.float32) + 0.5 - center_x) / radius)[None, :].astype(np.float32)
+    y = ((np.arange(top, bottom, dtype=np.float32) + 0.5 - center_y) / radius)[:, None].astype(np.float32)
+    # A pixel's coverage, from the distance of its centre to the edge in pixels.
+    coverage = np.clip(0.5 - SHAPES[item.shape](x, y) * np.float32(radius), 0, 1)[..., None]
+    box = canvas[top:bottom, left:right]
+    behind = box.astype(np.float32)
+    behind += coverage * (np.array(COLORS[item.color], dtype=np.float32) - behind)
+    box[:] = (behind + np.float32(0.5)).astype(np.uint8)
+
+
+def _boxes(metadata: dict[str, Any], count: int, random: Random) -> list[layout.Box]:
+    if count not in layout.SIZES:
+        raise SmaltiError(f"a scene has 1 to {max(layout.SIZES)} objects, not {count}")
+    smallest, largest = layout.SIZES[count]
+    if metadata["tag"] == "counting":
+        # Things that are counted look alike.
+        usual = random.uniform(smallest, largest)
+        sizes = [min(max(usual * random.uniform(0.92, 1.08), smallest), largest) for _ in range(count)]
+    else:
+        sizes = [random.uniform(smallest, largest) for _ in range(count)]
+    relations = [entry["position"] for entry in metadata["include"] if "position" in entry]
+    if not relations:
+        return layout.place(sizes, random)
+    if count != 2 or len(relations) > 1 or "position" not in metadata["include"][1] or relations[0][1] != 0:
+        raise SmaltiError("position must relate the second of two single objects to the first (index 0)")
+    if relations[0][0] not in layout.RELATIONS:
+        raise SmaltiError(f"position must be one of {list(layout.RELATIONS)}, not {relations[0][0]!r}")
+    return list(layout.place_related(relations[0][0], (sizes[0], sizes[1]), random))
+
+
+def _size_word(objects: tuple[SceneObject, ...], random: Random) -> str:
+    if len(objects) > 1 or _SMALL < objects[0].size < _LARGE or random.random() >= _SIZE_WORD_SHARE:
+        return ""
+    return "small" if objects[0].size <= _SMALL else "large"
+
+
+def _colors_of(shape: str, split: str) -> list[str]:
+    return [color for color in COLORS if split == "test" or (shape, color) not in HELD_OUT]
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = size if isinstance(size, tuple) else (size, size)
+    for side in (height, width):
+        if not isinstance(side, int) or isinstance(side, bool) or not MIN_SIDE <= side <= MAX_SIDE:
+            raise SmaltiError(f"size must be {MIN_SIDE} to {MAX_SIDE} pixels, in whole numbers, not {size!r}")
+    return height, width

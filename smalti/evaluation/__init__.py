@@ -1,0 +1,1 @@
+"""Scoring pictures: GenEval's protocol over scenes, with a detector of classical vision."""

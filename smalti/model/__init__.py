@@ -1,0 +1,1 @@
+"""The denoiser: configuration, backbone, token embedding and prompt."""

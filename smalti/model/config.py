@@ -1,0 +1,251 @@
+"""The denoiser's configuration: the fields of a model folder's `config.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from smalti.checks import check_choice, check_real, check_whole
+from smalti.errors import SmaltiError
+from smalti.model.prompt import RELEASE_TEMPLATE, PromptTemplate
+
+MODEL_TYPE = "nemotron_labs_diffusion_image"
+ARCHITECTURE = "NemotronLabsDiffusionImageForMaskedDiffusion"
+# Rows of the image-token embedding beyond the codebook; the mask is the second of them (SPEC section 1).
+EXTRA_CODES = 256
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Rotary positions (`rope_parameters` of `config.json`): plain, or YaRN (arXiv 2309.00071).
+
+    Attributes:
+        rope_type: "default" or "yarn". Everything below `rope_theta` matters for YaRN only.
+        rope_theta: base of the frequencies.
+        factor: how many times longer than in training sequences may be.
+        beta_fast, beta_slow: rotations over the original length above which a frequency is kept as it is, and
+            below which it is divided by `factor`.
+        mscale, mscale_all_dim: YaRN's attention factor is m(mscale) / m(mscale_all_dim) with
+            m(s) = 0.1·s·ln(factor) + 1.
+        original_max_position_embeddings: the length of training.
+        llama_4_scaling_beta: b in the factor 1 + b·ln(1 + ⌊position / original⌋) on queries (SPEC section 3).
+    """
+
+    rope_type: str = "default"
+    rope_theta: float = 10000.0
+    factor: float = 1.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 1.0
+    mscale_all_dim: float = 1.0
+    original_max_position_embeddings: int = 16384
+    llama_4_scaling_beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_choice("rope_type", self.rope_type, ("default", "yarn"))
+        check_whole("original_max_position_embeddings", self.original_max_position_embeddings)
+        check_real("rope_theta", self.rope_theta, 1.0)
+        check_real("factor", self.factor, 1.0)
+        for name in ("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "llama_4_scaling_beta"):
+            check_real(name, getattr(self, name), 0.0)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> RopeConfig:
+        """Read `rope_parameters`; unknown keys are ignored."""
+        if not isinstance(values, dict):
+            raise SmaltiError(f"rope_parameters must be an object, not {values!r}")
+        names = {entry.name for entry in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+
+# Switches of the release's config that this implementation knows only one position of.
+_FIXED = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "sliding_window": None,
+    "dlm_paradigm": "bidirectional",
+}
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Shape of the denoiser. Names are the release's (SPEC section 2); those marked * are ours.
+
+    Attributes:
+        hidden_size: D, also the width of image-token embeddings.
+        num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, intermediate_size: the
+            backbone.
+        vocab_size: text ids.
+        codebook_size: image codes V. The release's `config.json` lacks it; it comes from the image
+            tokenizer's.
+        downsample: whether 2×2 image tokens share one position of the backbone.
+        mask_token_id: the *text* id whose embedding stands for a dropped prompt.
+        mm_vqvae: the image tokenizer's folder, inside the model's.
+        conditioning*: "sequence" (the prompt is in the sequence) or "cross_attention" (image positions attend
+            to the encoded prompt).
+        image_positions*: "raster" (index in the sequence) or "axial" (row and column).
+        num_text_layers*: depth of the prompt's encoder under "cross_attention".
+        image_size*: side of a picture in pixels when the caller names none.
+        max_prompt_tokens*: the longest prompt, in text ids.
+        prompt*: the prompt template.
+        flip_ratio, prompt_drop_rate, gen_edit_loss_weight, group_ce_weight: facts of training.
+        sampling*: default sampling settings of this model, by the pipeline's argument names.
+    """
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    codebook_size: int
+    rope: RopeConfig = RopeConfig()
+    rms_norm_eps: float = 1e-5
+    downsample: bool = True
+    mask_token_id: int = 100
+    eos_token_id: int = 11
+    mm_vqvae: str = "emu3_vqvae"
+    conditioning: str = "sequence"
+    image_positions: str = "raster"
+    num_text_layers: int = 0
+    image_size: int = 1024
+    max_prompt_tokens: int = 2048
+    prompt: PromptTemplate = RELEASE_TEMPLATE
+    flip_ratio: float = 0.2
+    prompt_drop_rate: float = 0.1
+    gen_edit_loss_weight: float = 0.2
+    group_ce_weight: str | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "intermediate_size",
+            "vocab_size",
+            "codebook_size",
+            "image_size",
+            "max_prompt_tokens",
+        ):
+            check_whole(name, getattr(self, name))
+        for name in ("mask_token_id", "eos_token_id", "num_text_layers"):
+            check_whole(name, getattr(self, name), 0)
+        for name in ("mask_token_id", "eos_token_id"):
+            if getattr(self, name) >= self.vocab_size:
+                raise SmaltiError(
+                    f"{name} must be below vocab_size {self.vocab_size}, not {getattr(self, name)}"
+                )
+        check_real("rms_norm_eps", self.rms_norm_eps, 0.0, 1.0)
+        check_real("flip_ratio", self.flip_ratio, 0.0, 1.0)
+        check_real("prompt_drop_rate", self.prompt_drop_rate, 0.0, 1.0)
+        check_real("gen_edit_loss_weight", self.gen_edit_loss_weight, 0.0)
+        check_choice("conditioning", self.conditioning, ("sequence", "cross_attention"))
+        check_choice("image_positions", self.image_positions, ("raster", "axial"))
+        if not isinstance(self.downsample, bool):
+            raise SmaltiError(f"downsample must be true or false, not {self.downsample!r}")
+        if not isinstance(self.mm_vqvae, str) or not self.mm_vqvae:
+            raise SmaltiError(f"mm_vqvae must name the image tokenizer's folder, not {self.mm_vqvae!r}")
+        if self.group_ce_weight is not None and not isinstance(self.group_ce_weight, str):
+            raise SmaltiError(
+                f'group_ce_weight must be text like "{{16384:0.2}}", not {self.group_ce_weight!r}'
+            )
+        if not isinstance(self.sampling, dict):
+            raise SmaltiError(f"sampling must be an object, not {self.sampling!r}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise SmaltiError(
+                f"num_key_value_heads must divide num_attention_heads {self.num_attention_heads}, "
+                f"not {self.num_key_value_heads}"
+            )
+        pairs = 4 if self.image_positions == "axial" else 2
+        if self.head_dim % pairs:
+            raise SmaltiError(
+                f"head_dim must be a multiple of {pairs} for {self.image_positions} positions, "
+                f"not {self.head_dim}"
+            )
+        if self.conditioning == "sequence" and self.num_text_layers:
+            raise SmaltiError(
+                f"num_text_layers must be 0 for conditioning 'sequence', not {self.num_text_layers}"
+            )
+        # The folder's own fields decide what the template would otherwise only guess.
+        template = dataclasses.replace(
+            self.prompt, unconditional_id=self.mask_token_id, max_prompt_tokens=self.max_prompt_tokens
+        )
+        object.__setattr__(self, "prompt", template)
+
+    @property
+    def mask_code(self) -> int:
+        """The image-token id that means unknown: row codebook_size + 1 of the image-token embedding."""
+        return self.codebook_size + 1
+
+    def slots(self, height: int, width: int) -> int:
+        """How many slots a prompt reserves for a grid of height × width tokens; none under cross-attention.
+
+        Raises:
+            SmaltiError: the grid is empty, or cannot be laid out in 2×2 blocks.
+        """
+        cells = self.positions(height, width)
+        return cells[0] * cells[1] if self.conditioning == "sequence" else 0
+
+    def positions(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of backbone positions that a grid of height × width tokens takes.
+
+        Raises:
+            SmaltiError: the grid is empty, or cannot be laid out in 2×2 blocks.
+        """
+        side = 2 if self.downsample else 1
+        if height < 1 or width < 1 or height % side or width % side:
+            raise SmaltiError(
+                f"a grid's sides must be positive multiples of {side} tokens, not {height}×{width}"
+            )
+        return height // side, width // side
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DenoiserConfig:
+        """Read a `config.json`; keys of the release that do not matter here are ignored.
+
+        Raises:
+            SmaltiError: another model_type, a missing field, a wrong type or value, or a switch that asks for
+                something not implemented.
+        """
+        if values.get("model_type") != MODEL_TYPE:
+            raise SmaltiError(f"model_type must be {MODEL_TYPE!r}, not {values.get('model_type')!r}")
+        for name, expected in _FIXED.items():
+            if values.get(name, expected) != expected:
+                raise SmaltiError(f"{name} must be {expected!r}, not {values[name]!r}")
+        if values.get("d_model_gen", values.get("hidden_size")) != values.get("hidden_size"):
+            raise SmaltiError(f"d_model_gen must equal hidden_size, not {values['d_model_gen']!r}")
+        names = {entry.name for entry in dataclasses.fields(cls)} - {"rope", "prompt"}
+        known = {name: value for name, value in values.items() if name in names}
+        required = [
+            entry.name
+            for entry in dataclasses.fields(cls)
+            if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+        ]
+        missing = [name for name in [*required, "rope_parameters"] if name not in values]
+        if missing:
+            raise SmaltiError(f"config.json lacks {', '.join(missing)}")
+        known["rope"] = RopeConfig.from_dict(values["rope_parameters"])
+        if values.get("prompt") is not None:
+            known["prompt"] = PromptTemplate.from_dict(values["prompt"])
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `config.json` of this model; `from_dict` reads it back to an equal config."""
+        values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        rope = values.pop("rope")
+        template = values.pop("prompt")
+        values["rope_parameters"] = dataclasses.asdict(rope)
+        if template.to_dict() != RELEASE_TEMPLATE.to_dict():
+            values["prompt"] = template.to_dict()
+        return {
+            "architectures": [ARCHITECTURE],
+            "model_type": MODEL_TYPE,
+            "dlm_paradigm": "bidirectional",
+            **values,
+        }

@@ -1,0 +1,227 @@
+"""The denoiser: a grid of image tokens and a prompt in, a hidden vector a token out (SPEC section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from smalti.errors import SmaltiError
+from smalti.model.backbone import Layer, RMSNorm
+from smalti.model.config import EXTRA_CODES, DenoiserConfig
+from smalti.model.prompt import PromptBatch
+from smalti.model.rotary import RotaryTables, axial_positions, axial_tables, raster_tables
+
+# The compression's norms have an epsilon of their own, whatever the backbone's is (SPEC section 3).
+_MAP_NORM_EPS = 1e-6
+_CACHED_TABLES = 8
+
+
+class Downsample(nn.Module):
+    """2×2 token vectors into one: RMSNorm over channels, then a 2×2 convolution of stride 2 without bias."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(dim, _MAP_NORM_EPS)
+        self.conv = nn.Conv2d(dim, dim, 2, stride=2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, h, w, D) → (B, h/2 · w/2, D)."""
+        B, h, w, D = x.shape
+        # Blocks do not overlap, so the convolution is one matrix product over (channel, row, column).
+        blocks = self.norm(x).reshape(B, h // 2, 2, w // 2, 2, D).permute(0, 1, 3, 5, 2, 4)
+        return F.linear(blocks.reshape(B, h * w // 4, 4 * D), self.conv.weight.flatten(1))
+
+
+class Upsample(nn.Module):
+    """One vector back into 2×2: RMSNorm over channels, then a transposed convolution, likewise."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(dim, _MAP_NORM_EPS)
+        self.conv = nn.ConvTranspose2d(dim, dim, 2, stride=2, bias=False)
+
+    def forward(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """(B, rows · columns, D) → (B, 4 · rows · columns, D), both in raster order."""
+        B, _, D = x.shape
+        blocks = F.linear(self.norm(x), self.conv.weight.flatten(1).T)
+        blocks = blocks.reshape(B, rows, columns, D, 2, 2).permute(0, 1, 4, 2, 5, 3)
+        return blocks.reshape(B, 4 * rows * columns, D)
+
+
+class DownsampleStage(nn.Module):
+    """Holds the compression under the name that the release's tensors have."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.downsample = Downsample(dim)
+
+
+class UpsampleStage(nn.Module):
+    """Holds the expansion under the name that the release's tensors have."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.upsample = Upsample(dim)
+
+
+class Denoiser(nn.Module):
+    """Bidirectional transformer over prompt and image tokens.
+
+    The names of its tensors are the release's without `encoder.` in front. It returns hidden vectors; logits
+    are `hidden @ denoiser.head.T`, which only `smalti.ops` computes, in chunks.
+    """
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.hidden_size
+        cross = config.conditioning == "cross_attention"
+        self.embed_tokens = nn.Embedding(config.vocab_size, dim)
+        self.gen_embedding = nn.Embedding(config.codebook_size + EXTRA_CODES, dim)
+        if config.downsample:
+            self.downsample_gen = DownsampleStage(dim)
+            self.upsample_gen = UpsampleStage(dim)
+        if cross:
+            self.text_layers = nn.ModuleList(Layer(config) for _ in range(config.num_text_layers))
+            self.text_norm = RMSNorm(dim, config.rms_norm_eps)
+        self.layers = nn.ModuleList(
+            Layer(config, cross_attention=cross) for _ in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(dim, config.rms_norm_eps)
+        self.gen_predictor = nn.Linear(dim, config.codebook_size, bias=False)
+        self._tables: dict[tuple, RotaryTables] = {}
+
+    @property
+    def head(self) -> torch.Tensor:
+        """(V, D): multiplies a hidden vector into the logits of the V codes."""
+        return self.gen_predictor.weight
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Set every weight for training from scratch.
+
+        Normal with standard deviation 0.02; the projections that write into the residual stream are scaled by
+        1/√(2 · layers), as in GPT-2, so that the stream's variance does not grow with depth. Norms start at
+        1.
+        """
+        residual = (2 * self.config.num_hidden_layers) ** -0.5
+        for name, weight in self.named_parameters():
+            if weight.ndim == 1:
+                weight.fill_(1.0)
+            else:
+                scale = residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+                weight.normal_(0.0, 0.02 * scale, generator=generator)
+
+    def forward(self, tokens: torch.Tensor, prompt: PromptBatch) -> torch.Tensor:
+        """Predict every token from all the others and the prompt.
+
+        Args:
+            tokens: (B, h, w) int64, `config.mask_code` where unknown.
+            prompt: B prompts with `config.slots(h, w)` reserved slots each, on the same device.
+
+        Returns:
+            (B, h·w, D) hidden vectors in raster order.
+
+        Raises:
+            SmaltiError: the grid cannot be laid out, or prompt and grid do not fit each other.
+        """
+        B, h, w = tokens.shape
+        rows, columns = self.config.positions(h, w)
+        slots = self.config.slots(h, w)
+        if len(prompt) != B:
+            raise SmaltiError(f"the prompt batch must hold {B} prompts, one a grid, not {len(prompt)}")
+        if prompt.slots != slots:
+            raise SmaltiError(f"prompts must reserve {slots} slots for a grid of {h}×{w}, not {prompt.slots}")
+        image = self.gen_embedding(tokens)
+        image = self.downsample_gen.downsample(image) if self.config.downsample else image.flatten(1, 2)
+        # The residual stream keeps the weights' dtype under autocast, which shortens only matrix products.
+        image = image.to(self.embed_tokens.weight.dtype)
+        if self.config.conditioning == "sequence":
+            hidden = self._in_sequence(image, prompt, rows, columns)
+        else:
+            hidden = self._across(image, prompt, rows, columns)
+        return self.upsample_gen.upsample(hidden, rows, columns) if self.config.downsample else hidden
+
+    def _in_sequence(self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int) -> torch.Tensor:
+        """Run the backbone over the prompt with the image in its slots; (B, S, D) → (B, S, D)."""
+        S = image.shape[1]
+        start = prompt.common_start
+        if start is not None:
+            before, after = prompt.ids[:, :start], prompt.ids[:, start + S :]
+            x = torch.cat([self.embed_tokens(before), image, self.embed_tokens(after)], dim=1)
+        else:
+            index = prompt.slot_start[:, None] + torch.arange(S, device=image.device)
+            index = index[..., None].expand_as(image)
+            x = self.embed_tokens(prompt.ids).scatter(1, index, image)
+        visible = self._visible(prompt)
+        tables = self._rotary(x, prompt.slot_start, start, rows, columns)
+        for layer in self.layers:
+            x = layer(x, tables, visible=visible)
+        x = x[:, start : start + S] if start is not None else x.gather(1, index)
+        return self.norm(x)
+
+    def _across(self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int) -> torch.Tensor:
+        """Run the backbone over the image, attending to the encoded prompt; (B, S, D) → (B, S, D)."""
+        visible = self._visible(prompt)
+        text = self.embed_tokens(prompt.ids)
+        tables = self._cached_raster(text)
+        for layer in self.text_layers:
+            text = layer(text, tables, visible=visible)
+        text = self.text_norm(text)
+        tables = self._rotary(image, torch.zeros_like(prompt.slot_start), 0, rows, columns)
+        x = image
+        for layer in self.layers:
+            x = layer(x, tables, text=text, text_visible=visible)
+        return self.norm(x)
+
+    def _visible(self, prompt: PromptBatch) -> torch.Tensor | None:
+        """(B, 1, 1, L) bool, False on padding; None where nothing is padded, which is faster."""
+        if not prompt.padded:
+            return None
+        index = torch.arange(prompt.ids.shape[1], device=prompt.ids.device)
+        return (index < prompt.lengths[:, None])[:, None, None]
+
+    def _rotary(
+        self, x: torch.Tensor, slot_start: torch.Tensor, start: int | None, rows: int, columns: int
+    ) -> RotaryTables:
+        """Tables for a sequence x, (B, L, D), that holds a rows × columns map from `slot_start` on."""
+        if self.config.image_positions == "raster":
+            return self._cached_raster(x)
+        rope, head_dim, dtype = self.config.rope, self.config.head_dim, _compute_dtype(x)
+        if start is None:
+            positions = axial_positions(x.shape[1], slot_start, rows, columns)
+            return axial_tables(rope, head_dim, positions, dtype)
+        # One start for all: one table that broadcasts over the batch, kept for the next step.
+
+        def make() -> RotaryTables:
+            first = torch.tensor([start], device=x.device)
+            return axial_tables(rope, head_dim, axial_positions(x.shape[1], first, rows, columns), dtype)
+
+        return self._cached(("axial", x.shape[1], start, rows, columns, x.device, dtype), make)
+
+    def _cached_raster(self, x: torch.Tensor) -> RotaryTables:
+        dtype = _compute_dtype(x)
+        rope, head_dim, length = self.config.rope, self.config.head_dim, x.shape[1]
+        return self._cached(
+            ("raster", length, x.device, dtype),
+            lambda: raster_tables(rope, head_dim, length, x.device, dtype),
+        )
+
+    def _cached(self, key: tuple, make: Callable[[], RotaryTables]) -> RotaryTables:
+        if key not in self._tables:
+            if len(self._tables) >= _CACHED_TABLES:
+                self._tables.pop(next(iter(self._tables)))
+            # Tables made under inference mode could not be used in training afterwards.
+            with torch.inference_mode(False), torch.no_grad():
+                self._tables[key] = make()
+        return self._tables[key]
+
+
+def _compute_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype that projections of x come out in: autocast's where it is on."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype

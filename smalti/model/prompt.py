@@ -1,0 +1,346 @@
+"""From a user's words to the ids that the denoiser reads (SPEC section 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from smalti.checks import check_whole
+from smalti.errors import SmaltiError
+from smalti.files import atomic_path
+
+_FIELD = re.compile(r"(\{prompt\}|\{micro\}|\{slots\})")
+# What a special token of this family looks like, to catch a template that names one the tokenizer lacks.
+_SPECIAL = re.compile(r"<\|\w+\|>|<SPECIAL_\d+>")
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """How a prompt is wrapped.
+
+    Attributes:
+        template: text with special tokens and the fields {prompt}, {slots} (the reserved slots of the
+            picture) and, if wanted, {micro}.
+        micro_condition: what {micro} stands for; its own fields are {height} and {width}, in pixels.
+        slot_id: the text id of a reserved slot.
+        unconditional_id: the text id that stands for a dropped prompt (`mask_token_id` of `config.json`).
+        max_prompt_tokens: the longest user text, in text ids (`max_prompt_tokens` of `config.json`).
+    """
+
+    template: str
+    micro_condition: str = ""
+    slot_id: int = 18
+    unconditional_id: int = 100
+    max_prompt_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        for name in ("template", "micro_condition"):
+            if not isinstance(getattr(self, name), str):
+                raise SmaltiError(f"prompt.{name} must be text, not {getattr(self, name)!r}")
+        fields = [part for part in _FIELD.split(self.template) if _FIELD.fullmatch(part)]
+        if fields.count("{prompt}") != 1 or fields.count("{slots}") != 1:
+            raise SmaltiError(
+                f"prompt.template must hold {{prompt}} and {{slots}} once each: {self.template!r}"
+            )
+        if fields.index("{slots}") < fields.index("{prompt}"):
+            raise SmaltiError(f"prompt.template must hold {{prompt}} before {{slots}}: {self.template!r}")
+        check_whole("prompt.slot_id", self.slot_id, 0)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> PromptTemplate:
+        """Read the object under "prompt" in `config.json`: template, micro_condition, slot_id."""
+        if not isinstance(values, dict):
+            raise SmaltiError(f"prompt must be an object, not {values!r}")
+        unknown = set(values) - {"template", "micro_condition", "slot_id"}
+        if unknown or "template" not in values:
+            raise SmaltiError(
+                "prompt must hold template and may hold micro_condition and slot_id, "
+                + (f"not {', '.join(sorted(unknown))}" if unknown else "but template is missing")
+            )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object under "prompt" in `config.json`."""
+        return {
+            "template": self.template,
+            "micro_condition": self.micro_condition,
+            "slot_id": self.slot_id,
+        }
+
+
+RELEASE_TEMPLATE = PromptTemplate(
+    template=(
+        "<|im_start|>system\nYou are a helpful language and vision assistant. You are able to understand the "
+        "visual content that the user provides, and assist the user with a variety of tasks using natural "
+        "language.<|im_end|>\n"
+        "<|im_start|>user\nGenerate an image with the caption:\n {prompt} {micro}<|im_end|>\n"
+        "<|im_start|>assistant\nSure <SPECIAL_21>{slots}<SPECIAL_22><|im_end|>\n"
+    ),
+    micro_condition="ORIGINAL WIDTH : {width}; ORIGINAL HEIGHT : {height}; TOP : 0; LEFT : 0; SCORE : 6.5",
+)
+
+
+class TextTokenizer:
+    """A `tokenizer.json` in two: its special tokens by name, and an encoder that knows none of them."""
+
+    def __init__(self, serialized: str) -> None:
+        """Build from the text of a `tokenizer.json`.
+
+        Raises:
+            SmaltiError: it is not one.
+        """
+        try:
+            values = json.loads(serialized)
+            self.special = {entry["content"]: int(entry["id"]) for entry in values["added_tokens"]}
+            self.vocab_size = 1 + max([*self.special.values(), *values["model"]["vocab"].values()])
+            # Without added tokens there is nothing to parse: "<|im_end|>" in a user's text is just text.
+            self._plain = Tokenizer.from_str(
+                json.dumps({**values, "added_tokens": [], "post_processor": None})
+            )
+        except Exception as error:  # the library raises bare Exception for every kind of bad file
+            raise SmaltiError(f"not a tokenizer.json: {error}") from error
+        self._plain.no_truncation()
+        self._plain.no_padding()
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> TextTokenizer:
+        """Read a `tokenizer.json`.
+
+        Raises:
+            SmaltiError: the file is missing or is not a tokenizer.
+        """
+        try:
+            serialized = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SmaltiError(f"cannot read the text tokenizer {path}: {error}") from error
+        try:
+            return cls(serialized)
+        except SmaltiError as error:
+            raise SmaltiError(f"{path} is {error}") from error
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; special tokens are never parsed."""
+        return self._plain.encode(text, add_special_tokens=False).ids
+
+    def split(self, text: str) -> Iterator[tuple[str, int | None]]:
+        """Cut a template into (text, None) and (special token, its id).
+
+        Raises:
+            SmaltiError: it names a special token that this tokenizer lacks.
+        """
+        names = sorted(self.special, key=len, reverse=True)
+        pattern = re.compile("|".join(re.escape(name) for name in names) or r"(?!)")
+        start = 0
+        for match in [*pattern.finditer(text), None]:
+            plain = text[start : match.start() if match else len(text)]
+            unknown = _SPECIAL.search(plain)
+            if unknown:
+                raise SmaltiError(f"the prompt template names {unknown[0]}, which tokenizer.json lacks")
+            if plain:
+                yield plain, None
+            if match:
+                yield match[0], self.special[match[0]]
+                start = match.end()
+
+
+@dataclass(frozen=True, eq=False)
+class PromptBatch:
+    """Prompts as ids, right-padded to one length. A position is the index in the sequence.
+
+    Attributes:
+        ids: (B, L) int64.
+        lengths: (B,) int64, ids before the padding.
+        slot_start: (B,) int64, index of the first reserved slot.
+        prefix_end: (B,) int64; the ids before it are replaced in the unconditional input.
+        slots: reserved slots a prompt, 0 under cross-attention.
+        unconditional_id: the id that replaces them.
+    """
+
+    ids: torch.Tensor
+    lengths: torch.Tensor
+    slot_start: torch.Tensor
+    prefix_end: torch.Tensor
+    slots: int
+    unconditional_id: int
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    @cached_property
+    def padded(self) -> bool:
+        """Whether any prompt is shorter than L."""
+        return bool((self.lengths < self.ids.shape[1]).any())
+
+    @cached_property
+    def common_start(self) -> int | None:
+        """The slots' first index if it is the same in every prompt, else None."""
+        start = int(self.slot_start[0])
+        return start if bool((self.slot_start == start).all()) else None
+
+    def _replace(self, **changes: Any) -> PromptBatch:
+        return dataclasses.replace(self, **changes)
+
+    def drop(self, mask: torch.Tensor) -> PromptBatch:
+        """The same batch with the prompts of the rows in `mask`, (B,) bool, made unconditional."""
+        before_end = torch.arange(self.ids.shape[1], device=self.ids.device) < self.prefix_end[:, None]
+        replaced = before_end & mask.to(self.ids.device)[:, None]
+        return self._replace(ids=self.ids.masked_fill(replaced, self.unconditional_id))
+
+    def unconditional(self) -> PromptBatch:
+        """The same batch with every prompt made unconditional."""
+        return self.drop(torch.ones(len(self), dtype=torch.bool))
+
+    def to(self, device: torch.device | str) -> PromptBatch:
+        """The same batch on another device."""
+        return self._replace(**{name: getattr(self, name).to(device) for name in _TENSORS})
+
+    def select(self, indices: torch.Tensor | list[int]) -> PromptBatch:
+        """The prompts at `indices`, in that order, padded to the longest of them only."""
+        indices = torch.as_tensor(indices, device=self.ids.device)
+        chosen = {name: getattr(self, name)[indices] for name in _TENSORS}
+        return self._replace(**{**chosen, "ids": chosen["ids"][:, : int(chosen["lengths"].max())]})
+
+    def repeat_interleave(self, count: int) -> PromptBatch:
+        """Every prompt `count` times in a row."""
+        return self._replace(**{name: getattr(self, name).repeat_interleave(count, 0) for name in _TENSORS})
+
+    @staticmethod
+    def cat(first: PromptBatch, second: PromptBatch) -> PromptBatch:
+        """Two batches as one, padded to the longer.
+
+        Raises:
+            SmaltiError: they reserve different numbers of slots.
+        """
+        if first.slots != second.slots:
+            raise SmaltiError(
+                f"prompts must reserve the same number of slots, not {first.slots} and {second.slots}"
+            )
+        length = max(first.ids.shape[1], second.ids.shape[1])
+        ids = [
+            torch.nn.functional.pad(batch.ids, (0, length - batch.ids.shape[1])) for batch in (first, second)
+        ]
+        rest = {name: torch.cat([getattr(first, name), getattr(second, name)]) for name in _TENSORS[1:]}
+        return first._replace(ids=torch.cat(ids), **rest)
+
+
+_TENSORS = ("ids", "lengths", "slot_start", "prefix_end")
+
+
+def build_prompts(
+    prompts: list[str],
+    template: PromptTemplate,
+    tokenizer: TextTokenizer,
+    *,
+    height: int,
+    width: int,
+    slots: int,
+) -> PromptBatch:
+    """Wrap prompts in a template and encode them.
+
+    Args:
+        prompts: B texts.
+        template: the model's (`config.prompt`).
+        tokenizer: the model's.
+        height, width: of the picture in pixels, for the micro-condition.
+        slots: reserved slots a prompt (`config.slots(h, w)`).
+
+    Raises:
+        SmaltiError: no prompt, one that is not text or is blank or too long, or a template that does not suit
+            the tokenizer.
+    """
+    if isinstance(prompts, str) or not isinstance(prompts, list | tuple) or not prompts:
+        raise SmaltiError(f"prompts must be a list of at least one text, not {prompts!r}")
+    micro = template.micro_condition.replace("{height}", str(height)).replace("{width}", str(width))
+    # Fields are replaced after the template was cut at its special tokens, so that nothing in a prompt is
+    # parsed.
+    pieces = [(_FIELD.split(text), special) for text, special in tokenizer.split(template.template)]
+    encoded: list[tuple[list[int], int, int]] = []
+    for prompt in prompts:
+        _check_prompt(prompt, template, tokenizer)
+        values = {"{prompt}": prompt, "{micro}": micro}
+        ids: list[int] = []
+        slot_start = prefix_end = 0
+        prompt_seen = False
+        for parts, special in pieces:
+            if special is not None:
+                ids.append(special)
+                # The user's turn ends with the first special token after the prompt.
+                prefix_end = prefix_end or (len(ids) if prompt_seen else 0)
+                continue
+            prompt_seen = prompt_seen or "{prompt}" in parts
+            before = parts[: parts.index("{slots}")] if "{slots}" in parts else parts
+            ids += tokenizer.encode("".join(values.get(part, part) for part in before))
+            if "{slots}" in parts:
+                slot_start = len(ids)
+                prefix_end = prefix_end or slot_start
+                ids += [template.slot_id] * slots
+                after = parts[parts.index("{slots}") + 1 :]
+                ids += tokenizer.encode("".join(values.get(part, part) for part in after))
+        encoded.append((ids, slot_start, prefix_end))
+    length = max(len(ids) for ids, _, _ in encoded)
+    return PromptBatch(
+        ids=torch.tensor([ids + [0] * (length - len(ids)) for ids, _, _ in encoded]),
+        lengths=torch.tensor([len(ids) for ids, _, _ in encoded]),
+        slot_start=torch.tensor([start for _, start, _ in encoded]),
+        prefix_end=torch.tensor([end for _, _, end in encoded]),
+        slots=slots,
+        unconditional_id=template.unconditional_id,
+    )
+
+
+def _check_prompt(prompt: Any, template: PromptTemplate, tokenizer: TextTokenizer) -> None:
+    if not isinstance(prompt, str):
+        raise SmaltiError(f"prompt must be text, not {type(prompt).__name__}")
+    if not prompt.strip():
+        raise SmaltiError("prompt must not be empty")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:  # lone surrogates, which stand for bytes that are not UTF-8
+        raise SmaltiError(f"prompt must be valid Unicode: {error.reason}") from error
+    count = len(tokenizer.encode(prompt))
+    if count > template.max_prompt_tokens:
+        raise SmaltiError(
+            f"prompt must be at most {template.max_prompt_tokens} text tokens long, not {count}"
+        )
+
+
+def train_text_tokenizer(captions: Iterable[str], vocab_size: int, path: str | Path) -> TextTokenizer:
+    """Train a byte-level BPE on captions and write its `tokenizer.json`.
+
+    The first 101 ids are the special tokens at the release's ids: 10 <|im_start|>, 11 <|im_end|>, the rest
+    <SPECIAL_n>. The same captions give the same file.
+
+    Raises:
+        SmaltiError: vocab_size leaves no room for the special tokens and 256 bytes, or `path` cannot be
+            written.
+    """
+    names = {0: "<unk>", 1: "<s>", 2: "</s>", 10: "<|im_start|>", 11: "<|im_end|>"}
+    specials = [names.get(index, f"<SPECIAL_{index}>") for index in range(101)]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if not isinstance(vocab_size, int) or vocab_size < len(specials) + len(alphabet):
+        raise SmaltiError(
+            f"vocab_size must be a whole number of at least {len(specials) + len(alphabet)}, "
+            f"not {vocab_size!r}"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(name, special=True, normalized=False) for name in specials],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    with atomic_path(path) as temporary:
+        temporary.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    return TextTokenizer.from_file(path)

@@ -1,0 +1,1 @@
+"""Operators over a large vocabulary, as pure functions on tensors."""

@@ -1,0 +1,1 @@
+"""Filling a grid of masks: schedules, orders, editing, guidance and the loop that composes them."""

@@ -1,0 +1,228 @@
+"""Which masked positions a step reveals: those that an order gives the highest priority."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Protocol
+
+import torch
+
+from smalti.checks import check_real
+from smalti.errors import SmaltiError
+from smalti.sampling.schedules import TemperatureSchedule
+from smalti.sampling.view import StepView
+
+
+class Order(Protocol):
+    """A rule for which masked positions come first."""
+
+    noisy: ClassVar[bool]
+    """Whether the rule wants `StepView.noise`."""
+
+    def check(self, height: int, width: int) -> None:
+        """Raise SmaltiError if the rule cannot order a grid of this size."""
+
+    def priority(self, view: StepView) -> torch.Tensor:
+        """(B, n) finite floats; the budgeted number of masked positions with the highest is revealed."""
+
+
+def _gumbel(noise: torch.Tensor) -> torch.Tensor:
+    """Uniform numbers in [0, 1) → standard Gumbel ones, finite also at the ends."""
+    return -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))
+
+
+def _log(probability: torch.Tensor) -> torch.Tensor:
+    """log p, finite also where p underflowed."""
+    return probability.clamp_min(torch.finfo(probability.dtype).tiny).log()
+
+
+@dataclass(frozen=True)
+class ConfidenceOrder:
+    """The surest candidates first: log p(x₀) + temperature·Gumbel noise (the release's `mmada`).
+
+    Attributes:
+        temperature: 0 takes the surest, larger values mix the order.
+        schedule: multiplies the temperature step by step, or None.
+    """
+
+    temperature: float = 0.0
+    schedule: TemperatureSchedule | None = None
+    noisy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_real("order temperature", self.temperature)
+
+    def check(self, height: int, width: int) -> None:
+        """Any grid will do."""
+
+    def priority(self, view: StepView) -> torch.Tensor:
+        """(B, n) log p(x₀) + temperature·Gumbel noise."""
+        temperature = self.temperature
+        if self.schedule is not None:
+            temperature *= self.schedule.values(view.steps)[view.index]
+        priority = _log(view.probability)
+        return priority + temperature * _gumbel(view.noise) if temperature else priority
+
+
+@dataclass(frozen=True)
+class DrawOrder:
+    """A draw without replacement from softmax(p(x₀) / temperature) over masked positions (`mask_git`).
+
+    The largest of p / temperature + Gumbel noise are distributed as such a draw (arXiv 1903.06059). At
+    temperature 0 it is the order of p(x₀).
+    """
+
+    temperature: float = 1.0
+    noisy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_real("order temperature", self.temperature)
+
+    def check(self, height: int, width: int) -> None:
+        """Any grid will do."""
+
+    def priority(self, view: StepView) -> torch.Tensor:
+        """(B, n) p(x₀) / temperature + Gumbel noise."""
+        if self.temperature < 1e-6:
+            return view.probability
+        return view.probability / self.temperature + _gumbel(view.noise)
+
+
+@dataclass(frozen=True)
+class RandomOrder:
+    """Every masked position is as likely as any other."""
+
+    noisy: ClassVar[bool] = True
+
+    def check(self, height: int, width: int) -> None:
+        """Any grid will do."""
+
+    def priority(self, view: StepView) -> torch.Tensor:
+        """(B, n) the noise itself."""
+        return view.noise
+
+
+@dataclass(frozen=True)
+class StratifiedOrder:
+    """A fixed low-discrepancy order of a square grid whose side is a power of two (SPEC section 5)."""
+
+    seed: int = 42
+    noisy: ClassVar[bool] = False
+
+    def check(self, height: int, width: int) -> None:
+        """Raise SmaltiError unless the grid is square and its side a power of two."""
+        if height != width or height & (height - 1):
+            raise SmaltiError(
+                f"the stratified order needs a square grid whose side is a power of two, not {height}×{width}"
+            )
+
+    def priority(self, view: StepView) -> torch.Tensor:
+        """(B, n) minus the place in the order, the same for every image."""
+        self.check(*view.grid)
+        return _ranks(stratified_order(view.grid[0], self.seed), view)
+
+
+@dataclass(frozen=True)
+class HaltonOrder:
+    """A fixed low-discrepancy order of any grid, along the Halton sequence (arXiv 2503.17076)."""
+
+    noisy: ClassVar[bool] = False
+
+    def check(self, height: int, width: int) -> None:
+        """Any grid will do."""
+
+    def priority(self, view: StepView) -> torch.Tensor:
+        """(B, n) minus the place in the order, the same for every image."""
+        return _ranks(halton_order(*view.grid), view)
+
+
+def _ranks(order: tuple[int, ...], view: StepView) -> torch.Tensor:
+    """An order of positions → minus each position's place in it, (B, n)."""
+    device = view.masked.device
+    places = torch.empty(len(order), device=device)
+    places[torch.tensor(order, device=device)] = -torch.arange(len(order), dtype=torch.float32, device=device)
+    return places.expand(view.masked.shape)
+
+
+@lru_cache(maxsize=16)
+def stratified_order(side: int, seed: int = 42) -> tuple[int, ...]:
+    """Raster indices of a side × side grid, side a power of two, such that every prefix covers it evenly.
+
+    Level by level every cell is split into four, the children are shuffled, and each child that holds no
+    point yet gets one at random.
+    """
+    generator = random.Random(seed)
+    cells = [(0, 0)]
+    size = side
+    order: dict[int, None] = {}
+    while size > 1:
+        size //= 2
+        # Top left, top right, bottom left, bottom right.
+        cells = [
+            (row + down * size, column + right * size)
+            for row, column in cells
+            for down in (0, 1)
+            for right in (0, 1)
+        ]
+        generator.shuffle(cells)
+        filled = {(index // side // size, index % side // size) for index in order}
+        for row, column in cells:
+            if (row // size, column // size) not in filled:
+                x = generator.randrange(column, column + size)
+                y = generator.randrange(row, row + size)
+                order[y * side + x] = None
+    # The last level has cells of one position, so only a grid of one position is left without an order.
+    return tuple(order) or (0,)
+
+
+@lru_cache(maxsize=16)
+def halton_order(height: int, width: int) -> tuple[int, ...]:
+    """Raster indices of a height × width grid in the order in which the Halton sequence first visits them.
+
+    Rows follow the radical inverse in base 2, columns in base 3; visits to a position already seen are
+    skipped.
+    """
+    order: dict[int, None] = {}
+    point = 0
+    while len(order) < height * width:
+        point += 1
+        row = int(_radical_inverse(point, 2) * height)
+        column = int(_radical_inverse(point, 3) * width)
+        order.setdefault(row * width + column)
+    return tuple(order)
+
+
+def _radical_inverse(number: int, base: int) -> float:
+    """The digits of `number` in `base`, mirrored at the point."""
+    value, scale = 0, 1
+    while number:
+        number, digit = divmod(number, base)
+        value, scale = value * base + digit, scale * base
+    return value / scale
+
+
+def make_order(
+    name: str, temperature: float | None = None, schedule: TemperatureSchedule | None = None
+) -> Order:
+    """The order that a name on the command line stands for.
+
+    Args:
+        name: "confidence", "draw", "stratified", "halton" or "random".
+        temperature: of the first two (None: their defaults); the others have none.
+        schedule: of the first, or None.
+
+    Raises:
+        SmaltiError: another name, or a temperature or schedule for an order that has none.
+    """
+    fixed = {"stratified": StratifiedOrder, "halton": HaltonOrder, "random": RandomOrder}
+    if schedule is not None and name != "confidence":
+        raise SmaltiError(f"an order temperature schedule goes with the order 'confidence', not {name!r}")
+    if name == "confidence":
+        return ConfidenceOrder(0.0 if temperature is None else temperature, schedule)
+    if name == "draw":
+        return DrawOrder(1.0 if temperature is None else temperature)
+    if name in fixed:
+        return fixed[name]()
+    raise SmaltiError(f"order must be confidence, draw, stratified, halton or random, not {name!r}")

@@ -1,0 +1,302 @@
+"""The sampling loop: from a grid of masks to a grid of tokens, one `Step` at a time (SPEC section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from smalti.checks import check_choice
+from smalti.errors import SmaltiError
+from smalti.model.denoiser import Denoiser
+from smalti.model.prompt import PromptBatch
+from smalti.ops.sample import TokenChoice, check_filters, sample_tokens
+from smalti.sampling.editing import Editing, NoEditing
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.orders import ConfidenceOrder, Order
+from smalti.sampling.schedules import Budget, ShiftBudget, TemperatureSchedule, check_steps
+from smalti.sampling.view import StepView
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How to fill a grid: a composition of rules.
+
+    Attributes:
+        steps: passes of the denoiser, from 1 to the number of tokens.
+        budget: how many tokens each step reveals.
+        order: which.
+        editing: which visible ones change.
+        guidance: how strongly the prompt is followed.
+        draw: "sample" draws candidates, "argmax" takes the likeliest.
+        temperature: of the draw; 0 is argmax.
+        temperature_schedule: multiplies the temperature step by step, or None.
+        top_k, top_p: leave out unlikely tokens, or None.
+        final: "grid" ends with the grid as it was filled; "release" as the release does: while editing is on,
+            the last step's candidate at every position, edited or not.
+    """
+
+    steps: int = 16
+    budget: Budget = ShiftBudget()
+    order: Order = ConfidenceOrder()
+    editing: Editing = NoEditing()
+    guidance: Guidance = Guidance()
+    draw: str = "sample"
+    temperature: float = 1.0
+    temperature_schedule: TemperatureSchedule | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    final: str = "grid"
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        check_filters(self.temperature, self.top_k, self.top_p)
+        check_choice("draw", self.draw, ("sample", "argmax"))
+        check_choice("final", self.final, ("grid", "release"))
+
+    def check(self, height: int, width: int) -> None:
+        """Raise SmaltiError if this sampler cannot fill a grid of height × width tokens."""
+        check_steps(self.steps, height * width)
+        self.order.check(height, width)
+
+    def temperatures(self) -> list[float]:
+        """The temperature of the draw at every step."""
+        factors = (
+            self.temperature_schedule.values(self.steps) if self.temperature_schedule else [1.0] * self.steps
+        )
+        return [self.temperature * factor for factor in factors]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The state after one step. The last step's tokens are the result.
+
+    Attributes:
+        index: the step, from 0.
+        steps: how many there are.
+        tokens: (B, h, w) int64, the mask id where still unknown.
+        revealed: (B, h, w) bool, positions that this step filled.
+        edited: (B, h, w) bool, visible tokens that this step changed.
+        probability: (B, h, w) float32, p of this step's candidate where it was asked for, else 0.
+    """
+
+    index: int
+    steps: int
+    tokens: torch.Tensor
+    revealed: torch.Tensor
+    edited: torch.Tensor
+    probability: torch.Tensor
+
+
+def sample(
+    denoiser: Denoiser,
+    prompt: PromptBatch,
+    *,
+    grid: tuple[int, int],
+    sampler: Sampler,
+    generators: list[torch.Generator],
+    tokens: torch.Tensor | None = None,
+    editable: torch.Tensor | None = None,
+) -> Iterator[Step]:
+    """Fill grids, yielding a `Step` after every pass of the denoiser. Stop by not asking for the next.
+
+    Every random number is drawn from the image's own generator, for all positions of the grid in raster
+    order, and prompts of different lengths are not computed together, so an image's tokens do not depend on its
+    batch mates.
+
+    Args:
+        denoiser: the model.
+        prompt: B prompts with `denoiser.config.slots(*grid)` slots, on the denoiser's device.
+        grid: (h, w) in tokens.
+        sampler: the rules.
+        generators: B generators on the CPU.
+        tokens: (B, h, w) int64, the grid to start from, the mask id where it is to be filled; None is all
+            masks.
+        editable: (B, h, w) bool, False at visible tokens that must stay as they are; None is True everywhere.
+
+    Raises:
+        SmaltiError: at once, before the first step, for anything that does not fit together.
+    """
+    height, width = grid
+    config = denoiser.config
+    slots = config.slots(height, width)
+    sampler.check(height, width)
+    B, shape = len(prompt), (len(prompt), height, width)
+    if prompt.slots != slots:
+        raise SmaltiError(
+            f"prompts must reserve {slots} slots for a grid of {height}×{width}, not {prompt.slots}"
+        )
+    if len(generators) != B:
+        raise SmaltiError(f"generators must be one an image, {B}, not {len(generators)}")
+    device = denoiser.head.device
+    if tokens is None:
+        tokens = torch.full(shape, config.mask_code, device=device)
+    if editable is None:
+        editable = torch.ones(shape, dtype=torch.bool, device=device)
+    for name, value, dtype in (("tokens", tokens, torch.int64), ("editable", editable, torch.bool)):
+        if tuple(value.shape) != shape or value.dtype != dtype:
+            raise SmaltiError(f"{name} must be {shape} {dtype}, not {tuple(value.shape)} {value.dtype}")
+    tokens, editable = tokens.to(device).flatten(1), editable.to(device).flatten(1)
+    masked = tokens == config.mask_code
+    if bool(((tokens < 0) | (tokens >= config.codebook_size) & ~masked).any()):
+        raise SmaltiError(
+            f"tokens must be from 0 to {config.codebook_size - 1} or the mask {config.mask_code}"
+        )
+    if bool((masked & ~editable).any()):
+        raise SmaltiError("editable must be True wherever tokens hold the mask")
+    return _steps(denoiser, prompt, grid, sampler, generators, tokens, editable)
+
+
+def _steps(
+    denoiser: Denoiser,
+    prompt: PromptBatch,
+    grid: tuple[int, int],
+    sampler: Sampler,
+    generators: list[torch.Generator],
+    tokens: torch.Tensor,
+    editable: torch.Tensor,
+) -> Iterator[Step]:
+    """The loop of `sample`; tokens and editable are (B, n)."""
+    steps, device = sampler.steps, tokens.device
+    masked = tokens == denoiser.config.mask_code
+    budgets = _budgets(sampler, masked)
+    temperatures = sampler.temperatures()
+    groups = _groups(prompt, guided=sampler.guidance.scale > 0)
+    for index in range(steps):
+        uniform = _noise(generators, tokens) if sampler.draw == "sample" else None
+        noise = _noise(generators, tokens) if sampler.order.noisy else None
+        visible = editable & ~masked
+        asked = (masked | visible) if sampler.editing.enabled else masked
+        rows = asked.flatten().nonzero()[:, 0]
+        choice = _predict(
+            denoiser,
+            groups,
+            tokens.unflatten(1, grid),
+            rows,
+            None if uniform is None else uniform.flatten()[rows],
+            sampler,
+            sampler.guidance.at(index, steps),
+            temperatures[index],
+        )
+        if bool(choice.probability.isnan().any()):
+            raise SmaltiError("the denoiser's output is not finite: its weights or its dtype are unfit")
+        zeros = torch.zeros(masked.shape, device=device)
+        view = StepView(
+            index=index,
+            steps=steps,
+            grid=grid,
+            masked=masked,
+            visible=visible,
+            tokens=tokens,
+            candidate=_spread(choice.candidate, rows, tokens),
+            probability=_spread(choice.probability, rows, zeros),
+            current_probability=_spread(choice.current_probability, rows, zeros),
+            entropy=_spread(choice.entropy, rows, zeros),
+            noise=noise,
+        )
+        revealed = _highest(sampler.order.priority(view), masked, budgets[:, index])
+        edited = sampler.editing.changes(view) & visible
+        tokens = torch.where(revealed | edited, view.candidate, tokens)
+        masked = masked & ~revealed
+        if index == steps - 1 and sampler.final == "release":
+            # Where nothing was asked for, the candidate is the token that is there.
+            tokens = view.candidate
+        yield Step(
+            index, steps, *(part.unflatten(1, grid) for part in (tokens, revealed, edited, view.probability))
+        )
+
+
+class _Group(NamedTuple):
+    """Images with equally long prompts, (b,) indices; their prompts; these followed by the unconditional."""
+
+    images: torch.Tensor
+    prompt: PromptBatch
+    guided: PromptBatch | None
+
+
+def _groups(prompt: PromptBatch, *, guided: bool) -> list[_Group]:
+    """Cut a batch by the length of the prompt.
+
+    Padding would be computed for nothing, and it moves the last bits of the result, so that a token could
+    depend on the prompts of other images.
+    """
+    groups = []
+    for length in sorted(set(prompt.lengths.tolist())):
+        images = (prompt.lengths == length).nonzero()[:, 0]
+        part = prompt.select(images)
+        groups.append(_Group(images, part, PromptBatch.cat(part, part.unconditional()) if guided else None))
+    return groups
+
+
+@torch.inference_mode()
+def _predict(
+    denoiser: Denoiser,
+    groups: list[_Group],
+    tokens: torch.Tensor,
+    rows: torch.Tensor,
+    uniform: torch.Tensor | None,
+    sampler: Sampler,
+    scale: float,
+    temperature: float,
+) -> TokenChoice:
+    """One pass over tokens (B, h, w), and a choice for the rows (of B·h·w) that can change."""
+    B, h, w = tokens.shape
+    shape = (B, h * w, denoiser.config.hidden_size)
+    hidden = uncond = None
+    for group in groups:
+        part = tokens[group.images]
+        if scale:
+            # Conditional and unconditional as one batch.
+            found, without = denoiser(torch.cat([part, part]), group.guided).chunk(2)
+            uncond = without.new_empty(shape) if uncond is None else uncond
+            uncond[group.images] = without
+        else:
+            found = denoiser(part, group.prompt)
+        hidden = found.new_empty(shape) if hidden is None else hidden
+        hidden[group.images] = found
+    hidden = hidden.flatten(0, 1)[rows]
+    uncond = None if uncond is None else uncond.flatten(0, 1)[rows]
+    return sample_tokens(
+        hidden,
+        denoiser.head,
+        uniform,
+        hidden_uncond=uncond,
+        guidance_scale=scale,
+        temperature=temperature,
+        top_k=sampler.top_k,
+        top_p=sampler.top_p,
+        current_tokens=tokens.flatten()[rows] if sampler.editing.enabled else None,
+    )
+
+
+def _spread(values: torch.Tensor | None, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """`values` at `rows` of the flattened (B, n) grid, `others` elsewhere; `others` if there are no values."""
+    return others if values is None else others.flatten().scatter(0, rows, values).view(others.shape)
+
+
+def _budgets(sampler: Sampler, masked: torch.Tensor) -> torch.Tensor:
+    """(B, steps) int64: how many of its masked positions each image reveals at each step.
+
+    An image with fewer masks than steps is full after as many steps as it had masks.
+    """
+    rows = []
+    for count in masked.sum(dim=1).tolist():
+        counts = sampler.budget.counts(count, min(sampler.steps, count)) if count else []
+        rows.append(counts + [0] * (sampler.steps - len(counts)))
+    return torch.tensor(rows, device=masked.device)
+
+
+def _highest(priority: torch.Tensor, masked: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """(B, n) bool: each row's counts[b] masked positions of highest priority, the earlier ones on ties."""
+    order = priority.masked_fill(~masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return (torch.empty_like(order).scatter(1, order, places) < counts[:, None]) & masked
+
+
+def _noise(generators: list[torch.Generator], like: torch.Tensor) -> torch.Tensor:
+    """(B, n) uniform numbers in [0, 1), each row from its image's generator."""
+    return torch.stack([torch.rand(like.shape[1], generator=generator) for generator in generators]).to(
+        like.device
+    )

@@ -1,0 +1,1 @@
+"""Training of the image tokenizer and of the denoiser: configuration, loop, checkpoints."""

@@ -1,0 +1,190 @@
+"""Training configurations: YAML files checked by pydantic, with `key=value` overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from smalti.errors import SmaltiError
+
+
+class Strict(BaseModel):
+    """A section of a configuration; keys that it does not know are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Strict):
+    """Where pictures come from: scenes drawn on the fly, or a folder of captioned pictures."""
+
+    kind: Literal["scenes", "folder"] = "scenes"
+    path: str | None = Field(None, description="the folder, for kind: folder")
+    size: int = Field(256, ge=16, le=4096, description="side in pixels")
+    seed: int = Field(0, description="which scenes")
+
+
+class OptimizerConfig(Strict):
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = Field(3e-4, gt=0)
+    final_fraction: float = Field(0.02, ge=0, le=1, description="learning rate at the end over its peak")
+    warmup_steps: int = Field(200, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.01, ge=0, description="on matrices only")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+
+
+class LoopConfig(Strict):
+    """Length of a run and what it leaves behind."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are added up before a step")
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    device: str = "cpu"
+    log_every: int = Field(20, ge=1)
+    preview_every: int = Field(1000, ge=1, description="steps between sample grids")
+    checkpoint_every: int = Field(500, ge=1)
+
+
+class RunConfig(Strict):
+    """What every training has."""
+
+    output: str = Field(description="folder of the run: log, previews, checkpoints, model")
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loop: LoopConfig
+
+
+class DiscriminatorConfig(Strict):
+    """Patch discriminator with hinge loss (arXiv 2012.09841, section 3.1)."""
+
+    start_step: int = Field(ge=0, description="steps of plain reconstruction before it joins")
+    weight: float = Field(0.05, gt=0)
+    channels: int = Field(32, ge=1)
+
+
+class TokenizerLossConfig(Strict):
+    """Weights of the terms of the tokenizer's loss."""
+
+    l1: float = Field(1.0, ge=0)
+    l2: float = Field(2.0, ge=0)
+    gradient: float = Field(1.0, ge=0, description="L1 between differences of neighbouring pixels: sharp edges")
+    commitment: float = Field(0.25, ge=0)
+    entropy: float = Field(0.02, ge=0, description="sure positions, all codes in use")
+    quantize_after: int = Field(0, ge=0, description="steps without codes; the codes then start from k-means")
+    temperature: float = Field(0.07, gt=0, description="of the softmax over the codebook")
+    discriminator: DiscriminatorConfig | None = None
+
+
+class TokenizerRunConfig(RunConfig):
+    """`smalti train-tokenizer`."""
+
+    model: dict[str, Any] = Field(description="fields of the tokenizer's config.json")
+    loss: TokenizerLossConfig = TokenizerLossConfig()
+
+
+class ObjectiveConfig(Strict):
+    """Corruption and loss of denoiser training (DESIGN: masked tokens and visible ones)."""
+
+    flip_ratio: float = Field(0.2, ge=0, le=1, description="share of visible tokens replaced by wrong ones")
+    edit_loss_weight: float = Field(0.2, ge=0, description="weight of the loss on visible tokens")
+    prompt_drop_rate: float = Field(0.1, ge=0, le=1, description="prompts dropped, for guidance")
+
+
+class CacheConfig(Strict):
+    """Pictures encoded once, before training starts, and kept in a folder."""
+
+    path: str
+    samples: int = Field(ge=1)
+
+
+class TextConfig(Strict):
+    """The text tokenizer, trained on the captions of the data when the run starts."""
+
+    vocab_size: int = Field(512, ge=300)
+    captions: int = Field(20000, ge=1)
+
+
+class DenoiserRunConfig(RunConfig):
+    """`smalti train`."""
+
+    tokenizer: str = Field(description="folder of a trained image tokenizer")
+    model: dict[str, Any] = Field(description="fields of the model's config.json")
+    objective: ObjectiveConfig = ObjectiveConfig()
+    cache: CacheConfig
+    text: TextConfig = TextConfig()
+    preview_prompts: list[str] = ["a red circle", "a blue square above a green star"]
+
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+
+
+def load_config(kind: type[ConfigT], path: str | Path, overrides: list[str] | None = None) -> ConfigT:
+    """Read a YAML configuration and apply `section.key=value` overrides, whose values are YAML too.
+
+    Raises:
+        SmaltiError: the file is missing or not YAML, a key is unknown, a value has the wrong type or range. The
+            message names the key.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SmaltiError(f"{path} does not exist") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SmaltiError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise SmaltiError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise SmaltiError(f"{path} must hold keys and values, not {type(values).__name__}")
+    for override in overrides or []:
+        _apply(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            section = _section(kind, first["loc"][:-1])
+            known = f"; known here: {', '.join(section.model_fields)}" if section else ""
+            raise SmaltiError(f"{path}: unknown key {key}{known}") from error
+        raise SmaltiError(f"{path}: {key}: {first['msg'].lower()}, not {first.get('input')!r}") from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise SmaltiError(f"override must be key=value, not {override!r}")
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise SmaltiError(f"override {override!r}: {section} is a value, not a section")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SmaltiError(f"override {override!r}: the value is not YAML") from error
+    if isinstance(values[last], str):
+        # YAML 1.1 reads 1e-3 as text; a person means the number.
+        try:
+            values[last] = float(values[last])
+        except ValueError:
+            pass
+
+
+def _section(kind: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The section of a configuration that `path` leads to, if it is one."""
+    for part in path:
+        field = kind.model_fields.get(str(part))
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        found = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if not found:
+            return None
+        kind = found[0]
+    return kind

@@ -1,0 +1,229 @@
+"""The loop that both trainings share: optimizer, schedule, average, log, checkpoints, a clean stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from smalti.errors import SmaltiError
+from smalti.training.config import LoopConfig, OptimizerConfig, RunConfig
+from smalti.training.state import latest_checkpoint, load_checkpoint, save_checkpoint
+
+
+class Task(Protocol):
+    """What a training has to say about itself; the loop does the rest.
+
+    Everything random in a batch or a loss must follow from the seed and the number of the batch, so that a resumed
+    run sees exactly what an uninterrupted one would.
+    """
+
+    model: nn.Module
+
+    def batch(self, index: int) -> Any:
+        """Batch number `index`, on the CPU; called from a thread that works ahead."""
+
+    def loss(self, batch: Any, index: int, step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+        """The loss of a batch and what the log should show of it."""
+
+    def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
+        """Write a sample grid made with the averaged weights to `path`; return measurements for the log."""
+
+    def export(self, average: dict[str, torch.Tensor], folder: Path) -> None:
+        """Write a loadable model folder with the averaged weights."""
+
+
+def train(task: Task, config: RunConfig) -> dict[str, Any]:
+    """Run or resume a training to its last step; returns the last log entry.
+
+    The folder `config.output` receives `log.jsonl`, `previews/`, `checkpoint-N/` (resumable, with a loadable
+    `model/` inside) and at the end `model/`. Ctrl-C writes a checkpoint and stops.
+
+    Raises:
+        SmaltiError: the folder cannot be written or holds a run that does not fit, or the loss is not finite.
+    """
+    loop, run = config.loop, Path(config.output)
+    device = torch.device(loop.device)
+    try:
+        (run / "previews").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SmaltiError(f"output {run} cannot be written: {error.strerror or error}") from error
+    model = task.model.to(device)
+    optimizer = make_optimizer(model, config.optimizer)
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    step, entry, seconds_before = 0, {}, 0.0
+    found = latest_checkpoint(run)
+    if found:
+        facts = load_checkpoint(found, model, average, optimizer)
+        step, entry, seconds_before = facts["step"], facts.get("entry", {}), facts.get("seconds", 0.0)
+        _trim_log(run / "log.jsonl", step)
+
+    def save() -> None:
+        facts = {"entry": entry, "seconds": seconds_before + time.monotonic() - started}
+        export = lambda folder: task.export(average, folder)  # noqa: E731
+        save_checkpoint(run, step, model, average, optimizer, facts, export)
+
+    autocast = _autocast(loop, device)
+    started = time.monotonic()
+    last_saved = step
+    bar = tqdm(total=loop.steps, initial=step, unit="step", desc=run.name, dynamic_ncols=True)
+    batches = _prefetch(task.batch, step * loop.accumulate, loop.steps * loop.accumulate)
+    model.train()
+    with _stop_on_interrupt() as stop, bar, (run / "log.jsonl").open("a", encoding="utf-8") as log:
+        window, window_started = [], time.monotonic()
+        while step < loop.steps and not stop.requested:
+            rate = learning_rate(config.optimizer, step, loop.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            parts: dict[str, float] = {}
+            for _ in range(loop.accumulate):
+                index, batch = next(batches)
+                with autocast():
+                    loss, numbers = task.loss(batch, index, step)
+                (loss / loop.accumulate).backward()
+                for name, value in {"loss": loss.detach(), **numbers}.items():
+                    parts[name] = parts.get(name, 0.0) + float(value) / loop.accumulate
+            norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm))
+            if not math.isfinite(parts["loss"]) or not math.isfinite(norm):
+                raise SmaltiError(f"the loss is no longer finite at step {step}: lower optimizer.learning_rate")
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            update_average(average, model, config.optimizer.ema_decay, step)
+            step += 1
+            window.append(parts)
+            bar.update()
+            if step % loop.log_every == 0 or step == loop.steps:
+                images = len(window) * loop.accumulate * loop.batch_size
+                entry = {
+                    "step": step,
+                    **{key: round(sum(p[key] for p in window) / len(window), 6) for key in window[0]},
+                    "learning_rate": rate,
+                    "gradient_norm": round(norm, 4),
+                    "images_per_second": round(images / (time.monotonic() - window_started), 2),
+                    "seconds": round(seconds_before + time.monotonic() - started, 1),
+                }
+                window = []
+                if step % loop.preview_every == 0 or step == loop.steps:
+                    entry |= _preview(task, average, run / "previews" / f"step-{step:08d}.png")
+                    model.train()
+                log.write(json.dumps(entry) + "\n")
+                log.flush()
+                bar.set_postfix(loss=f"{entry['loss']:.4f}", images=f"{entry['images_per_second']:.0f}/s")
+                window_started = time.monotonic()
+            if step % loop.checkpoint_every == 0 or step == loop.steps:
+                save()
+                last_saved = step
+                window_started = time.monotonic()
+    batches.close()
+    if step != last_saved:
+        save()
+    if step == loop.steps:
+        task.export(average, run / "model")
+    else:
+        tqdm.write(f"stopped at step {step} of {loop.steps}; the same command goes on from there")
+    return entry
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices only, not on norms, biases and embeddings of a row a code."""
+    decayed = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+    }
+    groups = [
+        {"params": [p for p in model.parameters() if id(p) in decayed], "weight_decay": config.weight_decay},
+        {"params": [p for p in model.parameters() if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """Linear warm-up to the peak, then a cosine down to `final_fraction` of it at the last step."""
+    warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    progress = max(0.0, step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    cosine = config.final_fraction + (1 - config.final_fraction) * (1 + math.cos(math.pi * progress)) / 2
+    return config.learning_rate * warm * cosine
+
+
+@torch.no_grad()
+def update_average(average: dict[str, torch.Tensor], model: nn.Module, decay: float, step: int) -> None:
+    """Exponential moving average of the weights, shorter at the start so that it forgets the random ones."""
+    decay = min(decay, (1 + step) / (10 + step))
+    values = model.state_dict()
+    floats = [name for name in average if average[name].is_floating_point()]
+    torch._foreach_lerp_([average[name] for name in floats], [values[name] for name in floats], 1 - decay)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are at home on this device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _autocast(loop: LoopConfig, device: torch.device) -> Callable[[], contextlib.AbstractContextManager]:
+    if loop.precision == "bf16" or (loop.precision == "auto" and has_bf16(device)):
+        return lambda: torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext
+
+
+def _preview(task: Task, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
+    task.model.eval()
+    with torch.no_grad():
+        return task.preview(average, path)
+
+
+def _prefetch(batch: Callable[[int], Any], first: int, end: int) -> Iterator[tuple[int, Any]]:
+    """Batches first … end − 1 with their numbers, the next one made in a thread while one is in use."""
+    with ThreadPoolExecutor(1, "batches") as pool:
+        ahead = pool.submit(batch, first)
+        for index in range(first, end):
+            current = ahead.result()
+            if index + 1 < end:
+                ahead = pool.submit(batch, index + 1)
+            yield index, current
+
+
+def _trim_log(path: Path, step: int) -> None:
+    """Drop log entries past `step`: the run that wrote them was killed before its next checkpoint."""
+    if path.exists():
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+class _Stop:
+    requested = False
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt() -> Iterator[_Stop]:
+    """Turn the first Ctrl-C (or SIGTERM) into a request that the loop answers after the current step."""
+    stop = _Stop()
+
+    def request(number: int, frame: object) -> None:
+        stop.requested = True
+        for name in previous:
+            signal.signal(name, previous[name])
+
+    try:
+        previous = {name: signal.signal(name, request) for name in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, so there is no Ctrl-C to catch
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)

@@ -1,0 +1,105 @@
+"""Checkpoints of a training: everything that resuming needs, as safetensors and JSON, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from smalti.errors import SmaltiError
+from smalti.files import read_json, write_json_atomic
+
+_PREFIX = "checkpoint-"
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run, or None."""
+    found = sorted(path for path in run.glob(_PREFIX + "*") if path.is_dir() and path.suffix != ".tmp")
+    return found[-1] if found else None
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    model: nn.Module,
+    average: dict[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    facts: dict[str, Any],
+    export: Callable[[Path], None],
+) -> Path:
+    """Write a checkpoint folder under a temporary name, rename it, then drop the older ones.
+
+    Args:
+        step: steps done so far.
+        average: the moving average of the weights, by name.
+        facts: what the log should go on from; stored as JSON beside the step.
+        export: writes a loadable model folder from the averaged weights into the path it is given.
+
+    Raises:
+        SmaltiError: the disk is full or the folder cannot be written; earlier checkpoints stay.
+    """
+    final = run / f"{_PREFIX}{step:08d}"
+    temporary = final.with_suffix(".tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file(_plain(model.state_dict()), temporary / "weights.safetensors")
+        save_file(_plain(average), temporary / "average.safetensors")
+        save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+        export(temporary / "model")
+        write_json_atomic(temporary / "state.json", {"step": step, **facts})
+        older = [path for path in run.glob(_PREFIX + "*") if path != temporary]
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise SmaltiError(f"cannot write checkpoint {final}: {error}") from error
+    for path in older:
+        shutil.rmtree(path, ignore_errors=True)
+    return final
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, average: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Restore model, average and optimizer in place and return the stored facts (`step` among them).
+
+    Raises:
+        SmaltiError: the checkpoint belongs to another model, or a file in it is damaged.
+    """
+    try:
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        for name, value in load_file(folder / "average.safetensors").items():
+            average[name].copy_(value)
+        moments = load_file(folder / "optimizer.safetensors")
+        for name, parameter in model.named_parameters():
+            state = {
+                key: moments[f"{name}|{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}|{key}" in moments
+            }
+            if state:
+                on_device = {key: value.to(parameter.device) for key, value in state.items() if key != "step"}
+                optimizer.state[parameter] = {"step": state["step"], **on_device}
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise SmaltiError(f"{folder} cannot be resumed with this configuration: {reason}") from error
+    return read_json(folder / "state.json")
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}|{key}"] = value
+    return _plain(tensors)
+
+
+def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous copies on the CPU: channels-last weights would otherwise be refused."""
+    return {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}

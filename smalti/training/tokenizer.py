@@ -1,0 +1,160 @@
+"""Training of the image tokenizer: reconstruct pictures through a codebook that is all in use."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from smalti.checkpoint import save_image_tokenizer
+from smalti.data.scenes import Scenes
+from smalti.training.config import TokenizerRunConfig
+from smalti.training.loop import train
+from smalti.training.preview import save_grid
+from smalti.training.sources import make_source, source_batch, stack_images
+from smalti.vq.config import VQConfig
+from smalti.vq.discriminator import PatchDiscriminator
+from smalti.vq.kmeans import kmeans
+from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
+
+_VALIDATION_PICTURES = 64
+_SEEDING_PICTURES = 128
+
+
+def psnr(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio of each pair in dB: two (B, 3, H, W) uint8 → (B,) float32."""
+    error = (images.float() - others.float()).square().flatten(1).mean(dim=1)
+    return 10 * torch.log10(255.0**2 / error.clamp_min(1e-10))
+
+
+@torch.no_grad()
+def measure(tokenizer: ImageTokenizer, images: torch.Tensor, batch_size: int = 16) -> dict[str, float]:
+    """Round-trip fidelity over pictures (N, 3, H, W) uint8.
+
+    Returns:
+        `psnr` in dB (mean over pictures), `codes_used` (share of the codebook that these pictures use) and
+        `perplexity` (of the distribution of codes).
+    """
+    values, counts = [], torch.zeros(tokenizer.config.codebook_size)
+    for part in images.split(batch_size):
+        tokens = tokenizer.from_pixels(part)
+        values.append(psnr(part, tokenizer.to_pixels(tokens)))
+        counts += torch.bincount(tokens.flatten().cpu(), minlength=len(counts))
+    share = counts / counts.sum()
+    return {
+        "psnr": round(float(torch.cat(values).mean()), 3),
+        "codes_used": round(float((counts > 0).float().mean()), 4),
+        "perplexity": round(math.exp(float(-(share * share.clamp_min(1e-12).log()).sum())), 1),
+    }
+
+
+class TokenizerWithDiscriminator(nn.Module):
+    """The tokenizer and, where the configuration asks for one, its discriminator."""
+
+    def __init__(self, tokenizer: ImageTokenizer, discriminator: PatchDiscriminator | None) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.discriminator = discriminator
+
+
+class TokenizerTask:
+    """What the shared loop needs to know to train an image tokenizer."""
+
+    def __init__(self, config: TokenizerRunConfig) -> None:
+        self.config = config
+        torch.manual_seed(config.seed)
+        tokenizer = ImageTokenizer(VQConfig.from_dict(config.model))
+        tokenizer.init_weights()
+        adversary = config.loss.discriminator
+        self.model = TokenizerWithDiscriminator(
+            tokenizer.to(memory_format=torch.channels_last),
+            PatchDiscriminator(adversary.channels) if adversary else None,
+        )
+        self.source = make_source(config.data)
+        if config.data.kind == "scenes":
+            unseen = Scenes(seed=config.data.seed, size=config.data.size, split="test")
+            samples = [unseen[index] for index in range(_VALIDATION_PICTURES)]
+        else:
+            samples = source_batch(self.source, 0, min(_VALIDATION_PICTURES, len(self.source)), seed=-1)
+        self.validation = stack_images(samples)
+
+    def batch(self, index: int) -> torch.Tensor:
+        return stack_images(source_batch(self.source, index, self.config.loop.batch_size, self.config.seed))
+
+    def loss(
+        self, batch: torch.Tensor, index: int, step: int
+    ) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+        weights = self.config.loss
+        images = to_float(batch.to(self.config.loop.device)).contiguous(memory_format=torch.channels_last)
+        tokenizer = self.model.tokenizer
+        if step < weights.quantize_after:
+            reconstruction, quantized = tokenizer.without_codes(images), None
+        else:
+            if step == weights.quantize_after:
+                self.seed_codes(index)
+            tokenizer.quantize.normalize_codes()
+            reconstruction, quantized = tokenizer(images, weights.temperature)
+        reconstruction = reconstruction.float()
+        difference = reconstruction - images
+        l1, l2 = difference.abs().mean(), difference.square().mean()
+        # Differences of neighbours are linear, so those of the error are the error of those.
+        edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
+        total = weights.l1 * l1 + weights.l2 * l2 + weights.gradient * edges
+        numbers = {
+            "l1": l1.detach(),
+            "psnr_batch": -10 * torch.log10(l2.detach() / 4),
+            "gradient": edges.detach(),
+            "commitment": 0.0,
+            "entropy": 0.0,
+        }
+        if quantized is not None:
+            total = total + weights.commitment * quantized.commitment + weights.entropy * quantized.entropy
+            numbers |= {"commitment": quantized.commitment.detach(), "entropy": quantized.entropy.detach()}
+        adversary = weights.discriminator
+        if adversary:
+            started = float(step >= adversary.start_step)
+            fool = self.model.discriminator.generator_loss(reconstruction)
+            own = self.model.discriminator.own_loss(images, reconstruction)
+            total = total + started * (adversary.weight * fool + own)
+            numbers |= {"fool": fool.detach(), "discriminator": own.detach()}
+        return total, numbers
+
+    @torch.no_grad()
+    def seed_codes(self, index: int) -> None:
+        """Set the codes to the centers of k-means over the features of the next batches."""
+        tokenizer, device = self.model.tokenizer, self.config.loop.device
+        features = [
+            tokenizer.features(to_float(self.batch(index + ahead).to(device))).permute(0, 2, 3, 1).flatten(0, 2)
+            for ahead in range(-(-_SEEDING_PICTURES // self.config.loop.batch_size))
+        ]
+        points = F.normalize(torch.cat(features).float().cpu(), dim=1)
+        generator = torch.Generator().manual_seed(self.config.seed)
+        centers, _ = kmeans(points, tokenizer.config.codebook_size, iterations=5, generator=generator)
+        tokenizer.quantize.embedding.weight.copy_(centers)
+
+    def averaged(self, average: dict[str, torch.Tensor]) -> ImageTokenizer:
+        """A tokenizer with the averaged weights, on the CPU."""
+        prefix = "tokenizer."
+        tokenizer = ImageTokenizer(self.model.tokenizer.config)
+        tokenizer.load_state_dict(
+            {name.removeprefix(prefix): value for name, value in average.items() if name.startswith(prefix)}
+        )
+        tokenizer.quantize.normalize_codes()
+        return tokenizer.eval()
+
+    def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
+        tokenizer = self.averaged(average)
+        shown = self.validation[:8]
+        save_grid(torch.cat([shown, to_uint8(tokenizer.decode(tokenizer.from_pixels(shown)))]), path, columns=8)
+        return {f"validation_{key}": value for key, value in measure(tokenizer, self.validation).items()}
+
+    def export(self, average: dict[str, torch.Tensor], folder: Path) -> None:
+        save_image_tokenizer(self.averaged(average), folder, dtype=torch.bfloat16)
+
+
+def train_tokenizer(config: TokenizerRunConfig) -> dict[str, float]:
+    """Run or resume `smalti train-tokenizer`; returns the last log entry."""
+    return train(TokenizerTask(config), config)

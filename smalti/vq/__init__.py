@@ -1,0 +1,1 @@
+"""The image tokenizer: VQGAN encoder and decoder around an IBQ codebook."""

@@ -1,0 +1,66 @@
+"""The VQGAN's encoder and decoder: pictures to feature maps and back (SPEC section 1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from smalti.vq.config import VQConfig
+from smalti.vq.layers import Downsample, Level, Middle, Upsample, make_norm
+
+
+class Encoder(nn.Module):
+    """(B, 3, H, W) in [-1, 1] → (B, z_channels, H / downscale, W / downscale)."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        channels = [config.ch * mult for mult in config.ch_mult]
+        self.conv_in = nn.Conv2d(config.in_channels * config.patch_size**2, config.ch, 3, padding=1)
+        self.down = nn.ModuleList()
+        for index, out_channels in enumerate(channels):
+            in_channels = config.ch if index == 0 else channels[index - 1]
+            level = Level(in_channels, out_channels, config.num_res_blocks, config.attends(index), config)
+            if index < len(channels) - 1:
+                level.downsample = Downsample(out_channels)
+            self.down.append(level)
+        self.mid = Middle(channels[-1], config)
+        self.norm_out = make_norm(channels[-1], config)
+        self.conv_out = nn.Conv2d(channels[-1], config.z_channels, 3, padding=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = F.pixel_unshuffle(images, self.patch_size) if self.patch_size > 1 else images
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    """(B, z_channels, h, w) → (B, 3, h · downscale, w · downscale), about [-1, 1], not clamped."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        channels = [config.ch * mult for mult in config.ch_mult]
+        deepest = len(channels) - 1
+        self.conv_in = nn.Conv2d(config.z_channels, channels[-1], 3, padding=1)
+        self.mid = Middle(channels[-1], config)
+        levels = []
+        for index, out_channels in enumerate(channels):
+            in_channels = channels[min(index + 1, deepest)]
+            level = Level(in_channels, out_channels, config.num_res_blocks + 1, config.attends(index), config)
+            if index > 0:
+                level.upsample = Upsample(out_channels)
+            levels.append(level)
+        self.up = nn.ModuleList(levels)  # numbered from the finest; applied from the deepest
+        self.norm_out = make_norm(config.ch * config.ch_mult[0], config)
+        self.conv_out = nn.Conv2d(channels[0], config.out_ch * config.patch_size**2, 3, padding=1)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        x = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            x = level(x)
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return F.pixel_shuffle(x, self.patch_size) if self.patch_size > 1 else x

@@ -1,0 +1,95 @@
+"""The image tokenizer's configuration: the fields of its `config.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from smalti.errors import SmaltiError
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """Shape of the VQGAN and its codebook.
+
+    The names are those of the release's `emu3_vqvae/config.json` (SPEC sections 1 and 2). The defaults are
+    the release's values; `patch_size`, `norm` and `norm_groups` are ours and leave the release as it is.
+
+    Attributes:
+        ch: channels of the first level; level i has `ch * ch_mult[i]`.
+        ch_mult: one factor a level; the picture is halved between levels.
+        num_res_blocks: residual blocks a level in the encoder; the decoder has one more.
+        attn_resolutions: sides (counted from `resolution`, whatever comes in) at which blocks get attention.
+        resolution: the nominal side in pixels that `attn_resolutions` is counted from.
+        z_channels: channels of the encoder's output.
+        embed_dim: dimension of a code.
+        codebook_size: number of codes V.
+        patch_size: pixels a side that are folded into channels before the first convolution and unfolded after
+            the last one. 1 is the classic VQGAN; 4 makes a tokenizer for CPUs, at a sixteenth of the work of the
+            first level.
+        norm: "group" is the classic VQGAN's GroupNorm, whose statistics run over the whole picture; "position"
+            normalises the channels of each position alone. Flat colours train far faster with it, and what a
+            token means no longer depends on the rest of the picture.
+        norm_groups: groups of every GroupNorm.
+    """
+
+    ch: int = 256
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 4
+    attn_resolutions: tuple[int, ...] = (16,)
+    resolution: int = 256
+    in_channels: int = 3
+    out_ch: int = 3
+    z_channels: int = 256
+    embed_dim: int = 256
+    codebook_size: int = 131072
+    patch_size: int = 1
+    norm: str = "group"
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("ch_mult", "attn_resolutions"):
+                entries = list(value) if isinstance(value, list | tuple) else [None]
+                if any(not isinstance(entry, int) or entry < 1 for entry in entries):
+                    raise SmaltiError(f"{field.name} must be a list of positive whole numbers, not {value!r}")
+                object.__setattr__(self, field.name, tuple(entries))
+            elif field.name == "norm":
+                if value not in ("group", "position"):
+                    raise SmaltiError(f'norm must be "group" or "position", not {value!r}')
+            elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise SmaltiError(f"{field.name} must be a positive whole number, not {value!r}")
+        if not self.ch_mult:
+            raise SmaltiError("ch_mult must name at least one level")
+        for mult in self.ch_mult:
+            if self.norm == "group" and self.ch * mult % self.norm_groups:
+                raise SmaltiError(
+                    f"norm_groups {self.norm_groups} must divide the channels of every level, not {self.ch * mult}"
+                )
+
+    @property
+    def downscale(self) -> int:
+        """Pixels a token's side."""
+        return self.patch_size * 2 ** (len(self.ch_mult) - 1)
+
+    def attends(self, level: int) -> bool:
+        """Whether the blocks of `level` (0 is the finest) are followed by attention."""
+        return self.resolution // self.patch_size // 2**level in self.attn_resolutions
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> VQConfig:
+        """Read the fields that matter from a `config.json`; others (training facts of the release) are ignored."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if values.get("double_z"):
+            raise SmaltiError("double_z must be false: a vector quantizer has no variance to predict")
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `config.json` of this tokenizer."""
+        values = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+        return {"architectures": ["Emu3p5VisionVQModel"], "model_type": "Emu3p5VisionVQ", **values}

@@ -1,0 +1,132 @@
+"""The building blocks of the VQGAN encoder and decoder (Esser et al., arXiv 2012.09841)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from smalti.vq.config import VQConfig
+
+
+class PositionNorm(nn.Module):
+    """Layer normalisation over the channels of each position alone, (B, C, H, W) → (B, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        last = x.permute(0, 2, 3, 1)  # contiguous for channels-last maps
+        return F.layer_norm(last, self.weight.shape, self.weight, self.bias, eps=1e-6).permute(0, 3, 1, 2)
+
+
+def make_norm(channels: int, config: VQConfig) -> nn.Module:
+    """The configuration's normalisation: GroupNorm with the VQGAN's eps of 1e-6, or `PositionNorm`."""
+    if config.norm == "position":
+        return PositionNorm(channels)
+    return nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
+
+
+class ResnetBlock(nn.Module):
+    """Two normalised 3×3 convolutions with a residual path: (B, in, H, W) → (B, out, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: VQConfig) -> None:
+        super().__init__()
+        self.norm1 = make_norm(in_channels, config)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = make_norm(out_channels, config)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if in_channels != out_channels:
+            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        return hidden + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+
+
+class AttentionBlock(nn.Module):
+    """Single-head attention over all positions of a map, with a residual path; scale channels^-0.5."""
+
+    def __init__(self, channels: int, config: VQConfig) -> None:
+        super().__init__()
+        self.norm = make_norm(channels, config)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        B, C, H, W = x.shape
+        hidden = self.norm(x)
+        q, k, v = (
+            layer(hidden).reshape(B, 1, C, H * W).transpose(2, 3) for layer in (self.q, self.k, self.v)
+        )
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(attended.transpose(2, 3).reshape(B, C, H, W))
+
+
+class Downsample(nn.Module):
+    """Halve a map with a strided 3×3 convolution that pads one row and column at the bottom and right only."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Double a map: nearest neighbour, then a 3×3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, with attention after each where the configuration asks for it.
+
+    Its tensors are named `block.B.*`, `attn.B.*` and, where it changes the resolution, `downsample.*` or
+    `upsample.*`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, blocks: int, attends: bool, config: VQConfig) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(
+            ResnetBlock(in_channels if index == 0 else out_channels, out_channels, config)
+            for index in range(blocks)
+        )
+        self.attn = nn.ModuleList(
+            AttentionBlock(out_channels, config) for _ in range(blocks if attends else 0)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for index, block in enumerate(self.block):
+            x = block(x)
+            if self.attn:
+                x = self.attn[index](x)
+        if hasattr(self, "downsample"):
+            x = self.downsample(x)
+        if hasattr(self, "upsample"):
+            x = self.upsample(x)
+        return x
+
+
+class Middle(nn.Module):
+    """The deepest part of encoder and decoder: block, attention, block."""
+
+    def __init__(self, channels: int, config: VQConfig) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels, config)
+        self.attn_1 = AttentionBlock(channels, config)
+        self.block_2 = ResnetBlock(channels, channels, config)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))

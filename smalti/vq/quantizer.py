@@ -1,0 +1,82 @@
+"""Index-backpropagation quantization: feature vectors to codes and back (IBQ, arXiv 2412.02692)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from smalti.vq.config import VQConfig
+
+
+class Quantized(NamedTuple):
+    """What quantizing a batch of feature maps for training yields.
+
+    Attributes:
+        z: (B, C, h, w) the codes' vectors; gradients reach the encoder and every code.
+        tokens: (B, h, w) int64 ids.
+        commitment: scalar, mean squared distance between normalised features and their codes; pulls both together.
+        entropy: scalar in nats, mean entropy of a position's distribution minus the entropy of their mean. It is
+            low when every position is sure of its code and all codes are in use.
+    """
+
+    z: torch.Tensor
+    tokens: torch.Tensor
+    commitment: torch.Tensor
+    entropy: torch.Tensor
+
+
+class Quantizer(nn.Module):
+    """A codebook of V vectors. The id of a position is the code with the largest dot product, not the nearest.
+
+    Our own training keeps codes on the unit sphere (`normalize_codes`), where the two are the same: without it a few
+    long codes win every position.
+    """
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.codebook_size, config.embed_dim)
+
+    @torch.no_grad()
+    def normalize_codes(self) -> None:
+        """Scale every code to length 1."""
+        self.embedding.weight.div_(self.embedding.weight.norm(dim=1, keepdim=True).clamp_min(1e-8))
+
+    def tokens(self, z: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) → (B, h, w) int64 ids, a few thousand positions at a time so that V never fills memory."""
+        B, C, h, w = z.shape
+        rows = z.permute(0, 2, 3, 1).reshape(-1, C).to(self.embedding.weight.dtype)
+        chunk = max(1, 2**25 // self.embedding.num_embeddings)
+        ids = [(part @ self.embedding.weight.T).argmax(dim=1) for part in rows.split(chunk)]
+        return torch.cat(ids).reshape(B, h, w)
+
+    def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, h, w) ids → (B, C, h, w) code vectors."""
+        return self.embedding(tokens).permute(0, 3, 1, 2)
+
+    def forward(self, z: torch.Tensor, temperature: float) -> Quantized:
+        """Quantize for training: the chosen codes forward, the softmax over the whole codebook backward.
+
+        With p = softmax(ẑ·Eᵀ / temperature), the indicator is onehot(argmax) + p − stop_gradient(p), so its value is
+        the hard choice while its gradient is the softmax's: every code takes part in every position (section 3.2).
+        ẑ is z scaled to length 1, which changes no choice.
+        """
+        B, C, h, w = z.shape
+        rows = F.normalize(z.permute(0, 2, 3, 1).reshape(-1, C).float(), dim=1)
+        codebook = self.embedding.weight.float()
+        with torch.autocast(z.device.type, enabled=False):
+            logits = rows @ codebook.T / temperature
+            log_p = logits.log_softmax(dim=1)
+            p = log_p.exp()
+            ids = logits.argmax(dim=1)
+            chosen = self.embedding(ids).float()
+            # p − stop_gradient(p) is zero, so its product with the codebook only carries the gradient to p.
+            quantized = chosen + (p - p.detach()) @ codebook.detach()
+            commitment = (rows - chosen).square().sum(dim=1).mean()
+            mean = p.mean(dim=0)
+            entropy = (mean * mean.clamp_min(1e-12).log()).sum() - (p * log_p).sum(dim=1).mean()
+        return Quantized(
+            quantized.reshape(B, h, w, C).permute(0, 3, 1, 2), ids.reshape(B, h, w), commitment, entropy
+        )

@@ -1,0 +1,93 @@
+"""The image tokenizer: pictures to grids of token ids and back."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from smalti.errors import SmaltiError
+from smalti.vq.autoencoder import Decoder, Encoder
+from smalti.vq.config import VQConfig
+from smalti.vq.layers import AttentionBlock, ResnetBlock
+from smalti.vq.quantizer import Quantized, Quantizer
+
+
+def to_float(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 pixels → float32 in [-1, 1] (RGB / 127.5 − 1, SPEC section 6)."""
+    return pixels.float() / 127.5 - 1.0
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Float pictures in about [-1, 1] → uint8: clamp, (x + 1)/2 · 255, truncated (SPEC section 6)."""
+    return ((images.float().clamp(-1.0, 1.0) + 1.0) / 2.0 * 255.0).to(torch.uint8)
+
+
+class ImageTokenizer(nn.Module):
+    """VQGAN encoder and decoder around a codebook; tensor names of SPEC section 1."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = nn.Conv2d(config.z_channels, config.embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
+        self.quantize = Quantizer(config)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Start every residual block as the identity, so that colours find their way through from the first step."""
+        for module in self.modules():
+            if isinstance(module, ResnetBlock):
+                module.conv2.weight.zero_()
+                module.conv2.bias.zero_()
+            elif isinstance(module, AttentionBlock):
+                module.proj_out.weight.zero_()
+                module.proj_out.bias.zero_()
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [-1, 1] → (B, embed_dim, h, w), before quantization.
+
+        Raises:
+            SmaltiError: a side is not a multiple of the tokenizer's downscale.
+        """
+        height, width = images.shape[-2:]
+        side = self.config.downscale
+        if height % side or width % side or not height or not width:
+            raise SmaltiError(f"picture sides must be positive multiples of {side} pixels, not {width}×{height}")
+        return self.quant_conv(self.encoder(images))
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) float in [-1, 1] → (B, h, w) int64 token ids."""
+        return self.quantize.tokens(self.features(images.to(self.quant_conv.weight.dtype)))
+
+    def decode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, h, w) int64 ids → (B, 3, H, W) float, about [-1, 1], not clamped.
+
+        Raises:
+            SmaltiError: an id lies outside the codebook (a mask that was never filled, for example).
+        """
+        if tokens.numel() and (int(tokens.min()) < 0 or int(tokens.max()) >= self.config.codebook_size):
+            raise SmaltiError(
+                f"token ids must be from 0 to {self.config.codebook_size - 1}, "
+                f"not {int(tokens.min())} to {int(tokens.max())}"
+            )
+        return self.decoder(self.post_quant_conv(self.quantize.lookup(tokens)))
+
+    def from_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) uint8 → (B, h, w) int64 ids."""
+        return self.encode(to_float(pixels))
+
+    def to_pixels(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, h, w) int64 ids → (B, 3, H, W) uint8."""
+        return to_uint8(self.decode(tokens))
+
+    def forward(self, images: torch.Tensor, temperature: float) -> tuple[torch.Tensor, Quantized]:
+        """Reconstruct for training: (B, 3, H, W) → the reconstruction and what the quantizer reports."""
+        quantized = self.quantize(self.features(images), temperature)
+        return self.decoder(self.post_quant_conv(quantized.z.to(images.dtype))), quantized
+
+    def without_codes(self, images: torch.Tensor) -> torch.Tensor:
+        """Reconstruct from features on the unit sphere instead of codes, as the first steps of training do."""
+        return self.decoder(self.post_quant_conv(F.normalize(self.features(images), dim=1)))

@@ -1,0 +1,116 @@
+"""Parity with the outputs that the vendor's code gave for the tiny checkpoint in data/golden."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import GOLDEN, generators, golden_expectations
+
+from smalti.checkpoint import load_denoiser, load_text_tokenizer
+from smalti.model.prompt import build_prompts
+from smalti.sampling.editing import NoEditing, ThresholdEditing
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.orders import ConfidenceOrder, StratifiedOrder, stratified_order
+from smalti.sampling.sampler import Sampler, sample
+from smalti.sampling.schedules import (
+    CosineTemperature,
+    ExponentialTemperature,
+    LinearTemperature,
+    ShiftBudget,
+    ShiftTemperature,
+)
+
+EXPECTED = load_file(GOLDEN / "expected.safetensors")
+CASES = {name: case for name, case in golden_expectations().items() if name != "common"}
+COMMON = golden_expectations()["common"]
+SCHEDULES = {
+    "linear": LinearTemperature(),
+    "cosine2": CosineTemperature(),
+    "shift3": ShiftTemperature(3),
+    "exp": ExponentialTemperature(),
+}
+
+
+@pytest.fixture(scope="module")
+def denoiser():
+    return load_denoiser(GOLDEN)
+
+
+@pytest.fixture(scope="module")
+def prompt(denoiser):
+    return build_prompts(
+        [COMMON["prompt"]],
+        denoiser.config.prompt,
+        load_text_tokenizer(GOLDEN),
+        height=COMMON["image"],
+        width=COMMON["image"],
+        slots=denoiser.config.slots(*COMMON["grid"]),
+    )
+
+
+def test_prompt_ids(prompt):
+    assert torch.equal(prompt.ids, EXPECTED["input_ids"].long())
+
+
+def test_hidden_states_and_logits(denoiser, prompt):
+    seen = {}
+    hooks = [
+        denoiser.layers[0].register_forward_hook(lambda *event: seen.update(first=event[2])),
+        denoiser.layers[-1].register_forward_hook(lambda *event: seen.update(last=event[2])),
+    ]
+    with torch.inference_mode():
+        hidden = denoiser(torch.full((1, *COMMON["grid"]), COMMON["mask_id"]), prompt)
+        logits = hidden[0] @ denoiser.head.T
+        final = denoiser.norm(seen["last"])
+    for hook in hooks:
+        hook.remove()
+    start = int(prompt.slot_start[0])
+    for name, ours in {
+        "layer0_output_first8": seen["first"][:, :8],
+        "hidden_last_first8": final[:, :8],
+        "hidden_last_image_first8": final[:, start : start + 8],
+        "logits_allmask_first16": logits[:16],
+    }.items():
+        torch.testing.assert_close(ours, EXPECTED[name], atol=2e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+    assert torch.equal(logits.argmax(dim=1), EXPECTED["logits_allmask_argmax"].long())
+
+
+@pytest.mark.parametrize("case", [*CASES, "1step"])
+def test_tokens(denoiser, prompt, case):
+    settings = {**COMMON, **(CASES[case] if case in CASES else {"n_steps": 1, "total_edited": 0})}
+    threshold = settings.get("edit_threshold", 0.0)
+    sampler = Sampler(
+        steps=settings["n_steps"],
+        budget=ShiftBudget(settings["shift"]),
+        order=ConfidenceOrder() if settings.get("confidence_policy") == "mmada" else StratifiedOrder(),
+        editing=ThresholdEditing(threshold) if threshold > 0 else NoEditing(),
+        guidance=Guidance(settings.get("guidance_scale", 0.0), settings.get("cfg_interval", (0, 1))),
+        draw="argmax",
+        final="release",
+    )
+    steps = list(
+        sample(denoiser, prompt, grid=tuple(COMMON["grid"]), sampler=sampler, generators=generators(0))
+    )
+    assert torch.equal(steps[-1].tokens.flatten(1), EXPECTED[f"tokens_{case}"].long())
+    assert sum(int(step.edited.sum()) for step in steps) == settings["total_edited"]
+    assert sum(int(step.revealed.sum()) for step in steps) == 64 * 64
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name.startswith("unmask_budget")])
+def test_unmask_budgets(name):
+    tokens, steps, shift = name.removeprefix("unmask_budget_").split("_")
+    counts = ShiftBudget(float(shift.removeprefix("shift"))).counts(int(tokens), int(steps))
+    assert counts == EXPECTED[name].tolist()
+
+
+@pytest.mark.parametrize("side", [8, 16, 32, 64])
+def test_stratified_orders(side):
+    assert list(stratified_order(side)) == EXPECTED[f"stratified_order_{side}_seed42"].tolist()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_temperature_schedules(name):
+    assert SCHEDULES[name].values(20) == pytest.approx(
+        EXPECTED[f"temps_{name}_20"].tolist(), rel=0, abs=1e-15
+    )

@@ -1,0 +1,241 @@
+"""Scenes: what is in them, where, what their captions say, and how they are drawn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smalti.data import layout
+from smalti.data.captions import NUMBERS, geneval_prompt, plural
+from smalti.data.palette import BACKGROUNDS, COLORS
+from smalti.data.scenes import HELD_OUT, TRAINING_MIX, Scene, SceneObject, Scenes, compose, render
+from smalti.data.shapes import SHAPES
+from smalti.errors import SmaltiError
+
+indices = st.integers(0, 10**9)
+splits = st.sampled_from(["train", "test"])
+
+
+def scene_of(shape: str, color: str = "black", size: float = 0.8, x: float = 0.5, y: float = 0.5) -> Scene:
+    return Scene((SceneObject(shape, color, x, y, size),), "sky", False, "", "single_object", {})
+
+
+def apart(a: SceneObject, b: SceneObject) -> float:
+    return max(abs(a.x - b.x), abs(a.y - b.y)) - (a.size + b.size) / 2
+
+
+@given(indices, splits, st.integers(0, 3))
+@settings(max_examples=300, deadline=None)
+def test_objects_lie_inside_and_apart(index: int, split: str, seed: int) -> None:
+    scene = Scenes(seed, split=split).scene(index)
+    smallest, largest = layout.SIZES[len(scene.objects)]
+    for number, item in enumerate(scene.objects):
+        assert smallest <= item.size <= largest
+        for center in (item.x, item.y):
+            assert layout.MARGIN - 1e-9 <= center - item.size / 2
+            assert center + item.size / 2 <= 1 - layout.MARGIN + 1e-9
+        for other in scene.objects[:number]:
+            assert apart(item, other) >= layout.GAP - 1e-9
+
+
+@given(st.lists(st.floats(0.20, 0.30), min_size=3, max_size=4), st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_the_fallback_layout_keeps_boxes_inside_and_apart(sizes: list[float], seed: int) -> None:
+    objects = [SceneObject("circle", "red", *box) for box in layout._place_in_cells(sizes, Random(seed))]
+    for number, item in enumerate(objects):
+        assert min(item.x, item.y, 1 - item.x, 1 - item.y) >= item.size / 2 + layout.MARGIN - 1e-9
+        assert all(apart(item, other) >= layout.GAP - 1e-9 for other in objects[:number])
+
+
+@given(indices)
+@settings(max_examples=300, deadline=None)
+def test_training_never_shows_a_held_out_pair(index: int) -> None:
+    scene = Scenes(split="train").scene(index)
+    assert not scene.held_out
+    assert not any((item.shape, item.color) in HELD_OUT for item in scene.objects)
+
+
+def test_held_out_pairs_use_each_shape_and_color_once_and_appear_in_the_test_split() -> None:
+    assert {shape for shape, _ in HELD_OUT} == set(SHAPES)
+    assert {color for _, color in HELD_OUT} == set(COLORS)
+    assert len(HELD_OUT) == len(SHAPES) == len(COLORS) == 10
+    test = Scenes(split="test")
+    shown = {(item.shape, item.color) for index in range(1500) for item in test.scene(index).objects}
+    assert shown >= HELD_OUT and len(shown) == 100
+
+
+@given(indices, splits)
+@settings(max_examples=300, deadline=None)
+def test_objects_and_caption_are_what_the_metadata_says(index: int, split: str) -> None:
+    scene = Scenes(split=split).scene(index)
+    metadata, caption = scene.metadata, scene.caption
+    assert metadata["prompt"] == caption and metadata["tag"] == scene.tag
+    assert Counter(item.shape for item in scene.objects) == Counter(
+        {entry["class"]: entry["count"] for entry in metadata["include"]}
+    )
+    words = caption.replace(",", "").split()
+    assert 2 <= len(words) <= 20
+    for entry in metadata["include"]:
+        shown = {item.color for item in scene.objects if item.shape == entry["class"]}
+        assert len(shown) == 1 and shown <= ({entry["color"]} if "color" in entry else set(COLORS))
+        name = entry["class"] if entry["count"] == 1 else plural(entry["class"])
+        place = words.index(name)
+        if "color" in entry:
+            assert words[place - 1] == entry["color"]
+        if entry["count"] > 1:
+            assert NUMBERS[entry["count"]] in words[max(place - 2, 0) : place]
+    for word in words:
+        assert word not in COLORS or word in {item.color for item in scene.objects}
+        assert word not in BACKGROUNDS or word == scene.background
+
+
+@given(indices)
+@settings(max_examples=200, deadline=None)
+def test_positions_are_clear(index: int) -> None:
+    scene = Scenes(mix={"position": 1}).scene(index)
+    reference, related = scene.objects
+    relation = scene.metadata["include"][1]["position"][0]
+    dx, dy = layout.RELATIONS[relation]
+    along = (related.x - reference.x) * dx + (related.y - reference.y) * dy
+    across = (related.x - reference.x) * dy + (related.y - reference.y) * dx
+    assert along >= (reference.size + related.size) / 2 + layout.GAP - 1e-9
+    assert abs(across) <= along / 2 + 1e-9
+    first, second = scene.caption.index(related.shape), scene.caption.index(reference.shape)
+    assert first < second
+
+
+def test_an_item_depends_only_on_seed_split_and_index() -> None:
+    scenes = Scenes(seed=3, size=64)
+    first = scenes[17]
+    scenes[5]
+    again, larger = Scenes(seed=3, size=64)[17], Scenes(seed=3, size=128)
+    assert torch.equal(first["image"], again["image"]) and first["caption"] == again["caption"]
+    assert first["image"].shape == (3, 64, 64) and first["image"].dtype == torch.uint8
+    assert first["image"].is_contiguous()
+    assert larger.scene(17) == scenes.scene(17)
+    others = [Scenes(seed=4), Scenes(seed=3, split="test")]
+    assert all([other.scene(i) for i in range(5)] != [scenes.scene(i) for i in range(5)] for other in others)
+
+
+def test_the_mix_of_tasks_is_as_asked() -> None:
+    tags = Counter(Scenes().scene(index).tag for index in range(2000))
+    for tag, share in TRAINING_MIX.items():
+        assert abs(tags[tag] / 2000 - share) < 0.04
+    assert {Scenes(mix={"colors": 2}).scene(index).tag for index in range(20)} == {"colors"}
+
+
+def test_captions_come_in_several_wordings() -> None:
+    scenes = [Scenes().scene(index) for index in range(3000)]
+    captions = [scene.caption for scene in scenes]
+    expected = [
+        "a photo of",
+        "a picture of",
+        "there are",
+        "to the left of",
+        " over ",
+        "small",
+        "large",
+        " with ",
+    ]
+    for words in expected:
+        assert any(words in caption for caption in captions), words
+    mentioned = sum(caption.endswith("background") for caption in captions)
+    assert 0.2 < mentioned / len(captions) < 0.3
+    assert len({word for caption in captions for word in caption.replace(",", "").split()}) < 80
+    for scene in scenes:
+        if "small" in scene.caption or "large" in scene.caption:
+            assert (scene.objects[0].size < 0.4) == ("small" in scene.caption)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_are_centred_fill_their_box_and_have_soft_edges(shape: str) -> None:
+    side = 400
+    picture = render(scene_of(shape, x=0.5008, y=0.5008), side).astype(float)
+    background, ink = np.array(BACKGROUNDS["sky"]), np.array(COLORS["black"])
+    coverage = ((background - picture) / (background - ink)).mean(axis=-1)
+    rows, columns = np.flatnonzero(coverage.max(axis=1) > 0.5), np.flatnonzero(coverage.max(axis=0) > 0.5)
+    assert abs(rows[0] + rows[-1] + 1 - side) <= 4 and abs(columns[0] + columns[-1] + 1 - side) <= 4
+    assert 0.85 * 0.8 * side <= max(rows[-1] - rows[0], columns[-1] - columns[0]) <= 0.8 * side
+    soft = ((coverage > 0.02) & (coverage < 0.98)).mean()
+    assert 0 < soft < 0.02
+    assert coverage.min() == 0 and coverage.max() == 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_picture_is_the_same_at_any_resolution(shape: str) -> None:
+    scene = scene_of(shape, "red", 0.43, 0.37, 0.61)
+    fine = render(scene, 512).astype(float).reshape(128, 4, 128, 4, 3).mean(axis=(1, 3))
+    assert np.abs(fine - render(scene, 128)).mean() < 0.3
+
+
+def test_pictures_need_not_be_square() -> None:
+    scene = scene_of("circle", "red", 0.5)
+    picture = render(scene, (100, 200))
+    assert picture.shape == (100, 200, 3)
+    red = (picture == COLORS["red"]).all(axis=-1)
+    assert abs(red.any(axis=0).sum() - 50) <= 2 and abs(red.any(axis=1).sum() - 50) <= 2
+
+
+def test_gradients_are_soft_and_keep_the_tint() -> None:
+    plain = scene_of("circle")
+    shaded = render(Scene(plain.objects, "sky", True, "", "single_object", {}), 256).astype(int)
+    column = shaded[:, 0]
+    assert (np.diff(column, axis=0) <= 0).all() and (np.diff(column, axis=0) >= -1).all()
+    assert 10 < column[0, 1] - column[-1, 1] < 30
+    assert (render(plain, 256)[0, 0] == BACKGROUNDS["sky"]).all()
+
+
+@given(indices)
+@settings(max_examples=100, deadline=None)
+def test_compose_follows_the_metadata_of_another_scene(index: int) -> None:
+    wanted = Scenes(split="test").scene(index).metadata
+    scene = compose(wanted, Random(index))
+    assert scene.metadata == wanted and scene.caption == wanted["prompt"]
+    assert len(scene.objects) == sum(entry["count"] for entry in wanted["include"])
+
+
+def test_the_plain_wording_is_genevals() -> None:
+    include = [
+        {"class": "square", "count": 1, "color": "blue"},
+        {"class": "arrow", "count": 1, "color": "orange", "position": ["left of", 0]},
+    ]
+    assert geneval_prompt({"include": include}) == "a photo of an orange arrow left of a blue square"
+    assert geneval_prompt({"include": [{"class": "cross", "count": 3}]}) == "a photo of three crosses"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"split": "validation"}, "split"),
+        ({"seed": 1.5}, "seed"),
+        ({"size": 0}, "size"),
+        ({"size": "256"}, "size"),
+        ({"size": (256, 9999)}, "size"),
+        ({"mix": {"painting": 1}}, "mix"),
+        ({"mix": {"colors": -1}}, "mix"),
+        ({"mix": {}}, "mix"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict, named: str) -> None:
+    with pytest.raises(SmaltiError, match=named) as caught:
+        Scenes(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_scenes_are_named() -> None:
+    with pytest.raises(SmaltiError, match="index"):
+        Scenes()[-1]
+    for entry, named in [
+        ({"class": "dog", "count": 1}, "dog"),
+        ({"class": "star", "count": 1, "color": "teal"}, "teal"),
+        ({"class": "star", "count": 5}, "not 5"),
+        ({"class": "star", "count": 1, "position": ["left of", 0]}, "position"),
+    ]:
+        with pytest.raises(SmaltiError, match=named):
+            compose({"tag": "colors", "include": [entry]}, Random(0))
