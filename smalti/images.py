@@ -10,9 +10,9 @@ from PIL import Image, PngImagePlugin
 
 from smalti.files import atomic_path
 
-# A position that is still unknown is a blank tile: two greys in turn, with a darker joint around it.
-_TILES = ((196, 198, 202), (188, 190, 194))
-_JOINT = (168, 170, 175)
+# A position that is still unknown is a blank tile: two dark greys in turn, with a darker joint around it.
+_TILES = ((94, 98, 106), (86, 90, 98))
+_JOINT = (70, 73, 80)
 _FRAME_MILLISECONDS = 120
 _LAST_FRAME_MILLISECONDS = 2000
 

@@ -260,8 +260,7 @@ def build_prompts(
     if isinstance(prompts, str) or not isinstance(prompts, list | tuple) or not prompts:
         raise SmaltiError(f"prompts must be a list of at least one text, not {prompts!r}")
     micro = template.micro_condition.replace("{height}", str(height)).replace("{width}", str(width))
-    # Fields are replaced after the template was cut at its special tokens, so that nothing in a prompt is
-    # parsed.
+    # Fields are replaced after the template was cut at its special tokens: nothing in a prompt is parsed.
     pieces = [(_FIELD.split(text), special) for text, special in tokenizer.split(template.template)]
     encoded: list[tuple[list[int], int, int]] = []
     for prompt in prompts:

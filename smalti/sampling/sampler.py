@@ -103,8 +103,8 @@ def sample(
     """Fill grids, yielding a `Step` after every pass of the denoiser. Stop by not asking for the next.
 
     Every random number is drawn from the image's own generator, for all positions of the grid in raster
-    order, and prompts of different lengths are not computed together, so an image's tokens do not depend on its
-    batch mates.
+    order, and prompts of different lengths are not computed together, so an image's tokens do not depend on
+    its batch mates.
 
     Args:
         denoiser: the model.
@@ -272,7 +272,7 @@ def _predict(
 
 
 def _spread(values: torch.Tensor | None, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """`values` at `rows` of the flattened (B, n) grid, `others` elsewhere; `others` if there are no values."""
+    """`values` at `rows` of the flattened (B, n) grid, `others` elsewhere, everywhere without values."""
     return others if values is None else others.flatten().scatter(0, rows, values).view(others.shape)
 
 

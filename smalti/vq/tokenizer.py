@@ -37,14 +37,20 @@ class ImageTokenizer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Start every residual block as the identity, so that colours find their way through from the first step."""
+        """Set the convolutions for training from scratch.
+
+        Each keeps its input's variance, and every residual block and attention starts as the identity, so that
+        colours find their way from end to end from the first step.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+                nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, ResnetBlock):
-                module.conv2.weight.zero_()
-                module.conv2.bias.zero_()
+                nn.init.zeros_(module.conv2.weight)
             elif isinstance(module, AttentionBlock):
-                module.proj_out.weight.zero_()
-                module.proj_out.bias.zero_()
+                nn.init.zeros_(module.proj_out.weight)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1] → (B, embed_dim, h, w), before quantization.

@@ -1,0 +1,49 @@
+"""What the denoiser is shown in training: a grid with masks and wrong tokens (DESIGN, "The mathematics")."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+
+class Corrupted(NamedTuple):
+    """A corrupted batch.
+
+    Attributes:
+        tokens: (B, h, w) int64, what the denoiser sees: true tokens, wrong ones and the mask id.
+        masked: (B, h, w) bool, positions that hold the mask id. At least one in every grid.
+    """
+
+    tokens: torch.Tensor
+    masked: torch.Tensor
+
+
+def cosine_mask_ratio(uniform: torch.Tensor) -> torch.Tensor:
+    """Mask ratio r = cos(π/2 · u) of u ~ U(0, 1): more often high than low (MaskGIT, arXiv 2202.04200, eq. 3)."""
+    return torch.cos(math.pi / 2 * uniform)
+
+
+def corrupt(
+    tokens: torch.Tensor, *, codebook_size: int, mask_code: int, flip_ratio: float, generator: torch.Generator
+) -> Corrupted:
+    """Mask a random share of every grid, and replace a share of what stays visible by random other tokens.
+
+    Args:
+        tokens: (B, h, w) int64, the true grids.
+        codebook_size: number of codes V; wrong tokens are uniform over the V − 1 others.
+        mask_code: the id that means unknown.
+        flip_ratio: the probability that a visible token is replaced.
+        generator: of every random number, on the CPU.
+    """
+    B, h, w = tokens.shape
+    n, device = h * w, tokens.device
+    ratio = cosine_mask_ratio(torch.rand(B, generator=generator))
+    count = (ratio * n).ceil().clamp(1, n).long()
+    places = torch.rand(B, n, generator=generator).argsort(dim=1).argsort(dim=1)
+    masked = (places < count[:, None]).reshape(B, h, w).to(device)
+    flipped = (torch.rand(B, h, w, generator=generator) < flip_ratio).to(device)
+    offset = torch.randint(1, max(2, codebook_size), (B, h, w), generator=generator).to(device)
+    shown = torch.where(flipped, (tokens + offset) % codebook_size, tokens)
+    return Corrupted(shown.masked_fill(masked, mask_code), masked)

@@ -1,0 +1,56 @@
+"""The loss that a denoiser's training step minimises (DESIGN, "The mathematics")."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from smalti.ops.cross_entropy import linear_cross_entropy
+
+
+class Loss(NamedTuple):
+    """A batch's loss and, detached, what the log shows of it.
+
+    Attributes:
+        total: scalar, the weighted mean over positions that is minimised.
+        masked: mean cross-entropy at masked positions, in nats.
+        visible: mean cross-entropy at visible positions, in nats; 0 where they take no part.
+        accuracy: share of masked positions whose likeliest token is the true one.
+    """
+
+    total: torch.Tensor
+    masked: torch.Tensor
+    visible: torch.Tensor
+    accuracy: torch.Tensor
+
+
+def denoising_loss(
+    hidden: torch.Tensor,
+    head_weight: torch.Tensor,
+    targets: torch.Tensor,
+    masked: torch.Tensor,
+    *,
+    edit_loss_weight: float,
+) -> Loss:
+    """Cross-entropy of the true tokens: weight 1 at masked positions, `edit_loss_weight` at visible ones.
+
+    Args:
+        hidden: (B, n, D) what the denoiser returns.
+        head_weight: (V, D).
+        targets: (B, h, w) int64, the true tokens.
+        masked: (B, h, w) bool.
+        edit_loss_weight: weight of visible positions, flipped or not.
+    """
+    rows, labels, is_masked = hidden.flatten(0, 1), targets.flatten(), masked.flatten()
+    if edit_loss_weight == 0:
+        rows, labels, is_masked = rows[is_masked], labels[is_masked], is_masked[is_masked]
+    weight = torch.where(is_masked, 1.0, edit_loss_weight)
+    total, losses, hits = linear_cross_entropy(rows, head_weight, labels, weight / weight.sum())
+    count = is_masked.sum()
+    return Loss(
+        total,
+        (losses * is_masked).sum() / count.clamp_min(1),
+        (losses * ~is_masked).sum() / (len(losses) - count).clamp_min(1),
+        (hits & is_masked).sum() / count.clamp_min(1),
+    )

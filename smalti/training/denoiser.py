@@ -1,0 +1,185 @@
+"""Training of the denoiser: fill masked tokens and revise wrong ones, from a prompt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from smalti.checkpoint import load_image_tokenizer, save_denoiser, save_image_tokenizer
+from smalti.data.cache import TokenCache, build_cache
+from smalti.errors import SmaltiError
+from smalti.files import write_text_atomic
+from smalti.model.config import ARCHITECTURE, MODEL_TYPE, DenoiserConfig
+from smalti.model.denoiser import Denoiser
+from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts, train_text_tokenizer
+from smalti.objective.corruption import corrupt
+from smalti.objective.loss import denoising_loss
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.sampler import Sampler, sample
+from smalti.training.config import DenoiserRunConfig
+from smalti.training.loop import has_bf16, train
+from smalti.training.preview import save_grid
+from smalti.training.sources import Source, make_source, shuffled_indices
+from smalti.vq.tokenizer import ImageTokenizer
+
+
+class Batch(NamedTuple):
+    """Everything a step needs, made ahead of it.
+
+    Attributes:
+        targets: (B, h, w) int64, the true tokens.
+        tokens: (B, h, w) int64, what the denoiser sees.
+        masked: (B, h, w) bool.
+        prompt: the captions, some dropped.
+    """
+
+    targets: torch.Tensor
+    tokens: torch.Tensor
+    masked: torch.Tensor
+    prompt: PromptBatch
+
+
+class DenoiserTask:
+    """What the shared loop needs to know to train a denoiser."""
+
+    def __init__(self, config: DenoiserRunConfig) -> None:
+        self.config = config
+        self.tokenizer = load_image_tokenizer(config.tokenizer)
+        side, downscale = config.data.size, self.tokenizer.config.downscale
+        if side % downscale:
+            raise SmaltiError(f"data.size must be a multiple of the tokenizer's {downscale}, not {side}")
+        self.grid = (side // downscale, side // downscale)
+        self.size = side
+        self.cache = make_cache(config, self.tokenizer)
+        text_path = Path(config.cache.path) / f"tokenizer-{config.text.vocab_size}.json"
+        if not text_path.exists():
+            captions = self.cache.captions[: config.text.captions]
+            train_text_tokenizer(captions, config.text.vocab_size, text_path)
+        self.text_json = text_path.read_text(encoding="utf-8")
+        self.text = TextTokenizer(self.text_json)
+        self.model_config = DenoiserConfig.from_dict(
+            {
+                "model_type": MODEL_TYPE,
+                "architectures": [ARCHITECTURE],
+                "codebook_size": self.tokenizer.config.codebook_size,
+                "vocab_size": self.text.vocab_size,
+                "image_size": side,
+                "mm_vqvae": "vq",
+                "flip_ratio": config.objective.flip_ratio,
+                "prompt_drop_rate": config.objective.prompt_drop_rate,
+                "gen_edit_loss_weight": config.objective.edit_loss_weight,
+                **config.model,
+            }
+        )
+        self.model = Denoiser(self.model_config)
+        self.model.init_weights(torch.Generator().manual_seed(config.seed))
+
+    def prompts(self, captions: list[str]) -> PromptBatch:
+        """Captions in the model's template, with slots for its grid."""
+        slots = self.model_config.slots(*self.grid)
+        return build_prompts(
+            captions, self.model_config.prompt, self.text, height=self.size, width=self.size, slots=slots
+        )
+
+    def batch(self, index: int) -> Batch:
+        loop, objective = self.config.loop, self.config.objective
+        rows = shuffled_indices(len(self.cache), index * loop.batch_size, loop.batch_size, self.config.seed)
+        # One generator a batch, seeded by its number, makes a resumed run see what an uninterrupted one would.
+        generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + index) % 2**62)
+        targets = self.cache.tokens[rows].long()
+        corrupted = corrupt(
+            targets,
+            codebook_size=self.model_config.codebook_size,
+            mask_code=self.model_config.mask_code,
+            flip_ratio=objective.flip_ratio,
+            generator=generator,
+        )
+        dropped = torch.rand(len(rows), generator=generator) < objective.prompt_drop_rate
+        prompt = self.prompts([self.cache.captions[row] for row in rows]).drop(dropped)
+        return Batch(targets, corrupted.tokens, corrupted.masked, prompt)
+
+    def loss(
+        self, batch: Batch, index: int, step: int
+    ) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+        batch = Batch(*(part.to(self.config.loop.device) for part in batch))
+        hidden = self.model(batch.tokens, batch.prompt)
+        loss = denoising_loss(
+            hidden,
+            self.model.head,
+            batch.targets,
+            batch.masked,
+            edit_loss_weight=self.config.objective.edit_loss_weight,
+        )
+        return loss.total, {
+            "loss_masked": loss.masked,
+            "loss_visible": loss.visible,
+            "accuracy": loss.accuracy,
+        }
+
+    def averaged(self, average: dict[str, torch.Tensor]) -> Denoiser:
+        """A denoiser with the averaged weights, on the CPU."""
+        denoiser = Denoiser(self.model_config)
+        denoiser.load_state_dict(average)
+        return denoiser.eval()
+
+    def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
+        captions = [caption for caption in self.config.preview_prompts for _ in range(2)]
+        generators = [torch.Generator().manual_seed(number % 2) for number in range(len(captions))]
+        step = None
+        for step in sample(
+            self.averaged(average),
+            self.prompts(captions),
+            grid=self.grid,
+            sampler=Sampler(steps=min(16, self.grid[0] * self.grid[1]), guidance=Guidance(3.0)),
+            generators=generators,
+        ):
+            pass
+        save_grid(self.tokenizer.to_pixels(step.tokens), path, columns=min(8, len(captions)))
+        return {}
+
+    def export(self, average: dict[str, torch.Tensor], folder: Path) -> None:
+        save_denoiser(self.averaged(average), folder, dtype=torch.bfloat16)
+        save_image_tokenizer(self.tokenizer, folder / self.model_config.mm_vqvae, dtype=torch.bfloat16)
+        write_text_atomic(folder / "tokenizer.json", self.text_json)
+
+
+def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCache:
+    """Open the configuration's token cache, after encoding what is missing of it."""
+    source = make_source(config.data)
+    device = torch.device(config.loop.device)
+    tokenizer = tokenizer.eval().to(device).to(memory_format=torch.channels_last)
+    facts = {"tokenizer": fingerprint(tokenizer), "data": config.data.model_dump()}
+
+    @torch.inference_mode()
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
+            return tokenizer.from_pixels(pixels.to(device).contiguous(memory_format=torch.channels_last))
+
+    cache = build_cache(config.cache.path, _in_order(source), config.cache.samples, encode, facts)
+    tokenizer.cpu()
+    return cache
+
+
+def fingerprint(tokenizer: ImageTokenizer) -> str:
+    """A short hash of a tokenizer's weights: tokens mean nothing with another codebook."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tokenizer.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _in_order(source: Source) -> Iterator[dict[str, Any]]:
+    """The samples of a source by number, a finite one again and again."""
+    at: Callable[[int], int] = (lambda i: i % len(source)) if hasattr(source, "__len__") else (lambda i: i)
+    for index in count():
+        yield source[at(index)]
+
+
+def train_denoiser(config: DenoiserRunConfig) -> dict[str, float]:
+    """Run or resume `smalti train`; returns the last log entry."""
+    return train(DenoiserTask(config), config)

@@ -1,0 +1,340 @@
+"""The command line: what it writes, what it prints where, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from folders import write_tiny_model
+from PIL import Image
+from safetensors.torch import load_file
+from tiny import GOLDEN, golden_expectations
+from typer.testing import CliRunner
+
+import smalti
+from smalti.cli import app, main
+from smalti.commands import output
+
+PROMPT = "a red circle left of a blue square"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """Run a command line in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        return code, *capfd.readouterr()
+
+    return call
+
+
+def names(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir())
+
+
+def test_one_picture(run, folder, tmp_path):
+    code, out, err = run("generate", PROMPT, "-o", "a.png", "--seed", 4, "--steps", 3, "--model", folder)
+    assert (code, out, err) == (0, "", "")
+    assert names(tmp_path) == ["a.png"]
+    expected = smalti.load(folder)(PROMPT, seed=4, num_inference_steps=3)
+    with Image.open("a.png") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(expected.images[0]))
+        assert image.text["prompt"] == PROMPT and image.text["seed"] == "4"
+        assert json.loads(image.text["settings"]) == expected.settings.to_dict()
+        assert image.text["model"] == "tiny" and image.text["Software"] == f"Smalti {smalti.__version__}"
+
+
+def test_several_pictures_in_small_batches(run, folder, tmp_path):
+    arguments = ["generate", PROMPT, "a star", "-n", 2, "--seed", 7, "--steps", 4, "--model", folder]
+    arguments += ["--frames", "f.gif", "--save-tokens", "t.npy", "--json", "--edit-threshold", 0.05]
+    code, out, err = run(*arguments, "-o", "p.png", "--batch-size", 3)
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["images"] == [f"p-{index}.png" for index in range(4)]
+    assert report["frames"] == [f"f-{index}.gif" for index in range(4)]
+    assert names(tmp_path) == sorted([*report["images"], *report["frames"], "t.npy"])
+    assert report["prompts"] == [PROMPT, PROMPT, "a star", "a star"] and report["seeds"] == [7, 8, 7, 8]
+    assert list(report["seconds"]) == ["load", "prompt", "denoise", "decode", "total"]
+    assert report["seconds"]["total"] >= report["seconds"]["load"] > 0
+    assert 50 < report["peak_memory_mb"] < 10_000
+    assert report["settings"]["num_inference_steps"] == 4 and report["settings"]["edit_threshold"] == 0.05
+    assert (report["model"], report["device"], report["dtype"]) == ("tiny", "cpu", "float32")
+    expected = smalti.load(folder)(
+        [PROMPT, "a star"], num_images_per_prompt=2, seed=7, num_inference_steps=4, edit_threshold=0.05
+    )
+    tokens = np.load("t.npy")
+    assert tokens.dtype == np.int32 and np.array_equal(tokens, expected.tokens.numpy())
+    assert report["tokens_edited"] == sum(expected.tokens_edited) > 0
+    with Image.open("f-3.gif") as animation:
+        assert animation.is_animated and animation.n_frames <= 5 and animation.info["loop"] == 0
+    with Image.open("p-3.png") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(expected.images[3]))
+
+
+def test_every_option_is_a_setting(run, folder):
+    options = {
+        "--steps": 5,
+        "--guidance": 1.5,
+        "--edit-threshold": 0.25,
+        "--budget": "cosine",
+        "--shift": 2.0,
+        "--order": "confidence",
+        "--order-temperature": 0.75,
+        "--order-schedule": "cosine",
+        "--draw": "argmax",
+        "--temperature": 0.8,
+        "--temperature-schedule": "linear",
+        "--top-k": 20,
+        "--top-p": 0.9,
+        "--final": "release",
+        "--height": 32,
+        "--width": 96,
+    }
+    given = [part for pair in options.items() for part in pair] + ["--guidance-interval", 0.25, 0.75]
+    code, out, _ = run("generate", PROMPT, "--save-tokens", "t.npy", "--json", "--model", folder, *given)
+    assert code == 0
+    report = json.loads(out)
+    assert list(report["settings"].values()) == [5, 1.5, [0.25, 0.75], *list(options.values())[2:]]
+    assert np.load("t.npy").shape == (4, 12)
+    assert report["images"] == []
+
+
+@pytest.mark.parametrize("case", ["argmax_confident_8_cfg3_edit", "argmax_confident_8_cfg_interval"])
+def test_golden(run, case):
+    settings = golden_expectations()[case]
+    options = ["--final", "release", "--draw", "argmax", "--steps", 8, "--order", "confidence"]
+    options += ["--order-temperature", 0, "--shift", 5, "--height", 1024, "--width", 1024]
+    options += ["--guidance", settings["guidance_scale"]]
+    if "edit_threshold" in settings:
+        options += ["--edit-threshold", settings["edit_threshold"]]
+    if "cfg_interval" in settings:
+        options += ["--guidance-interval", *settings["cfg_interval"]]
+    code, out, err = run("generate", PROMPT, "--model", GOLDEN, "--save-tokens", "t.npy", "--json", *options)
+    assert (code, err) == (0, "")
+    expected = load_file(GOLDEN / "expected.safetensors")[f"tokens_{case}"]
+    tokens = np.load("t.npy")
+    assert tokens.shape == (64, 64) and np.array_equal(tokens.flatten(), expected.flatten().numpy())
+    assert json.loads(out)["tokens_edited"] == settings["total_edited"]
+
+
+GENERATE = ["generate", PROMPT, "-o", "a.png", "--model", "MODEL"]
+BAD_LINES = {
+    "--steps must be a whole number of at least 1, not 0": [*GENERATE, "--steps", 0],
+    "--steps must be at most 64, the number of tokens, not 65": [*GENERATE, "--steps", 65],
+    "'--steps'": [*GENERATE, "--steps", "many"],
+    "--guidance must be a finite number of at least 0, not -1.0": [*GENERATE, "--guidance", -1],
+    "--guidance must be a finite number of at least 0, not nan": [*GENERATE, "--guidance", "nan"],
+    "--guidance-interval's end": [*GENERATE, "--guidance-interval", 0.5, 0.25],
+    "'--guidance-interval' requires 2 arguments": [*GENERATE, "--guidance-interval", 0.5],
+    "--edit-threshold": [*GENERATE, "--edit-threshold", 2],
+    "--order must be 'confidence' or": [*GENERATE, "--order", "raster"],
+    "--order: the stratified order needs a square grid": [*GENERATE, "--order", "stratified", "--width", 32],
+    "--order-schedule must be 'constant' for every": [
+        *GENERATE,
+        "--order",
+        "draw",
+        "--order-schedule",
+        "linear",
+    ],
+    "--top-p": [*GENERATE, "--top-p", 0],
+    "--height must be a multiple of 16 pixels, not 60": [*GENERATE, "--height", 60],
+    "-n must be a whole number": [*GENERATE, "-n", 0],
+    "--batch-size": [*GENERATE, "--batch-size", 0],
+    "--seed": [*GENERATE, "--seed", -1],
+    "seed must be a whole number from 0": [*GENERATE, "--seed", 2**64],
+    "dtype must be float32 or": [*GENERATE, "--dtype", "int8"],
+    "device must be one that PyTorch has here": [*GENERATE, "--device", "toaster"],
+    "prompt must not be empty": ["generate", " ", "-o", "a.png", "--model", "MODEL"],
+    "prompt must be at most 2048 text tokens": ["generate", "red " * 5000, "-o", "a.png", "--model", "MODEL"],
+    "Missing argument 'PROMPT'": ["generate"],
+    "nothing to write": ["generate", PROMPT, "--model", "MODEL"],
+    "-o must name a .png file, not 'a.jpg'": ["generate", PROMPT, "-o", "a.jpg"],
+    "-o must name a .png file, not 'a'": ["generate", PROMPT, "-o", "a"],
+    "--frames must name a .gif file": ["generate", PROMPT, "--frames", "a.png"],
+    "--save-tokens must name a .npy file": ["generate", PROMPT, "--save-tokens", "a.txt"],
+    "-o cannot be written: none/a.png: No such file": ["generate", PROMPT, "-o", "none/a.png"],
+    "-o cannot be written: /proc/a.png": ["generate", PROMPT, "-o", "/proc/a.png"],
+    "-o must name a file, but folder.png is a folder": ["generate", PROMPT, "-o", "folder.png"],
+    "model must be a folder that exists, not 'none'": ["generate", PROMPT, "-o", "a.png", "--model", "none"],
+    "config.json does not exist": ["generate", PROMPT, "-o", "a.png", "--model", "folder.png"],
+    "No such option: --colour": [*GENERATE, "--colour", "red"],
+    "No such command 'draw'": ["draw"],
+    "not 'nvidia/NL-Diffusion-Image'": ["info", "nvidia/NL-Diffusion-Image"],
+    "none.yaml does not exist": ["train-tokenizer", "none.yaml"],
+    "unknown key colour": ["train-tokenizer", "config.yaml"],
+    "Missing argument 'CONFIG'": ["train"],
+    "--images must be a whole number of at least 6": ["evaluate", "scenes", "--images", 5],
+    "none is not a folder": ["evaluate", "scenes", "--folder", "none"],
+    "leave out --ground-truth, --save and --model": ["evaluate", "scenes", "--folder", ".", "--ground-truth"],
+    "leave out --model": ["evaluate", "scenes", "--shuffled", "--model", "MODEL"],
+    "leave out --shuffled": ["evaluate", "scenes", "--shuffled", "--save", "x"],
+}
+
+
+@pytest.mark.parametrize("expected", BAD_LINES)
+def test_bad_input_is_one_line_and_exit_code_2(run, folder, tmp_path, expected):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "config.yaml").write_text(
+        "colour: red\noutput: x\nloop: {steps: 1, batch_size: 1}\nmodel: {}\n"
+    )
+    (tmp_path / "a.png").write_bytes(b"old")
+    before = names(tmp_path)
+    code, out, err = run(*(folder if part == "MODEL" else part for part in BAD_LINES[expected]))
+    assert (code, out) == (2, "")
+    assert err.startswith("smalti: ") and err.count("\n") == 1
+    assert expected in err
+    assert names(tmp_path) == before and (tmp_path / "a.png").read_bytes() == b"old"
+
+
+def test_full_disk_keeps_the_old_picture(run, folder, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        code, out, err = run("generate", PROMPT, "-o", "a.png", "--steps", 1, "--model", folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, out) == (2, "")
+    assert err == "smalti: cannot write a.png: File too large\n"
+    assert names(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(5, "Input/output error"), 2, "smalti: [Errno 5] Input/output error\n"),
+        (RuntimeError("not enough memory: you tried\nto allocate"), 2, "smalti: out of memory: draw fewer"),
+        (MemoryError(), 2, "smalti: out of memory: draw fewer"),
+    ],
+)
+def test_other_ends(run, folder, monkeypatch, error, code, message):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr("smalti.pipeline.load", fail)
+    found, out, err = run(*[folder if part == "MODEL" else part for part in GENERATE])
+    assert (found, out) == (code, "")
+    assert err.startswith(message) and err.count("\n") == (1 if message else 0)
+
+
+def test_process(folder, tmp_path):
+    line = [sys.executable, "-m", "smalti", "generate", PROMPT, "--model", str(folder)]
+    root = Path(smalti.__file__).parents[1]
+
+    def process(*arguments):
+        environment = {"PYTHONPATH": str(root), "PATH": "", "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [*line, *arguments], capture_output=True, text=True, cwd=tmp_path, env=environment
+        )
+
+    done = process("-o", "a.png", "--steps", "2", "--json")
+    assert (done.returncode, done.stderr) == (0, "") and json.loads(done.stdout)["images"] == ["a.png"]
+    done = process("-o", "a.png", "--steps", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "smalti: --steps must be a whole number of at least 1, not 0\n"
+
+
+@pytest.mark.parametrize("command", ["", "generate", "info", "train", "train-tokenizer", "evaluate scenes"])
+def test_help(command):
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert result.exit_code == 0 and "Usage" in result.output
+
+
+def test_help_is_light():
+    code = "import sys, smalti.cli; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'PIL')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(smalti.__file__).parents[1]).returncode == 0
+
+
+def test_version_and_no_command(run):
+    assert run("--version") == (0, f"smalti {smalti.__version__}\n", "")
+    code, out, _ = run()
+    assert code == 0 and "generate" in out
+    pyproject = (Path(smalti.__file__).parents[1] / "pyproject.toml").read_text()
+    assert f'version = "{smalti.__version__}"' in pyproject
+
+
+def test_info(run, folder):
+    code, out, err = run("info", folder)
+    assert (code, err) == (0, "")
+    assert "2 layers, width 32" in out and "64 codes, 8×8 pixels a token" in out
+    code, out, _ = run("info", GOLDEN, "--json")
+    report = json.loads(out)
+    assert report["parameters"]["unused"] > 0 and report["image_tokenizer"]["config"]["codebook_size"] == 512
+    code, out, _ = run("info", folder / "vq")
+    assert code == 0 and "64 of dimension 8" in out
+    code, _, err = run("info", folder.parent)
+    assert code == 2 and "config.json" in err
+
+
+def test_train_reads_the_configuration(run, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("smalti.training.tokenizer.train_tokenizer", seen.append)
+    (tmp_path / "c.yaml").write_text("output: x\nmodel: {ch: 8}\nloop: {steps: 5, batch_size: 2}\n")
+    assert run("train-tokenizer", "c.yaml", "loop.steps=7", "seed=3") == (0, "", "")
+    assert (seen[0].loop.steps, seen[0].seed, seen[0].loop.batch_size) == (7, 3, 2)
+
+
+TAGS = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
+
+
+def test_evaluate_a_model(run, folder, tmp_path):
+    arguments = ["evaluate", "scenes", "--model", folder, "--steps", 2, "--images", 14, "-n", 2]
+    code, out, err = run(*arguments, "--save", "kept", "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert list(report)[:10] == [*TAGS, "mean", "held_out", "images", "seconds"]
+    assert report["images"] == 14 and report["settings"]["num_inference_steps"] == 2
+    assert names(tmp_path / "kept") == [f"{index:05d}" for index in range(7)]
+    assert names(tmp_path / "kept" / "00006" / "samples") == ["0000.png", "0001.png"]
+    # What is kept scores the same, and another batch size draws the same.
+    code, out, _ = run("evaluate", "scenes", "--folder", "kept", "--json")
+    assert json.loads(out)["mean"] == report["mean"] and json.loads(out)["images"] == 14
+    run(*arguments, "--save", "again", "--json", "--batch-size", 3)
+    for path in (tmp_path / "kept").rglob("*.png"):
+        assert path.read_bytes() == (tmp_path / "again" / path.relative_to(tmp_path / "kept")).read_bytes()
+
+
+def test_evaluate_the_ruler(run):
+    code, out, err = run("evaluate", "scenes", "--ground-truth", "--images", 60, "--json")
+    assert (code, err) == (0, "") and json.loads(out)["mean"] > 0.95
+    code, out, _ = run("evaluate", "scenes", "--shuffled", "--images", 60, "--json")
+    assert code == 0 and json.loads(out)["mean"] < 0.2
+    code, out, _ = run("evaluate", "scenes", "--ground-truth", "--images", 6)
+    assert code == 0 and [line.split()[0] for line in out.splitlines()][:6] == TAGS
+    assert re.search(r"^ +mean  1\.0$", out, re.MULTILINE)
+
+
+def test_evaluate_names_what_is_wrong_with_a_folder(run, tmp_path):
+    run("evaluate", "scenes", "--ground-truth", "--images", 6, "--save", "kept")
+    shutil.copy(__file__, tmp_path / "kept" / "00002" / "samples" / "0000.png")
+    code, out, err = run("evaluate", "scenes", "--folder", "kept")
+    assert (code, out) == (2, "") and "00002/samples/0000.png is not a readable picture" in err
+
+
+def test_progress_is_for_terminals_only(monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert output.shows_progress(False) and not output.shows_progress(True)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    assert not output.shows_progress(False)
+
+
+def test_peak_memory_grows():
+    before = output.peak_memory_mb("cpu")
+    held = torch.ones(40_000_000)
+    assert output.peak_memory_mb("cpu") >= before and held.numel()
