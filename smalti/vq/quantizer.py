@@ -10,6 +10,8 @@ from torch import nn
 
 from smalti.vq.config import VQConfig
 
+_CHUNK_ELEMENTS = 2**25  # dot products held at a time: 128 MB in float32
+
 
 class Quantized(NamedTuple):
     """What quantizing a batch of feature maps for training yields.
@@ -48,7 +50,7 @@ class Quantizer(nn.Module):
         """(B, C, h, w) → (B, h, w) int64 ids, a few thousand positions at a time so that V never fills memory."""
         B, C, h, w = z.shape
         rows = z.permute(0, 2, 3, 1).reshape(-1, C).to(self.embedding.weight.dtype)
-        chunk = max(1, 2**25 // self.embedding.num_embeddings)
+        chunk = max(1, _CHUNK_ELEMENTS // self.embedding.num_embeddings)
         ids = [(part @ self.embedding.weight.T).argmax(dim=1) for part in rows.split(chunk)]
         return torch.cat(ids).reshape(B, h, w)
 

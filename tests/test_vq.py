@@ -1,0 +1,201 @@
+"""The image tokenizer: parity with the release's format, shapes by config, quantization, bad input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from smalti.checkpoint import load_image_tokenizer
+from smalti.errors import SmaltiError
+from smalti.vq.config import VQConfig
+from smalti.vq.discriminator import PatchDiscriminator
+from smalti.vq.kmeans import kmeans, nearest
+from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
+TINY = {
+    "ch": 8,
+    "ch_mult": [1, 2],
+    "num_res_blocks": 1,
+    "attn_resolutions": [],
+    "z_channels": 8,
+    "embed_dim": 4,
+    "codebook_size": 32,
+    "patch_size": 2,
+    "norm": "position",
+}
+
+
+@pytest.fixture(scope="module")
+def golden() -> tuple[ImageTokenizer, dict[str, torch.Tensor]]:
+    return load_image_tokenizer(GOLDEN / "emu3_vqvae"), load_file(GOLDEN / "expected.safetensors")
+
+
+def test_decodes_as_recorded(golden: tuple[ImageTokenizer, dict[str, torch.Tensor]]) -> None:
+    tokenizer, expected = golden
+    ids = expected["vq_decode_ids"].long().reshape(1, 16, 16)
+    # These random weights decode to values up to ±19, whose last bits move with the number of threads.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with torch.inference_mode():
+        decoded = tokenizer.decode(ids)
+    torch.set_num_threads(threads)
+    torch.testing.assert_close(decoded, expected["vq_decode_float"], rtol=0, atol=1e-4)
+    recorded = expected["vq_decode_uint8"].permute(0, 3, 1, 2)
+    # Truncation turns a difference in the last bits into one level at most.
+    assert (to_uint8(decoded).int() - recorded.int()).abs().max() <= 1
+    assert torch.equal(to_uint8(expected["vq_decode_float"]), recorded)
+
+
+def test_encodes_as_recorded(golden: tuple[ImageTokenizer, dict[str, torch.Tensor]]) -> None:
+    tokenizer, expected = golden
+    with torch.inference_mode():
+        ids = tokenizer.encode(expected["vq_encode_image"])
+    assert torch.equal(ids.flatten().int(), expected["vq_encode_ids"])
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    levels=st.integers(1, 3),
+    patch=st.sampled_from([1, 2, 4]),
+    norm=st.sampled_from(["group", "position"]),
+    h=st.integers(1, 3),
+    w=st.integers(1, 3),
+)
+def test_any_shape_makes_the_round_trip(levels: int, patch: int, norm: str, h: int, w: int) -> None:
+    values = {**TINY, "ch_mult": [1, 2, 2][:levels], "patch_size": patch, "norm": norm, "norm_groups": 4}
+    tokenizer = ImageTokenizer(VQConfig.from_dict(values)).eval()
+    side = tokenizer.config.downscale
+    pixels = torch.randint(0, 256, (2, 3, h * side, w * side), dtype=torch.uint8)
+    with torch.inference_mode():
+        tokens = tokenizer.from_pixels(pixels)
+        again = tokenizer.to_pixels(tokens)
+    assert tokens.shape == (2, h, w) and tokens.dtype == torch.int64
+    assert 0 <= int(tokens.min()) and int(tokens.max()) < 32
+    assert again.shape == pixels.shape and again.dtype == torch.uint8
+
+
+def test_position_norm_keeps_codes_local_without_attention() -> None:
+    """A far change must not move a token through the normalisation's statistics."""
+    tokenizer = ImageTokenizer(VQConfig.from_dict(TINY)).eval()
+    for part in (tokenizer.encoder.mid, tokenizer.decoder.mid):
+        torch.nn.init.zeros_(part.attn_1.proj_out.weight)
+    image = torch.rand(1, 3, 128, 8) * 2 - 1
+    other = image.clone()
+    other[:, :, 96:] = 0.5
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            tokenizer.features(image)[:, :, :8], tokenizer.features(other)[:, :, :8], rtol=0, atol=1e-5
+        )
+
+
+def test_pixels_convert_by_the_spec() -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    floats = to_float(levels)
+    assert floats.min() == -1 and floats.max() == 1
+    assert torch.equal(to_uint8(torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0])), torch.tensor([0, 0, 127, 255, 255]).byte())
+
+
+def test_every_code_gets_gradient() -> None:
+    """Index backpropagation: through the softmax, features feel all codes, not only the chosen ones."""
+    tokenizer = ImageTokenizer(VQConfig.from_dict(TINY))
+    tokenizer.quantize.normalize_codes()
+    z = torch.randn(1, 4, 2, 2, requires_grad=True)
+    quantized = tokenizer.quantize(z, 0.5)
+    chosen = tokenizer.quantize.lookup(quantized.tokens)
+    torch.testing.assert_close(quantized.z, chosen)
+    torch.testing.assert_close(quantized.tokens, tokenizer.quantize.tokens(z))
+    (quantized.z.square().sum() + quantized.z.sum() * 3).backward()
+    assert z.grad.abs().sum() > 0
+    quantized = tokenizer.quantize(z, 0.5)
+    tokenizer.quantize.embedding.weight.grad = None
+    # Neither the choice nor the commitment: the distribution alone reaches every code.
+    quantized.entropy.backward()
+    assert (tokenizer.quantize.embedding.weight.grad.abs().sum(dim=1) > 0).all()
+
+
+def test_quantizer_works_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantizer = ImageTokenizer(VQConfig.from_dict(TINY)).quantize
+    z = torch.randn(2, 4, 5, 5)
+    whole = quantizer.tokens(z)
+    monkeypatch.setattr("smalti.vq.quantizer._CHUNK_ELEMENTS", 32 * 7)
+    assert torch.equal(quantizer.tokens(z), whole)
+
+
+def test_discriminator_weights_feel_only_their_own_loss() -> None:
+    judge = PatchDiscriminator(4)
+    pictures = torch.rand(2, 3, 16, 16, requires_grad=True)
+    judge.generator_loss(pictures).backward()
+    assert pictures.grad.abs().sum() > 0
+    assert all(weight.grad is None for weight in judge.parameters())
+    judge.own_loss(torch.rand(2, 3, 16, 16), pictures).backward()
+    assert all(weight.grad is not None for weight in judge.parameters())
+
+
+def test_decode_refuses_masks() -> None:
+    tokenizer = ImageTokenizer(VQConfig.from_dict(TINY))
+    with pytest.raises(SmaltiError, match="token ids must be from 0 to 31, not 0 to 33"):
+        tokenizer.decode(torch.tensor([[[0, 33]]]))
+
+
+def test_encode_refuses_sides_that_do_not_fit() -> None:
+    tokenizer = ImageTokenizer(VQConfig.from_dict(TINY))
+    with pytest.raises(SmaltiError, match="multiples of 4 pixels, not 6×8"):
+        tokenizer.encode(torch.zeros(1, 3, 8, 6))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ch": 0}, "ch must be a positive whole number, not 0"),
+        ({"codebook_size": "4096"}, "codebook_size must be a positive whole number"),
+        ({"ch_mult": []}, "ch_mult must name at least one level"),
+        ({"ch_mult": [1, -2]}, "ch_mult must be a list of positive whole numbers"),
+        ({"norm": "batch"}, 'norm must be "group" or "position"'),
+        ({"norm": "group", "norm_groups": 3}, "norm_groups 3 must divide the channels"),
+        ({"double_z": True}, "double_z must be false"),
+    ],
+)
+def test_config_names_what_is_wrong(change: dict, message: str) -> None:
+    with pytest.raises(SmaltiError, match=message):
+        VQConfig.from_dict({**TINY, **change})
+
+
+def test_config_round_trip() -> None:
+    config = VQConfig.from_dict(TINY)
+    assert VQConfig.from_dict(config.to_dict()) == config
+    assert config.downscale == 4
+    assert VQConfig().downscale == 16 and VQConfig().attends(4) and not VQConfig().attends(3)
+
+
+def test_kmeans_finds_separate_clusters_and_repeats_itself() -> None:
+    generator = torch.Generator().manual_seed(1)
+    middles = torch.eye(6) * 20
+    points = (middles[:, None] + torch.randn(6, 30, 6, generator=generator)).flatten(0, 1)
+    results = [kmeans(points, 6, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(results[0][1], results[1][1])
+    groups = results[0][1].reshape(6, 30)
+    assert (groups == groups[:, :1]).all() and groups[:, 0].unique().numel() == 6
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(1, 12), copies=st.integers(0, 20), seed=st.integers(0, 99))
+def test_kmeans_leaves_no_point_with_a_farther_center(count: int, copies: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.cat([torch.randn(12, 3, generator=generator), torch.zeros(copies, 3)])
+    centers, assignment = kmeans(points, count, generator=generator)
+    distances = torch.cdist(points, centers)
+    torch.testing.assert_close(
+        distances.gather(1, assignment[:, None])[:, 0], distances.min(dim=1).values, rtol=0, atol=1e-3
+    )
+    assert torch.equal(nearest(points, centers)[0], assignment)
+
+
+def test_kmeans_refuses_more_groups_than_points() -> None:
+    with pytest.raises(SmaltiError, match="from 1 to 3"):
+        kmeans(torch.zeros(3, 2), 4, generator=torch.Generator())
