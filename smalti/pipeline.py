@@ -16,7 +16,7 @@ from smalti.errors import SmaltiError
 from smalti.generation import OUTPUT_TYPES, Generation, PipelineOutput, make_sampler, picture_seeds
 from smalti.images import paint_unknown, to_pil
 from smalti.model.denoiser import Denoiser
-from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts
+from smalti.model.prompt import TextTokenizer, build_prompts
 from smalti.sampling.sampler import Step, sample
 from smalti.settings import GenerationSettings
 from smalti.vq.tokenizer import ImageTokenizer
@@ -175,7 +175,16 @@ class Pipeline:
             sampler.check(*grid)
         except SmaltiError as error:
             raise SmaltiError(f"order: {error}") from error
-        batch = self._prompts(list(prompts), settings, grid).repeat_interleave(num_images_per_prompt)
+        config = self.denoiser.config
+        batch = build_prompts(
+            list(prompts),
+            config.prompt,
+            self.text_tokenizer,
+            height=settings.height,
+            width=settings.width,
+            slots=config.slots(*grid),
+        )
+        batch = batch.to(self.denoiser.head.device).repeat_interleave(num_images_per_prompt)
         generators = [torch.Generator().manual_seed(number) for number in seeds]
         steps = sample(self.denoiser, batch, grid=grid, sampler=sampler, generators=generators)
         repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
@@ -225,19 +234,6 @@ class Pipeline:
                 f"not {settings.height}×{settings.width}"
             )
         return rows, columns
-
-    def _prompts(
-        self, prompts: list[Any], settings: GenerationSettings, grid: tuple[int, int]
-    ) -> PromptBatch:
-        batch = build_prompts(
-            prompts,
-            self.denoiser.config.prompt,
-            self.text_tokenizer,
-            height=settings.height,
-            width=settings.width,
-            slots=self.denoiser.config.slots(*grid),
-        )
-        return batch.to(self.denoiser.head.device)
 
 
 def load(

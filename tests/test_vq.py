@@ -98,7 +98,9 @@ def test_pixels_convert_by_the_spec() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     floats = to_float(levels)
     assert floats.min() == -1 and floats.max() == 1
-    assert torch.equal(to_uint8(torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0])), torch.tensor([0, 0, 127, 255, 255]).byte())
+    assert torch.equal(
+        to_uint8(torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0])), torch.tensor([0, 0, 127, 255, 255]).byte()
+    )
 
 
 def test_every_code_gets_gradient() -> None:

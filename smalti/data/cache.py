@@ -64,7 +64,9 @@ def build_cache(
         if (folder / name).exists():
             found = read_json(folder / name)
             if found != wanted:
-                raise SmaltiError(f"{folder} holds a cache of other pictures or another tokenizer; delete or rename it")
+                raise SmaltiError(
+                    f"{folder} holds a cache of other pictures or another tokenizer; delete or rename it"
+                )
     if (folder / "cache.json").exists():
         return TokenCache(folder)
     write_json_atomic(folder / "started.json", wanted)
@@ -72,7 +74,9 @@ def build_cache(
     while (folder / _name(done)).exists():
         done += 1
     stream = iter(islice(samples, done * _PART, count))
-    with tqdm(total=count, initial=min(done * _PART, count), unit="image", desc="encoding", dynamic_ncols=True) as bar:
+    with tqdm(
+        total=count, initial=min(done * _PART, count), unit="image", desc="encoding", dynamic_ncols=True
+    ) as bar:
         for index in range(done, -(-count // _PART)):
             tokens, captions = [], []
             part = islice(stream, _PART)

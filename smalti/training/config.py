@@ -74,7 +74,9 @@ class TokenizerLossConfig(Strict):
 
     l1: float = Field(1.0, ge=0)
     l2: float = Field(2.0, ge=0)
-    gradient: float = Field(1.0, ge=0, description="L1 between differences of neighbouring pixels: sharp edges")
+    gradient: float = Field(
+        1.0, ge=0, description="L1 between differences of neighbouring pixels: sharp edges"
+    )
     commitment: float = Field(0.25, ge=0)
     entropy: float = Field(0.02, ge=0, description="sure positions, all codes in use")
     quantize_after: int = Field(0, ge=0, description="steps without codes; the codes then start from k-means")

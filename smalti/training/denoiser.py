@@ -77,7 +77,9 @@ class DenoiserTask:
             }
         )
         self.model = Denoiser(self.model_config)
-        self.model.init_weights(torch.Generator().manual_seed(config.seed))
+        generator = torch.Generator().manual_seed(config.seed)
+        self.model.init_weights(generator)
+        init_codes(self.model, self.tokenizer.quantize.embedding.weight.detach(), generator)
 
     def prompts(self, captions: list[str]) -> PromptBatch:
         """Captions in the model's template, with slots for its grid."""
@@ -146,6 +148,21 @@ class DenoiserTask:
         save_denoiser(self.averaged(average), folder, dtype=torch.bfloat16)
         save_image_tokenizer(self.tokenizer, folder / self.model_config.mm_vqvae, dtype=torch.bfloat16)
         write_text_atomic(folder / "tokenizer.json", self.text_json)
+
+
+@torch.no_grad()
+def init_codes(denoiser: Denoiser, codebook: torch.Tensor, generator: torch.Generator) -> None:
+    """Start the embedding and the head of image tokens as random projections of the codes, at the same variance.
+
+    Codes that look alike then start alike, which a model from scratch would otherwise have to find out code by code.
+
+    Args:
+        codebook: (V, C) float.
+    """
+    codes = codebook / codebook.norm(dim=1, keepdim=True).clamp_min(1e-8)
+    for weight in (denoiser.gen_embedding.weight, denoiser.gen_predictor.weight):
+        projection = torch.randn(codes.shape[1], weight.shape[1], generator=generator)
+        weight[: len(codes)] = 0.02 * codes @ projection
 
 
 def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCache:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -95,7 +96,9 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
                     parts[name] = parts.get(name, 0.0) + float(value) / loop.accumulate
             norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm))
             if not math.isfinite(parts["loss"]) or not math.isfinite(norm):
-                raise SmaltiError(f"the loss is no longer finite at step {step}: lower optimizer.learning_rate")
+                raise SmaltiError(
+                    f"the loss is no longer finite at step {step}: lower optimizer.learning_rate"
+                )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             update_average(average, model, config.optimizer.ema_decay, step)
@@ -130,7 +133,9 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
     if step == loop.steps:
         task.export(average, run / "model")
     else:
-        tqdm.write(f"stopped at step {step} of {loop.steps}; the same command goes on from there")
+        tqdm.write(
+            f"stopped at step {step} of {loop.steps}; the same command goes on from there", file=sys.stderr
+        )
     return entry
 
 

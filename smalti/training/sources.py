@@ -41,7 +41,9 @@ def shuffled_indices(length: int, start: int, count: int, seed: int) -> list[int
     indices: list[int] = []
     while count > 0:
         number, offset = divmod(start, length)
-        order = torch.randperm(length, generator=torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**62))
+        order = torch.randperm(
+            length, generator=torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**62)
+        )
         part = order[offset : offset + count].tolist()
         indices += part
         start, count = start + len(part), count - len(part)

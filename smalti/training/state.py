@@ -81,11 +81,18 @@ def load_checkpoint(
         moments = load_file(folder / "optimizer.safetensors")
         for name, parameter in model.named_parameters():
             state = {
-                key: moments[f"{name}|{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}|{key}" in moments
+                key: moments[f"{name}|{key}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}|{key}" in moments
             }
             if state:
-                on_device = {key: value.to(parameter.device) for key, value in state.items() if key != "step"}
-                optimizer.state[parameter] = {"step": state["step"], **on_device}
+                # The fused optimizer walks through memory, so moments must be laid out as their parameter is.
+                moments_of = {
+                    key: torch.empty_like(parameter).copy_(value)
+                    for key, value in state.items()
+                    if key != "step"
+                }
+                optimizer.state[parameter] = {"step": state["step"], **moments_of}
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SmaltiError(f"{folder} cannot be resumed with this configuration: {reason}") from error

@@ -127,7 +127,9 @@ class TokenizerTask:
         """Set the codes to the centers of k-means over the features of the next batches."""
         tokenizer, device = self.model.tokenizer, self.config.loop.device
         features = [
-            tokenizer.features(to_float(self.batch(index + ahead).to(device))).permute(0, 2, 3, 1).flatten(0, 2)
+            tokenizer.features(to_float(self.batch(index + ahead).to(device)))
+            .permute(0, 2, 3, 1)
+            .flatten(0, 2)
             for ahead in range(-(-_SEEDING_PICTURES // self.config.loop.batch_size))
         ]
         points = F.normalize(torch.cat(features).float().cpu(), dim=1)
@@ -148,7 +150,9 @@ class TokenizerTask:
     def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
         tokenizer = self.averaged(average)
         shown = self.validation[:8]
-        save_grid(torch.cat([shown, to_uint8(tokenizer.decode(tokenizer.from_pixels(shown)))]), path, columns=8)
+        save_grid(
+            torch.cat([shown, to_uint8(tokenizer.decode(tokenizer.from_pixels(shown)))]), path, columns=8
+        )
         return {f"validation_{key}": value for key, value in measure(tokenizer, self.validation).items()}
 
     def export(self, average: dict[str, torch.Tensor], folder: Path) -> None:

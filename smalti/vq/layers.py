@@ -97,7 +97,9 @@ class Level(nn.Module):
     `upsample.*`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, attends: bool, config: VQConfig) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, blocks: int, attends: bool, config: VQConfig
+    ) -> None:
         super().__init__()
         self.block = nn.ModuleList(
             ResnetBlock(in_channels if index == 0 else out_channels, out_channels, config)

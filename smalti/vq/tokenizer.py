@@ -61,7 +61,9 @@ class ImageTokenizer(nn.Module):
         height, width = images.shape[-2:]
         side = self.config.downscale
         if height % side or width % side or not height or not width:
-            raise SmaltiError(f"picture sides must be positive multiples of {side} pixels, not {width}×{height}")
+            raise SmaltiError(
+                f"picture sides must be positive multiples of {side} pixels, not {width}×{height}"
+            )
         return self.quant_conv(self.encoder(images))
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:

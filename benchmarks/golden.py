@@ -1,0 +1,55 @@
+"""How closely a device reproduces the recorded outputs of the release's code (tests/data/golden)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+import smalti
+
+GOLDEN = Path(__file__).parent.parent / "tests" / "data" / "golden"
+ORDERS = {"stratified": "stratified", "mmada": "confidence"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    arguments = parser.parse_args()
+    cases = json.loads((GOLDEN / "expected.json").read_text())
+    common = cases.pop("common")
+    expected = load_file(GOLDEN / "expected.safetensors")
+    pipe = smalti.load(GOLDEN, device=arguments.device, dtype=getattr(torch, arguments.dtype))
+    agreement = {}
+    for name, case in cases.items():
+        case = {**common, **case}
+        out = pipe(
+            case["prompt"],
+            num_inference_steps=case["n_steps"],
+            shift=float(case["shift"]),
+            order=ORDERS[case.get("confidence_policy", "stratified")],
+            order_temperature=0.0 if case.get("confidence_policy") == "mmada" else None,
+            draw="argmax",
+            guidance_scale=case.get("guidance_scale", 0.0),
+            guidance_interval=tuple(case.get("cfg_interval", (0.0, 1.0))),
+            edit_threshold=case.get("edit_threshold", 0.0),
+            final="release",
+            output_type="tokens",
+        )
+        same = out.tokens.cpu().flatten() == expected[f"tokens_{name}"].flatten()
+        agreement[name] = round(float(same.float().mean()), 6)
+    if arguments.json:
+        print(json.dumps({"device": arguments.device, "dtype": arguments.dtype, "agreement": agreement}))
+        return
+    print(f"{'case':36} share of equal tokens on {arguments.device}, {arguments.dtype}")
+    for name, share in agreement.items():
+        print(f"{name:36} {share:.6f}")
+
+
+if __name__ == "__main__":
+    main()

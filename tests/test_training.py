@@ -1,0 +1,279 @@
+"""Training: configuration, exact resume, a kill in the middle, a clean stop, usable results."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from smalti.checkpoint import load_denoiser, load_image_tokenizer
+from smalti.data.cache import TokenCache, build_cache
+from smalti.errors import SmaltiError
+from smalti.training.config import DenoiserRunConfig, OptimizerConfig, TokenizerRunConfig, load_config
+from smalti.training.denoiser import train_denoiser
+from smalti.training.loop import learning_rate
+from smalti.training.sources import shuffled_indices
+from smalti.training.tokenizer import train_tokenizer
+
+TOKENIZER = {
+    "output": "tokenizer",
+    "data": {"size": 32},
+    "model": {
+        "ch": 8,
+        "ch_mult": [1, 1],
+        "num_res_blocks": 1,
+        "attn_resolutions": [],
+        "z_channels": 8,
+        "embed_dim": 4,
+        "codebook_size": 32,
+        "patch_size": 4,
+        "norm": "position",
+    },
+    "loss": {"quantize_after": 2},
+    "loop": {"steps": 6, "batch_size": 2, "log_every": 1, "preview_every": 6, "checkpoint_every": 3},
+}
+DENOISER = {
+    "output": "denoiser",
+    "tokenizer": "tokenizer/model",
+    "data": {"size": 32, "seed": 1},
+    "cache": {"path": "cache", "samples": 10},
+    "text": {"vocab_size": 400, "captions": 10},
+    "model": {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 24,
+        "image_positions": "axial",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+        "prompt": {"template": "{prompt}<|im_end|>{slots}"},
+    },
+    "loop": {"steps": 6, "batch_size": 4, "log_every": 1, "preview_every": 6, "checkpoint_every": 3},
+}
+
+
+def write(name: str, values: dict) -> str:
+    Path(name).write_text(yaml.safe_dump(values))
+    return name
+
+
+def losses(run: str) -> list[tuple[int, float]]:
+    entries = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
+    return [(entry["step"], entry["loss"]) for entry in entries]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a whole run of both trainings in it."""
+    folder = tmp_path_factory.mktemp("trained")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        train_tokenizer(load_config(TokenizerRunConfig, write("tokenizer.yaml", TOKENIZER)))
+        train_denoiser(load_config(DenoiserRunConfig, write("denoiser.yaml", DENOISER)))
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def workspace(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(trained, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def test_a_run_leaves_log_previews_checkpoint_and_model(workspace: Path) -> None:
+    for run in ("tokenizer", "denoiser"):
+        assert [step for step, _ in losses(run)] == [1, 2, 3, 4, 5, 6]
+        assert (workspace / run / "previews" / "step-00000006.png").exists()
+        assert [path.name for path in (workspace / run).glob("checkpoint-*")] == ["checkpoint-00000006"]
+    tokenizer = load_image_tokenizer("denoiser/model")
+    denoiser = load_denoiser("denoiser/model")
+    assert denoiser.config.codebook_size == tokenizer.config.codebook_size == 32
+    assert denoiser.config.image_size == 32
+    last = json.loads((workspace / "tokenizer" / "log.jsonl").read_text().splitlines()[-1])
+    assert last["validation_psnr"] > 0 and 0 < last["validation_codes_used"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "run"),
+    [(TokenizerRunConfig, "tokenizer", train_tokenizer), (DenoiserRunConfig, "denoiser", train_denoiser)],
+)
+def test_resuming_repeats_an_uninterrupted_run_exactly(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, kind: type, name: str, run: object
+) -> None:
+    whole = losses(name)
+    weights = (workspace / name / "checkpoint-00000006" / "weights.safetensors").read_bytes()
+    shutil.rmtree(name)
+    config = load_config(kind, f"{name}.yaml")
+    # A kill at the worst moments: after step 4 was logged, and while the checkpoint of step 6 was being written.
+    from smalti.training import loop
+
+    real, calls = loop.save_checkpoint, []
+
+    def dies_on_the_second(run: Path, step: int, *rest: object) -> Path:
+        calls.append(step)
+        if len(calls) == 2:
+            (run / f"checkpoint-{step:08d}.tmp").mkdir()
+            raise KeyboardInterrupt
+        return real(run, step, *rest)
+
+    monkeypatch.setattr(loop, "save_checkpoint", dies_on_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert calls == [3, 6]
+    monkeypatch.setattr(loop, "save_checkpoint", real)
+    run(config)
+    assert losses(name) == whole
+    assert (workspace / name / "checkpoint-00000006" / "weights.safetensors").read_bytes() == weights
+    assert not list((workspace / name).glob("*.tmp"))
+
+
+def test_ctrl_c_leaves_a_checkpoint(workspace: Path) -> None:
+    shutil.rmtree("denoiser")
+    values = {**DENOISER, "loop": {**DENOISER["loop"], "steps": 100000, "checkpoint_every": 100000}}
+    code = (
+        "from smalti.training.config import *; from smalti.training.denoiser import train_denoiser; import sys;"
+        "train_denoiser(load_config(DenoiserRunConfig, sys.argv[1]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, write("long.yaml", values)], stderr=subprocess.PIPE, text=True
+    )
+    log = workspace / "denoiser" / "log.jsonl"
+    deadline = time.monotonic() + 100
+    while not (log.exists() and log.read_text().count("\n") >= 3):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 0 and "Traceback" not in errors
+    assert "the same command goes on from there" in errors
+    (checkpoint,) = (workspace / "denoiser").glob("checkpoint-*")
+    step = json.loads((checkpoint / "state.json").read_text())["step"]
+    assert step >= 3 and checkpoint.name == f"checkpoint-{step:08d}"
+    load_denoiser(checkpoint / "model")
+
+
+def test_discriminator_joins(workspace: Path) -> None:
+    values = {
+        **TOKENIZER,
+        "output": "adversarial",
+        "loss": {"discriminator": {"start_step": 2, "channels": 4}},
+    }
+    entry = train_tokenizer(
+        load_config(TokenizerRunConfig, write("adversarial.yaml", values), ["loop.steps=4"])
+    )
+    assert entry["discriminator"] > 0
+    assert not any("discriminator" in name for name in load_image_tokenizer("adversarial/model").state_dict())
+
+
+def test_checkpoint_of_another_model_is_refused(workspace: Path) -> None:
+    with pytest.raises(SmaltiError, match="cannot be resumed with this configuration"):
+        train_denoiser(
+            load_config(DenoiserRunConfig, "denoiser.yaml", ["model.hidden_size=32", "loop.steps=8"])
+        )
+    assert (workspace / "denoiser" / "checkpoint-00000006" / "state.json").exists()
+
+
+def test_cache_of_other_pictures_is_refused(workspace: Path) -> None:
+    with pytest.raises(SmaltiError, match="cache of other pictures or another tokenizer"):
+        train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", ["data.seed=5", "output=other"]))
+
+
+def test_cache_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smalti.data.cache._PART", 4)
+    drawn: list[int] = []
+
+    def samples(fail_at: int | None = None):  # noqa: ANN202
+        for index in range(100):
+            if index == fail_at:
+                raise KeyboardInterrupt
+            drawn.append(index)
+            yield {"image": torch.full((3, 2, 2), index, dtype=torch.uint8), "caption": f"picture {index}"}
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        return pixels[:, 0].long()
+
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(tmp_path, samples(fail_at=6), 10, encode, {"data": 1}, batch_size=3)
+    with pytest.raises(SmaltiError, match="cache.json does not exist"):
+        TokenCache(tmp_path)
+    cache = build_cache(tmp_path, samples(), 10, encode, {"data": 1}, batch_size=3)
+    assert [sample["caption"] for sample in (cache[i] for i in range(10))] == [
+        f"picture {i}" for i in range(10)
+    ]
+    assert cache.tokens.dtype == torch.int32 and cache.tokens[:, 0, 0].tolist() == list(range(10))
+    (tmp_path / "part-00001.npz").write_bytes(b"broken")
+    with pytest.raises(SmaltiError, match="part-00001.npz is missing or damaged"):
+        TokenCache(tmp_path)
+
+
+def test_stream_of_shuffled_passes_can_be_entered_anywhere() -> None:
+    whole = shuffled_indices(7, 0, 40, seed=3)
+    assert all(sorted(whole[start : start + 7]) == list(range(7)) for start in range(0, 35, 7))
+    assert whole[:7] != whole[7:14]
+    assert shuffled_indices(7, 11, 9, seed=3) == whole[11:20]
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=10, final_fraction=0.1)
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    assert rates[0] < 0.1 and max(rates) == pytest.approx(rates[10]) == pytest.approx(1.0)
+    assert 0.1 <= rates[-1] < 0.11
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "message"),
+    [
+        ({"loops": {}}, [], "unknown key loops; known here: output, seed"),
+        ({}, ["optimizer.lr=1"], "unknown key optimizer.lr; known here: learning_rate"),
+        ({}, ["loss.discriminator={start_step: 1, wait: 2}"], "unknown key loss.discriminator.wait"),
+        ({}, ["loop.steps=many"], "loop.steps: .*not 'many'"),
+        ({}, ["loop.steps=0"], "loop.steps: .*not 0"),
+        ({}, ["steps"], "override must be key=value, not 'steps'"),
+        ({}, ["output.folder=x"], "output is a value, not a section"),
+        ({}, ["data.kind=videos"], "data.kind: "),
+    ],
+)
+def test_configuration_errors_name_the_key(
+    tmp_path: Path, changes: dict, overrides: list[str], message: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**TOKENIZER, **changes}))
+    with pytest.raises(SmaltiError, match=message) as caught:
+        load_config(TokenizerRunConfig, path, overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_read_numbers_as_people_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(TOKENIZER))
+    config = load_config(TokenizerRunConfig, path, ["optimizer.learning_rate=1e-4", "loop.steps=9"])
+    assert config.optimizer.learning_rate == 1e-4 and config.loop.steps == 9
+
+
+@pytest.mark.parametrize("text", [None, "a: [", "- 1"])
+def test_broken_configuration_files(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SmaltiError, match="config.yaml"):
+        load_config(TokenizerRunConfig, path)
+
+
+def test_shipped_configurations_are_valid() -> None:
+    configs = Path(__file__).parent.parent / "configs"
+    load_config(TokenizerRunConfig, configs / "scenes-tokenizer.yaml")
+    load_config(DenoiserRunConfig, configs / "scenes.yaml")
