@@ -75,7 +75,12 @@ def build_cache(
         done += 1
     stream = iter(islice(samples, done * _PART, count))
     with tqdm(
-        total=count, initial=min(done * _PART, count), unit="image", desc="encoding", dynamic_ncols=True
+        total=count,
+        initial=min(done * _PART, count),
+        unit="image",
+        desc="encoding",
+        dynamic_ncols=True,
+        disable=None,
     ) as bar:
         for index in range(done, -(-count // _PART)):
             tokens, captions = [], []

@@ -210,11 +210,11 @@ def make_order(
 
     Args:
         name: "confidence", "draw", "stratified", "halton" or "random".
-        temperature: of the first two (None: their defaults); the others have none.
+        temperature: of the first two (None: their defaults); the others ignore it.
         schedule: of the first, or None.
 
     Raises:
-        SmaltiError: another name, or a temperature or schedule for an order that has none.
+        SmaltiError: another name, or a schedule for an order that has none.
     """
     fixed = {"stratified": StratifiedOrder, "halton": HaltonOrder, "random": RandomOrder}
     if schedule is not None and name != "confidence":

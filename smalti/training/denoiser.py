@@ -132,16 +132,15 @@ class DenoiserTask:
     def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
         captions = [caption for caption in self.config.preview_prompts for _ in range(2)]
         generators = [torch.Generator().manual_seed(number % 2) for number in range(len(captions))]
-        step = None
-        for step in sample(
+        steps = sample(
             self.averaged(average),
             self.prompts(captions),
             grid=self.grid,
             sampler=Sampler(steps=min(16, self.grid[0] * self.grid[1]), guidance=Guidance(3.0)),
             generators=generators,
-        ):
-            pass
-        save_grid(self.tokenizer.to_pixels(step.tokens), path, columns=min(8, len(captions)))
+        )
+        *_, last = steps
+        save_grid(self.tokenizer.to_pixels(last.tokens), path, columns=min(8, len(captions)))
         return {}
 
     def export(self, average: dict[str, torch.Tensor], folder: Path) -> None:

@@ -77,7 +77,7 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
     autocast = _autocast(loop, device)
     started = time.monotonic()
     last_saved = step
-    bar = tqdm(total=loop.steps, initial=step, unit="step", desc=run.name, dynamic_ncols=True)
+    bar = tqdm(total=loop.steps, initial=step, unit="step", desc=run.name, dynamic_ncols=True, disable=None)
     batches = _prefetch(task.batch, step * loop.accumulate, loop.steps * loop.accumulate)
     model.train()
     with _stop_on_interrupt() as stop, bar, (run / "log.jsonl").open("a", encoding="utf-8") as log:

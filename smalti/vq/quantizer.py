@@ -10,7 +10,7 @@ from torch import nn
 
 from smalti.vq.config import VQConfig
 
-_CHUNK_ELEMENTS = 2**25  # dot products held at a time: 128 MB in float32
+_CHUNK_ELEMENTS = 2**21  # dot products held at a time: 8 MB in float32, which a CPU's cache holds
 
 
 class Quantized(NamedTuple):
