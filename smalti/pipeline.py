@@ -12,6 +12,7 @@ from PIL import Image
 
 from smalti.checkpoint import load_denoiser, load_image_tokenizer, load_text_tokenizer
 from smalti.checks import check_choice, check_whole
+from smalti.devices import find_device
 from smalti.errors import SmaltiError
 from smalti.generation import OUTPUT_TYPES, Generation, PipelineOutput, make_sampler, picture_seeds
 from smalti.images import paint_unknown, to_pil
@@ -253,7 +254,7 @@ def load(
     Raises:
         SmaltiError: the folder is missing or is not a model, the device or the dtype is not one.
     """
-    folder, place = find_model(model), _device(device)
+    folder, place = find_model(model), find_device(device)
     if dtype is None:
         dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
     precision = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
@@ -285,17 +286,3 @@ def find_model(model: str | Path | None) -> Path:
             "supported yet: download the folder first)"
         )
     return Path(model)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise SmaltiError(
-            f"device must be one that PyTorch has here, such as cpu, not {str(device)!r}: {reason}"
-        ) from error
-    if place.type == "meta":
-        raise SmaltiError("device must be one that holds numbers, not 'meta'")
-    return place

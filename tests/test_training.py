@@ -187,6 +187,15 @@ def test_checkpoint_of_another_model_is_refused(workspace: Path) -> None:
     assert (workspace / "denoiser" / "checkpoint-00000006" / "state.json").exists()
 
 
+def test_missing_device_is_named(workspace: Path) -> None:
+    for kind, name, run in (
+        (TokenizerRunConfig, "tokenizer", train_tokenizer),
+        (DenoiserRunConfig, "denoiser", train_denoiser),
+    ):
+        with pytest.raises(SmaltiError, match="device must be one that PyTorch has here"):
+            run(load_config(kind, f"{name}.yaml", ["loop.device=tpu9"]))
+
+
 def test_cache_of_other_pictures_is_refused(workspace: Path) -> None:
     with pytest.raises(SmaltiError, match="cache of other pictures or another tokenizer"):
         train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", ["data.seed=5", "output=other"]))

@@ -12,6 +12,7 @@ import torch
 
 from smalti.checkpoint import load_image_tokenizer, save_denoiser, save_image_tokenizer
 from smalti.data.cache import TokenCache, build_cache
+from smalti.devices import find_device, has_bf16
 from smalti.errors import SmaltiError
 from smalti.files import write_text_atomic
 from smalti.model.config import ARCHITECTURE, MODEL_TYPE, DenoiserConfig
@@ -22,7 +23,7 @@ from smalti.objective.loss import denoising_loss
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.sampler import Sampler, sample
 from smalti.training.config import DenoiserRunConfig
-from smalti.training.loop import has_bf16, train
+from smalti.training.loop import train
 from smalti.training.preview import save_grid
 from smalti.training.sources import Source, make_source, shuffled_indices
 from smalti.vq.tokenizer import ImageTokenizer
@@ -167,7 +168,7 @@ def init_codes(denoiser: Denoiser, codebook: torch.Tensor, generator: torch.Gene
 def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCache:
     """Open the configuration's token cache, after encoding what is missing of it."""
     source = make_source(config.data)
-    device = torch.device(config.loop.device)
+    device = find_device(config.loop.device)
     tokenizer = tokenizer.eval().to(device).to(memory_format=torch.channels_last)
     facts = {"tokenizer": fingerprint(tokenizer), "data": config.data.model_dump()}
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from smalti.devices import find_device, has_bf16
 from smalti.errors import SmaltiError
 from smalti.training.config import LoopConfig, OptimizerConfig, RunConfig
 from smalti.training.state import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -54,7 +55,7 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
         SmaltiError: the folder cannot be written or holds a run that does not fit, or the loss is not finite.
     """
     loop, run = config.loop, Path(config.output)
-    device = torch.device(loop.device)
+    device = find_device(loop.device)
     try:
         (run / "previews").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -168,13 +169,6 @@ def update_average(average: dict[str, torch.Tensor], model: nn.Module, decay: fl
     values = model.state_dict()
     floats = [name for name in average if average[name].is_floating_point()]
     torch._foreach_lerp_([average[name] for name in floats], [values[name] for name in floats], 1 - decay)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 are at home on this device."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _autocast(loop: LoopConfig, device: torch.device) -> Callable[[], contextlib.AbstractContextManager]:

@@ -1,0 +1,33 @@
+"""Which devices there are, and what they are good at."""
+
+from __future__ import annotations
+
+import torch
+
+from smalti.errors import SmaltiError
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        SmaltiError: PyTorch has no such device here, or it holds no numbers.
+    """
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise SmaltiError(
+            f"device must be one that PyTorch has here, such as cpu, not {str(device)!r}: {reason}"
+        ) from error
+    if place.type == "meta":
+        raise SmaltiError("device must be one that holds numbers, not 'meta'")
+    return place
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are at home on this device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,0 +1,92 @@
+"""The model in the package: its promises, and the commands of the README from end to end."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import smalti
+from smalti.data.scenes import Scenes
+from smalti.evaluation.geneval import score_images
+from smalti.evaluation.prompts import scene_prompts
+from smalti.pipeline import BUNDLED_MODEL, Pipeline
+from smalti.training.tokenizer import measure
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Pipeline:
+    return smalti.load()
+
+
+def test_fits_in_the_repository() -> None:
+    files = [path for path in BUNDLED_MODEL.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 40_000_000
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+
+
+def test_is_what_the_documents_say(pipe: Pipeline) -> None:
+    vq = pipe.image_tokenizer.config
+    assert vq.codebook_size >= 4096
+    assert pipe.denoiser.config.image_size == 256 and vq.downscale == 16
+
+
+def test_image_tokenizer_is_faithful_to_unseen_scenes(pipe: Pipeline) -> None:
+    unseen = Scenes(seed=123, size=256, split="test")
+    with torch.inference_mode():
+        found = measure(pipe.image_tokenizer, torch.stack([unseen[index]["image"] for index in range(16)]))
+    assert found["psnr"] >= 27
+
+
+def test_draws_what_the_prompt_says(pipe: Pipeline) -> None:
+    """A small sample of the scenes score; `smalti evaluate scenes` measures it in earnest."""
+    prompts = [
+        prompt for prompt in scene_prompts(per_tag=4, seed=0) if prompt["tag"] in ("single_object", "colors")
+    ]
+    out = pipe([prompt["prompt"] for prompt in prompts], seed=list(range(len(prompts))))
+    assert all(image.size == (256, 256) for image in out.images)
+    scores = score_images(prompts, out.images)
+    assert scores["single_object"] >= 0.5
+
+
+def test_same_seed_same_picture_alone_or_in_a_batch(pipe: Pipeline) -> None:
+    alone = pipe("three blue stars", seed=7, num_inference_steps=4, output_type="tokens").tokens
+    batch = pipe(
+        ["a red circle", "three blue stars"], seed=[5, 7], num_inference_steps=4, output_type="tokens"
+    ).tokens
+    assert torch.equal(alone[0], batch[1])
+    assert not torch.equal(batch[0], batch[1])
+
+
+def test_readme_commands(tmp_path: Path) -> None:
+    """Every `smalti` line of the README's drawing section, as a user would type it."""
+    section = (ROOT / "README.md").read_text().split("## Draw")[1].split("```python")[0]
+    commands = [line for line in section.splitlines() if line.startswith("smalti ")]
+    assert len(commands) >= 3
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in commands:
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stderr
+        for name in re.findall(r"\S+\.(?:png|gif)", command):
+            with Image.open(tmp_path / name) as picture:
+                assert picture.size == (256, 256)
+
+
+def test_readme_python(tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.size == (256, 256)
