@@ -1,6 +1,6 @@
 """Seconds and memory a picture, against steps, with and without guidance and token editing.
 
-python benchmarks/generate.py [--model FOLDER] [--repeats 3] [--threads N] [--json]
+python benchmarks/generate.py [--model FOLDER] [--device cpu] [--repeats 3] [--threads N] [--json]
 
 All settings take turns in one process, round after round, and a time is the median of its rounds, so that
 they compare even where the machine is not quiet. Memory is the peak of a process of its own for each.
@@ -27,6 +27,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="model folder; by default the bundled model")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="numbers of steps")
     parser.add_argument("--size", type=int, help="side in pixels; by default the model's own")
     parser.add_argument("--repeats", type=int, default=3, help="rounds that are timed, after one that is not")
@@ -73,7 +74,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             name: statistics.median(one[name] for one in taken) for name in ("denoise", "decode", "total")
         }
         rows.append({**case, **{name: round(value, 4) for name, value in median.items()}, **_memory(case)})
-    return {"model": pipe.name, "size": size, "threads": torch.get_num_threads(), "rows": rows}
+    return {
+        "model": pipe.name,
+        "device": options.device,
+        "size": size,
+        "threads": torch.get_num_threads(),
+        "rows": rows,
+    }
 
 
 def memory(options: argparse.Namespace) -> dict[str, float]:
@@ -82,7 +89,7 @@ def memory(options: argparse.Namespace) -> dict[str, float]:
 
     pipe = _load(options)
     _draw(pipe, options.memory_of, options.size or pipe.settings.height)
-    return {"peak_memory_mb": peak_memory_mb("cpu")}
+    return {"peak_memory_mb": peak_memory_mb(options.device)}
 
 
 def _memory(case: dict[str, Any]) -> dict[str, float]:
@@ -97,7 +104,7 @@ def _load(options: argparse.Namespace) -> Any:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    return smalti.load(options.model)
+    return smalti.load(options.model, device=options.device)
 
 
 def _draw(pipe: Any, case: dict[str, Any], size: int) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from smalti.checkpoint import load_denoiser, load_image_tokenizer
 from smalti.data.cache import TokenCache, build_cache
@@ -185,6 +186,38 @@ def test_checkpoint_of_another_model_is_refused(workspace: Path) -> None:
             load_config(DenoiserRunConfig, "denoiser.yaml", ["model.hidden_size=32", "loop.steps=8"])
         )
     assert (workspace / "denoiser" / "checkpoint-00000006" / "state.json").exists()
+
+
+def test_full_disk_keeps_the_checkpoint_before(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from smalti.training import state
+
+    def full(tensors: dict, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state, "save_file", full)
+    with pytest.raises(SmaltiError, match="cannot write checkpoint .*No space left on device"):
+        train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", ["loop.steps=8"]))
+    assert [path.name for path in (workspace / "denoiser").glob("checkpoint-*")] == ["checkpoint-00000006"]
+    load_denoiser("denoiser/checkpoint-00000006/model")
+
+
+def test_own_pictures(workspace: Path) -> None:
+    """Both trainings on a folder of captioned pictures, one of them broken."""
+    (workspace / "pictures").mkdir()
+    for index, color in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (50, 40 + index), color).save(f"pictures/{index}.png")
+        Path(f"pictures/{index}.txt").write_text(f"something {color}")
+    Path("pictures/broken.png").write_bytes(b"no picture")
+    Path("pictures/broken.txt").write_text("something broken")
+    data = {"kind": "folder", "path": "pictures", "size": 32}
+    tokenizer = {**TOKENIZER, "output": "own-tokenizer", "data": data, "loss": {}}
+    train_tokenizer(load_config(TokenizerRunConfig, write("own.yaml", tokenizer), ["loop.steps=2"]))
+    denoiser = {**DENOISER, "output": "own", "tokenizer": "own-tokenizer/model", "data": data}
+    denoiser["cache"] = {"path": "own-cache", "samples": 3}
+    train_denoiser(load_config(DenoiserRunConfig, write("own.yaml", denoiser), ["loop.steps=2"]))
+    assert sorted(TokenCache("own-cache").captions) == ["something blue", "something green", "something red"]
+    load_denoiser("own/model")
 
 
 def test_missing_device_is_named(workspace: Path) -> None:
