@@ -62,7 +62,7 @@ def sample_tokens(
         top_k: keep the k largest logits (and those equal to the k-th), or None.
         top_p: after top-k, keep the fewest tokens whose probabilities reach top_p, or None.
         current_tokens: (N,) int64, the tokens whose probability is wanted as well, or None.
-        chunk_rows: rows at a time; None takes what fits 64 MB of logits. It changes memory, not the result.
+        chunk_rows: rows at a time; None takes a few megabytes of logits. It changes memory, not the result.
 
     Raises:
         SmaltiError: an argument that is out of range or of the wrong shape.
