@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from smalti.ops.cross_entropy import linear_cross_entropy
+from smalti.ops.gce import grouped_cross_entropy
 
 
 class Loss(NamedTuple):
@@ -46,11 +46,11 @@ def denoising_loss(
     if edit_loss_weight == 0:
         rows, labels, is_masked = rows[is_masked], labels[is_masked], is_masked[is_masked]
     weight = torch.where(is_masked, 1.0, edit_loss_weight)
-    total, losses, hits = linear_cross_entropy(rows, head_weight, labels, weight / weight.sum())
-    count = is_masked.sum()
+    found = grouped_cross_entropy(rows, head_weight, labels, row_weight=weight)
+    losses, count = found.token_loss, is_masked.sum()
     return Loss(
-        total,
+        found.loss,
         (losses * is_masked).sum() / count.clamp_min(1),
         (losses * ~is_masked).sum() / (len(losses) - count).clamp_min(1),
-        (hits & is_masked).sum() / count.clamp_min(1),
+        (found.token_hit & is_masked).sum() / count.clamp_min(1),
     )
