@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from smalti.errors import SmaltiError
 from smalti.files import read_json
@@ -36,6 +37,19 @@ _UNUSED = (
 )
 
 
+class _NoInit(TorchFunctionMode):
+    """Modules made inside get no random weights.
+
+    They are about to be read, and on the meta device PyTorch would import its compiler to draw them: a second.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs.get("tensor", *args[:1])
+        return function(*args, **kwargs)
+
+
 def load_denoiser(
     folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Denoiser:
@@ -47,7 +61,7 @@ def load_denoiser(
     """
     folder = _existing(folder)
     config = load_config(folder)
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInit():
         denoiser = Denoiser(config)
     entries = {name: entry for name, entry in read_headers(folder).items() if not name.startswith(_UNUSED)}
     read_weights(denoiser, entries, _PREFIX, folder, device, dtype)
@@ -76,7 +90,7 @@ def load_image_tokenizer(
     if prefix and not entries:
         raise SmaltiError(f"{inner} does not exist, and {folder} holds no {_VQ_PREFIX}* tensors in its place")
     config = _infer_vq_config(entries, folder) if prefix else _load_vq_config(folder)
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInit():
         tokenizer = ImageTokenizer(config)
     read_weights(tokenizer, entries, prefix, folder, device, dtype)
     return tokenizer.eval()

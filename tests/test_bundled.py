@@ -90,3 +90,11 @@ def test_readme_python(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.size == (256, 256)
+
+
+def test_loading_leaves_the_compiler_alone() -> None:
+    """Importing PyTorch's compiler would double the time to the first picture."""
+    code = "import sys, smalti; smalti.load()('a red circle', seed=0, num_inference_steps=2); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "torch._dynamo" not in done.stdout.split()

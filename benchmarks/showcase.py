@@ -1,0 +1,49 @@
+"""Draw the README's pictures with the bundled model: docs/images/showcase.png and docs/images/unmasking.gif.
+
+Every prompt gets one picture with the seed 0: nothing is picked by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+import smalti
+from smalti.images import save_gif
+from smalti.training.preview import make_grid
+
+PROMPTS = [
+    "a red circle left of a blue square",
+    "three blue stars",
+    "a yellow heart above a black ring",
+    "a purple diamond",
+    "two green arrows",
+    "a white cross and an orange triangle",
+    "four pink crescents",
+    "a brown square below a yellow star",
+]
+ANIMATED = "a yellow heart above a black ring"
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", help="model folder; by default the bundled model")
+    parser.add_argument("--out", type=Path, default=IMAGES)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    pipe = smalti.load(options.model)
+    pictures = pipe(PROMPTS, seed=0, output_type="pt").images
+    grid = make_grid((pictures * 255).round().to(torch.uint8), columns=4, gap=6)
+    grid.resize((grid.width * 3 // 4, grid.height * 3 // 4), Image.LANCZOS).save(
+        options.out / "showcase.png", optimize=True
+    )
+    generation = pipe.start(ANIMATED, seed=0)
+    save_gif(pipe.frames(list(generation))[0], options.out / "unmasking.gif")
+
+
+if __name__ == "__main__":
+    main()
