@@ -220,6 +220,17 @@ def test_own_pictures(workspace: Path) -> None:
     load_denoiser("own/model")
 
 
+def test_fine_tuning_starts_from_a_model(workspace: Path) -> None:
+    overrides = ["start_from=denoiser/model", "tokenizer=denoiser/model", "output=tuned", "loop.steps=1"]
+    still = ["optimizer.learning_rate=1e-12", "optimizer.weight_decay=0"]
+    train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides + still))
+    before, after = (load_denoiser(folder).state_dict() for folder in ("denoiser/model", "tuned/model"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(SmaltiError, match="start_from: denoiser/model has another shape"):
+        changes = ["output=other", "model.num_hidden_layers=2"]
+        train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides + changes))
+
+
 def test_missing_device_is_named(workspace: Path) -> None:
     for kind, name, run in (
         (TokenizerRunConfig, "tokenizer", train_tokenizer),

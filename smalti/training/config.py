@@ -116,7 +116,8 @@ class TextConfig(Strict):
 class DenoiserRunConfig(RunConfig):
     """`smalti train`."""
 
-    tokenizer: str = Field(description="folder of a trained image tokenizer")
+    tokenizer: str = Field(description="folder of a trained image tokenizer, or of a model that has one")
+    start_from: str | None = Field(None, description="model folder to fine-tune; None trains from nothing")
     model: dict[str, Any] = Field(description="fields of the model's config.json")
     objective: ObjectiveConfig = ObjectiveConfig()
     cache: CacheConfig

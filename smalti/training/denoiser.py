@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from smalti.checkpoint import load_image_tokenizer, save_denoiser, save_image_tokenizer
+from smalti.checkpoint import load_denoiser, load_image_tokenizer, save_denoiser, save_image_tokenizer
 from smalti.data.cache import TokenCache, build_cache
 from smalti.devices import find_device, has_bf16
 from smalti.errors import SmaltiError
@@ -57,12 +57,15 @@ class DenoiserTask:
         self.grid = (side // downscale, side // downscale)
         self.size = side
         self.cache = make_cache(config, self.tokenizer)
-        text_path = Path(config.cache.path) / f"tokenizer-{config.text.vocab_size}.json"
-        if not text_path.exists():
-            captions = self.cache.captions[: config.text.captions]
-            train_text_tokenizer(captions, config.text.vocab_size, text_path)
+        if config.start_from:
+            text_path = Path(config.start_from) / "tokenizer.json"
+        else:
+            text_path = Path(config.cache.path) / f"tokenizer-{config.text.vocab_size}.json"
+            if not text_path.exists():
+                captions = self.cache.captions[: config.text.captions]
+                train_text_tokenizer(captions, config.text.vocab_size, text_path)
+        self.text = TextTokenizer.from_file(text_path)
         self.text_json = text_path.read_text(encoding="utf-8")
-        self.text = TextTokenizer(self.text_json)
         self.model_config = DenoiserConfig.from_dict(
             {
                 "model_type": MODEL_TYPE,
@@ -78,9 +81,23 @@ class DenoiserTask:
             }
         )
         self.model = Denoiser(self.model_config)
-        generator = torch.Generator().manual_seed(config.seed)
-        self.model.init_weights(generator)
-        init_codes(self.model, self.tokenizer.quantize.embedding.weight.detach(), generator)
+        if config.start_from:
+            self.start_from(config.start_from)
+        else:
+            generator = torch.Generator().manual_seed(config.seed)
+            self.model.init_weights(generator)
+            init_codes(self.model, self.tokenizer.quantize.embedding.weight.detach(), generator)
+
+    def start_from(self, folder: str) -> None:
+        """Take the weights of another model of the same shape and the same codes."""
+        if fingerprint(load_image_tokenizer(folder)) != fingerprint(self.tokenizer):
+            raise SmaltiError(
+                f"start_from: {folder} has another image tokenizer than tokenizer: {self.config.tokenizer}"
+            )
+        try:
+            self.model.load_state_dict(load_denoiser(folder).state_dict())
+        except RuntimeError as error:
+            raise SmaltiError(f"start_from: {folder} has another shape than model: asks for") from error
 
     def prompts(self, captions: list[str]) -> PromptBatch:
         """Captions in the model's template, with slots for its grid."""
