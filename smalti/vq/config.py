@@ -29,8 +29,8 @@ class VQConfig:
             the last one. 1 is the classic VQGAN; 4 makes a tokenizer for CPUs, at a sixteenth of the work of the
             first level.
         norm: "group" is the classic VQGAN's GroupNorm, whose statistics run over the whole picture; "position"
-            normalises the channels of each position alone. Flat colours train far faster with it, and what a
-            token means no longer depends on the rest of the picture.
+            normalises the channels of each position alone, so that it adds no dependence of a token on the
+            rest of the picture.
         norm_groups: groups of every GroupNorm.
     """
 
