@@ -231,6 +231,15 @@ def test_fine_tuning_starts_from_a_model(workspace: Path) -> None:
         train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides + changes))
 
 
+def test_unknown_model_fields_are_named_before_anything_is_made(workspace: Path) -> None:
+    with pytest.raises(SmaltiError, match="unknown key model.chh; known here: .*codebook_size"):
+        train_tokenizer(load_config(TokenizerRunConfig, "tokenizer.yaml", ["model.chh=8", "output=new"]))
+    overrides = ["model.hidden=8", "output=new", "cache.path=new-cache"]
+    with pytest.raises(SmaltiError, match="unknown key model.hidden; known here: .*hidden_size"):
+        train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides))
+    assert not Path("new").exists() and not Path("new-cache").exists()
+
+
 def test_missing_device_is_named(workspace: Path) -> None:
     for kind, name, run in (
         (TokenizerRunConfig, "tokenizer", train_tokenizer),

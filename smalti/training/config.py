@@ -125,6 +125,13 @@ class DenoiserRunConfig(RunConfig):
     preview_prompts: list[str] = ["a red circle", "a blue square above a green star"]
 
 
+def check_model_keys(model: dict[str, Any], known: set[str]) -> None:
+    """Raise SmaltiError if the `model` section of a configuration names a field that a model does not have."""
+    unknown = sorted(set(model) - known)
+    if unknown:
+        raise SmaltiError(f"unknown key model.{unknown[0]}; known here: {', '.join(sorted(known))}")
+
+
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -15,14 +16,14 @@ from smalti.data.cache import TokenCache, build_cache
 from smalti.devices import find_device, has_bf16
 from smalti.errors import SmaltiError
 from smalti.files import write_text_atomic
-from smalti.model.config import ARCHITECTURE, MODEL_TYPE, DenoiserConfig
+from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts, train_text_tokenizer
 from smalti.objective.corruption import corrupt
 from smalti.objective.loss import denoising_loss
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.sampler import Sampler, sample
-from smalti.training.config import DenoiserRunConfig
+from smalti.training.config import DenoiserRunConfig, check_model_keys
 from smalti.training.loop import train
 from smalti.training.preview import save_grid
 from smalti.training.sources import Source, make_source, shuffled_indices
@@ -56,6 +57,8 @@ class DenoiserTask:
             raise SmaltiError(f"data.size must be a multiple of the tokenizer's {downscale}, not {side}")
         self.grid = (side // downscale, side // downscale)
         self.size = side
+        # A wrong model should be named before the pictures are encoded, which takes minutes.
+        self.make_model_config(config.text.vocab_size)
         self.cache = make_cache(config, self.tokenizer)
         if config.start_from:
             text_path = Path(config.start_from) / "tokenizer.json"
@@ -66,20 +69,7 @@ class DenoiserTask:
                 train_text_tokenizer(captions, config.text.vocab_size, text_path)
         self.text = TextTokenizer.from_file(text_path)
         self.text_json = text_path.read_text(encoding="utf-8")
-        self.model_config = DenoiserConfig.from_dict(
-            {
-                "model_type": MODEL_TYPE,
-                "architectures": [ARCHITECTURE],
-                "codebook_size": self.tokenizer.config.codebook_size,
-                "vocab_size": self.text.vocab_size,
-                "image_size": side,
-                "mm_vqvae": "vq",
-                "flip_ratio": config.objective.flip_ratio,
-                "prompt_drop_rate": config.objective.prompt_drop_rate,
-                "gen_edit_loss_weight": config.objective.edit_loss_weight,
-                **config.model,
-            }
-        )
+        self.model_config = self.make_model_config(self.text.vocab_size)
         self.model = Denoiser(self.model_config)
         if config.start_from:
             self.start_from(config.start_from)
@@ -87,6 +77,25 @@ class DenoiserTask:
             generator = torch.Generator().manual_seed(config.seed)
             self.model.init_weights(generator)
             init_codes(self.model, self.tokenizer.quantize.embedding.weight.detach(), generator)
+
+    def make_model_config(self, vocab_size: int) -> DenoiserConfig:
+        """The configuration's `model` section, and what follows from the rest of it."""
+        config, objective = self.config, self.config.objective
+        known = {field.name for field in dataclasses.fields(DenoiserConfig)} - {"rope"} | {"rope_parameters"}
+        check_model_keys(config.model, known)
+        return DenoiserConfig.from_dict(
+            {
+                "model_type": MODEL_TYPE,
+                "codebook_size": self.tokenizer.config.codebook_size,
+                "vocab_size": vocab_size,
+                "image_size": self.size,
+                "mm_vqvae": "vq",
+                "flip_ratio": objective.flip_ratio,
+                "prompt_drop_rate": objective.prompt_drop_rate,
+                "gen_edit_loss_weight": objective.edit_loss_weight,
+                **config.model,
+            }
+        )
 
     def start_from(self, folder: str) -> None:
         """Take the weights of another model of the same shape and the same codes."""

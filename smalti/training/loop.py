@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from smalti.devices import find_device, has_bf16
 from smalti.errors import SmaltiError
+from smalti.files import write_text_atomic
 from smalti.training.config import LoopConfig, OptimizerConfig, RunConfig
 from smalti.training.state import latest_checkpoint, load_checkpoint, save_checkpoint
 
@@ -199,7 +200,7 @@ def _trim_log(path: Path, step: int) -> None:
     if path.exists():
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         kept = [line for line in lines if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        write_text_atomic(path, "".join(line + "\n" for line in kept))
 
 
 class _Stop:

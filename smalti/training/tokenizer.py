@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from smalti.checkpoint import save_image_tokenizer
 from smalti.data.scenes import Scenes
-from smalti.training.config import TokenizerRunConfig
+from smalti.training.config import TokenizerRunConfig, check_model_keys
 from smalti.training.loop import train
 from smalti.training.preview import save_grid
 from smalti.training.sources import make_source, source_batch, stack_images
@@ -65,6 +66,7 @@ class TokenizerTask:
 
     def __init__(self, config: TokenizerRunConfig) -> None:
         self.config = config
+        check_model_keys(config.model, {field.name for field in dataclasses.fields(VQConfig)})
         torch.manual_seed(config.seed)
         tokenizer = ImageTokenizer(VQConfig.from_dict(config.model))
         tokenizer.init_weights()
