@@ -16,13 +16,14 @@ from smalti.data.cache import TokenCache, build_cache
 from smalti.devices import find_device, has_bf16
 from smalti.errors import SmaltiError
 from smalti.files import write_text_atomic
+from smalti.generation import make_sampler
 from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts, train_text_tokenizer
 from smalti.objective.corruption import corrupt
 from smalti.objective.loss import denoising_loss
-from smalti.sampling.guidance import Guidance
-from smalti.sampling.sampler import Sampler, sample
+from smalti.sampling.sampler import sample
+from smalti.settings import GenerationSettings
 from smalti.training.config import DenoiserRunConfig, check_model_keys
 from smalti.training.loop import train
 from smalti.training.preview import save_grid
@@ -159,11 +160,14 @@ class DenoiserTask:
     def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
         captions = [caption for caption in self.config.preview_prompts for _ in range(2)]
         generators = [torch.Generator().manual_seed(number % 2) for number in range(len(captions))]
+        settings = GenerationSettings().replaced(self.model_config.sampling)
+        fewest = min(settings.num_inference_steps, self.grid[0] * self.grid[1])
+        settings = settings.replaced({"num_inference_steps": fewest})
         steps = sample(
             self.averaged(average),
             self.prompts(captions),
             grid=self.grid,
-            sampler=Sampler(steps=min(16, self.grid[0] * self.grid[1]), guidance=Guidance(3.0)),
+            sampler=make_sampler(settings),
             generators=generators,
         )
         *_, last = steps

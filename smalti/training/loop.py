@@ -20,7 +20,8 @@ from tqdm import tqdm
 from smalti.devices import find_device, has_bf16
 from smalti.errors import SmaltiError
 from smalti.files import write_text_atomic
-from smalti.training.config import LoopConfig, OptimizerConfig, RunConfig
+from smalti.training.config import LoopConfig, RunConfig
+from smalti.training.optimizer import learning_rate, make_optimizer
 from smalti.training.state import latest_checkpoint, load_checkpoint, save_checkpoint
 
 
@@ -86,8 +87,7 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
         window, window_started = [], time.monotonic()
         while step < loop.steps and not stop.requested:
             rate = learning_rate(config.optimizer, step, loop.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            optimizer.set_learning_rate(rate)
             parts: dict[str, float] = {}
             for _ in range(loop.accumulate):
                 index, batch = next(batches)
@@ -102,7 +102,7 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
                     f"the loss is no longer finite at step {step}: lower optimizer.learning_rate"
                 )
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             update_average(average, model, config.optimizer.ema_decay, step)
             step += 1
             window.append(parts)
@@ -139,28 +139,6 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
             f"stopped at step {step} of {loop.steps}; the same command goes on from there", file=sys.stderr
         )
     return entry
-
-
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only, not on norms, biases and embeddings of a row a code."""
-    decayed = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
-    }
-    groups = [
-        {"params": [p for p in model.parameters() if id(p) in decayed], "weight_decay": config.weight_decay},
-        {"params": [p for p in model.parameters() if id(p) not in decayed], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
-
-
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Linear warm-up to the peak, then a cosine down to `final_fraction` of it at the last step."""
-    warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    progress = max(0.0, step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    cosine = config.final_fraction + (1 - config.final_fraction) * (1 + math.cos(math.pi * progress)) / 2
-    return config.learning_rate * warm * cosine
 
 
 @torch.no_grad()

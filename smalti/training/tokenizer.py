@@ -22,7 +22,7 @@ from smalti.vq.kmeans import kmeans
 from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
 
 _VALIDATION_PICTURES = 64
-_SEEDING_PICTURES = 128
+_SEEDING_PICTURES = 1024
 
 
 def psnr(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from smalti.vq.config import VQConfig
-from smalti.vq.layers import Downsample, Level, Middle, Upsample, make_norm
+from smalti.vq.layers import Downsample, Level, Middle, ResnetBlock, Upsample, make_norm
 
 
 class Encoder(nn.Module):
@@ -35,6 +35,31 @@ class Encoder(nn.Module):
         for level in self.down:
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class PatchEncoder(nn.Module):
+    """An encoder that sees one token's square of pixels at a time; shapes as `Encoder`.
+
+    A token then says what its own square shows and nothing else, which makes a grid of tokens far easier to predict
+    than one whose every token answers to its surroundings. The decoder still sees the whole grid.
+    """
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.downscale = config.downscale
+        channels = 4 * config.ch * config.ch_mult[-1]  # wide is cheap: it only ever works at the tokens' grid
+        self.conv_in = nn.Conv2d(config.in_channels * config.downscale**2, channels, 1)
+        self.block = nn.ModuleList(
+            ResnetBlock(channels, channels, config, kernel_size=1) for _ in range(config.num_res_blocks)
+        )
+        self.norm_out = make_norm(channels, config)
+        self.conv_out = nn.Conv2d(channels, config.z_channels, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.conv_in(F.pixel_unshuffle(images, self.downscale))
+        for block in self.block:
+            x = block(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
 
 
 class Decoder(nn.Module):

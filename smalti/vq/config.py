@@ -8,13 +8,15 @@ from typing import Any
 
 from smalti.errors import SmaltiError
 
+_CHOICES = {"encoder": ("vqgan", "patch"), "norm": ("group", "position")}
+
 
 @dataclass(frozen=True)
 class VQConfig:
     """Shape of the VQGAN and its codebook.
 
     The names are those of the release's `emu3_vqvae/config.json` (SPEC sections 1 and 2). The defaults are
-    the release's values; `patch_size`, `norm` and `norm_groups` are ours and leave the release as it is.
+    the release's values; `encoder`, `patch_size`, `norm` and `norm_groups` are ours and leave the release as it is.
 
     Attributes:
         ch: channels of the first level; level i has `ch * ch_mult[i]`.
@@ -25,6 +27,8 @@ class VQConfig:
         z_channels: channels of the encoder's output.
         embed_dim: dimension of a code.
         codebook_size: number of codes V.
+        encoder: "vqgan" is the classic one, whose tokens depend on their surroundings; "patch" sees the pixels of one
+            token alone, so that what a token means depends on nothing else.
         patch_size: pixels a side that are folded into channels before the first convolution and unfolded after
             the last one. 1 is the classic VQGAN; 4 makes a tokenizer for CPUs, at a sixteenth of the work of the
             first level.
@@ -44,6 +48,7 @@ class VQConfig:
     z_channels: int = 256
     embed_dim: int = 256
     codebook_size: int = 131072
+    encoder: str = "vqgan"
     patch_size: int = 1
     norm: str = "group"
     norm_groups: int = 32
@@ -56,9 +61,10 @@ class VQConfig:
                 if any(not isinstance(entry, int) or entry < 1 for entry in entries):
                     raise SmaltiError(f"{field.name} must be a list of positive whole numbers, not {value!r}")
                 object.__setattr__(self, field.name, tuple(entries))
-            elif field.name == "norm":
-                if value not in ("group", "position"):
-                    raise SmaltiError(f'norm must be "group" or "position", not {value!r}')
+            elif field.name in _CHOICES:
+                allowed = _CHOICES[field.name]
+                if value not in allowed:
+                    raise SmaltiError(f'{field.name} must be "{allowed[0]}" or "{allowed[1]}", not {value!r}')
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise SmaltiError(f"{field.name} must be a positive whole number, not {value!r}")
         if not self.ch_mult:

@@ -30,14 +30,15 @@ def make_norm(channels: int, config: VQConfig) -> nn.Module:
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised 3×3 convolutions with a residual path: (B, in, H, W) → (B, out, H, W)."""
+    """Two normalised convolutions, 3×3 by default, with a residual path: (B, in, H, W) → (B, out, H, W)."""
 
-    def __init__(self, in_channels: int, out_channels: int, config: VQConfig) -> None:
+    def __init__(self, in_channels: int, out_channels: int, config: VQConfig, kernel_size: int = 3) -> None:
         super().__init__()
+        padding = kernel_size // 2
         self.norm1 = make_norm(in_channels, config)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding)
         self.norm2 = make_norm(out_channels, config)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size, padding=padding)
         if in_channels != out_channels:
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from smalti.errors import SmaltiError
-from smalti.vq.autoencoder import Decoder, Encoder
+from smalti.vq.autoencoder import Decoder, Encoder, PatchEncoder
 from smalti.vq.config import VQConfig
 from smalti.vq.layers import AttentionBlock, ResnetBlock
 from smalti.vq.quantizer import Quantized, Quantizer
@@ -29,7 +29,7 @@ class ImageTokenizer(nn.Module):
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        self.encoder = PatchEncoder(config) if config.encoder == "patch" else Encoder(config)
         self.decoder = Decoder(config)
         self.quant_conv = nn.Conv2d(config.z_channels, config.embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
