@@ -26,7 +26,7 @@ def build(texts, template=SHORT, slots=4, height=64, width=96):
 
 
 def test_release_template_is_the_string_of_the_specification():
-    """Encoded piece by piece, but the text is SPEC section 4's; golden has no merges, so a byte is an id."""
+    """Encoded piece by piece, but the text is docs/format.md, section 4's; golden has no merges, so a byte is an id."""
     batch = build(["a cat"], RELEASE_TEMPLATE, slots=6, height=512, width=768)
     ids = batch.ids[0].tolist()
     text = RELEASE_TEMPLATE.template.replace("{prompt}", "a cat").replace("{slots}", "<SPECIAL_18>" * 6)

@@ -1,4 +1,4 @@
-"""The backbone: pre-norm transformer layers of the Llama kind, without a causal mask (SPEC section 3)."""
+"""The backbone: pre-norm transformer layers of the Llama kind, without a causal mask (docs/format.md, section 3)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from smalti.model.prompt import RELEASE_TEMPLATE, PromptTemplate
 
 MODEL_TYPE = "nemotron_labs_diffusion_image"
 ARCHITECTURE = "NemotronLabsDiffusionImageForMaskedDiffusion"
-# Rows of the image-token embedding beyond the codebook; the mask is the second of them (SPEC section 1).
+# Rows of the image-token embedding beyond the codebook; the mask is the second of them (docs/format.md, section 1).
 EXTRA_CODES = 256
 
 
@@ -29,7 +29,8 @@ class RopeConfig:
         mscale, mscale_all_dim: YaRN's attention factor is m(mscale) / m(mscale_all_dim) with
             m(s) = 0.1·s·ln(factor) + 1.
         original_max_position_embeddings: the length of training.
-        llama_4_scaling_beta: b in the factor 1 + b·ln(1 + ⌊position / original⌋) on queries (SPEC section 3).
+        llama_4_scaling_beta: b in the factor 1 + b·ln(1 + ⌊position / original⌋) on queries (docs/format.md,
+            section 3).
     """
 
     rope_type: str = "default"
@@ -71,7 +72,7 @@ _FIXED = {
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """Shape of the denoiser. Names are the release's (SPEC section 2); those marked * are ours.
+    """Shape of the denoiser. Names are the release's (docs/format.md, section 2); those marked * are ours.
 
     Attributes:
         hidden_size: D, also the width of image-token embeddings.

@@ -1,4 +1,4 @@
-"""The denoiser: a grid of image tokens and a prompt in, a hidden vector a token out (SPEC section 3)."""
+"""The denoiser: a grid of image tokens and a prompt in, a hidden vector a token out (docs/format.md, section 3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from smalti.model.config import EXTRA_CODES, DenoiserConfig
 from smalti.model.prompt import PromptBatch
 from smalti.model.rotary import RotaryTables, axial_positions, axial_tables, raster_tables
 
-# The compression's norms have an epsilon of their own, whatever the backbone's is (SPEC section 3).
+# The compression's norms have an epsilon of their own, whatever the backbone's is (docs/format.md, section 3).
 _MAP_NORM_EPS = 1e-6
 _CACHED_TABLES = 8
 

@@ -1,4 +1,4 @@
-"""From a user's words to the ids that the denoiser reads (SPEC section 4)."""
+"""From a user's words to the ids that the denoiser reads (docs/format.md, section 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the denoiser is shown in training: a grid with masks and wrong tokens (DESIGN, "The mathematics")."""
+"""What the denoiser is shown in training: a grid with masks and wrong tokens (docs/format.md, section 7)."""
 
 from __future__ import annotations
 

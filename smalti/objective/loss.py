@@ -1,4 +1,4 @@
-"""The loss that a denoiser's training step minimises (DESIGN, "The mathematics")."""
+"""The loss that a denoiser's training step minimises (docs/format.md, section 7)."""
 
 from __future__ import annotations
 

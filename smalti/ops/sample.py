@@ -1,4 +1,4 @@
-"""Head, guidance and sampling in one operator: hidden vectors in, one token a row out (SPEC section 5)."""
+"""Head, guidance and sampling in one operator: hidden vectors in, one token a row out (docs/format.md, section 5)."""
 
 from __future__ import annotations
 

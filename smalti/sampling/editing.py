@@ -1,4 +1,4 @@
-"""Which visible tokens a step takes back and sets anew (token editing, SPEC section 5)."""
+"""Which visible tokens a step takes back and sets anew (token editing, docs/format.md, section 5)."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class RandomOrder:
 
 @dataclass(frozen=True)
 class StratifiedOrder:
-    """A fixed low-discrepancy order of a square grid whose side is a power of two (SPEC section 5)."""
+    """A fixed low-discrepancy order of a square grid whose side is a power of two (docs/format.md, section 5)."""
 
     seed: int = 42
     noisy: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""The sampling loop: from a grid of masks to a grid of tokens, one `Step` at a time (SPEC section 5)."""
+"""The sampling loop: from a grid of masks to a grid of tokens, one `Step` at a time (docs/format.md, section 5)."""
 
 from __future__ import annotations
 

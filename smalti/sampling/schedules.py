@@ -1,4 +1,4 @@
-"""How many tokens each step reveals, and how temperatures fall (SPEC section 5)."""
+"""How many tokens each step reveals, and how temperatures fall (docs/format.md, section 5)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class LinearBudget:
 
 
 def _counts(sigma: Callable[[float], float], tokens: int, steps: int) -> list[int]:
-    """Budget of the curve σ, which rises from 0 to 1, read backwards: SPEC section 5, "Unmask budget".
+    """Budget of the curve σ, which rises from 0 to 1, read backwards: docs/format.md, section 5, "Unmask budget".
 
     Raises:
         SmaltiError: steps is below 1 or above the number of tokens.

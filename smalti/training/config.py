@@ -96,7 +96,7 @@ class TokenizerRunConfig(RunConfig):
 
 
 class ObjectiveConfig(Strict):
-    """Corruption and loss of denoiser training (DESIGN: masked tokens and visible ones)."""
+    """Corruption and loss of denoiser training (docs/format.md, section 7)."""
 
     flip_ratio: float = Field(0.2, ge=0, le=1, description="share of visible tokens replaced by wrong ones")
     edit_loss_weight: float = Field(0.2, ge=0, description="weight of the loss on visible tokens")

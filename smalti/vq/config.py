@@ -15,7 +15,7 @@ _CHOICES = {"encoder": ("vqgan", "patch"), "norm": ("group", "position")}
 class VQConfig:
     """Shape of the VQGAN and its codebook.
 
-    The names are those of the release's `emu3_vqvae/config.json` (SPEC sections 1 and 2). The defaults are
+    The names are those of the release's `emu3_vqvae/config.json` (docs/format.md, sections 1 and 2). The defaults are
     the release's values; `encoder`, `patch_size`, `norm` and `norm_groups` are ours and leave the release as it is.
 
     Attributes:

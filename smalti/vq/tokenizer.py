@@ -14,17 +14,17 @@ from smalti.vq.quantizer import Quantized, Quantizer
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 pixels → float32 in [-1, 1] (RGB / 127.5 − 1, SPEC section 6)."""
+    """uint8 pixels → float32 in [-1, 1] (RGB / 127.5 − 1, docs/format.md, section 6)."""
     return pixels.float() / 127.5 - 1.0
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Float pictures in about [-1, 1] → uint8: clamp, (x + 1)/2 · 255, truncated (SPEC section 6)."""
+    """Float pictures in about [-1, 1] → uint8: clamp, (x + 1)/2 · 255, truncated (docs/format.md, section 6)."""
     return ((images.float().clamp(-1.0, 1.0) + 1.0) / 2.0 * 255.0).to(torch.uint8)
 
 
 class ImageTokenizer(nn.Module):
-    """VQGAN encoder and decoder around a codebook; tensor names of SPEC section 1."""
+    """VQGAN encoder and decoder around a codebook; tensor names of docs/format.md, section 1."""
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
