@@ -59,7 +59,6 @@ DENOISER = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
         "prompt": {"template": "{prompt}<|im_end|>{slots}"},
     },
-    "optimizer": {"kind": "muon"},
     "loop": {"steps": 6, "batch_size": 4, "log_every": 1, "preview_every": 6, "checkpoint_every": 3},
 }
 
@@ -241,12 +240,6 @@ def test_unknown_model_fields_are_named_before_anything_is_made(workspace: Path)
     assert not Path("new").exists() and not Path("new-cache").exists()
 
 
-def test_muon_needs_layers(workspace: Path) -> None:
-    config = load_config(TokenizerRunConfig, "tokenizer.yaml", ["output=other", "optimizer.kind=muon"])
-    with pytest.raises(SmaltiError, match="optimizer.kind muon needs a model with transformer layers"):
-        train_tokenizer(config)
-
-
 def test_missing_device_is_named(workspace: Path) -> None:
     for kind, name, run in (
         (TokenizerRunConfig, "tokenizer", train_tokenizer),
@@ -307,7 +300,7 @@ def test_learning_rate_warms_up_and_decays() -> None:
     ("changes", "overrides", "message"),
     [
         ({"loops": {}}, [], "unknown key loops; known here: output, seed"),
-        ({}, ["optimizer.lr=1"], "unknown key optimizer.lr; known here: kind, learning_rate"),
+        ({}, ["optimizer.lr=1"], "unknown key optimizer.lr; known here: learning_rate"),
         ({}, ["loss.discriminator={start_step: 1, wait: 2}"], "unknown key loss.discriminator.wait"),
         ({}, ["loop.steps=many"], "loop.steps: .*not 'many'"),
         ({}, ["loop.steps=0"], "loop.steps: .*not 0"),

@@ -27,12 +27,8 @@ class DataConfig(Strict):
 
 
 class OptimizerConfig(Strict):
-    """Linear warm-up and cosine decay, of AdamW or of Muon with AdamW for what Muon is not made for."""
+    """AdamW with linear warm-up and cosine decay."""
 
-    kind: Literal["adamw", "muon"] = Field(
-        "adamw",
-        description="muon: orthogonalised momentum for the matrices of the layers, AdamW for the rest",
-    )
     learning_rate: float = Field(3e-4, gt=0)
     final_fraction: float = Field(0.02, ge=0, le=1, description="learning rate at the end over its peak")
     warmup_steps: int = Field(200, ge=0)

@@ -87,7 +87,8 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
         window, window_started = [], time.monotonic()
         while step < loop.steps and not stop.requested:
             rate = learning_rate(config.optimizer, step, loop.steps)
-            optimizer.set_learning_rate(rate)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
             parts: dict[str, float] = {}
             for _ in range(loop.accumulate):
                 index, batch = next(batches)
@@ -102,7 +103,7 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
                     f"the loss is no longer finite at step {step}: lower optimizer.learning_rate"
                 )
             optimizer.step()
-            model.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             update_average(average, model, config.optimizer.ema_decay, step)
             step += 1
             window.append(parts)

@@ -15,7 +15,6 @@ from torch import nn
 
 from smalti.errors import SmaltiError
 from smalti.files import read_json, write_json_atomic
-from smalti.training.optimizer import Optimizer
 
 _PREFIX = "checkpoint-"
 
@@ -31,7 +30,7 @@ def save_checkpoint(
     step: int,
     model: nn.Module,
     average: dict[str, torch.Tensor],
-    optimizer: Optimizer,
+    optimizer: torch.optim.Optimizer,
     facts: dict[str, Any],
     export: Callable[[Path], None],
 ) -> Path:
@@ -68,7 +67,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, average: dict[str, torch.Tensor], optimizer: Optimizer
+    folder: Path, model: nn.Module, average: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
     """Restore model, average and optimizer in place and return the stored facts (`step` among them).
 
@@ -81,24 +80,29 @@ def load_checkpoint(
             average[name].copy_(value)
         moments = load_file(folder / "optimizer.safetensors")
         for name, parameter in model.named_parameters():
-            # The fused optimizer walks through memory, so moments must be laid out as their parameter is.
             state = {
-                key: value if key == "step" else torch.empty_like(parameter).copy_(value)
-                for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
-                if (value := moments.get(f"{name}|{key}")) is not None
+                key: moments[f"{name}|{key}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}|{key}" in moments
             }
             if state:
-                optimizer.set_state(parameter, state)
+                # The fused optimizer walks through memory, so moments must be laid out as their parameter is.
+                moments_of = {
+                    key: torch.empty_like(parameter).copy_(value)
+                    for key, value in state.items()
+                    if key != "step"
+                }
+                optimizer.state[parameter] = {"step": state["step"], **moments_of}
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SmaltiError(f"{folder} cannot be resumed with this configuration: {reason}") from error
     return read_json(folder / "state.json")
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, torch.Tensor]:
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, parameter in model.named_parameters():
-        for key, value in optimizer.state_of(parameter).items():
+        for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{name}|{key}"] = value
     return _plain(tensors)
 
