@@ -1,6 +1,6 @@
 """Model folders: the denoiser, the image tokenizer and the text tokenizer, read strictly, written atomically.
 
-The format is the release's (SPEC section 1).
+The format is the release's (docs/format.md, section 1).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import TextTokenizer
 from smalti.vq.config import VQConfig
+from smalti.vq.quantizer import Quantizer
 from smalti.vq.tokenizer import ImageTokenizer
 from smalti.weights import Entry, check_weights, read_headers, read_weights, write_weights
 
@@ -78,22 +79,26 @@ def load_image_tokenizer(
     Raises:
         SmaltiError: as for `load_denoiser`.
     """
-    folder = _existing(folder)
-    prefix = ""
-    if _model_type(folder) == MODEL_TYPE:
-        inner = folder / _tokenizer_folder(folder)
-        if (inner / "config.json").is_file():
-            folder = inner
-        else:
-            prefix = _VQ_PREFIX
-    entries = {name: entry for name, entry in read_headers(folder).items() if name.startswith(prefix)}
-    if prefix and not entries:
-        raise SmaltiError(f"{inner} does not exist, and {folder} holds no {_VQ_PREFIX}* tensors in its place")
-    config = _infer_vq_config(entries, folder) if prefix else _load_vq_config(folder)
+    folder, prefix, entries, config = _find_image_tokenizer(folder)
     with torch.device("meta"), _NoInit():
         tokenizer = ImageTokenizer(config)
     read_weights(tokenizer, entries, prefix, folder, device, dtype)
     return tokenizer.eval()
+
+
+def load_codebook(folder: str | Path) -> torch.Tensor:
+    """Read the codebook, (V, C) float32, and nothing else of an image tokenizer; folders as `load_image_tokenizer`.
+
+    Raises:
+        SmaltiError: as for `load_denoiser`.
+    """
+    folder, prefix, entries, config = _find_image_tokenizer(folder)
+    prefix += "quantize."
+    entries = {name: entry for name, entry in entries.items() if name.startswith(prefix)}
+    with torch.device("meta"), _NoInit():
+        quantizer = Quantizer(config)
+    read_weights(quantizer, entries, prefix, folder, "cpu", torch.float32)
+    return quantizer.embedding.weight.detach()
 
 
 def load_text_tokenizer(folder: str | Path) -> TextTokenizer:
@@ -239,6 +244,23 @@ def _tokenizer_folder(folder: Path) -> str:
             f"{folder / 'config.json'}: mm_vqvae must name a folder inside the model's, not {name!r}"
         )
     return name
+
+
+def _find_image_tokenizer(folder: str | Path) -> tuple[Path, str, dict[str, Entry], VQConfig]:
+    """Where an image tokenizer's tensors lie: the folder, the prefix of their names, their headers; and its shape."""
+    folder = _existing(folder)
+    prefix = ""
+    if _model_type(folder) == MODEL_TYPE:
+        inner = folder / _tokenizer_folder(folder)
+        if (inner / "config.json").is_file():
+            folder = inner
+        else:
+            prefix = _VQ_PREFIX
+    entries = {name: entry for name, entry in read_headers(folder).items() if name.startswith(prefix)}
+    if prefix and not entries:
+        raise SmaltiError(f"{inner} does not exist, and {folder} holds no {_VQ_PREFIX}* tensors in its place")
+    config = _infer_vq_config(entries, folder) if prefix else _load_vq_config(folder)
+    return folder, prefix, entries, config
 
 
 def _load_vq_config(folder: Path) -> VQConfig:

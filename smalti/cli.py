@@ -1,4 +1,4 @@
-"""The command line: `smalti generate`, `info`, `train`, `train-tokenizer`, `evaluate`."""
+"""The command line: `smalti generate`, `info`, `train`, `train-tokenizer`, `groups`, `evaluate`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from smalti.commands import evaluate, models
 from smalti.commands.generate import generate
+from smalti.commands.groups import groups
 from smalti.errors import SmaltiError
 
 # What typer raises for a command line that it does not understand. It is click's, or typer's own copy of it.
@@ -22,6 +23,7 @@ app.command()(generate)
 app.command()(models.info)
 app.command()(models.train)
 app.command()(models.train_tokenizer)
+app.command()(groups)
 app.add_typer(evaluate.app, name="evaluate")
 
 

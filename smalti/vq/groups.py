@@ -1,0 +1,304 @@
+"""Groups of codes that look alike, for grouped cross-entropy (arXiv 2606.29814)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from smalti.checks import check_choice, check_whole
+from smalti.errors import SmaltiError
+from smalti.files import atomic_path
+from smalti.vq.kmeans import LARGEST, kmeans
+
+KINDS = ("groups", "neighbours")
+
+_CHUNK_ELEMENTS = 2**24  # distances held at a time: 64 MB in float32
+_PAIRS = 8  # of each code, to estimate a mean distance
+_TENSOR = "ids"
+_FACTS = "code_groups"
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """What groups are like. Distances are Euclidean, means over 8 random pairs of each code.
+
+    Attributes:
+        smallest, median, largest: sizes of groups, in codes.
+        within: mean distance from a code to another of its group; None if no group has two codes.
+        between: mean distance from a code to one outside its group; None if there is none outside.
+    """
+
+    smallest: int
+    median: float
+    largest: int
+    within: float | None
+    between: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class CodeGroups:
+    """Which codes count as alike: a partition of the codebook, or the nearest codes of each code.
+
+    Attributes:
+        ids: (V,) int64, the group of each code, from 0, no group empty; or (V, n) int64, the n nearest codes of each
+            code, itself first.
+        codebook: `fingerprint` of the codebook that the groups are of.
+        seed: that the partition was made with; None for neighbours, which need none.
+
+    Raises:
+        SmaltiError: `ids` are not as described.
+    """
+
+    ids: torch.Tensor
+    codebook: str
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        ids = self.ids
+        if ids.ndim not in (1, 2) or not ids.numel():
+            raise SmaltiError(f"ids must be (V,) or (V, n), not {tuple(ids.shape)}")
+        if ids.dtype != torch.int64:
+            raise SmaltiError(f"ids must be int64, not {str(ids.dtype).removeprefix('torch.')}")
+        low, high, V = int(ids.min()), int(ids.max()), len(ids)
+        if low < 0 or high >= V:
+            raise SmaltiError(f"ids must be from 0 to at most {V - 1}, not {low} to {high}")
+        if ids.ndim == 1:
+            empty = (torch.bincount(ids) == 0).nonzero().flatten()
+            if len(empty):
+                raise SmaltiError(f"no group may be empty, but {len(empty)} are, such as {int(empty[0])}")
+            return
+        if not torch.equal(ids[:, 0], torch.arange(V)):
+            raise SmaltiError("each code must be the first of its own neighbours")
+        for part in ids.split(max(1, _CHUNK_ELEMENTS // ids.shape[1])):
+            if (part.sort(dim=1).values.diff(dim=1) == 0).any():
+                raise SmaltiError("no code may be twice among a code's neighbours")
+
+    @property
+    def kind(self) -> str:
+        """ "groups" for a partition, or "neighbours"."""
+        return KINDS[self.ids.ndim - 1]
+
+    @property
+    def count(self) -> int:
+        """The number of groups of a partition, or of neighbours of a code."""
+        return int(self.ids.max()) + 1 if self.kind == "groups" else self.ids.shape[1]
+
+    @classmethod
+    def from_kmeans(cls, codebook: torch.Tensor, count: int, *, seed: int = 0) -> CodeGroups:
+        """Partition a codebook (V, C) by k-means over its vectors. The same seed gives the same groups.
+
+        Raises:
+            SmaltiError: the codebook is not such a tensor of finite numbers, `count` is not from 1 to V, or the seed
+                not from 0 to 2⁶⁴ − 1.
+        """
+        codes = _codes(codebook, "count", count)
+        _, ids = kmeans(codes, count, generator=_generator(seed))
+        return cls(ids, fingerprint(codebook), seed)
+
+    @classmethod
+    def from_neighbours(cls, codebook: torch.Tensor, n: int) -> CodeGroups:
+        """The n nearest codes of each code of a codebook (V, C) by Euclidean distance, itself first, then by distance.
+
+        Raises:
+            SmaltiError: as for `from_kmeans`.
+        """
+        codes = _codes(codebook, "n", n)
+        # Products lose the digits that all vectors share, so these are taken away first.
+        codes = codes - codes.mean(dim=0)
+        norms = codes.square().sum(dim=1)
+        ids = torch.empty(len(codes), n, dtype=torch.int64)
+        size = max(1, _CHUNK_ELEMENTS // len(codes))
+        for start in range(0, len(codes), size):
+            part = slice(start, start + size)
+            distances = torch.addmm(norms, codes[part], codes.T, alpha=-2)
+            distances.diagonal(start).fill_(-torch.inf)
+            ids[part] = distances.topk(n, largest=False).indices
+        return cls(ids, fingerprint(codebook))
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all.
+
+        Raises:
+            SmaltiError: it cannot be written.
+        """
+        # One string, because the order of several would change from file to file.
+        facts = {"kind": self.kind, "count": self.count, "seed": self.seed, "codebook": self.codebook}
+        metadata = {_FACTS: json.dumps(facts)}
+        with atomic_path(path) as temporary:
+            try:
+                save_file({_TENSOR: self.ids.contiguous()}, temporary, metadata=metadata)
+            except SafetensorError as error:
+                raise SmaltiError(f"cannot write {path}: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | Path, codebook: torch.Tensor | None = None) -> CodeGroups:
+        """Read what `save` wrote.
+
+        Args:
+            codebook: (V, C), if given the one that the groups must be of.
+
+        Raises:
+            SmaltiError: the file is missing or damaged, holds anything else, or is of another codebook.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise SmaltiError(f"{path} does not exist")
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = (file.metadata() or {}).get(_FACTS)
+                # Copies: the file's own tensors are windows into the file.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+        except (SafetensorError, OSError) as error:
+            raise SmaltiError(f"{path} is truncated or not a safetensors file: {error}") from error
+        try:
+            groups = _parse(facts, tensors)
+        except SmaltiError as error:
+            raise SmaltiError(f"{path} is not a file of code groups: {error}") from error
+        if codebook is not None and groups.codebook != fingerprint(codebook):
+            raise SmaltiError(f"{path} groups the codes of another codebook")
+        return groups
+
+    def report(self, codebook: torch.Tensor, *, seed: int = 0) -> GroupReport:
+        """Sizes, and how near the codes of a group are to each other, against other codes.
+
+        Args:
+            codebook: (V, C), the one that the groups are of.
+            seed: of the random pairs.
+
+        Raises:
+            SmaltiError: it is another codebook, or the seed is out of range.
+        """
+        if self.codebook != fingerprint(codebook):
+            raise SmaltiError("codebook must be the one that the groups are of")
+        codes = codebook.detach().cpu().float()
+        generator = _generator(seed)
+        within, between = [], []
+        for _ in range(_PAIRS):
+            for found, draw in ((within, self._inside), (between, self._outside)):
+                rows, partners = draw(generator)
+                found.append((codes[rows] - codes[partners]).norm(dim=1))
+        if self.kind == "groups":
+            sizes = torch.bincount(self.ids)
+        else:
+            sizes = torch.full((len(self.ids),), self.count)
+        return GroupReport(
+            int(sizes.min()),
+            float(sizes.double().quantile(0.5)),
+            int(sizes.max()),
+            _mean(within),
+            _mean(between),
+        )
+
+    def _inside(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """The codes that are not alone in their groups, and a random other one of its group for each."""
+        codes = torch.arange(len(self.ids))
+        draw = torch.rand(len(codes), dtype=torch.float64, generator=generator)
+        if self.kind == "neighbours":
+            column = 1 + (draw * (self.count - 1)).long()
+            return (codes, self.ids[codes, column]) if self.count > 1 else (codes[:0], codes[:0])
+        order, place, start, size = self._layout()
+        partner = order[start + (place - start + 1 + (draw * (size - 1)).long()) % size]
+        return codes[size > 1], partner[size > 1]
+
+    def _outside(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """The codes whose groups are not the whole codebook, and a random one outside its group for each."""
+        V = len(self.ids)
+        codes = torch.arange(V)
+        if self.kind == "groups":
+            order, _, start, size = self._layout()
+            draw = torch.rand(V, dtype=torch.float64, generator=generator)
+            # In the order of groups the codes outside a group follow it, once around.
+            partner = order[(start + size + (draw * (V - size)).long()) % V]
+            return codes[size < V], partner[size < V]
+        if self.count == V:
+            return codes[:0], codes[:0]
+        partner = torch.randint(V, (V,), generator=generator)
+        again = codes
+        while len(again := again[(self.ids[again] == partner[again, None]).any(dim=1)]):
+            partner[again] = torch.randint(V, (len(again),), generator=generator)
+        return codes, partner
+
+    def _layout(self) -> tuple[torch.Tensor, ...]:
+        """The codes group by group; and for each code its place among them, its group's start and its group's size."""
+        order = self.ids.argsort(stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order))
+        sizes = torch.bincount(self.ids)
+        starts = sizes.cumsum(0) - sizes
+        return order, place, starts[self.ids], sizes[self.ids]
+
+
+def file_name(kind: str, count: int) -> str:
+    """What groups are called in a model folder, beside its config.json, such as groups-16384.safetensors.
+
+    Raises:
+        SmaltiError: `kind` is neither "groups" nor "neighbours".
+    """
+    check_choice("kind", kind, KINDS)
+    return f"{kind}-{count}.safetensors"
+
+
+def fingerprint(codebook: torch.Tensor) -> str:
+    """A short hash of a codebook (V, C), the same in any dtype that holds the same numbers."""
+    values = codebook.detach().cpu().float().contiguous()
+    digest = hashlib.sha256(str(tuple(values.shape)).encode())
+    digest.update(values.numpy())
+    return digest.hexdigest()[:16]
+
+
+def _codes(codebook: torch.Tensor, name: str, count: int) -> torch.Tensor:
+    """The codebook's vectors in float32 on the CPU; checks them, and that `count` of them can be asked for."""
+    if codebook.ndim != 2 or not codebook.numel() or not codebook.is_floating_point():
+        raise SmaltiError(f"codebook must be floating-point (V, C), not {tuple(codebook.shape)}")
+    codes = codebook.detach().cpu().float()
+    if not codes.abs().max() <= LARGEST:
+        raise SmaltiError(f"codebook must hold finite numbers of at most {LARGEST:g}")
+    check_whole(name, count)
+    if count > len(codes):
+        raise SmaltiError(f"{name} must be from 1 to {len(codes)}, the number of codes, not {count}")
+    return codes
+
+
+def _generator(seed: int) -> torch.Generator:
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise SmaltiError(f"seed must be a whole number from 0 to {2**64 - 1}, not {seed!r}")
+    return torch.Generator().manual_seed(seed)
+
+
+def _parse(facts: str | None, tensors: dict[str, torch.Tensor]) -> CodeGroups:
+    """Groups from what a file holds, of which nothing is taken on trust."""
+    try:
+        values: Any = json.loads(facts or "")
+    except ValueError:
+        values = None
+    if not isinstance(values, dict) or values.keys() != {"kind", "count", "seed", "codebook"}:
+        raise SmaltiError(f"its metadata must hold {_FACTS} with kind, count, seed and codebook")
+    check_choice("kind", values["kind"], KINDS)
+    if values["kind"] == "groups":
+        check_whole("seed", values["seed"], 0)
+    elif values["seed"] is not None:
+        raise SmaltiError(f"neighbours have no seed, not {values['seed']!r}")
+    if not isinstance(values["codebook"], str):
+        raise SmaltiError(f"codebook must be a fingerprint, not {values['codebook']!r}")
+    if tensors.keys() != {_TENSOR}:
+        raise SmaltiError(
+            f"it must hold the tensor {_TENSOR} alone, not {', '.join(sorted(tensors)) or 'none'}"
+        )
+    groups = CodeGroups(tensors[_TENSOR], values["codebook"], values["seed"])
+    if (groups.kind, groups.count) != (values["kind"], values["count"]):
+        raise SmaltiError(
+            f"it must hold {values['kind']}, {values['count']!r}, not {groups.kind}, {groups.count}"
+        )
+    return groups
+
+
+def _mean(parts: list[torch.Tensor]) -> float | None:
+    values = torch.cat(parts)
+    return float(values.mean(dtype=torch.float64)) if len(values) else None
