@@ -228,6 +228,8 @@ def test_prompt_and_grid_must_fit():
         ({"prompt": {}}, "template is missing"),
         ({"prompt": {"template": "{prompt}{slots}", "slot_id": -1}}, "prompt.slot_id"),
         ({"group_ce_weight": 0.2}, "group_ce_weight"),
+        ({"group_ce_weight": "{16384:-1}"}, "group_ce_weight"),
+        ({"group_ce_weight": "__import__('os')"}, "group_ce_weight"),
         ({"mm_vqvae": ""}, "mm_vqvae"),
         ({"sampling": []}, "sampling must be an object"),
         ({"max_prompt_tokens": 0}, "max_prompt_tokens"),

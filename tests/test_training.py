@@ -16,14 +16,15 @@ import torch
 import yaml
 from PIL import Image
 
-from smalti.checkpoint import load_denoiser, load_image_tokenizer
+from smalti.checkpoint import load_codebook, load_denoiser, load_image_tokenizer
 from smalti.data.cache import TokenCache, build_cache
 from smalti.errors import SmaltiError
 from smalti.training.config import DenoiserRunConfig, OptimizerConfig, TokenizerRunConfig, load_config
-from smalti.training.denoiser import train_denoiser
+from smalti.training.denoiser import DenoiserTask, train_denoiser
 from smalti.training.optimizer import learning_rate
 from smalti.training.sources import shuffled_indices
 from smalti.training.tokenizer import train_tokenizer
+from smalti.vq.groups import CodeGroups
 
 TOKENIZER = {
     "output": "tokenizer",
@@ -229,6 +230,26 @@ def test_fine_tuning_starts_from_a_model(workspace: Path) -> None:
     with pytest.raises(SmaltiError, match="start_from: denoiser/model has another shape"):
         changes = ["output=other", "model.num_hidden_layers=2"]
         train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides + changes))
+
+
+def test_groups_are_made_kept_logged_and_inherited(workspace: Path) -> None:
+    grouped = ["output=grouped", "objective.group_weights={4: 0.2, 8: 0.1}", "objective.focus=1"]
+    train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", grouped))
+    entry = json.loads((workspace / "grouped" / "log.jsonl").read_text().splitlines()[-1])
+    for count in (4, 8):
+        assert 0 < entry[f"loss_group_{count}"] < entry["loss_masked"]
+        assert entry["accuracy"] <= entry[f"accuracy_group_{count}"] <= 1
+        made = CodeGroups.load(f"grouped/model/groups-{count}.safetensors", load_codebook("grouped/model"))
+        assert made.count == count
+    assert load_denoiser("grouped/model").config.group_weights == {4: 0.2, 8: 0.1}
+    more = ["output=more", "start_from=grouped/model"]
+    assert DenoiserTask(load_config(DenoiserRunConfig, "denoiser.yaml", more)).group_weights == {
+        4: 0.2,
+        8: 0.1,
+    }
+    too_many = load_config(DenoiserRunConfig, "denoiser.yaml", ["objective.group_weights={33: 1}"])
+    with pytest.raises(SmaltiError, match="objective.group_weights must have at most 32 groups, .*not 33"):
+        train_denoiser(too_many)
 
 
 def test_unknown_model_fields_are_named_before_anything_is_made(workspace: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,10 +155,7 @@ class DenoiserConfig:
             raise SmaltiError(f"downsample must be true or false, not {self.downsample!r}")
         if not isinstance(self.mm_vqvae, str) or not self.mm_vqvae:
             raise SmaltiError(f"mm_vqvae must name the image tokenizer's folder, not {self.mm_vqvae!r}")
-        if self.group_ce_weight is not None and not isinstance(self.group_ce_weight, str):
-            raise SmaltiError(
-                f'group_ce_weight must be text like "{{16384:0.2}}", not {self.group_ce_weight!r}'
-            )
+        parse_group_weights(self.group_ce_weight)
         if not isinstance(self.sampling, dict):
             raise SmaltiError(f"sampling must be an object, not {self.sampling!r}")
         if self.num_attention_heads % self.num_key_value_heads:
@@ -178,6 +178,11 @@ class DenoiserConfig:
             self.prompt, unconditional_id=self.mask_token_id, max_prompt_tokens=self.max_prompt_tokens
         )
         object.__setattr__(self, "prompt", template)
+
+    @property
+    def group_weights(self) -> dict[int, float]:
+        """What `group_ce_weight` says: the weight of each grouped term by its number of groups."""
+        return parse_group_weights(self.group_ce_weight)
 
     @property
     def mask_code(self) -> int:
@@ -250,3 +255,31 @@ class DenoiserConfig:
             "dlm_paradigm": "bidirectional",
             **values,
         }
+
+
+def parse_group_weights(text: str | None) -> dict[int, float]:
+    """Read `group_ce_weight`, such as "{16384:0.2}": numbers of groups and their weights. None is no groups.
+
+    Raises:
+        SmaltiError: anything else.
+    """
+    if text is None:
+        return {}
+    try:
+        values = ast.literal_eval(text)
+        good = isinstance(values, dict) and all(
+            type(count) is int and count > 0 and type(weight) in (int, float) and 0 <= weight < math.inf
+            for count, weight in values.items()
+        )
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        good = False
+    if not good:
+        raise SmaltiError(f'group_ce_weight must be text like "{{16384:0.2}}", not {text!r}')
+    return {count: float(weight) for count, weight in values.items()}
+
+
+def format_group_weights(weights: Mapping[int, float]) -> str | None:
+    """The text that `parse_group_weights` reads."""
+    if not weights:
+        return None
+    return "{" + ", ".join(f"{count}:{weight:g}" for count, weight in weights.items()) + "}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,12 +18,16 @@ class Loss(NamedTuple):
         masked: mean cross-entropy at masked positions, in nats.
         visible: mean cross-entropy at visible positions, in nats; 0 where they take no part.
         accuracy: share of masked positions whose likeliest token is the true one.
+        group: (K,) mean −log of the true group's probability at masked positions, in nats, for each of K groupings.
+        group_accuracy: (K,) share of masked positions whose likeliest token is in the true one's group.
     """
 
     total: torch.Tensor
     masked: torch.Tensor
     visible: torch.Tensor
     accuracy: torch.Tensor
+    group: torch.Tensor
+    group_accuracy: torch.Tensor
 
 
 def denoising_loss(
@@ -32,8 +37,11 @@ def denoising_loss(
     masked: torch.Tensor,
     *,
     edit_loss_weight: float,
+    groups: Sequence[torch.Tensor] = (),
+    group_weights: Sequence[float] = (),
+    focus: float = 0.0,
 ) -> Loss:
-    """Cross-entropy of the true tokens: weight 1 at masked positions, `edit_loss_weight` at visible ones.
+    """Grouped cross-entropy of the true tokens: weight 1 at masked positions, `edit_loss_weight` at visible ones.
 
     Args:
         hidden: (B, n, D) what the denoiser returns.
@@ -41,16 +49,22 @@ def denoising_loss(
         targets: (B, h, w) int64, the true tokens.
         masked: (B, h, w) bool.
         edit_loss_weight: weight of visible positions, flipped or not.
+        groups, group_weights, focus: as in `grouped_cross_entropy`; no groups are plain cross-entropy.
     """
     rows, labels, is_masked = hidden.flatten(0, 1), targets.flatten(), masked.flatten()
     if edit_loss_weight == 0:
         rows, labels, is_masked = rows[is_masked], labels[is_masked], is_masked[is_masked]
     weight = torch.where(is_masked, 1.0, edit_loss_weight)
-    found = grouped_cross_entropy(rows, head_weight, labels, row_weight=weight)
+    found = grouped_cross_entropy(
+        rows, head_weight, labels, groups, group_weights, row_weight=weight, focus=focus
+    )
     losses, count = found.token_loss, is_masked.sum()
+    among_masked = is_masked[:, None]
     return Loss(
         found.loss,
         (losses * is_masked).sum() / count.clamp_min(1),
         (losses * ~is_masked).sum() / (len(losses) - count).clamp_min(1),
         (found.token_hit & is_masked).sum() / count.clamp_min(1),
+        (found.group_loss * among_masked).sum(dim=0) / count.clamp_min(1),
+        (found.group_hit & among_masked).sum(dim=0) / count.clamp_min(1),
     )

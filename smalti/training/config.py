@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
 
 from smalti.errors import SmaltiError
 
@@ -96,6 +96,11 @@ class ObjectiveConfig(Strict):
 
     flip_ratio: float = Field(0.2, ge=0, le=1, description="share of visible tokens replaced by wrong ones")
     edit_loss_weight: float = Field(0.2, ge=0, description="weight of the loss on visible tokens")
+    group_weights: dict[PositiveInt, NonNegativeFloat] | None = Field(
+        None,
+        description="grouped cross-entropy: number of groups to weight; None is what start_from has, else none",
+    )
+    focus: float = Field(0.0, ge=0, description="γ of a factor (1 − p)^γ on every token's loss")
     prompt_drop_rate: float = Field(0.1, ge=0, le=1, description="prompts dropped, for guidance")
 
 

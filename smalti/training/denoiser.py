@@ -11,13 +11,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from smalti.checkpoint import load_denoiser, load_image_tokenizer, save_denoiser, save_image_tokenizer
+from smalti.checkpoint import (
+    load_config,
+    load_denoiser,
+    load_image_tokenizer,
+    save_denoiser,
+    save_image_tokenizer,
+)
 from smalti.data.cache import TokenCache, build_cache
 from smalti.devices import find_device, has_bf16
 from smalti.errors import SmaltiError
 from smalti.files import write_text_atomic
 from smalti.generation import make_sampler
-from smalti.model.config import MODEL_TYPE, DenoiserConfig
+from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts, train_text_tokenizer
 from smalti.objective.corruption import corrupt
@@ -28,6 +34,7 @@ from smalti.training.config import DenoiserRunConfig, check_model_keys
 from smalti.training.loop import train
 from smalti.training.preview import save_grid
 from smalti.training.sources import Source, make_source, shuffled_indices
+from smalti.vq.groups import CodeGroups, file_name
 from smalti.vq.tokenizer import ImageTokenizer
 
 
@@ -58,9 +65,11 @@ class DenoiserTask:
             raise SmaltiError(f"data.size must be a multiple of the tokenizer's {downscale}, not {side}")
         self.grid = (side // downscale, side // downscale)
         self.size = side
+        self.group_weights = self.find_group_weights()
         # A wrong model should be named before the pictures are encoded, which takes minutes.
         self.make_model_config(config.text.vocab_size)
         self.cache = make_cache(config, self.tokenizer)
+        self.groups = [self.make_groups(number) for number in self.group_weights]
         if config.start_from:
             text_path = Path(config.start_from) / "tokenizer.json"
         else:
@@ -94,9 +103,34 @@ class DenoiserTask:
                 "flip_ratio": objective.flip_ratio,
                 "prompt_drop_rate": objective.prompt_drop_rate,
                 "gen_edit_loss_weight": objective.edit_loss_weight,
+                "group_ce_weight": format_group_weights(self.group_weights),
                 **config.model,
             }
         )
+
+    def find_group_weights(self) -> dict[int, float]:
+        """The configuration's weights of grouped cross-entropy by number of groups, or those of `start_from`."""
+        weights = self.config.objective.group_weights
+        if weights is None:
+            start = self.config.start_from
+            return load_config(start).group_weights if start else {}
+        codes = self.tokenizer.config.codebook_size
+        for number in weights:
+            if number > codes:
+                raise SmaltiError(
+                    f"objective.group_weights must have at most {codes} groups, one a code, not {number}"
+                )
+        return weights
+
+    def make_groups(self, number: int) -> CodeGroups:
+        """That many groups of codes, kept in the cache beside the tokens."""
+        codebook = self.tokenizer.quantize.embedding.weight.detach()
+        path = Path(self.config.cache.path) / file_name("groups", number)
+        if path.exists():
+            return CodeGroups.load(path, codebook)
+        groups = CodeGroups.from_kmeans(codebook, number, seed=self.config.seed)
+        groups.save(path)
+        return groups
 
     def start_from(self, folder: str) -> None:
         """Take the weights of another model of the same shape and the same codes."""
@@ -144,12 +178,14 @@ class DenoiserTask:
             batch.targets,
             batch.masked,
             edit_loss_weight=self.config.objective.edit_loss_weight,
+            groups=[groups.ids.to(hidden.device) for groups in self.groups],
+            group_weights=list(self.group_weights.values()),
+            focus=self.config.objective.focus,
         )
-        return loss.total, {
-            "loss_masked": loss.masked,
-            "loss_visible": loss.visible,
-            "accuracy": loss.accuracy,
-        }
+        numbers = {"loss_masked": loss.masked, "loss_visible": loss.visible, "accuracy": loss.accuracy}
+        for number, value, hit in zip(self.group_weights, loss.group, loss.group_accuracy, strict=True):
+            numbers |= {f"loss_group_{number}": value, f"accuracy_group_{number}": hit}
+        return loss.total, numbers
 
     def averaged(self, average: dict[str, torch.Tensor]) -> Denoiser:
         """A denoiser with the averaged weights, on the CPU."""
@@ -178,6 +214,8 @@ class DenoiserTask:
         save_denoiser(self.averaged(average), folder, dtype=torch.bfloat16)
         save_image_tokenizer(self.tokenizer, folder / self.model_config.mm_vqvae, dtype=torch.bfloat16)
         write_text_atomic(folder / "tokenizer.json", self.text_json)
+        for groups in self.groups:
+            groups.save(folder / file_name(groups.kind, groups.count))
 
 
 @torch.no_grad()
