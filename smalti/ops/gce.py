@@ -8,22 +8,32 @@ p = softmax(z), the true code y and its group G_k(y) in partition k:
     ∂L/∂z_j = (1 + Σ_k w_k)·p_j − [j = y] − Σ_k w_k·[j ∈ G_k(y)]·p_j / P_k
 
 No weights at all is plain cross-entropy. Logits exist for one chunk of rows and turn into their own gradient
-in place.
+in place: that pass is a backend's (gce_torch.py, gce_triton.py), the chunks and the three products are here.
 """
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 
 from smalti.errors import SmaltiError
+from smalti.ops import gce_torch
 
 # Logits of one chunk. On a CPU 2²¹ float32 values, 8 MB, stay in its cache, but a product of too few rows is slow.
+# Elsewhere a chunk is as large as 300 MB of memory allow: every chunk reads and writes the head's whole gradient.
 _CHUNK_ELEMENTS = {"cpu": 2**21}
-_CHUNK_ELEMENTS_ELSEWHERE = 2**26
+_CHUNK_BYTES_ELSEWHERE = 2**28
 _LEAST_ROWS = 256
+# Values of a product that is added to the head's gradient block by block.
+_BLOCK_ELEMENTS = {"cpu": 2**20}
+_BLOCK_ELEMENTS_ELSEWHERE = 2**24
+
+_graph_is_kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
 class GroupedCrossEntropy(NamedTuple):
@@ -46,29 +56,13 @@ class GroupedCrossEntropy(NamedTuple):
     group_hit: torch.Tensor
 
 
-class _Groups:
-    """Who is in a target's group, as lists of (row, code) that are as long as the groups are large."""
+class _Pass(NamedTuple):
+    """The backend's module, its groupings, and what else its pass is told."""
 
-    def __init__(self, groups: torch.Tensor) -> None:
-        self.neighbours = groups if groups.ndim == 2 else None
-        if groups.ndim == 1:
-            self.group = groups
-            self.codes = groups.argsort(stable=True)
-            self.sizes = torch.bincount(groups)
-            self.starts = self.sizes.cumsum(0) - self.sizes
-
-    def members(self, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(n,) targets → rows and codes, (M,) each: the members of every row's group, row by row."""
-        if self.neighbours is not None:
-            codes = self.neighbours[targets]
-            rows = torch.arange(len(targets), device=targets.device)[:, None].expand_as(codes)
-            return rows.flatten(), codes.flatten()
-        group = self.group[targets]
-        sizes, starts = self.sizes[group], self.starts[group]
-        rows = torch.repeat_interleave(torch.arange(len(targets), device=targets.device), sizes)
-        first = sizes.cumsum(0) - sizes
-        place = torch.arange(len(rows), device=targets.device) - first[rows] + starts[rows]
-        return rows, self.codes[place]
+    backend: ModuleType
+    groupings: NamedTuple
+    weights: list[float]
+    focus: float
 
 
 class _GroupedCrossEntropy(torch.autograd.Function):
@@ -81,12 +75,11 @@ class _GroupedCrossEntropy(torch.autograd.Function):
         head_weight: torch.Tensor,
         targets: torch.Tensor,
         row_weight: torch.Tensor,
-        groups: list[_Groups],
-        weights: list[float],
-        focus: float,
+        how: _Pass,
+        accumulate_float32: bool,
     ) -> tuple[torch.Tensor, ...]:
-        N, device = len(hidden), hidden.device
-        exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        N, V, K, device = len(hidden), len(head_weight), len(how.weights), hidden.device
+        exact = _exact(hidden)
         # Under autocast products are in its dtype; the head is cast once here, not once a chunk.
         product = hidden.dtype
         if torch.is_autocast_enabled(device.type) and product == torch.float32:
@@ -94,58 +87,43 @@ class _GroupedCrossEntropy(torch.autograd.Function):
         head = head_weight.to(product)
         token_loss = torch.empty(N, dtype=exact, device=device)
         token_hit = torch.empty(N, dtype=torch.bool, device=device)
-        group_loss = torch.empty(N, len(groups), dtype=exact, device=device)
-        group_hit = torch.empty(N, len(groups), dtype=torch.bool, device=device)
+        group_loss = torch.empty(N, K, dtype=exact, device=device)
+        group_hit = torch.empty(N, K, dtype=torch.bool, device=device)
         total = torch.zeros((), dtype=exact, device=device)
-        wants = ctx.needs_input_grad
+        wants = ctx.needs_input_grad[:2]
+        sum_dtype = exact if accumulate_float32 else head_weight.dtype
         hidden_grad = torch.empty_like(hidden) if wants[0] else None
-        head_grad = torch.zeros_like(head_weight, dtype=exact) if wants[1] else None
-        elements = _CHUNK_ELEMENTS.get(device.type, _CHUNK_ELEMENTS_ELSEWHERE)
-        size = max(_LEAST_ROWS, elements // len(head))
+        head_grad = torch.zeros_like(head_weight, dtype=sum_dtype) if wants[1] else None
+        # Every chunk uses the same memory. PyTorch's pass computes in it, Triton's in registers.
+        pass_dtype = exact if how.backend is gce_torch else product
+        size = min(_rows_of_a_chunk(device, V, pass_dtype), N)
+        products = torch.empty(size, V, dtype=product, device=device)
+        passed = products if pass_dtype == product else torch.empty_like(products, dtype=pass_dtype)
         with torch.autocast(device.type, enabled=False):
-            for start in range(0, N, size):
+            for start in range(0, N, size or 1):
                 part = slice(start, start + size)
                 rows, target = hidden[part].to(product), targets[part]
-                logits = (rows @ head.T).to(exact)
-                largest, best = logits.max(dim=1)
-                true_logit = logits.gather(1, target[:, None])[:, 0]
-                members, group_logits = [], []
-                for column, group in enumerate(groups):
-                    row, code = group.members(target)
-                    members.append((row, code))
-                    group_logits.append(logits[row, code])
-                    hit = torch.zeros(len(target), dtype=torch.int64, device=device)
-                    group_hit[part, column] = hit.index_add_(0, row, (code == best[row]).long()) > 0
-                # From here on the logits' memory holds exp(z − max).
-                logits.sub_(largest[:, None]).exp_()
-                log_sum = largest + logits.sum(dim=1).log()
-                token_loss[part] = log_sum - true_logit
-                token_hit[part] = best == target
-                in_group = []
-                for column, (row, _) in enumerate(members):
-                    share, log_share = _softmax_by_row(group_logits[column], row, len(target))
-                    in_group.append(share)
-                    group_loss[part, column] = log_sum - log_share
+                gradient, logits = products[: len(target)], passed[: len(target)]
+                torch.mm(rows, head.T, out=gradient)
+                if passed is not products:
+                    logits.copy_(gradient)
+                token_loss[part], group_loss[part], token_hit[part], group_hit[part], scale = (
+                    how.backend.pass_in_place(
+                        logits, target, row_weight[part], how.groupings, how.focus, any(wants)
+                    )
+                )
                 loss = token_loss[part].clone()
-                for column, weight in enumerate(weights):
+                for column, weight in enumerate(how.weights):
                     loss += weight * group_loss[part, column]
-                scale = row_weight[part]
-                if focus:
-                    scale = scale * (-torch.expm1(-token_loss[part])).pow(focus)
                 total += (scale * loss).sum()
-                if not any(wants[:2]):
+                if not any(wants):
                     continue
-                logits.mul_(((1 + sum(weights)) * scale * (largest - log_sum).exp())[:, None])
-                flat = logits.view(-1)
-                at = torch.arange(len(target), device=device) * len(head)
-                flat.index_add_(0, at + target, -scale)
-                for weight, share, (row, code) in zip(weights, in_group, members, strict=True):
-                    flat.index_add_(0, at[row] + code, -weight * scale[row] * share)
-                gradient = logits.to(product)
+                if passed is not products:
+                    gradient.copy_(logits)
                 if hidden_grad is not None:
                     hidden_grad[part] = gradient @ head
                 if head_grad is not None:
-                    head_grad += gradient.T @ rows
+                    _add_product(head_grad, gradient, rows)
         ctx.save_for_backward(hidden_grad, head_grad)
         ctx.head_dtype = head_weight.dtype
         details = (token_loss, group_loss, token_hit, group_hit)
@@ -157,19 +135,78 @@ class _GroupedCrossEntropy(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, total: torch.Tensor, *_: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         hidden_grad, head_grad = ctx.saved_tensors
+        # A graph that is not kept needs its gradients no more: scaling them in place saves a copy of the head.
+        kept = _graph_is_kept()
         if hidden_grad is not None:
-            hidden_grad = hidden_grad * total.to(hidden_grad.dtype)
+            factor = total.to(hidden_grad.dtype)
+            hidden_grad = hidden_grad * factor if kept else hidden_grad.mul_(factor)
         if head_grad is not None:
-            head_grad = (head_grad * total).to(ctx.head_dtype)
-        return hidden_grad, head_grad, None, None, None, None, None
+            head_grad = (head_grad * total if kept else head_grad.mul_(total)).to(ctx.head_dtype)
+        return hidden_grad, head_grad, None, None, None, None
 
 
-def _softmax_by_row(values: torch.Tensor, row: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax of values (M,) among those of the same row, and each row's log-sum-exp (rows,)."""
-    largest = values.new_full((rows,), -torch.inf).scatter_reduce_(0, row, values, "amax")
-    weights = (values - largest[row]).exp_()
-    total = values.new_zeros(rows).index_add_(0, row, weights)
-    return weights.div_(total[row]), largest + total.log()
+def _exact(hidden: torch.Tensor) -> torch.dtype:
+    return torch.float64 if hidden.dtype == torch.float64 else torch.float32
+
+
+def _rows_of_a_chunk(device: torch.device, V: int, dtype: torch.dtype) -> int:
+    elements = _CHUNK_ELEMENTS.get(device.type, _CHUNK_BYTES_ELSEWHERE // dtype.itemsize)
+    return max(_LEAST_ROWS, elements // V)
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """total (V, D) += leftᵀ · right, of (n, V) and (n, D), without a temporary as large as total."""
+    if total.is_cuda and total.dtype == left.dtype:
+        total.addmm_(left.T, right)
+        return
+    if total.is_cuda and _adds_to_float32(total.device, left.dtype):
+        torch.addmm(total, left.T, right, out_dtype=total.dtype, out=total)
+        return
+    elements = _BLOCK_ELEMENTS.get(total.device.type, _BLOCK_ELEMENTS_ELSEWHERE)
+    size = max(1, elements // total.shape[1])
+    for start in range(0, len(total), size):
+        part = slice(start, start + size)
+        total[part] += left[:, part].T @ right
+
+
+@functools.cache
+def _adds_to_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether PyTorch adds a product of this dtype to a float32 matrix in place: newer versions, on some devices."""
+    total = torch.zeros(16, 16, device=device)
+    ones = torch.ones(16, 16, dtype=dtype, device=device)
+    try:
+        for _ in range(2):
+            torch.addmm(total, ones.T, ones, out_dtype=torch.float32, out=total)
+    except (TypeError, RuntimeError):
+        return False
+    return bool((total == 32).all())
+
+
+def _backend(name: str, hidden: torch.Tensor) -> ModuleType:
+    """The module that has the pass for `hidden`'s device and dtype."""
+    if name not in ("auto", "torch", "triton"):
+        raise SmaltiError(f'backend must be "auto", "torch" or "triton", not {name!r}')
+    if hidden.dtype == torch.float64 or name == "torch" or (name == "auto" and not hidden.is_cuda):
+        return gce_torch
+    try:
+        from smalti.ops import gce_triton
+    except ImportError as error:
+        if name == "triton":
+            raise SmaltiError(f'backend "triton" needs the package triton: {error}') from None
+        _warn_that_triton_is_missing()
+        return gce_torch
+    if not hidden.is_cuda and not gce_triton.INTERPRETED:
+        raise SmaltiError(
+            f'backend "triton" needs tensors on a GPU, not {hidden.device.type} (or TRITON_INTERPRET=1)'
+        )
+    return gce_triton
+
+
+@functools.cache
+def _warn_that_triton_is_missing() -> None:
+    warnings.warn(
+        "Triton is not installed: grouped cross-entropy runs in plain PyTorch, slower", stacklevel=4
+    )
 
 
 def grouped_cross_entropy(
@@ -181,6 +218,8 @@ def grouped_cross_entropy(
     row_weight: torch.Tensor | None = None,
     focus: float = 0.0,
     reduction: str = "mean",
+    backend: str = "auto",
+    accumulate_float32: bool = False,
 ) -> GroupedCrossEntropy:
     """Grouped cross-entropy of rows against codes, without the N × V logits (the module's docstring has the equations).
 
@@ -196,14 +235,19 @@ def grouped_cross_entropy(
         row_weight: (N,) float, or None for 1. Rows of weight 0 are dropped before anything is multiplied.
         focus: γ of a factor (1 − p_y)^γ on every row, which is not differentiated.
         reduction: "mean" divides by the sum of the row weights, "sum" does not.
+        backend: "torch", "triton", or "auto": Triton for tensors on a GPU where it is installed. float64 is always
+            computed by PyTorch.
+        accumulate_float32: whether the head's gradient is summed over chunks in float32, V × D × 4 bytes, or in
+            the head's dtype.
 
     Raises:
-        SmaltiError: an argument of the wrong shape or out of range.
+        SmaltiError: an argument of the wrong shape or out of range, or a backend that cannot run here.
     """
     groups = [groups] if isinstance(groups, torch.Tensor) else list(groups)
     weights = [float(group_weights)] if isinstance(group_weights, int | float) else list(group_weights)
     _check(hidden, head_weight, targets, groups, weights, row_weight, focus, reduction)
-    N, exact = len(hidden), torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    module = _backend(backend, hidden)
+    N, exact = len(hidden), _exact(hidden)
     if row_weight is None:
         row_weight = hidden.new_ones(N, dtype=exact)
     row_weight = row_weight.detach().to(exact)
@@ -211,9 +255,8 @@ def grouped_cross_entropy(
     kept = row_weight != 0
     whole = bool(kept.all())
     inputs = (hidden, targets, scale) if whole else (hidden[kept], targets[kept], scale[kept])
-    total, *details = _GroupedCrossEntropy.apply(
-        inputs[0], head_weight, *inputs[1:], [_Groups(entry) for entry in groups], weights, float(focus)
-    )
+    how = _Pass(module, module.prepare(groups, weights), weights, float(focus))
+    total, *details = _GroupedCrossEntropy.apply(inputs[0], head_weight, *inputs[1:], how, accumulate_float32)
     if not whole:
         details = [detail.new_zeros(N, *detail.shape[1:]).index_put_((kept,), detail) for detail in details]
     return GroupedCrossEntropy(total, *details)
