@@ -30,10 +30,13 @@ def apart(a: SceneObject, b: SceneObject) -> float:
     return max(abs(a.x - b.x), abs(a.y - b.y)) - (a.size + b.size) / 2
 
 
-@given(indices, splits, st.integers(0, 3))
+lattices = st.sampled_from([None, 16, 24, 40])
+
+
+@given(indices, splits, st.integers(0, 3), lattices)
 @settings(max_examples=300, deadline=None)
-def test_objects_lie_inside_and_apart(index: int, split: str, seed: int) -> None:
-    scene = Scenes(seed, split=split).scene(index)
+def test_objects_lie_inside_and_apart(index: int, split: str, seed: int, lattice: int | None) -> None:
+    scene = Scenes(seed, split=split, lattice=lattice).scene(index)
     smallest, largest = layout.SIZES[len(scene.objects)]
     for number, item in enumerate(scene.objects):
         assert smallest <= item.size <= largest
@@ -42,6 +45,22 @@ def test_objects_lie_inside_and_apart(index: int, split: str, seed: int) -> None
             assert center + item.size / 2 <= 1 - layout.MARGIN + 1e-9
         for other in scene.objects[:number]:
             assert apart(item, other) >= layout.GAP - 1e-9
+
+
+@given(indices, splits, st.sampled_from([16, 24, 40]))
+@settings(max_examples=200, deadline=None)
+def test_boxes_on_a_lattice_have_their_edges_there(index: int, split: str, lattice: int) -> None:
+    scene = Scenes(split=split, lattice=lattice).scene(index)
+    assert not scene.gradient
+    for item in scene.objects:
+        for edge in (item.x - item.size / 2, item.x + item.size / 2, item.y - item.size / 2):
+            assert abs(edge * lattice - round(edge * lattice)) < 1e-6
+
+
+@pytest.mark.parametrize("lattice", [8, 15, 20, 16.0, "16"])
+def test_a_lattice_is_a_multiple_of_eight(lattice: object) -> None:
+    with pytest.raises(SmaltiError, match="lattice must be a multiple of 8 from 16 on, or None"):
+        Scenes(lattice=lattice)
 
 
 @given(st.lists(st.floats(0.20, 0.30), min_size=3, max_size=4), st.integers(0, 1000))

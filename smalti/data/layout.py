@@ -1,10 +1,12 @@
 """Where the objects of a scene go: inside the picture, apart from each other, and as the relation demands.
 
-Everything is in fractions of the picture's side; a box is `(x, y, size)` with its centre and its side.
+Everything is in fractions of the picture's side; a box is `(x, y, size)` with its centre and its side. With a lattice
+of L, centres are multiples of 1/L and sides multiples of 2/L, so that the edges of boxes are multiples of 1/L too.
 """
 
 from __future__ import annotations
 
+import math
 from random import Random
 
 MARGIN = 0.03
@@ -30,7 +32,12 @@ _LAYOUT_TRIES = 8
 _BOX_TRIES = 12
 
 
-def place(sizes: list[float], random: Random) -> list[Box]:
+def draw_size(count: int, random: Random, lattice: int | None = None) -> float:
+    """A side within `SIZES` for one of `count` objects."""
+    return _between(*SIZES[count], random, lattice and lattice / 2)
+
+
+def place(sizes: list[float], random: Random, lattice: int | None = None) -> list[Box]:
     """Put boxes of these sides (one to four, each within `SIZES`) at random places, `GAP` apart.
 
     Rejection sampling with few tries; when they fail, a layout in halves or quarters of the picture, in which
@@ -41,7 +48,7 @@ def place(sizes: list[float], random: Random) -> list[Box]:
         for size in sizes:
             low, high = MARGIN + size / 2, 1 - MARGIN - size / 2
             for _ in range(_BOX_TRIES):
-                box = (random.uniform(low, high), random.uniform(low, high), size)
+                box = (_between(low, high, random, lattice), _between(low, high, random, lattice), size)
                 if all(_apart(box, other) for other in boxes):
                     boxes.append(box)
                     break
@@ -49,43 +56,62 @@ def place(sizes: list[float], random: Random) -> list[Box]:
                 break
         if len(boxes) == len(sizes):
             return boxes
-    return _place_in_cells(sizes, random)
+    return _place_in_cells(sizes, random, lattice)
 
 
-def place_related(relation: str, sizes: tuple[float, float], random: Random) -> tuple[Box, Box]:
+def place_related(
+    relation: str, sizes: tuple[float, float], random: Random, lattice: int | None = None
+) -> tuple[Box, Box]:
     """Boxes of a reference and of the object that is `relation` it ("left of", "right of", "above", "below").
 
     Along the relation's axis the boxes are `GAP` apart; across it, the centres differ by at most half as
     much as along it, so that a reader (and GenEval's rule) sees one relation and no other.
     """
     reference, related = sizes
-    least = (reference + related) / 2 + GAP
-    step = random.uniform(least, 1 - 2 * MARGIN - (reference + related) / 2)
     dx, dy = RELATIONS[relation]
-    # Where the reference may be along the axis, so that the related box, `step` further on, is inside too.
-    if dx + dy > 0:
-        low, high = MARGIN + reference / 2, 1 - MARGIN - related / 2 - step
-    else:
-        low, high = MARGIN + related / 2 + step, 1 - MARGIN - reference / 2
-    along = random.uniform(low, high)
-    across = random.uniform(MARGIN + reference / 2, 1 - MARGIN - reference / 2)
-    across_related = random.uniform(
-        max(MARGIN + related / 2, across - step / 2), min(1 - MARGIN - related / 2, across + step / 2)
+    # Along the axis one box comes first; where it may be depends on how far on the other one is.
+    first, second = (reference, related) if dx + dy > 0 else (related, reference)
+    low, high = _inside(MARGIN + first / 2, 1 - MARGIN - second / 2, lattice)
+    step = _between((first + second) / 2 + GAP, high - low, random, lattice)
+    start = _between(low, high - step, random, lattice)
+    along, along_related = (start, start + step) if dx + dy > 0 else (start + step, start)
+    across = _between(MARGIN + reference / 2, 1 - MARGIN - reference / 2, random, lattice)
+    across_related = _between(
+        max(MARGIN + related / 2, across - step / 2),
+        min(1 - MARGIN - related / 2, across + step / 2),
+        random,
+        lattice,
     )
     if dx:
-        return (along, across, reference), (along + dx * step, across_related, related)
-    return (across, along, reference), (across_related, along + dy * step, related)
+        return (along, across, reference), (along_related, across_related, related)
+    return (across, along, reference), (across_related, along_related, related)
+
+
+def _between(low: float, high: float, random: Random, lattice: float | None) -> float:
+    """A random number from low to high; with a lattice, a multiple of 1/lattice."""
+    if lattice is None:
+        return random.uniform(low, high)
+    low, high = _inside(low, high, lattice)
+    return random.randint(round(low * lattice), round(high * lattice)) / lattice
+
+
+def _inside(low: float, high: float, lattice: float | None) -> tuple[float, float]:
+    """The interval, shrunk to where the lattice's first and last points in it are."""
+    if lattice is None:
+        return low, high
+    # The lattice's own points must not be lost to rounding.
+    return math.ceil(low * lattice - 1e-9) / lattice, math.floor(high * lattice + 1e-9) / lattice
 
 
 def _apart(a: Box, b: Box) -> bool:
     return max(abs(a[0] - b[0]), abs(a[1] - b[1])) >= (a[2] + b[2]) / 2 + GAP
 
 
-def _place_in_cells(sizes: list[float], random: Random) -> list[Box]:
+def _place_in_cells(sizes: list[float], random: Random, lattice: int | None = None) -> list[Box]:
     """Each box at a random place in a quarter of the picture that it has for itself."""
     boxes: list[Box] = []
     for cell, size in zip(random.sample(range(4), len(sizes)), sizes, strict=True):
         near, far = MARGIN + size / 2, 0.5 - GAP / 2 - size / 2
-        x, y = random.uniform(near, far), random.uniform(near, far)
+        x, y = _between(near, far, random, lattice), _between(near, far, random, lattice)
         boxes.append((x if cell % 2 else 1 - x, y if cell // 2 else 1 - y, size))
     return boxes

@@ -108,6 +108,9 @@ class Scenes:
         size: side in pixels, or (height, width).
         split: "train" never shows a `HELD_OUT` pair, "test" may; their scenes differ.
         mix: weight of each tag; by default `TRAINING_MIX`.
+        lattice: None for objects of any size anywhere. A number L, a multiple of 8, is for models with little time to
+            learn: sides of boxes are multiples of 2/L of the picture's, their edges multiples of 1/L, and backgrounds
+            are plain.
 
     Raises:
         SmaltiError: an argument is not one of these.
@@ -119,6 +122,7 @@ class Scenes:
         size: int | tuple[int, int] = 256,
         split: str = "train",
         mix: Mapping[str, float] | None = None,
+        lattice: int | None = None,
     ) -> None:
         if split not in SPLITS:
             raise SmaltiError(f'split must be "train" or "test", not {split!r}')
@@ -127,8 +131,11 @@ class Scenes:
         mix = TRAINING_MIX if mix is None else mix
         if set(mix) - set(TRAINING_MIX) or min(mix.values(), default=0) < 0 or not sum(mix.values()) > 0:
             raise SmaltiError(f"mix must weight some of {list(TRAINING_MIX)} with 0 or more, not {mix!r}")
+        if lattice is not None and (not isinstance(lattice, int) or lattice < 16 or lattice % 8):
+            raise SmaltiError(f"lattice must be a multiple of 8 from 16 on, or None, not {lattice!r}")
         self.seed = seed
         self.size = _sides(size)
+        self.lattice = lattice
         self.split = split
         self._tags = list(mix)
         self._weights = list(mix.values())
@@ -140,7 +147,8 @@ class Scenes:
             raise SmaltiError(f"index must be 0 or more, not {index}")
         random = Random(f"smalti scenes {self.seed} {self.split} {index}")
         tag = random.choices(self._tags, self._weights)[0]
-        return compose(sample_metadata(tag, random, self.split), random, split=self.split)
+        metadata = sample_metadata(tag, random, self.split)
+        return compose(metadata, random, split=self.split, lattice=self.lattice)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`{"image": uint8 (3, H, W) tensor, "caption": str}`."""
@@ -175,11 +183,13 @@ def sample_metadata(tag: str, random: Random, split: str = "train") -> dict[str,
     return metadata
 
 
-def compose(metadata: dict[str, Any], random: Random, *, split: str = "test") -> Scene:
+def compose(
+    metadata: dict[str, Any], random: Random, *, split: str = "test", lattice: int | None = None
+) -> Scene:
     """A random scene that shows what GenEval metadata asks for, and nothing else.
 
     A colour that the metadata leaves open is drawn, one for all objects of an entry. The caption is the
-    metadata's `prompt` if it has one, else it is written here.
+    metadata's `prompt` if it has one, else it is written here. `lattice` is explained at `Scenes`.
 
     Raises:
         SmaltiError: an unknown shape, colour or relation, or more than four objects.
@@ -192,9 +202,10 @@ def compose(metadata: dict[str, Any], random: Random, *, split: str = "test") ->
         if color not in COLORS:
             raise SmaltiError(f"color must be one of {list(COLORS)}, not {color!r}")
         kinds += [(entry["class"], color)] * entry["count"]
-    boxes = _boxes(metadata, len(kinds), random)
+    boxes = _boxes(metadata, len(kinds), random, lattice)
     objects = tuple(SceneObject(shape, color, *box) for (shape, color), box in zip(kinds, boxes, strict=True))
-    background, gradient = random.choice(list(BACKGROUNDS)), random.random() < 0.5
+    background = random.choice(list(BACKGROUNDS))
+    gradient = lattice is None and random.random() < 0.5
     caption = metadata.get("prompt")
     if caption is None:
         size_word = _size_word(objects, random)
@@ -239,24 +250,25 @@ def _draw(canvas: np.ndarray, item: SceneObject) -> None:
     box[:] = (behind + np.float32(0.5)).astype(np.uint8)
 
 
-def _boxes(metadata: dict[str, Any], count: int, random: Random) -> list[layout.Box]:
+def _boxes(metadata: dict[str, Any], count: int, random: Random, lattice: int | None) -> list[layout.Box]:
     if count not in layout.SIZES:
         raise SmaltiError(f"a scene has 1 to {max(layout.SIZES)} objects, not {count}")
-    smallest, largest = layout.SIZES[count]
     if metadata["tag"] == "counting":
         # Things that are counted look alike.
-        usual = random.uniform(smallest, largest)
-        sizes = [min(max(usual * random.uniform(0.92, 1.08), smallest), largest) for _ in range(count)]
+        smallest, largest = layout.SIZES[count]
+        sizes = [layout.draw_size(count, random, lattice)] * count
+        if lattice is None:
+            sizes = [min(max(size * random.uniform(0.92, 1.08), smallest), largest) for size in sizes]
     else:
-        sizes = [random.uniform(smallest, largest) for _ in range(count)]
+        sizes = [layout.draw_size(count, random, lattice) for _ in range(count)]
     relations = [entry["position"] for entry in metadata["include"] if "position" in entry]
     if not relations:
-        return layout.place(sizes, random)
+        return layout.place(sizes, random, lattice)
     if count != 2 or len(relations) > 1 or "position" not in metadata["include"][1] or relations[0][1] != 0:
         raise SmaltiError("position must relate the second of two single objects to the first (index 0)")
     if relations[0][0] not in layout.RELATIONS:
         raise SmaltiError(f"position must be one of {list(layout.RELATIONS)}, not {relations[0][0]!r}")
-    return list(layout.place_related(relations[0][0], (sizes[0], sizes[1]), random))
+    return list(layout.place_related(relations[0][0], (sizes[0], sizes[1]), random, lattice))
 
 
 def _size_word(objects: tuple[SceneObject, ...], random: Random) -> str:

@@ -24,6 +24,9 @@ class DataConfig(Strict):
     path: str | None = Field(None, description="the folder, for kind: folder")
     size: int = Field(256, ge=16, le=4096, description="side in pixels")
     seed: int = Field(0, description="which scenes")
+    lattice: int | None = Field(
+        None, description="scenes that are easier to learn, with boxes on a lattice (see smalti.data.scenes)"
+    )
 
 
 class OptimizerConfig(Strict):

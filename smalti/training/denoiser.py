@@ -19,7 +19,7 @@ from smalti.checkpoint import (
     save_image_tokenizer,
 )
 from smalti.data.cache import TokenCache, build_cache
-from smalti.devices import find_device, has_bf16
+from smalti.devices import find_device
 from smalti.errors import SmaltiError
 from smalti.files import write_text_atomic
 from smalti.generation import make_sampler
@@ -240,10 +240,10 @@ def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCac
     tokenizer = tokenizer.eval().to(device).to(memory_format=torch.channels_last)
     facts = {"tokenizer": fingerprint(tokenizer), "data": config.data.model_dump()}
 
+    # In float32, as pictures are encoded everywhere else: bf16 gave one token in four another id.
     @torch.inference_mode()
     def encode(pixels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
-            return tokenizer.from_pixels(pixels.to(device).contiguous(memory_format=torch.channels_last))
+        return tokenizer.from_pixels(pixels.to(device).contiguous(memory_format=torch.channels_last))
 
     cache = build_cache(config.cache.path, _in_order(source), config.cache.samples, encode, facts)
     tokenizer.cpu()

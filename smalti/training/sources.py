@@ -26,7 +26,7 @@ def make_source(config: DataConfig) -> Source:
         SmaltiError: kind: folder without a path, or a folder without usable pictures.
     """
     if config.kind == "scenes":
-        return Scenes(seed=config.seed, size=config.size, split="train")
+        return Scenes(seed=config.seed, size=config.size, split="train", lattice=config.lattice)
     if config.path is None:
         raise SmaltiError("data.path must name a folder of pictures when data.kind is folder")
     return ImageFolder(config.path, config.size)
