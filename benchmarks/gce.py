@@ -9,7 +9,8 @@ measured before and after each round; `matmul_share` is the floor over the time.
 
 All but smalti_grouped compute plain cross-entropy: `naive` builds all logits and leaves the rest to autograd,
 `torch_chunked` is PyTorch's own chunked linear_cross_entropy, `liger` and `cce` (Liger Kernel, Apple's Cut
-Cross-Entropy) join on CUDA where they are installed, `smalti_grouped` adds a partition into 16,384 groups.
+Cross-Entropy) join on CUDA where they are installed, `smalti_grouped` adds a partition into 16,384 groups,
+`smalti_float32` sums the head's gradient in float32, where that differs.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def main() -> None:
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """All contenders in turns, each in a process of its own."""
-    names = options.only or [name for name in CONTENDERS if available(name, options.device)]
+    names = options.only or [name for name in CONTENDERS if available(name, options.device, options.dtype)]
     rates: list[float] = []
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(options.repeats):
@@ -103,8 +104,10 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def available(name: str, device: str) -> bool:
+def available(name: str, device: str, dtype: str) -> bool:
     """Whether a contender can run here."""
+    if name == "smalti_float32":
+        return dtype != "float32"
     module = {"liger": "liger_kernel", "cce": "cut_cross_entropy"}.get(name)
     return module is None or (device.startswith("cuda") and importlib.util.find_spec(module) is not None)
 
@@ -203,6 +206,14 @@ def _smalti_grouped(
     return grouped_cross_entropy(hidden, head, targets, groups[: len(head)], GROUP_WEIGHT).loss
 
 
+def _smalti_float32(
+    hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, _: torch.Tensor
+) -> torch.Tensor:
+    from smalti.ops.gce import grouped_cross_entropy
+
+    return grouped_cross_entropy(hidden, head, targets, accumulate_float32=True).loss
+
+
 def _liger(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
@@ -221,6 +232,7 @@ CONTENDERS: dict[str, Contender] = {
     "torch_chunked": _torch_chunked,
     "smalti": _smalti,
     "smalti_grouped": _smalti_grouped,
+    "smalti_float32": _smalti_float32,
     "liger": _liger,
     "cce": _cce,
 }
