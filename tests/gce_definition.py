@@ -9,7 +9,7 @@ from unittest import mock
 import torch
 from hypothesis import strategies as st
 
-from smalti.ops import gce
+from smalti.ops import gce, gce_torch
 from smalti.ops.gce import grouped_cross_entropy
 
 
@@ -112,13 +112,14 @@ def move(value: object, device: str) -> object:
 
 @contextmanager
 def small_chunks(elements: int) -> Iterator[None]:
-    """Chunks of so many logits, and blocks of so many values of the head's gradient."""
+    """Chunks of so many logits, passes over half as many, and blocks of so many values of the head's gradient."""
     with (
         mock.patch.dict(gce._CHUNK_ELEMENTS, cpu=elements),
         mock.patch.dict(gce._BLOCK_ELEMENTS, cpu=elements),
         mock.patch.object(gce, "_CHUNK_BYTES_ELSEWHERE", 4 * elements),
         mock.patch.object(gce, "_BLOCK_ELEMENTS_ELSEWHERE", elements),
         mock.patch.object(gce, "_LEAST_ROWS", 1),
+        mock.patch.object(gce_torch, "_CACHED_ELEMENTS", elements // 2),
     ):
         yield
 

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+# Logits that are swept over at once on a CPU: 8 MB in float32, which its cache holds from sweep to sweep.
+_CACHED_ELEMENTS = 2**21
+
 
 class _Members:
     """Who is in a target's group, as lists of (row, code) that are as long as the groups are large."""
@@ -53,7 +56,7 @@ def pass_in_place(
     focus: float,
     gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Turns a chunk's logits into the gradient with respect to them, in place.
+    """Turns a chunk's logits into the gradient with respect to them, in place, a few rows at a time on a CPU.
 
     Args:
         logits: (n, V) float32 or float64, contiguous. Overwritten: with the gradient where `gradient` is asked for,
@@ -68,6 +71,25 @@ def pass_in_place(
         token_loss (n,), group_loss (n, K), token_hit (n,) bool, group_hit (n, K) bool, as GroupedCrossEntropy has
         them, and scale (n,): row_weight · (1 − p_y)^γ.
     """
+    size = max(1, _CACHED_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(targets)
+    parts = [
+        _pass_over_rows(rows, target, weight, groupings, focus, gradient)
+        for rows, target, weight in zip(
+            *(tensor.split(max(size, 1)) for tensor in (logits, targets, row_weight)), strict=True
+        )
+    ]
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(values) for values in zip(*parts, strict=True))
+
+
+def _pass_over_rows(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    row_weight: torch.Tensor,
+    groupings: Groupings,
+    focus: float,
+    gradient: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`pass_in_place` of rows whose logits are swept over several times."""
     n, device = len(targets), targets.device
     members, weights = groupings
     group_loss = logits.new_empty(n, len(members))
