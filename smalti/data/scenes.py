@@ -131,8 +131,8 @@ class Scenes:
         mix = TRAINING_MIX if mix is None else mix
         if set(mix) - set(TRAINING_MIX) or min(mix.values(), default=0) < 0 or not sum(mix.values()) > 0:
             raise SmaltiError(f"mix must weight some of {list(TRAINING_MIX)} with 0 or more, not {mix!r}")
-        if lattice is not None and (not isinstance(lattice, int) or lattice < 16 or lattice % 8):
-            raise SmaltiError(f"lattice must be a multiple of 8 from 16 on, or None, not {lattice!r}")
+        if lattice is not None and (not isinstance(lattice, int) or lattice < 8 or lattice % 8):
+            raise SmaltiError(f"lattice must be a multiple of 8, or None, not {lattice!r}")
         self.seed = seed
         self.size = _sides(size)
         self.lattice = lattice
