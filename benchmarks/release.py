@@ -1,0 +1,271 @@
+"""Where the time of a picture goes in a model of the release's shape, against what the arithmetic alone takes.
+
+python benchmarks/release.py [--layers 2] [--hidden 1024] [--size 1024] [--steps 8] [--dtype bf16] [--device cpu]
+
+Weights are random. Layers have the release's proportions (heads of 128, four queries a key, 3.5 D in the feed-forward),
+the head its 131,072 codes and the image tokenizer its shape. Stages are the backbone (all of the denoiser but its
+head), the tail (head, guidance, draw) and pixels. A stage's floor is its counted multiply-adds (`operations`: each is
+two) over the rate of a large matrix product of the same dtype, measured before and after in the same run. The tail's
+operations are one product a step over the rows that can still change: guidance is applied before the head, and
+positions that are done are left out. `vendor_tail_operations` are those of two products over every row.
+
+The release's true shape, for a GPU: --layers 34 --hidden 4096 --steps 64 --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from smalti.commands.output import peak_memory_mb
+from smalti.generation import make_sampler
+from smalti.model.config import DenoiserConfig, RopeConfig
+from smalti.model.denoiser import Denoiser
+from smalti.model.prompt import PromptBatch
+from smalti.sampling import sampler as sampling
+from smalti.settings import GenerationSettings
+from smalti.vq.config import VQConfig
+from smalti.vq.tokenizer import ImageTokenizer
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+HEAD_DIM, CODES, TEXT_IDS = 128, 131072, 132101
+PROMPT_BEFORE, PROMPT_AFTER = 110, 3  # ids around the slots, in the release's template with a short caption
+STAGES = ("backbone", "tail", "pixels")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--hidden", type=int, default=1024, help="D, a multiple of 512")
+    parser.add_argument("--codes", type=int, default=CODES, help="V")
+    parser.add_argument("--vq-channels", type=int, default=256, help="of the image tokenizer's first level")
+    parser.add_argument("--size", type=int, default=1024, help="side in pixels")
+    parser.add_argument("--steps", type=int, nargs="+", default=[8])
+    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--edit-threshold", type=float, default=0.6)
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of the denoiser")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=1, help="pictures that are timed, after a short one")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    report = measure(options)
+    if options.json:
+        print(json.dumps(report))
+        return
+    print(
+        f"{report['device']}, {options.dtype}: {options.layers} layers, D {options.hidden}, V {options.codes}, "
+        f"{options.size}×{options.size}; products at {report['gflops']:,.0f} GFLOP/s"
+    )
+    print(f"weights {report['weights_mb']:,.0f} MB, peak {report['peak_memory_mb']:,.0f} MB\n")
+    print("steps  stage      operations   seconds     floor   ratio")
+    for row in report["rows"]:
+        for name in STAGES:
+            stage = row[name]
+            print(
+                f"{row['steps']:>5}  {name:<9} {stage['operations']:>11.3g} {stage['seconds']:>9.3f} "
+                f"{stage['floor_seconds']:>9.3f} {stage['ratio']:>7.2f}"
+            )
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """One row for each number of steps."""
+    device, dtype = torch.device(options.device), DTYPES[options.dtype]
+    denoiser, tokenizer = make_model(options, device, dtype)
+    side = options.size // tokenizer.config.downscale
+    prompt = make_prompt(denoiser.config.slots(side, side)).to(device)
+    draw(options, denoiser, tokenizer, prompt, side, steps=1)
+    rates = [product_rate(device, dtype)]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    taken = {
+        steps: [draw(options, denoiser, tokenizer, prompt, side, steps) for _ in range(options.repeats)]
+        for steps in options.steps
+    }
+    rates.append(product_rate(device, dtype))
+    rate = statistics.fmean(rates)
+    unknown = torch.full((1, side, side), denoiser.config.mask_code, device=device)
+    backbone = count(lambda: denoiser(unknown, prompt))
+    pixels = count(lambda: decode_on_meta(tokenizer.config, side))
+    rows = []
+    for steps, runs in taken.items():
+        guided = 2 if options.guidance else 1
+        operations = {
+            "backbone": backbone * guided * steps,
+            "tail": 2 * runs[0]["rows"] * options.hidden * options.codes,
+            "pixels": pixels,
+        }
+        row: dict[str, Any] = {"steps": steps}
+        for name in STAGES:
+            seconds = statistics.median(run[name] for run in runs)
+            floor = operations[name] / rate
+            row[name] = {
+                "seconds": round(seconds, 4),
+                "operations": operations[name],
+                "floor_seconds": round(floor, 4),
+                "ratio": round(seconds / floor, 3),
+            }
+        row["vendor_tail_operations"] = 2 * guided * steps * side * side * options.hidden * options.codes
+        rows.append(row)
+    weights = [*denoiser.parameters(), *tokenizer.parameters()]
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else options.device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "dtype": options.dtype,
+        "layers": options.layers,
+        "hidden": options.hidden,
+        "codes": options.codes,
+        "size": options.size,
+        "gflops": round(rate / 1e9, 1),
+        "weights_mb": round(sum(weight.nbytes for weight in weights) / 1e6, 1),
+        "peak_memory_mb": round(peak_memory_mb(options.device), 1),
+        "rows": rows,
+    }
+
+
+def make_model(
+    options: argparse.Namespace, device: torch.device, dtype: torch.dtype
+) -> tuple[Denoiser, ImageTokenizer]:
+    """Random weights of the right sizes; norms are ones, so that numbers stay within bounds."""
+    heads = options.hidden // HEAD_DIM
+    config = DenoiserConfig(
+        hidden_size=options.hidden,
+        num_hidden_layers=options.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 4,
+        head_dim=HEAD_DIM,
+        intermediate_size=options.hidden * 7 // 2,
+        vocab_size=TEXT_IDS,
+        codebook_size=options.codes,
+        rope=RopeConfig("yarn", 1e6, 16.0, llama_4_scaling_beta=0.1),
+    )
+    with torch.device("meta"):
+        denoiser = Denoiser(config)
+        tokenizer = ImageTokenizer(VQConfig(ch=options.vq_channels, codebook_size=options.codes))
+    torch.manual_seed(0)
+    for module, precision in ((denoiser, dtype), (tokenizer, torch.float32)):
+        module.to(precision).to_empty(device=device).eval().requires_grad_(False)
+        for name, weight in module.named_parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=weight[0].numel() ** -0.5)
+            else:
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+    return denoiser, tokenizer
+
+
+def make_prompt(slots: int) -> PromptBatch:
+    """One prompt as long as the release's template makes it."""
+    ids = torch.full((1, PROMPT_BEFORE + slots + PROMPT_AFTER), 1000)
+    ids[:, PROMPT_BEFORE : PROMPT_BEFORE + slots] = 18
+    length = torch.tensor([ids.shape[1]])
+    return PromptBatch(
+        ids, length, torch.tensor([PROMPT_BEFORE]), torch.tensor([PROMPT_BEFORE - 8]), slots, 100
+    )
+
+
+def draw(
+    options: argparse.Namespace,
+    denoiser: Denoiser,
+    tokenizer: ImageTokenizer,
+    prompt: PromptBatch,
+    side: int,
+    steps: int,
+) -> dict[str, float]:
+    """Seconds of each stage of one picture, and the rows that the tail was asked for."""
+    settings = GenerationSettings().replaced(
+        {
+            "num_inference_steps": steps,
+            "guidance_scale": options.guidance,
+            "edit_threshold": options.edit_threshold,
+            "temperature": 0.86,
+            "order_temperature": 1.0,
+        }
+    )
+    found = {**dict.fromkeys(STAGES, 0.0), "rows": 0}
+    with timed(denoiser, "forward", "backbone", found), timed(sampling, "sample_tokens", "tail", found):
+        for step in sampling.sample(
+            denoiser,
+            prompt,
+            grid=(side, side),
+            sampler=make_sampler(settings),
+            generators=[torch.Generator().manual_seed(0)],
+        ):
+            tokens = step.tokens
+    with timed(tokenizer, "to_pixels", "pixels", found), torch.inference_mode():
+        tokenizer.to_pixels(tokens)
+    return found
+
+
+@contextmanager
+def timed(owner: Any, name: str, stage: str, found: dict[str, float]) -> Iterator[None]:
+    """Add to `found` what calls of a function take."""
+    function = getattr(owner, name)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        synchronize()
+        started = time.perf_counter()
+        result = function(*arguments, **named)
+        synchronize()
+        found[stage] += time.perf_counter() - started
+        if stage == "tail":
+            found["rows"] += len(arguments[0])
+        return result
+
+    with mock.patch.object(owner, name, call):
+        yield
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, size: int = 4096, repeats: int = 3) -> float:
+    """Operations a second of the fastest of some products of large matrices."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    times = []
+    for _ in range(repeats + 1):
+        synchronize()
+        started = time.perf_counter()
+        left @ right
+        synchronize()
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / min(times)
+
+
+def attention_operations(query: tuple[int, ...], key: tuple[int, ...], *_: Any, **__: Any) -> int:
+    """Of the two products of attention, from the shapes (B, heads, L, head_dim) of query and key."""
+    B, heads, length, head_dim = query
+    return 4 * B * heads * length * key[2] * head_dim
+
+
+def count(run: Callable[[], Any]) -> int:
+    """Operations of the matrix products and convolutions in `run`."""
+    # PyTorch counts attention on a GPU, but not its CPU kernel.
+    on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations}
+    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+@torch.no_grad()
+def decode_on_meta(config: VQConfig, side: int) -> None:
+    """A pass of the decoder without numbers."""
+    with torch.device("meta"):
+        tokenizer = ImageTokenizer(config)
+        tokenizer.decoder(torch.zeros(1, config.z_channels, side, side))
+
+
+if __name__ == "__main__":
+    main()
