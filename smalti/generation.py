@@ -147,6 +147,7 @@ def make_sampler(settings: GenerationSettings) -> Sampler:
         top_k=settings.top_k or None,
         top_p=settings.top_p if settings.top_p < 1 else None,
         final=settings.final,
+        prompt_every=settings.reuse_every if settings.reuse == "prompt" else 1,
     )
 
 

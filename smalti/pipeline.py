@@ -83,6 +83,8 @@ class Pipeline:
         top_k: int | None = None,
         top_p: float | None = None,
         final: str | None = None,
+        reuse: str | None = None,
+        reuse_every: int | None = None,
     ) -> PipelineOutput:
         """Draw pictures of what the prompts say.
 
@@ -117,6 +119,8 @@ class Pipeline:
                 "top_k": top_k,
                 "top_p": top_p,
                 "final": final,
+                "reuse": reuse,
+                "reuse_every": reuse_every,
                 "height": height,
                 "width": width,
             }

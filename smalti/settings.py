@@ -14,6 +14,7 @@ BUDGETS = ("shift", "cosine", "linear")
 ORDERS = ("confidence", "draw", "stratified", "halton", "random")
 DRAWS = ("sample", "argmax")
 FINALS = ("grid", "release")
+REUSES = ("none", "prompt")
 SCHEDULES = ("constant", "linear", "cosine", "shift", "exponential")
 
 # What an order that takes a temperature has when nobody names one.
@@ -43,6 +44,10 @@ class GenerationSettings:
         top_p: draw from the fewest tokens whose probabilities reach this; 1 is all.
         final: "grid" keeps the grid as it was filled; "release" ends as NL-Diffusion-Image does: with editing
             on, the last step's candidate at every position.
+        reuse: "prompt" computes the prompt's positions only every `reuse_every` steps and takes their keys and values
+            from an earlier step in the others. That is faster and an approximation, because the prompt sees the picture
+            too; "none" is exact.
+        reuse_every: of the reuse "prompt".
         height, width: in pixels; None is the model's own.
     """
 
@@ -61,6 +66,8 @@ class GenerationSettings:
     top_k: int = 0
     top_p: float = 1.0
     final: str = "grid"
+    reuse: str = "none"
+    reuse_every: int = 4
     height: int | None = None
     width: int | None = None
 
@@ -93,6 +100,8 @@ class GenerationSettings:
         check_whole("top_k", self.top_k, 0)
         check_real("top_p", self.top_p, 0, 1, above=True)
         check_choice("final", self.final, FINALS)
+        check_choice("reuse", self.reuse, REUSES)
+        check_whole("reuse_every", self.reuse_every)
         for name in ("height", "width"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name))

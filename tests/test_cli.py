@@ -102,6 +102,8 @@ def test_every_option_is_a_setting(run, folder):
         "--top-k": 20,
         "--top-p": 0.9,
         "--final": "release",
+        "--reuse": "prompt",
+        "--reuse-every": 2,
         "--height": 32,
         "--width": 96,
     }

@@ -86,6 +86,8 @@ def scenes(
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     final: options.Final = None,
+    reuse: options.Reuse = None,
+    reuse_every: options.ReuseEvery = None,
     height: options.Height = None,
     width: options.Width = None,
     model: options.Model = None,

@@ -80,6 +80,8 @@ def generate(
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     final: options.Final = None,
+    reuse: options.Reuse = None,
+    reuse_every: options.ReuseEvery = None,
     model: options.Model = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,

@@ -103,6 +103,18 @@ Final = Annotated[
         "NAME",
     ),
 ]
+Reuse = Annotated[
+    str | None,
+    _sampling(
+        "--reuse",
+        "Recompute the prompt's part of every layer only at some steps (prompt): faster, not exact; none is exact.",
+        "NAME",
+    ),
+]
+ReuseEvery = Annotated[
+    int | None,
+    _sampling("--reuse-every", "Steps from one computation of the prompt's part to the next.", "N"),
+]
 Height = Annotated[
     int | None,
     typer.Option(help="In pixels. By default the model's own.", metavar="PIXELS", show_default=False),

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from smalti.model.config import DenoiserConfig
+from smalti.model.memory import LayerMemory
 from smalti.model.rotary import RotaryTables, rotate
 
 
@@ -43,6 +44,7 @@ class Attention(nn.Module):
         *,
         tables: RotaryTables | None = None,
         visible: torch.Tensor | None = None,
+        memory: LayerMemory | None = None,
     ) -> torch.Tensor:
         """Attend from x to itself or to `context`.
 
@@ -51,6 +53,7 @@ class Attention(nn.Module):
             context: (B, K, D), or None for x itself.
             tables: rotary positions of x, or None to turn nothing.
             visible: (B, 1, 1, K) bool, False on padding, or None where nothing is padded.
+            memory: what to join to x's own keys and values, or to fill with them.
 
         Returns:
             (B, L, D).
@@ -63,6 +66,8 @@ class Attention(nn.Module):
             query, key = rotate(query, tables), rotate(key, tables)
             if tables.query_scale is not None:
                 query = query * tables.query_scale
+        if memory is not None:
+            key, value = memory.join(key, value)
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=visible, enable_gqa=self.groups > 1
         )
@@ -108,9 +113,10 @@ class Layer(nn.Module):
         visible: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
         text_visible: torch.Tensor | None = None,
+        memory: LayerMemory | None = None,
     ) -> torch.Tensor:
-        """(B, L, D) → (B, L, D); `text` (B, K, D) is the encoded prompt, masks as in `Attention`."""
-        x = x + self.self_attn(self.input_layernorm(x), tables=tables, visible=visible)
+        """(B, L, D) → (B, L, D); `text` (B, K, D) is the encoded prompt, masks and memory as in `Attention`."""
+        x = x + self.self_attn(self.input_layernorm(x), tables=tables, visible=visible, memory=memory)
         if self.cross_attention:
             x = x + self.cross_attn(self.cross_attention_layernorm(x), text, visible=text_visible)
         return x + self.mlp(self.post_attention_layernorm(x))

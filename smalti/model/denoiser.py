@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from smalti.errors import SmaltiError
 from smalti.model.backbone import Layer, RMSNorm
 from smalti.model.config import EXTRA_CODES, DenoiserConfig
+from smalti.model.memory import LayerMemory, PromptMemory
 from smalti.model.prompt import PromptBatch
 from smalti.model.rotary import RotaryTables, axial_positions, axial_tables, raster_tables
 
@@ -115,12 +116,16 @@ class Denoiser(nn.Module):
                 scale = residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
                 weight.normal_(0.0, 0.02 * scale, generator=generator)
 
-    def forward(self, tokens: torch.Tensor, prompt: PromptBatch) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, prompt: PromptBatch, memory: PromptMemory | None = None
+    ) -> torch.Tensor:
         """Predict every token from all the others and the prompt.
 
         Args:
             tokens: (B, h, w) int64, `config.mask_code` where unknown.
             prompt: B prompts with `config.slots(h, w)` reserved slots each, on the same device.
+            memory: keys and values of the prompt's positions: filled by this pass if it is empty, else used in place of
+                computing them. Only for prompts in the sequence, of one length.
 
         Returns:
             (B, h·w, D) hidden vectors in raster order.
@@ -140,15 +145,23 @@ class Denoiser(nn.Module):
         # The residual stream keeps the weights' dtype under autocast, which shortens only matrix products.
         image = image.to(self.embed_tokens.weight.dtype)
         if self.config.conditioning == "sequence":
-            hidden = self._in_sequence(image, prompt, rows, columns)
+            hidden = self._in_sequence(image, prompt, rows, columns, memory)
         else:
             hidden = self._across(image, prompt, rows, columns)
         return self.upsample_gen.upsample(hidden, rows, columns) if self.config.downsample else hidden
 
-    def _in_sequence(self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int) -> torch.Tensor:
+    def _in_sequence(
+        self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int, memory: PromptMemory | None
+    ) -> torch.Tensor:
         """Run the backbone over the prompt with the image in its slots; (B, S, D) → (B, S, D)."""
         S = image.shape[1]
         start = prompt.common_start
+        if memory is not None:
+            if start is None or prompt.padded:
+                raise SmaltiError("a prompt memory needs prompts of one length")
+            if memory.layers:
+                return self._beside(image, prompt, rows, columns, memory)
+            memory.layers += [LayerMemory(start, S) for _ in self.layers]
         if start is not None:
             before, after = prompt.ids[:, :start], prompt.ids[:, start + S :]
             x = torch.cat([self.embed_tokens(before), image, self.embed_tokens(after)], dim=1)
@@ -158,9 +171,22 @@ class Denoiser(nn.Module):
             x = self.embed_tokens(prompt.ids).scatter(1, index, image)
         visible = self._visible(prompt)
         tables = self._rotary(x, prompt.slot_start, start, rows, columns)
-        for layer in self.layers:
-            x = layer(x, tables, visible=visible)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, tables, visible=visible, memory=memory.layers[number] if memory else None)
         x = x[:, start : start + S] if start is not None else x.gather(1, index)
+        return self.norm(x)
+
+    def _beside(
+        self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int, memory: PromptMemory
+    ) -> torch.Tensor:
+        """Run the backbone over the image alone, beside a prompt that is remembered; (B, S, D) → (B, S, D)."""
+        # Positions are those that the image has in the whole sequence, whose length the tables are kept by.
+        sequence = image.new_empty(1, 1, 1).expand(*prompt.ids.shape, 1)
+        tables = self._rotary(sequence, prompt.slot_start, prompt.common_start, rows, columns)
+        tables = tables.part(prompt.common_start, image.shape[1])
+        x = image
+        for layer, remembered in zip(self.layers, memory.layers, strict=True):
+            x = layer(x, tables, memory=remembered)
         return self.norm(x)
 
     def _across(self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int) -> torch.Tensor:

@@ -23,6 +23,11 @@ class RotaryTables(NamedTuple):
     sin: torch.Tensor
     query_scale: torch.Tensor | None = None
 
+    def part(self, start: int, length: int) -> RotaryTables:
+        """The tables of `length` positions from `start` on."""
+        pieces = (table if table is None else table.narrow(-2, start, length) for table in self)
+        return RotaryTables(*pieces)
+
 
 def inverse_frequencies(rope: RopeConfig, dim: int) -> tuple[torch.Tensor, float]:
     """Radians a position for the dim/2 pairs of dimensions, (dim/2,) float32, and YaRN's attention factor.

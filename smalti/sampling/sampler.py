@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 
-from smalti.checks import check_choice
+from smalti.checks import check_choice, check_whole
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
+from smalti.model.memory import PromptMemory
 from smalti.model.prompt import PromptBatch
 from smalti.ops.sample import TokenChoice, check_filters, sample_tokens
 from smalti.sampling.editing import Editing, NoEditing
@@ -36,6 +37,8 @@ class Sampler:
         top_k, top_p: leave out unlikely tokens, or None.
         final: "grid" ends with the grid as it was filled; "release" as the release does: while editing is on,
             the last step's candidate at every position, edited or not.
+        prompt_every: steps between passes that compute the prompt's positions; in the others their keys and values are
+            those of an earlier step, an approximation. 1 is exact. It is for prompts in the sequence.
     """
 
     steps: int = 16
@@ -49,9 +52,11 @@ class Sampler:
     top_k: int | None = None
     top_p: float | None = None
     final: str = "grid"
+    prompt_every: int = 1
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
+        check_whole("prompt_every", self.prompt_every)
         check_filters(self.temperature, self.top_k, self.top_p)
         check_choice("draw", self.draw, ("sample", "argmax"))
         check_choice("final", self.final, ("grid", "release"))
@@ -164,7 +169,11 @@ def _steps(
     budgets = _budgets(sampler, masked)
     temperatures = sampler.temperatures()
     groups = _groups(prompt, guided=sampler.guidance.scale > 0)
+    remembers = sampler.prompt_every > 1 and denoiser.config.conditioning == "sequence"
     for index in range(steps):
+        if index % sampler.prompt_every == 0:
+            # By whether guidance is on: with it a batch is twice as large.
+            memories = [{False: PromptMemory(), True: PromptMemory()} for _ in groups]
         uniform = _noise(generators, tokens) if sampler.draw == "sample" else None
         noise = _noise(generators, tokens) if sampler.order.noisy else None
         visible = editable & ~masked
@@ -179,6 +188,7 @@ def _steps(
             sampler,
             sampler.guidance.at(index, steps),
             temperatures[index],
+            memories if remembers else None,
         )
         if bool(choice.probability.isnan().any()):
             raise SmaltiError("the denoiser's output is not finite: its weights or its dtype are unfit")
@@ -240,20 +250,22 @@ def _predict(
     sampler: Sampler,
     scale: float,
     temperature: float,
+    memories: list[dict[bool, PromptMemory]] | None,
 ) -> TokenChoice:
     """One pass over tokens (B, h, w), and a choice for the rows (of B·h·w) that can change."""
     B, h, w = tokens.shape
     shape = (B, h * w, denoiser.config.hidden_size)
     hidden = uncond = None
-    for group in groups:
+    for number, group in enumerate(groups):
         part = tokens[group.images]
+        memory = memories[number][scale != 0] if memories else None
         if scale:
             # Conditional and unconditional as one batch.
-            found, without = denoiser(torch.cat([part, part]), group.guided).chunk(2)
+            found, without = denoiser(torch.cat([part, part]), group.guided, memory).chunk(2)
             uncond = without.new_empty(shape) if uncond is None else uncond
             uncond[group.images] = without
         else:
-            found = denoiser(part, group.prompt)
+            found = denoiser(part, group.prompt, memory)
         hidden = found.new_empty(shape) if hidden is None else hidden
         hidden[group.images] = found
     hidden = hidden.flatten(0, 1)[rows]
