@@ -19,7 +19,7 @@ from smalti.images import paint_unknown, to_pil
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import TextTokenizer, build_prompts
 from smalti.sampling.sampler import Step, sample
-from smalti.settings import GenerationSettings
+from smalti.settings import GenerationSettings, find_preset
 from smalti.vq.tokenizer import ImageTokenizer
 
 BUNDLED_MODEL = Path(__file__).parent / "models" / "scenes"
@@ -57,6 +57,21 @@ class Pipeline:
         except SmaltiError as error:
             raise SmaltiError(f"sampling in the model's config.json: {error}") from error
 
+    def preset(self, name: str | None) -> GenerationSettings:
+        """The model's settings with those of a preset: "fast", "balanced", "quality", or None for no preset.
+
+        Raises:
+            SmaltiError: there is no such preset, or the model's `config.json` has it wrong.
+        """
+        if name is None:
+            return self.settings
+        config = self.denoiser.config
+        changes = find_preset(name, config.presets, config.sampling)
+        try:
+            return self.settings.replaced(changes)
+        except SmaltiError as error:
+            raise SmaltiError(f"presets in the model's config.json: {error}") from error
+
     def __call__(
         self,
         prompt: str | Sequence[str],
@@ -85,6 +100,7 @@ class Pipeline:
         final: str | None = None,
         reuse: str | None = None,
         reuse_every: int | None = None,
+        preset: str | None = None,
     ) -> PipelineOutput:
         """Draw pictures of what the prompts say.
 
@@ -93,6 +109,7 @@ class Pipeline:
         Args:
             prompt: one, or a list.
             num_images_per_prompt: pictures of each prompt.
+            preset: "fast", "balanced" or "quality" in place of the model's own settings; what is named beside it wins.
             generator, seed: as for `start`.
             output_type: "pil", "np", "pt" or "tokens"; see `PipelineOutput`.
             callback_on_step_end: called after every step with the pipeline, the step's index from 0, the
@@ -102,7 +119,7 @@ class Pipeline:
             SmaltiError: an argument that is wrong, by name.
         """
         check_choice("output_type", output_type, OUTPUT_TYPES)
-        settings = self.settings.replaced(
+        settings = self.preset(preset).replaced(
             {
                 "num_inference_steps": num_inference_steps,
                 "guidance_scale": guidance_scale,

@@ -17,6 +17,20 @@ FINALS = ("grid", "release")
 REUSES = ("none", "prompt")
 SCHEDULES = ("constant", "linear", "cosine", "shift", "exponential")
 
+PRESETS = {"fast": 8, "balanced": 20, "quality": 64}
+"""Passes of the denoiser by the name of a preset."""
+
+# Settings that the release is used with, for models whose `config.json` has none of their own.
+_RELEASE_SETTINGS = {
+    "guidance_scale": 5.0,
+    "budget": "shift",
+    "shift": 5.0,
+    "order": "confidence",
+    "order_temperature": 1.0,
+    "temperature": 0.86,
+    "edit_threshold": 0.6,
+}
+
 # What an order that takes a temperature has when nobody names one.
 _ORDER_TEMPERATURES = {"confidence": 0.0, "draw": 1.0}
 
@@ -127,3 +141,20 @@ class GenerationSettings:
     def to_dict(self) -> dict[str, Any]:
         """Every setting by name, ready for JSON."""
         return {**dataclasses.asdict(self), "guidance_interval": list(self.guidance_interval)}
+
+
+def find_preset(
+    name: str, presets: Mapping[str, Mapping[str, Any]], sampling: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings that a preset stands for: the model's own under that name, else a number of steps.
+
+    Args:
+        name: one of `PRESETS`.
+        presets, sampling: "presets" and "sampling" of the model's `config.json`.
+
+    Raises:
+        SmaltiError: there is no preset of that name.
+    """
+    check_choice("preset", name, tuple(PRESETS))
+    default = {"num_inference_steps": PRESETS[name], **({} if sampling else _RELEASE_SETTINGS)}
+    return dict(presets.get(name, default))

@@ -71,6 +71,7 @@ def scenes(
         int, typer.Option(metavar="N", help="Pictures drawn at a time. It changes memory, not the pictures.")
     ] = 16,
     as_json: options.Json = False,
+    preset: options.Preset = None,
     num_inference_steps: options.Steps = None,
     guidance_scale: options.Guidance = None,
     guidance_interval: options.GuidanceInterval = None,
@@ -128,7 +129,7 @@ def scenes(
         else:
             pipe = options.load_pipeline(model, device, dtype)
             with options.option_names():
-                settings = pipe.settings.replaced(changes)
+                settings = pipe.preset(preset).replaced(changes)
             facts |= {"model": pipe.name, "settings": settings.to_dict()}
             pictures = _draw(pipe, settings, repeated, seed, batch_size)
         pictures = _watched(pictures, len(repeated), show=output.shows_progress(as_json))

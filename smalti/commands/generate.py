@@ -65,6 +65,7 @@ def generate(
         int, typer.Option(metavar="N", help="Pictures drawn at a time. It changes memory, not the pictures.")
     ] = 8,
     as_json: options.Json = False,
+    preset: options.Preset = None,
     num_inference_steps: options.Steps = None,
     guidance_scale: options.Guidance = None,
     guidance_interval: options.GuidanceInterval = None,
@@ -114,7 +115,7 @@ def generate(
     from smalti.generation import picture_seeds
 
     with options.option_names():
-        settings = pipe.settings.replaced(changes)
+        settings = pipe.preset(preset).replaced(changes)
     texts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
     seeds = picture_seeds(seed, None, len(prompts), images_per_prompt)
     seconds = {"load": time.perf_counter() - started, "prompt": 0.0, "denoise": 0.0, "decode": 0.0}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from smalti.checks import check_choice
 from smalti.errors import SmaltiError
-from smalti.settings import BUDGETS, ORDERS, SCHEDULES, GenerationSettings
+from smalti.settings import BUDGETS, ORDERS, PRESETS, SCHEDULES, GenerationSettings
 
 if TYPE_CHECKING:
     from smalti.pipeline import Pipeline
@@ -47,6 +48,12 @@ def _sampling(name: str, help: str, metavar: str) -> Any:
     return typer.Option(name, help=help, metavar=metavar, show_default=False, rich_help_panel=_SAMPLING)
 
 
+Preset = Annotated[
+    str | None,
+    _sampling(
+        "--preset", f"Settings that go together: {_listed(tuple(PRESETS))}. Options beside it win.", "NAME"
+    ),
+]
 Steps = Annotated[int | None, _sampling("--steps", "Passes of the model, 1 to the number of tokens.", "N")]
 Guidance = Annotated[
     float | None, _sampling("--guidance", "How strongly the prompt is followed; 0 is no guidance.", "SCALE")
@@ -142,6 +149,8 @@ def setting_changes(params: Mapping[str, Any]) -> dict[str, Any]:
     changes = {name: value for name, value in params.items() if name in known and value is not None}
     with option_names():
         GenerationSettings().replaced(changes)
+        if params.get("preset") is not None:
+            check_choice("preset", params["preset"], tuple(PRESETS))
     return changes
 
 
@@ -153,7 +162,7 @@ def option_names() -> Iterator[None]:
     except SmaltiError as error:
         name, rest = (str(error).split(" ", 1) + [""])[:2]
         bare = name.removesuffix("'s").rstrip(":")
-        if bare not in GenerationSettings().to_dict():
+        if bare not in GenerationSettings().to_dict() and bare != "preset":
             raise
         option = _OPTION_NAMES.get(bare, "--" + bare.replace("_", "-"))
         raise SmaltiError(f"{name.replace(bare, option)} {rest}") from error

@@ -96,6 +96,7 @@ class DenoiserConfig:
         prompt*: the prompt template.
         flip_ratio, prompt_drop_rate, gen_edit_loss_weight, group_ce_weight: facts of training.
         sampling*: default sampling settings of this model, by the pipeline's argument names.
+        presets*: the same for each preset, "fast", "balanced" or "quality".
     """
 
     hidden_size: int
@@ -123,6 +124,7 @@ class DenoiserConfig:
     gen_edit_loss_weight: float = 0.2
     group_ce_weight: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in (
@@ -158,6 +160,9 @@ class DenoiserConfig:
         parse_group_weights(self.group_ce_weight)
         if not isinstance(self.sampling, dict):
             raise SmaltiError(f"sampling must be an object, not {self.sampling!r}")
+        presets = self.presets
+        if not isinstance(presets, dict) or not all(isinstance(entry, dict) for entry in presets.values()):
+            raise SmaltiError(f"presets must be an object of objects, not {presets!r}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise SmaltiError(
                 f"num_key_value_heads must divide num_attention_heads {self.num_attention_heads}, "
