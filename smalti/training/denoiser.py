@@ -70,6 +70,8 @@ class DenoiserTask:
         self.make_model_config(config.text.vocab_size)
         self.cache = make_cache(config, self.tokenizer)
         self.groups = [self.make_groups(number) for number in self.group_weights]
+        device = find_device(config.loop.device)
+        self.group_ids = [groups.ids.to(device) for groups in self.groups]
         if config.start_from:
             text_path = Path(config.start_from) / "tokenizer.json"
         else:
@@ -178,7 +180,7 @@ class DenoiserTask:
             batch.targets,
             batch.masked,
             edit_loss_weight=self.config.objective.edit_loss_weight,
-            groups=[groups.ids.to(hidden.device) for groups in self.groups],
+            groups=self.group_ids,
             group_weights=list(self.group_weights.values()),
             focus=self.config.objective.focus,
         )
