@@ -18,20 +18,16 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import resource
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from measure import DTYPES, device_name, in_a_process, measure, product_rate
 from torch.nn import functional as F
 
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 GROUPS, GROUP_WEIGHT = 16384, 0.2
-_CUDA_ROUNDS = 10
 
 
 def main() -> None:
@@ -89,9 +85,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                 "matmul_share": round(floor / seconds, 3),
             }
         )
-    device = torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device
     return {
-        "device": device,
+        "device": device_name(options.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "dtype": options.dtype,
@@ -114,11 +109,7 @@ def available(name: str, device: str, dtype: str) -> bool:
 
 def _process(options: argparse.Namespace, name: str) -> dict[str, float]:
     arguments = [f"--{key}={getattr(options, key)}" for key in ("rows", "dim", "codes", "dtype", "device")]
-    command = [sys.executable, __file__, *arguments, f"--one={name}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"{name} failed (its message is above)")
-    return json.loads(done.stdout.splitlines()[-1])
+    return in_a_process(__file__, [*arguments, f"--one={name}"])
 
 
 def one(options: argparse.Namespace) -> dict[str, float]:
@@ -135,51 +126,19 @@ def one(options: argparse.Namespace) -> dict[str, float]:
     # A few rows first: threads start and kernels compile outside of the timing.
     warm = N if device.type == "cuda" else min(N, 16)
     call(hidden[:warm], head[: min(V, 4096)] if device.type == "cpu" else head, targets[:warm] % 4096, groups)
-    hidden.grad = head.grad = None
-    gradients = hidden.nbytes + head.nbytes
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        times = []
-        for _ in range(_CUDA_ROUNDS):
-            hidden.grad = head.grad = None
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            call(hidden, head, targets, groups).backward()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(start.elapsed_time(end) / 1000)
-        extra = torch.cuda.max_memory_allocated() - before - gradients
-        return {"seconds": statistics.median(times), "extra_mb": extra / 1e6}
-    before = _peak()
-    started = time.perf_counter()
-    call(hidden, head, targets, groups).backward()
-    seconds = time.perf_counter() - started
-    return {"seconds": seconds, "extra_mb": max(0, _peak() - before - gradients) / 1e6}
+
+    def forget() -> None:
+        hidden.grad = head.grad = None
+
+    seconds, extra = measure(lambda: call(hidden, head, targets, groups).backward(), device, forget)
+    # The gradients are what was asked for.
+    return {"seconds": seconds, "extra_mb": max(0, extra - hidden.nbytes - head.nbytes) / 1e6}
 
 
 def product(options: argparse.Namespace) -> dict[str, float]:
-    """The machine's rate of a matrix product of this width, in FLOP a second: the best of a few."""
-    device, dtype = torch.device(options.device), DTYPES[options.dtype]
-    rows, codes = min(options.rows, 4096), min(options.codes, 16384)
-    a = torch.randn(rows, options.dim, device=device, dtype=dtype)
-    b = torch.randn(codes, options.dim, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(4 if device.type == "cpu" else 20):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        a @ b.T
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return {"flops": 2 * rows * codes * options.dim / best}
-
-
-def _peak() -> int:
-    """The process's peak memory so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """The machine's rate of a matrix product of this width, in FLOP a second."""
+    shape = (options.rows, options.dim, options.codes)
+    return {"flops": product_rate(torch.device(options.device), DTYPES[options.dtype], *shape)}
 
 
 def _naive(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, _: torch.Tensor) -> torch.Tensor:

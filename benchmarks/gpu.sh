@@ -25,11 +25,13 @@ check() {
     # The recorded outputs of the release's code, on the GPU: token agreement is printed, since kernels round differently.
     run golden "$PYTHON" benchmarks/golden.py --device cuda
     # The operators' kernels, compiled instead of interpreted.
-    run kernels "$PYTHON" -m pytest -q tests/test_gce.py tests/test_gce_triton.py
+    run kernels "$PYTHON" -m pytest -q tests/test_backend.py tests/test_gce.py tests/test_gce_triton.py \
+        tests/test_sample_op.py tests/test_sample_triton.py
 }
 
 time_() {
     run gce "$PYTHON" benchmarks/gce.py --device cuda --dtype bf16 --rows 8192 --dim 4096 --repeats 3
+    run tail "$PYTHON" benchmarks/tail.py --device cuda --dtype bf16 --dim 4096 --repeats 3
     run generate "$PYTHON" benchmarks/generate.py --device cuda
 }
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -16,8 +14,6 @@ from gce_definition import check_details, close, definition, problems, run, smal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smalti.errors import SmaltiError
-from smalti.ops import gce, gce_torch
 from smalti.ops.gce import grouped_cross_entropy
 
 pytest.importorskip("triton", reason="Triton cannot be installed here: it is made for Linux")
@@ -152,31 +148,6 @@ def test_large_logits_stay_finite_and_nan_stays_nan() -> None:
     for gradient in torch.autograd.grad(found.loss, (hidden, head)):
         assert gradient.isfinite().all()
     assert grouped_cross_entropy(hidden * torch.nan, head, targets, backend="triton").loss.isnan()
-
-
-def test_backends_are_chosen_and_named() -> None:
-    hidden = torch.zeros(2, 3, device=DEVICE)
-    auto = gce_torch if DEVICE == "cpu" else gce_triton
-    assert gce._backend("auto", hidden) is auto and gce._backend("torch", hidden) is gce_torch
-    assert gce._backend("triton", hidden) is gce_triton
-    assert gce._backend("triton", hidden.double()) is gce_torch
-    with mock.patch.object(gce_triton, "INTERPRETED", False):
-        with pytest.raises(SmaltiError, match='backend "triton" needs tensors on a GPU, not cpu'):
-            gce._backend("triton", hidden.cpu())
-
-
-def test_missing_triton_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    on_gpu = SimpleNamespace(dtype=torch.float32, is_cuda=True)
-    gce._warn_that_triton_is_missing.cache_clear()
-    monkeypatch.delattr("smalti.ops.gce_triton")
-    monkeypatch.setitem(sys.modules, "smalti.ops.gce_triton", None)
-    with pytest.warns(UserWarning, match="Triton is not installed"):
-        assert gce._backend("auto", on_gpu) is gce_torch
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert gce._backend("auto", on_gpu) is gce_torch
-    with pytest.raises(SmaltiError, match='backend "triton" needs the package triton'):
-        gce._backend("triton", on_gpu)
 
 
 COMPILE = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,6 +11,7 @@ from tiny import GOLDEN, generators, golden_expectations
 
 from smalti.checkpoint import load_denoiser, load_text_tokenizer
 from smalti.model.prompt import build_prompts
+from smalti.ops.sample import sample_tokens
 from smalti.sampling.editing import NoEditing, ThresholdEditing
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.orders import ConfidenceOrder, StratifiedOrder, stratified_order
@@ -39,8 +42,12 @@ def denoiser():
 
 @pytest.fixture(scope="module")
 def prompt(denoiser):
+    return prompts(denoiser, [COMMON["prompt"]])
+
+
+def prompts(denoiser, texts):
     return build_prompts(
-        [COMMON["prompt"]],
+        texts,
         denoiser.config.prompt,
         load_text_tokenizer(GOLDEN),
         height=COMMON["image"],
@@ -76,8 +83,8 @@ def test_hidden_states_and_logits(denoiser, prompt):
     assert torch.equal(logits.argmax(dim=1), EXPECTED["logits_allmask_argmax"].long())
 
 
-@pytest.mark.parametrize("case", [*CASES, "1step"])
-def test_tokens(denoiser, prompt, case):
+def run_case(denoiser, prompt, case):
+    """The steps of a case, on as many images as there are prompts, and its settings."""
     settings = {**COMMON, **(CASES[case] if case in CASES else {"n_steps": 1, "total_edited": 0})}
     threshold = settings.get("edit_threshold", 0.0)
     sampler = Sampler(
@@ -89,12 +96,53 @@ def test_tokens(denoiser, prompt, case):
         draw="argmax",
         final="release",
     )
-    steps = list(
-        sample(denoiser, prompt, grid=tuple(COMMON["grid"]), sampler=sampler, generators=generators(0))
+    seeds = generators(*range(len(prompt)))
+    return settings, list(
+        sample(denoiser, prompt, grid=tuple(COMMON["grid"]), sampler=sampler, generators=seeds)
     )
+
+
+@pytest.mark.parametrize("case", [*CASES, "1step"])
+def test_tokens(denoiser, prompt, case, monkeypatch):
+    calls = []
+
+    def remembered(*tensors, **options):
+        calls.append((tensors, options, sample_tokens(*tensors, **options)))
+        return calls[-1][-1]
+
+    monkeypatch.setattr("smalti.sampling.sampler.sample_tokens", remembered)
+    settings, steps = run_case(denoiser, prompt, case)
     assert torch.equal(steps[-1].tokens.flatten(1), EXPECTED[f"tokens_{case}"].long())
     assert sum(int(step.edited.sum()) for step in steps) == settings["total_edited"]
     assert sum(int(step.revealed.sum()) for step in steps) == 64 * 64
+    # However few rows are computed at a time, or at all, nothing changes in any step.
+    for (hidden, head, _), options, whole in calls:
+        for chunk, rows in ((4096, slice(None)), (7, slice(None)), (1, slice(3, None, 97))):
+            part = {
+                name: value[rows] if isinstance(value, torch.Tensor) else value
+                for name, value in options.items()
+            }
+            found = sample_tokens(hidden[rows], head, **part, chunk_rows=chunk)
+            for ours, same in zip(found, whole, strict=True):
+                assert ours is same is None or torch.equal(ours, same[rows])
+
+
+def test_tokens_one_row_at_a_time(denoiser, prompt, monkeypatch):
+    one = functools.partial(sample_tokens, chunk_rows=1)
+    monkeypatch.setattr("smalti.sampling.sampler.sample_tokens", one)
+    _, steps = run_case(denoiser, prompt, "1step")
+    assert torch.equal(steps[-1].tokens.flatten(1), EXPECTED["tokens_1step"].long())
+
+
+@pytest.mark.parametrize("case", ["argmax_stratified_8_edit", "argmax_confident_8_cfg3_edit"])
+def test_tokens_in_a_batch_of_three(denoiser, case):
+    texts = [COMMON["prompt"], "a blue square left of a red circle", COMMON["prompt"]]
+    settings, steps = run_case(denoiser, prompts(denoiser, texts), case)
+    tokens = steps[-1].tokens.flatten(1)
+    assert torch.equal(tokens[::2], EXPECTED[f"tokens_{case}"].long().expand(2, -1))
+    assert not torch.equal(tokens[0], tokens[1])
+    edited = sum(step.edited.flatten(1).sum(dim=1) for step in steps)
+    assert edited[0] == edited[2] == settings["total_edited"]
 
 
 @pytest.mark.parametrize("name", [name for name in EXPECTED if name.startswith("unmask_budget")])

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_definition import check, problems, small_sweeps
+from torch.overrides import TorchFunctionMode
 
 from smalti.errors import SmaltiError
 from smalti.ops.sample import filter_logits, sample_tokens
@@ -33,6 +35,13 @@ def test_the_mode_and_its_numbers():
 
 
 @settings(max_examples=40, deadline=None)
+@given(problems(), st.sampled_from([1, 64, 2**21]))
+def test_choices_match_the_definition(problem, sweep):
+    with small_sweeps(sweep):
+        check(problem, "torch")
+
+
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     chunk=st.integers(1, 60),
@@ -52,6 +61,57 @@ def test_chunks_and_company_change_nothing(seed, chunk, temperature, top_k, top_
         if one is not None:
             assert torch.equal(one, other)
             assert torch.equal(one[some], few)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sweeps_and_company_change_nothing_in_a_wide_head(dtype):
+    hidden, uncond, head, uniform = problem(rows=70, dim=24, vocabulary=3001)
+    hidden, uncond, head = (hidden / 2).to(dtype), (uncond / 2).to(dtype), head.to(dtype)
+    current = torch.arange(70) * 43
+    for temperature in (1.0, 0.8):
+
+        def choose(rows, temperature=temperature, **options):
+            return sample_tokens(
+                hidden[rows],
+                head,
+                uniform[rows],
+                hidden_uncond=uncond[rows],
+                guidance_scale=1.0,
+                temperature=temperature,
+                current_tokens=current[rows],
+                **options,
+            )
+
+        whole = choose(slice(None))
+        for rows, sweep in (
+            (slice(None), 1),
+            (slice(None), 7 * 3001),
+            (slice(5, 6), 2**21),
+            (slice(1, 70, 3), 1),
+        ):
+            for chunk in (1, 13, None):
+                with small_sweeps(sweep):
+                    found = choose(rows, chunk_rows=chunk)
+                assert all(torch.equal(a, b[rows]) for a, b in zip(found, whole, strict=True))
+
+
+def test_memory_is_a_chunk_not_the_whole():
+    """Of 2,000 rows and 40 at a time, no tensor is larger than a chunk of logits."""
+    largest = 0
+
+    class Largest(TorchFunctionMode):
+        def __torch_function__(self, function, types, arguments=(), options=None):
+            nonlocal largest
+            result = function(*arguments, **(options or {}))
+            for part in result if isinstance(result, tuple | list) else [result]:
+                if isinstance(part, torch.Tensor):
+                    largest = max(largest, part.numel())
+            return result
+
+    hidden, uncond, head, uniform = problem(rows=2000, dim=4, vocabulary=500)
+    with Largest():
+        sample_tokens(hidden, head, uniform, hidden_uncond=uncond, guidance_scale=2.0, chunk_rows=40)
+    assert largest == 40 * 500
 
 
 def test_draws_follow_the_distribution():
@@ -87,8 +147,18 @@ def test_temperature_zero_is_the_mode():
     hidden, _, head, uniform = problem()
     cold = sample_tokens(hidden, head, uniform, temperature=0)
     assert torch.equal(cold.candidate, (hidden @ head.T).argmax(dim=1))
-    almost = sample_tokens(hidden, head, uniform, temperature=1e-5)
-    assert torch.equal(almost.candidate, cold.candidate)
+    for temperature in (1e-5, 1e-40, 1e-320):
+        almost = sample_tokens(hidden, head, uniform, temperature=temperature)
+        assert torch.equal(almost.candidate, cold.candidate)
+        torch.testing.assert_close(almost.probability, cold.probability)
+
+
+def test_endless_heat_is_uniform():
+    hidden, _, head, uniform = problem()
+    choice = sample_tokens(hidden, head, uniform, temperature=1e300)
+    assert torch.equal(choice.candidate, (uniform * 40).long())
+    p = (hidden @ head.T).softmax(dim=1).gather(1, choice.candidate[:, None])[:, 0]
+    torch.testing.assert_close(choice.probability, p, rtol=1e-4, atol=1e-6)
 
 
 def test_filters_keep_what_they_say():
@@ -136,6 +206,7 @@ def test_no_rows_and_short_floats():
         ({"top_p": 0.0}, "top_p must be a finite number above 0 and at most 1, not 0.0"),
         ({"top_p": 1.5}, "top_p"),
         ({"chunk_rows": 0}, "chunk_rows"),
+        ({"backend": "cuda"}, 'backend must be "auto", "torch" or "triton", not \'cuda\''),
         ({"uniform": torch.rand(3)}, r"uniform must be \(50,\), not \(3,\)"),
         ({"current_tokens": torch.zeros(3)}, "current_tokens"),
         ({"hidden_uncond": torch.zeros(3, 16)}, r"hidden_uncond must be \(50, 16\)"),

@@ -14,7 +14,6 @@ in place: that pass is a backend's (gce_torch.py, gce_triton.py), the chunks and
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
@@ -23,6 +22,7 @@ import torch
 
 from smalti.errors import SmaltiError
 from smalti.ops import gce_torch
+from smalti.ops.backend import choose_backend
 
 # Logits of one chunk. On a CPU 2²¹ float32 values, 8 MB, stay in its cache, but a product of too few rows is slow.
 # Elsewhere a chunk is as large as 300 MB of memory allow: every chunk reads and writes the head's whole gradient.
@@ -182,33 +182,6 @@ def _adds_to_float32(device: torch.device, dtype: torch.dtype) -> bool:
     return bool((total == 32).all())
 
 
-def _backend(name: str, hidden: torch.Tensor) -> ModuleType:
-    """The module that has the pass for `hidden`'s device and dtype."""
-    if name not in ("auto", "torch", "triton"):
-        raise SmaltiError(f'backend must be "auto", "torch" or "triton", not {name!r}')
-    if hidden.dtype == torch.float64 or name == "torch" or (name == "auto" and not hidden.is_cuda):
-        return gce_torch
-    try:
-        from smalti.ops import gce_triton
-    except ImportError as error:
-        if name == "triton":
-            raise SmaltiError(f'backend "triton" needs the package triton: {error}') from None
-        _warn_that_triton_is_missing()
-        return gce_torch
-    if not hidden.is_cuda and not gce_triton.INTERPRETED:
-        raise SmaltiError(
-            f'backend "triton" needs tensors on a GPU, not {hidden.device.type} (or TRITON_INTERPRET=1)'
-        )
-    return gce_triton
-
-
-@functools.cache
-def _warn_that_triton_is_missing() -> None:
-    warnings.warn(
-        "Triton is not installed: grouped cross-entropy runs in plain PyTorch, slower", stacklevel=4
-    )
-
-
 def grouped_cross_entropy(
     hidden: torch.Tensor,
     head_weight: torch.Tensor,
@@ -246,7 +219,7 @@ def grouped_cross_entropy(
     groups = [groups] if isinstance(groups, torch.Tensor) else list(groups)
     weights = [float(group_weights)] if isinstance(group_weights, int | float) else list(group_weights)
     _check(hidden, head_weight, targets, groups, weights, row_weight, focus, reduction)
-    module = _backend(backend, hidden)
+    module = choose_backend("gce", backend, hidden)
     N, exact = len(hidden), _exact(hidden)
     if row_weight is None:
         row_weight = hidden.new_ones(N, dtype=exact)

@@ -9,10 +9,17 @@ import torch
 
 from smalti.checks import check_real, check_whole
 from smalti.errors import SmaltiError
+from smalti.ops.backend import choose_backend
 
-# Logits of one chunk. On a CPU 2²¹ float32 values, 8 MB, stay in its cache; a GPU wants large products.
+# Logits of one chunk. On a CPU 2²¹ float32 values, 8 MB, stay in its cache, but a product of too few rows is slow; a
+# GPU wants large products.
 _CHUNK_ELEMENTS = {"cpu": 2**21}
 _CHUNK_ELEMENTS_ELSEWHERE = 2**26
+_LEAST_ROWS = 256
+# Logits that are sorted at once, where top-p asks for it.
+_SORTED_ELEMENTS = 2**22
+# Temperatures beyond these change nothing, but their reciprocals leave float32's range.
+_COLDEST, _HOTTEST = 1e-30, 1e20
 
 
 class TokenChoice(NamedTuple):
@@ -32,6 +39,7 @@ class TokenChoice(NamedTuple):
     entropy: torch.Tensor
 
 
+@torch.no_grad()
 def sample_tokens(
     hidden: torch.Tensor,
     head_weight: torch.Tensor,
@@ -44,6 +52,7 @@ def sample_tokens(
     top_p: float | None = None,
     current_tokens: torch.Tensor | None = None,
     chunk_rows: int | None = None,
+    backend: str = "auto",
 ) -> TokenChoice:
     """Choose a token for every row from the guided logits (1 + s)·cond − s·uncond.
 
@@ -62,58 +71,73 @@ def sample_tokens(
         top_k: keep the k largest logits (and those equal to the k-th), or None.
         top_p: after top-k, keep the fewest tokens whose probabilities reach top_p, or None.
         current_tokens: (N,) int64, the tokens whose probability is wanted as well, or None.
-        chunk_rows: rows at a time; None takes a few megabytes of logits. It changes memory, not the result.
+        chunk_rows: rows at a time; None takes 2²¹ logits on a CPU, 2²⁶ elsewhere, but at least 256 rows. It changes
+            memory, not the result.
+        backend: "torch", "triton", or "auto": Triton for tensors on a GPU where it is installed. What top-k and top-p
+            leave out is found by PyTorch either way, and float64 is always PyTorch's.
 
     Raises:
-        SmaltiError: an argument that is out of range or of the wrong shape.
+        SmaltiError: an argument that is out of range or of the wrong shape, or a backend that cannot run here.
     """
     _check(hidden, head_weight, uniform, hidden_uncond, current_tokens)
     check_filters(temperature, top_k, top_p)
     if chunk_rows is not None:
         check_whole("chunk_rows", chunk_rows)
-    rows, vocabulary = hidden.shape[0], head_weight.shape[0]
-    elements = _CHUNK_ELEMENTS.get(hidden.device.type, _CHUNK_ELEMENTS_ELSEWHERE)
-    chunk = chunk_rows or max(1, elements // vocabulary)
-    mode = uniform is None or temperature == 0
-    parts = []
-    for start in range(0, rows, chunk):
-        index = torch.arange(start, min(start + chunk, rows), device=hidden.device)
-        count = index.shape[0]
-        index = _at_least(index)
-        guided = hidden[index]
-        if hidden_uncond is not None:
-            guided = (1.0 + guidance_scale) * guided.float() - guidance_scale * hidden_uncond[index].float()
-        logits = (guided.to(head_weight.dtype) @ head_weight.T).float()
-        logits = filter_logits(logits, top_k, top_p)
-        chosen = _choose(
-            logits,
-            None if mode else uniform[index],
-            temperature,
-            None if current_tokens is None else current_tokens[index],
-        )
-        parts.append([None if column is None else column[:count] for column in chosen])
-    if not parts:
-        empty = hidden.new_empty(0, dtype=torch.float32)
-        return TokenChoice(empty.long(), empty, None if current_tokens is None else empty, empty)
-    candidate, probability, current, entropy = zip(*parts, strict=True)
-    return TokenChoice(
-        torch.cat(candidate),
-        torch.cat(probability),
-        None if current_tokens is None else torch.cat(current),
-        torch.cat(entropy),
+    choose_tokens = choose_backend("sample", backend, hidden).choose_tokens
+    (N, V), device = (hidden.shape[0], head_weight.shape[0]), hidden.device
+    if temperature == 0:
+        uniform = None
+    coldness = min(max(1 / max(temperature, _COLDEST), 1 / _HOTTEST), 1 / _COLDEST)
+    size = min(
+        chunk_rows or max(_LEAST_ROWS, _CHUNK_ELEMENTS.get(device.type, _CHUNK_ELEMENTS_ELSEWHERE) // V), N
     )
+    least = _rows_of_a_product(device)
+    # Every chunk uses the same memory.
+    products = torch.empty(max(size, least) if N else 0, V, dtype=head_weight.dtype, device=device)
+    choice = TokenChoice(
+        torch.empty(N, dtype=torch.int64, device=device),
+        torch.empty(N, dtype=torch.float32, device=device),
+        None if current_tokens is None else torch.empty(N, dtype=torch.float32, device=device),
+        torch.empty(N, dtype=torch.float32, device=device),
+    )
+    for start in range(0, N, size or 1):
+        part = slice(start, start + size)
+        guided = hidden[part]
+        if hidden_uncond is not None:
+            guided = (1 + guidance_scale) * guided.float() - guidance_scale * hidden_uncond[part].float()
+        guided = guided.to(head_weight.dtype)
+        rows = len(guided)
+        if rows < least:
+            guided = torch.cat([guided, guided[-1:].expand(least - rows, -1)])
+        logits = torch.mm(guided, head_weight.T, out=products[: len(guided)])[:rows]
+        _filter_in_place(logits, top_k, top_p)
+        chosen = choose_tokens(
+            logits,
+            None if uniform is None else uniform[part],
+            coldness,
+            None if current_tokens is None else current_tokens[part],
+        )
+        for column, values in zip(choice, chosen, strict=True):
+            if column is not None:
+                column[part] = values
+    return choice
 
 
-def _at_least(index: torch.Tensor) -> torch.Tensor:
-    """Row indices, the last repeated until they are enough for a CPU to compute each row in the same way.
+def _rows_of_a_product(device: torch.device) -> int:
+    """The rows that a matrix product needs for a CPU to compute each of them in the same way.
 
-    For a few rows a matrix product takes other kernels, which round differently, so a token could depend on
-    how many others are chosen along with it.
+    For a few rows it takes other kernels, which round differently, so a token could depend on how many others are
+    chosen along with it.
     """
-    least = 8 * (torch.get_num_threads() + 1)
-    if index.device.type != "cpu" or index.shape[0] >= least:
-        return index
-    return torch.cat([index, index[-1:].expand(least - index.shape[0])])
+    return 8 * (torch.get_num_threads() + 1) if device.type == "cpu" else 1
+
+
+def _filter_in_place(logits: torch.Tensor, top_k: int | None, top_p: float | None) -> None:
+    """`filter_logits` on (n, V) in any float dtype, a few rows at a time: sorting takes several copies of them."""
+    if top_k is None and top_p is None:
+        return
+    for rows in logits.split(max(1, _SORTED_ELEMENTS // logits.shape[1])):
+        rows.copy_(filter_logits(rows.float(), top_k, top_p))
 
 
 def filter_logits(logits: torch.Tensor, top_k: int | None, top_p: float | None) -> torch.Tensor:
@@ -128,38 +152,6 @@ def filter_logits(logits: torch.Tensor, top_k: int | None, top_p: float | None) 
         left_out = probabilities.cumsum(dim=1) - probabilities >= top_p
         logits = logits.masked_fill(left_out.scatter(1, order, left_out), -math.inf)
     return logits
-
-
-def _choose(
-    logits: torch.Tensor, uniform: torch.Tensor | None, temperature: float, current: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """One chunk: (n, V) float32 logits → candidate, its probability, the current token's, entropy."""
-    largest, candidate = logits.max(dim=1, keepdim=True)
-    shifted = logits - largest
-    weights = shifted.exp()
-    total = weights.sum(dim=1, keepdim=True)
-    if uniform is not None:
-        hot = weights if temperature == 1 else (shifted / temperature).exp()
-        candidate = _invert(hot, uniform)
-    probability = weights.gather(1, candidate) / total
-    # log p = shifted − log total; where p is 0, 0 · −∞ would be NaN.
-    spread = (weights * shifted.clamp_min(-1e30)).sum(dim=1, keepdim=True) / total
-    entropy = total.log() - spread
-    if current is not None:
-        known = (current >= 0) & (current < logits.shape[1])
-        found = weights.gather(1, current.where(known, 0)[:, None]) / total
-        current = found[:, 0] * known
-    return candidate[:, 0], probability[:, 0], current, entropy[:, 0].clamp_min(0)
-
-
-def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """First index at which the cumulative weights (n, V) exceed uniform · their sum; (n, 1) int64."""
-    cumulative = weights.cumsum(dim=1)
-    total = cumulative[:, -1:]
-    target = uniform.to(weights)[:, None] * total
-    # Rounding may lift the target to the sum itself, beyond the last token that has any weight.
-    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True).clamp_max(weights.shape[1] - 1)
 
 
 def check_filters(temperature: float, top_k: int | None, top_p: float | None) -> None:

@@ -1,0 +1,81 @@
+"""What the operators' benchmarks share: contenders in processes of their own, time, memory, the rate of a product."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+_CUDA_ROUNDS = 10
+
+
+def in_a_process(script: str, arguments: list[str]) -> dict[str, float]:
+    """Run a script, whose last line of output is a JSON object, and read it. Its messages go to the terminal."""
+    done = subprocess.run([sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join([script, *arguments])} failed (its message is above)")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(
+    call: Callable[[], object], device: torch.device, prepare: Callable[[], object] = lambda: None
+) -> tuple[float, int]:
+    """Seconds of a call, and the bytes of its peak above what stood before.
+
+    On CUDA the median of a few calls, with `prepare` before each. Elsewhere one call: its peak is the process's, so
+    nothing in this process may have taken more before.
+    """
+    if device.type != "cuda":
+        prepare()
+        before = peak()
+        started = time.perf_counter()
+        call()
+        seconds = time.perf_counter() - started
+        return seconds, peak() - before
+    times = []
+    for _ in range(_CUDA_ROUNDS):
+        prepare()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) / 1000)
+    return statistics.median(times), torch.cuda.max_memory_allocated() - before
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, rows: int, dim: int, codes: int) -> float:
+    """The machine's rate of a matrix product of this width, in operations a second: the best of a few."""
+    rows, codes = min(rows, 4096), min(codes, 16384)
+    a = torch.randn(rows, dim, device=device, dtype=dtype)
+    b = torch.randn(codes, dim, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(4 if device.type == "cpu" else 20):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        a @ b.T
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * rows * codes * dim / best
+
+
+def device_name(device: str) -> str:
+    """The GPU's name, or "cpu"."""
+    return torch.cuda.get_device_name() if device.startswith("cuda") else device
+
+
+def peak() -> int:
+    """The process's peak memory so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,50 @@
+"""Which implementation of an operator's pass runs: plain PyTorch anywhere, a Triton kernel on a GPU."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from types import ModuleType
+
+import torch
+
+from smalti.errors import SmaltiError
+
+
+def choose_backend(operator: str, name: str, tensor: torch.Tensor) -> ModuleType:
+    """The module that has an operator's pass for the device and dtype of its input.
+
+    Args:
+        operator: "gce" or "sample": its passes are in smalti/ops/{operator}_torch.py and …_triton.py.
+        name: "torch", "triton", or "auto": Triton for tensors on a GPU where it is installed. float64 is always
+            computed by PyTorch.
+        tensor: the input.
+
+    Raises:
+        SmaltiError: an unknown name, or "triton" where it cannot run.
+    """
+    if name not in ("auto", "torch", "triton"):
+        raise SmaltiError(f'backend must be "auto", "torch" or "triton", not {name!r}')
+    if tensor.dtype == torch.float64 or name == "torch" or (name == "auto" and not tensor.is_cuda):
+        return importlib.import_module(f"smalti.ops.{operator}_torch")
+    try:
+        module = importlib.import_module(f"smalti.ops.{operator}_triton")
+    except ImportError as error:
+        if name == "triton":
+            raise SmaltiError(f'backend "triton" needs the package triton: {error}') from None
+        _warn_that_triton_is_missing()
+        return importlib.import_module(f"smalti.ops.{operator}_torch")
+    if not tensor.is_cuda and not module.INTERPRETED:
+        raise SmaltiError(
+            f'backend "triton" needs tensors on a GPU, not {tensor.device.type} (or TRITON_INTERPRET=1)'
+        )
+    return module
+
+
+@functools.cache
+def _warn_that_triton_is_missing() -> None:
+    # Seen from here: choose_backend, the operator, its caller.
+    warnings.warn(
+        "Triton is not installed: operators over the vocabulary run in plain PyTorch, slower", stacklevel=4
+    )
