@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,8 +20,13 @@ class PositionNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        last = x.permute(0, 2, 3, 1)  # contiguous for channels-last maps
-        return F.layer_norm(last, self.weight.shape, self.weight, self.bias, eps=1e-6).permute(0, 3, 1, 2)
+        return position_norm(x, self.weight, self.bias)
+
+
+def position_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """`PositionNorm` with the weights given, both (C,)."""
+    last = x.permute(0, 2, 3, 1)  # contiguous for channels-last maps
+    return F.layer_norm(last, weight.shape, weight, bias, eps=1e-6).permute(0, 3, 1, 2)
 
 
 def make_norm(channels: int, config: VQConfig) -> nn.Module:
@@ -110,15 +117,20 @@ class Level(nn.Module):
             AttentionBlock(out_channels, config) for _ in range(blocks if attends else 0)
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def layers(self) -> Iterator[nn.Module]:
+        """Its layers in the order in which they are applied."""
         for index, block in enumerate(self.block):
-            x = block(x)
+            yield block
             if self.attn:
-                x = self.attn[index](x)
+                yield self.attn[index]
         if hasattr(self, "downsample"):
-            x = self.downsample(x)
+            yield self.downsample
         if hasattr(self, "upsample"):
-            x = self.upsample(x)
+            yield self.upsample
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers():
+            x = layer(x)
         return x
 
 
@@ -130,6 +142,10 @@ class Middle(nn.Module):
         self.block_1 = ResnetBlock(channels, channels, config)
         self.attn_1 = AttentionBlock(channels, config)
         self.block_2 = ResnetBlock(channels, channels, config)
+
+    def layers(self) -> Iterator[nn.Module]:
+        """Its layers in the order in which they are applied."""
+        yield from (self.block_1, self.attn_1, self.block_2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))

@@ -8,9 +8,12 @@ from torch import nn
 
 from smalti.errors import SmaltiError
 from smalti.vq.autoencoder import Decoder, Encoder, PatchEncoder
+from smalti.vq.banded import decode_in_bands, encode_in_bands, largest_map_bytes
 from smalti.vq.config import VQConfig
 from smalti.vq.layers import AttentionBlock, ResnetBlock
 from smalti.vq.quantizer import Quantized, Quantizer
+
+WHOLE_BYTES = 2**28  # feature maps up to this size, in float32, are held as a whole, larger ones in bands
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:
@@ -64,14 +67,24 @@ class ImageTokenizer(nn.Module):
             raise SmaltiError(
                 f"picture sides must be positive multiples of {side} pixels, not {width}×{height}"
             )
+        if isinstance(self.encoder, Encoder) and self._wants_bands(height, width):
+            encoded = [encode_in_bands(self.encoder, one) for one in images.split(1)]
+            return self.quant_conv(torch.cat(encoded).to(images.dtype))
         return self.quant_conv(self.encoder(images))
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) float in [-1, 1] → (B, h, w) int64 token ids."""
         return self.quantize.tokens(self.features(images.to(self.quant_conv.weight.dtype)))
 
-    def decode(self, tokens: torch.Tensor) -> torch.Tensor:
+    def decode(self, tokens: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """(B, h, w) int64 ids → (B, 3, H, W) float, about [-1, 1], not clamped.
+
+        Pictures with feature maps of more than `WHOLE_BYTES` are decoded in bands, one after the other, to float32:
+        1024² of the release's shape within 1.5 GB beyond the weights. With gradients enabled they are not, since
+        bands carry none.
+
+        Args:
+            dtype: as for `decode_in_bands`, where bands are used; bfloat16 is faster and about 1/255 off.
 
         Raises:
             SmaltiError: an id lies outside the codebook (a mask that was never filled, for example).
@@ -81,15 +94,19 @@ class ImageTokenizer(nn.Module):
                 f"token ids must be from 0 to {self.config.codebook_size - 1}, "
                 f"not {int(tokens.min())} to {int(tokens.max())}"
             )
-        return self.decoder(self.post_quant_conv(self.quantize.lookup(tokens)))
+        z = self.post_quant_conv(self.quantize.lookup(tokens))
+        if self._wants_bands(*(side * self.config.downscale for side in tokens.shape[1:])):
+            return torch.cat([decode_in_bands(self.decoder, one, dtype=dtype) for one in z.split(1)])
+        # The decoder may be held in fewer bits than the codebook.
+        return self.decoder(z.to(self.decoder.conv_in.weight.dtype))
 
     def from_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) uint8 → (B, h, w) int64 ids."""
         return self.encode(to_float(pixels))
 
-    def to_pixels(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, h, w) int64 ids → (B, 3, H, W) uint8."""
-        return to_uint8(self.decode(tokens))
+    def to_pixels(self, tokens: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """(B, h, w) int64 ids → (B, 3, H, W) uint8; `dtype` as for `decode`."""
+        return to_uint8(self.decode(tokens, dtype=dtype))
 
     def forward(self, images: torch.Tensor, temperature: float) -> tuple[torch.Tensor, Quantized]:
         """Reconstruct for training: (B, 3, H, W) → the reconstruction and what the quantizer reports."""
@@ -99,3 +116,6 @@ class ImageTokenizer(nn.Module):
     def without_codes(self, images: torch.Tensor) -> torch.Tensor:
         """Reconstruct from features on the unit sphere instead of codes, as the first steps of training do."""
         return self.decoder(self.post_quant_conv(F.normalize(self.features(images), dim=1)))
+
+    def _wants_bands(self, height: int, width: int) -> bool:
+        return not torch.is_grad_enabled() and largest_map_bytes(self.config, height, width) > WHOLE_BYTES
