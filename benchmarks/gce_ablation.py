@@ -26,9 +26,9 @@ from smalti.data.scenes import Scenes
 from smalti.evaluation.geneval import score_images
 from smalti.evaluation.prompts import scene_prompts
 from smalti.files import write_json_atomic, write_text_atomic
+from smalti.loading import load
 from smalti.model.prompt import build_prompts
 from smalti.objective.loss import denoising_loss
-from smalti.pipeline import load
 from smalti.training.config import DenoiserRunConfig, load_config
 from smalti.training.denoiser import train_denoiser
 from smalti.vq.groups import CodeGroups

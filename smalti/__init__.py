@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
-    from smalti.pipeline import Pipeline, load
+    from smalti.loading import load
+    from smalti.pipeline import Pipeline
 
 __version__ = "0.1.0"
 __all__ = ["Pipeline", "SmaltiError", "__version__", "load"]
@@ -21,7 +22,7 @@ __all__ = ["Pipeline", "SmaltiError", "__version__", "load"]
 def __getattr__(name: str) -> Any:
     """Import on first use: PyTorch takes a second, which `smalti --help` need not wait for."""
     if name in ("load", "Pipeline"):
-        from smalti import pipeline
+        from smalti import loading
 
-        return getattr(pipeline, name)
+        return getattr(loading, name)
     raise AttributeError(f"module 'smalti' has no attribute {name!r}")

@@ -6,8 +6,7 @@ The format is the release's (docs/format.md, section 1).
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,24 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from smalti.checks import check_choice
 from smalti.errors import SmaltiError
 from smalti.files import read_json
+from smalti.headers import PREFIX, VQ_PREFIX, Entry, is_denoisers, is_image_tokenizers, read_headers
+from smalti.mapping import MappedEmbedding, read_tensor
 from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import TextTokenizer
 from smalti.vq.config import VQConfig
 from smalti.vq.quantizer import Quantizer
 from smalti.vq.tokenizer import ImageTokenizer
-from smalti.weights import Entry, check_weights, read_headers, read_weights, write_weights
+from smalti.weights import read_weights, write_weights
 
-_VQ_TYPE = "Emu3p5VisionVQ"
-_PREFIX = "encoder."
-_VQ_PREFIX = "encoder.vqvae."
-# In the release's files, of no use for text-to-image.
-_UNUSED = (
-    "diffusion_head.",
-    "encoder.image_newline",
-    "encoder.mm_projector.",
-    "encoder.vision_tower.",
-    _VQ_PREFIX,
-)
+VQ_TYPE = "Emu3p5VisionVQ"
+EMBEDDINGS = ("embed_tokens", "gen_embedding")
 
 
-class _NoInit(TorchFunctionMode):
+class NoInit(TorchFunctionMode):
     """Modules made inside get no random weights.
 
     They are about to be read, and on the meta device PyTorch would import its compiler to draw them: a second.
@@ -52,20 +45,60 @@ class _NoInit(TorchFunctionMode):
 
 
 def load_denoiser(
-    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    mapped: Collection[str] = (),
+    quantize: str | None = None,
+    offload: str | None = None,
 ) -> Denoiser:
-    """Read the denoiser of a model folder.
+    """Read the denoiser of a model folder. As it is by default, it can be trained; the options are for drawing.
+
+    Args:
+        device, dtype: of the parameters. On the device "meta" nothing but headers is read.
+        mapped: embeddings that stay in their file, of which only the rows asked for are read: `EMBEDDINGS`
+            or one of them.
+        quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits (`smalti.quantization`).
+        offload: "layers" keeps the layers in the host's memory, whence they are copied to the device as they
+            are needed (`smalti.streaming`); on the CPU they are there anyway.
 
     Raises:
         SmaltiError: the folder is missing or of another architecture; a file is missing, truncated or not
-            what the index says; a tensor is missing, unknown or of another shape.
+            what the index says; a tensor is missing, unknown or of another shape; an option that is not one.
     """
-    folder = _existing(folder)
+    for name in mapped:
+        check_choice("mapped", name, EMBEDDINGS)
+    if offload is not None:
+        check_choice("offload", offload, ("layers",))
+    device = torch.device(device)
+    streamed = offload is not None and device.type == "cuda"
+    if quantize is not None:
+        from smalti.quantization import quantized_linear
+
+    def special(name: str, entry: Entry) -> torch.Tensor | nn.Module | None:
+        module = name.removesuffix(".weight")
+        if module in mapped:
+            return MappedEmbedding(entry, dtype)
+        if quantize is not None and module.startswith(("layers.", "text_layers.")) and len(entry.shape) == 2:
+            linear = quantized_linear(read_tensor(entry, device, dtype), quantize)
+            return linear.pin() if streamed and module.startswith("layers.") else linear
+        if streamed and module.startswith("layers."):
+            return read_tensor(entry, "cpu", dtype, pinned=True)
+        return None
+
+    folder = existing(folder)
     config = load_config(folder)
-    with torch.device("meta"), _NoInit():
+    with torch.device("meta"), NoInit():
         denoiser = Denoiser(config)
-    entries = {name: entry for name, entry in read_headers(folder).items() if not name.startswith(_UNUSED)}
-    read_weights(denoiser, entries, _PREFIX, folder, device, dtype)
+    entries = {
+        name: entry for name, entry in read_headers(folder, is_denoisers).items() if is_denoisers(name)
+    }
+    read_weights(denoiser, entries, PREFIX, folder, device, dtype, special)
+    if streamed:
+        from smalti.streaming import StreamedLayers
+
+        denoiser.layers = StreamedLayers(denoiser.layers, device)
     return denoiser.eval()
 
 
@@ -80,7 +113,7 @@ def load_image_tokenizer(
         SmaltiError: as for `load_denoiser`.
     """
     folder, prefix, entries, config = _find_image_tokenizer(folder)
-    with torch.device("meta"), _NoInit():
+    with torch.device("meta"), NoInit():
         tokenizer = ImageTokenizer(config)
     read_weights(tokenizer, entries, prefix, folder, device, dtype)
     return tokenizer.eval()
@@ -95,7 +128,7 @@ def load_codebook(folder: str | Path) -> torch.Tensor:
     folder, prefix, entries, config = _find_image_tokenizer(folder)
     prefix += "quantize."
     entries = {name: entry for name, entry in entries.items() if name.startswith(prefix)}
-    with torch.device("meta"), _NoInit():
+    with torch.device("meta"), NoInit():
         quantizer = Quantizer(config)
     read_weights(quantizer, entries, prefix, folder, "cpu", torch.float32)
     return quantizer.embedding.weight.detach()
@@ -107,7 +140,7 @@ def load_text_tokenizer(folder: str | Path) -> TextTokenizer:
     Raises:
         SmaltiError: it is missing, broken, or has more ids than the denoiser embeds.
     """
-    folder = _existing(folder)
+    folder = existing(folder)
     tokenizer = TextTokenizer.from_file(folder / "tokenizer.json")
     config = load_config(folder)
     if tokenizer.vocab_size > config.vocab_size:
@@ -124,15 +157,15 @@ def load_config(folder: str | Path) -> DenoiserConfig:
     Raises:
         SmaltiError: the folder or its `config.json` is missing, or a field is wrong.
     """
-    folder = _existing(folder)
+    folder = existing(folder)
     path = folder / "config.json"
     values = read_json(path)
     if values.get("codebook_size") is None and values.get("model_type") == MODEL_TYPE:
-        inner = folder / _tokenizer_folder(folder)
+        inner = folder / image_tokenizer_name(folder)
         if (inner / "config.json").is_file():
-            values["codebook_size"] = _load_vq_config(inner).codebook_size
+            values["codebook_size"] = load_vq_config(inner).codebook_size
         else:
-            head = read_headers(folder).get(_PREFIX + "gen_predictor.weight")
+            head = read_headers(folder, is_denoisers).get(PREFIX + "gen_predictor.weight")
             values["codebook_size"] = head.shape[0] if head and head.shape else None
     return _named(path, lambda: DenoiserConfig.from_dict(values))
 
@@ -153,9 +186,11 @@ def save_denoiser(
         dtype: of the written weights, or None for that of each tensor.
 
     Raises:
-        SmaltiError: the folder cannot be written.
+        SmaltiError: the folder cannot be written, or the denoiser was loaded with `quantize`.
     """
-    weights = {_PREFIX + name: tensor for name, tensor in denoiser.state_dict().items()}
+    if any(True for _ in denoiser.buffers()):
+        raise SmaltiError("a denoiser with quantized layers cannot be saved: load it without quantize")
+    weights = {PREFIX + name: tensor for name, tensor in denoiser.state_dict().items()}
     write_weights(weights, denoiser.config.to_dict(), folder, dtype, max_shard_bytes)
 
 
@@ -170,73 +205,24 @@ def save_image_tokenizer(
     write_weights(tokenizer.state_dict(), tokenizer.config.to_dict(), folder, dtype, None)
 
 
-def inspect(folder: str | Path) -> dict[str, Any]:
-    """What a model folder holds, from its JSON files and the headers of its weights alone.
-
-    Returns:
-        `model_type`; `config`, the fields that matter; `parameters`, a count for each part and their `total`
-        (`unused` are tensors that are never read, and not in the total); `dtypes`, parameters by dtype as
-        stored; `bytes` and `files`, of the weights; for a model also `image_tokenizer`, the same of that
-        folder, or None.
-
-    Raises:
-        SmaltiError: as for `load_denoiser`.
-    """
-    folder = _existing(folder)
-    kind = _model_type(folder)
-    if kind == _VQ_TYPE:
-        vq_config = _load_vq_config(folder)
-        with torch.device("meta"):
-            module: nn.Module = ImageTokenizer(vq_config)
-        entries, prefix, config = read_headers(folder), "", vq_config.to_dict()
-        unused: dict[str, Entry] = {}
-    else:
-        denoiser_config = load_config(folder)
-        with torch.device("meta"):
-            module = Denoiser(denoiser_config)
-        every = read_headers(folder)
-        unused = {name: entry for name, entry in every.items() if name.startswith(_UNUSED)}
-        entries = {name: entry for name, entry in every.items() if name not in unused}
-        prefix, config = _PREFIX, denoiser_config.to_dict()
-    check_weights(module, entries, prefix, folder)
-    parts: Counter[str] = Counter()
-    dtypes: Counter[str] = Counter()
-    for name, entry in entries.items():
-        parts[name.removeprefix(prefix).split(".")[0]] += entry.count
-        dtypes[entry.dtype] += entry.count
-    total = sum(parts.values())
-    files = sorted({entry.path for entry in [*entries.values(), *unused.values()]})
-    report: dict[str, Any] = {
-        "model_type": kind,
-        "config": config,
-        "parameters": {**parts, "total": total, "unused": sum(entry.count for entry in unused.values())},
-        "dtypes": dict(dtypes),
-        "bytes": sum(path.stat().st_size for path in files),
-        "files": [path.name for path in files],
-    }
-    if kind == MODEL_TYPE:
-        inner = folder / _tokenizer_folder(folder)
-        report["image_tokenizer"] = inspect(inner) if (inner / "config.json").is_file() else None
-    return report
-
-
-def _existing(folder: str | Path) -> Path:
+def existing(folder: str | Path) -> Path:
+    """The folder, as a path; SmaltiError if there is none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise SmaltiError(f"model folder {folder} does not exist")
     return folder
 
 
-def _model_type(folder: Path) -> str:
+def read_model_type(folder: Path) -> str:
     """The folder's model_type, one of the two known."""
     path = folder / "config.json"
     kind = read_json(path).get("model_type")
-    if kind not in (MODEL_TYPE, _VQ_TYPE):
-        raise SmaltiError(f"{path}: model_type must be {MODEL_TYPE!r} or {_VQ_TYPE!r}, not {kind!r}")
+    if kind not in (MODEL_TYPE, VQ_TYPE):
+        raise SmaltiError(f"{path}: model_type must be {MODEL_TYPE!r} or {VQ_TYPE!r}, not {kind!r}")
     return kind
 
 
-def _tokenizer_folder(folder: Path) -> str:
+def image_tokenizer_name(folder: Path) -> str:
     """What `mm_vqvae` of a model's `config.json` names, a folder inside the model's."""
     name = read_json(folder / "config.json").get("mm_vqvae", DenoiserConfig.mm_vqvae)
     if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
@@ -248,26 +234,28 @@ def _tokenizer_folder(folder: Path) -> str:
 
 def _find_image_tokenizer(folder: str | Path) -> tuple[Path, str, dict[str, Entry], VQConfig]:
     """Where an image tokenizer's tensors lie: the folder, the prefix of their names, their headers; and its shape."""
-    folder = _existing(folder)
+    folder = existing(folder)
     prefix = ""
-    if _model_type(folder) == MODEL_TYPE:
-        inner = folder / _tokenizer_folder(folder)
+    if read_model_type(folder) == MODEL_TYPE:
+        inner = folder / image_tokenizer_name(folder)
         if (inner / "config.json").is_file():
             folder = inner
         else:
-            prefix = _VQ_PREFIX
-    entries = {name: entry for name, entry in read_headers(folder).items() if name.startswith(prefix)}
+            prefix = VQ_PREFIX
+    entries = read_headers(folder, is_image_tokenizers if prefix else None)
+    entries = {name: entry for name, entry in entries.items() if name.startswith(prefix)}
     if prefix and not entries:
-        raise SmaltiError(f"{inner} does not exist, and {folder} holds no {_VQ_PREFIX}* tensors in its place")
-    config = _infer_vq_config(entries, folder) if prefix else _load_vq_config(folder)
+        raise SmaltiError(f"{inner} does not exist, and {folder} holds no {VQ_PREFIX}* tensors in its place")
+    config = infer_vq_config(entries, folder) if prefix else load_vq_config(folder)
     return folder, prefix, entries, config
 
 
-def _load_vq_config(folder: Path) -> VQConfig:
+def load_vq_config(folder: Path) -> VQConfig:
+    """Read the configuration of an image tokenizer's own folder; SmaltiError if it is another's."""
     path = folder / "config.json"
     values = read_json(path)
-    if values.get("model_type") != _VQ_TYPE:
-        raise SmaltiError(f"{path}: model_type must be {_VQ_TYPE!r}, not {values.get('model_type')!r}")
+    if values.get("model_type") != VQ_TYPE:
+        raise SmaltiError(f"{path}: model_type must be {VQ_TYPE!r}, not {values.get('model_type')!r}")
     return _named(path, lambda: VQConfig.from_dict(values))
 
 
@@ -279,9 +267,9 @@ def _named(path: Path, read: Callable[[], Any]) -> Any:
         raise SmaltiError(f"{path}: {error}") from error
 
 
-def _infer_vq_config(entries: dict[str, Entry], folder: Path) -> VQConfig:
+def infer_vq_config(entries: dict[str, Entry], folder: Path) -> VQConfig:
     """The image tokenizer's shape from its tensors', for want of a `config.json`; `resolution` is 256."""
-    shapes = {name.removeprefix(_VQ_PREFIX): entry.shape for name, entry in entries.items()}
+    shapes = {name.removeprefix(VQ_PREFIX): entry.shape for name, entry in entries.items()}
     try:
         ch, patched, _, _ = shapes["encoder.conv_in.weight"]
         levels = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.down."))
@@ -308,5 +296,5 @@ def _infer_vq_config(entries: dict[str, Entry], folder: Path) -> VQConfig:
         )
     except (KeyError, ValueError, IndexError) as error:
         raise SmaltiError(
-            f"{folder}: the {_VQ_PREFIX}* tensors are not those of an image tokenizer"
+            f"{folder}: the {VQ_PREFIX}* tensors are not those of an image tokenizer"
         ) from error

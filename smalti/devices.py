@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from smalti.errors import SmaltiError
@@ -31,3 +33,19 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that a GPU has left, or None for other devices."""
+    return torch.cuda.mem_get_info(device.index)[0] if device.type == "cuda" else None
+
+
+def host_bytes() -> int | None:
+    """Memory that the host can still give, or None where it does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None

@@ -130,8 +130,8 @@ class Generation:
         )
 
 
-def make_sampler(settings: GenerationSettings) -> Sampler:
-    """The composition of rules that settings stand for."""
+def make_sampler(settings: GenerationSettings, *, guidance_batched: bool = True) -> Sampler:
+    """The composition of rules that settings stand for; `guidance_batched` as in `Sampler`."""
     budgets = {"shift": ShiftBudget(settings.shift), "cosine": CosineBudget(), "linear": LinearBudget()}
     return Sampler(
         steps=settings.num_inference_steps,
@@ -148,6 +148,7 @@ def make_sampler(settings: GenerationSettings) -> Sampler:
         top_p=settings.top_p if settings.top_p < 1 else None,
         final=settings.final,
         prompt_every=settings.reuse_every if settings.reuse == "prompt" else 1,
+        guidance_batched=guidance_batched,
     )
 
 

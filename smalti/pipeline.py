@@ -1,29 +1,24 @@
-"""Text in, pictures out: `load` a model folder, call the `Pipeline`."""
+"""Text in, pictures out: the `Pipeline`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from smalti.checkpoint import load_denoiser, load_image_tokenizer, load_text_tokenizer
 from smalti.checks import check_choice, check_whole
-from smalti.devices import find_device
 from smalti.errors import SmaltiError
 from smalti.generation import OUTPUT_TYPES, Generation, PipelineOutput, make_sampler, picture_seeds
 from smalti.images import paint_unknown, to_pil
+from smalti.memory import Mode
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import TextTokenizer, build_prompts
 from smalti.sampling.sampler import Step, sample
 from smalti.settings import GenerationSettings, find_preset
 from smalti.vq.tokenizer import ImageTokenizer
-
-BUNDLED_MODEL = Path(__file__).parent / "models" / "scenes"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Pipeline:
@@ -33,6 +28,7 @@ class Pipeline:
         denoiser, image_tokenizer, text_tokenizer: its parts.
         settings: its default settings.
         name: what to call it in reports.
+        mode: how it was loaded to fit into memory, or None.
     """
 
     def __init__(
@@ -42,6 +38,7 @@ class Pipeline:
         text_tokenizer: TextTokenizer,
         *,
         name: str = "unnamed",
+        mode: Mode | None = None,
     ) -> None:
         config = denoiser.config
         if image_tokenizer.config.codebook_size != config.codebook_size:
@@ -50,7 +47,7 @@ class Pipeline:
                 f"not {image_tokenizer.config.codebook_size}"
             )
         self.denoiser, self.image_tokenizer, self.text_tokenizer = denoiser, image_tokenizer, text_tokenizer
-        self.name = name
+        self.name, self.mode = name, mode
         own_size = {"height": config.image_size, "width": config.image_size}
         try:
             self.settings = GenerationSettings().replaced({**own_size, **config.sampling})
@@ -192,7 +189,7 @@ class Pipeline:
                 f"num_inference_steps must be at most {grid[0] * grid[1]}, the number of tokens, "
                 f"not {settings.num_inference_steps}"
             )
-        sampler = make_sampler(settings)
+        sampler = make_sampler(settings, guidance_batched=self.mode is None or self.mode.guidance_batched)
         try:
             sampler.check(*grid)
         except SmaltiError as error:
@@ -215,9 +212,14 @@ class Pipeline:
     @torch.inference_mode()
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, h, w) int64 ids → (B, 3, H, W) uint8 on the CPU."""
-        device = self.image_tokenizer.quant_conv.weight.device
+        weight = self.image_tokenizer.quant_conv.weight
         # One picture at a time, which bounds the memory.
-        return torch.cat([self.image_tokenizer.to_pixels(one.to(device)).cpu() for one in tokens.split(1)])
+        return torch.cat(
+            [
+                self.image_tokenizer.to_pixels(one.to(weight.device), dtype=weight.dtype).cpu()
+                for one in tokens.split(1)
+            ]
+        )
 
     def frames(self, steps: Sequence[Step]) -> list[list[Image.Image]]:
         """The unmasking: for each picture of the batch a blank frame and one a step.
@@ -256,54 +258,3 @@ class Pipeline:
                 f"not {settings.height}×{settings.width}"
             )
         return rows, columns
-
-
-def load(
-    model: str | Path | None = None,
-    *,
-    device: str | torch.device = "cpu",
-    dtype: str | torch.dtype | None = None,
-) -> Pipeline:
-    """Read a model folder.
-
-    Args:
-        model: the folder; None is the model that comes with the package.
-        device: "cpu", "cuda", "cuda:1", ...
-        dtype: of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's; None is float32 on a CPU and
-            bfloat16 elsewhere. The image tokenizer stays in float32.
-
-    Raises:
-        SmaltiError: the folder is missing or is not a model, the device or the dtype is not one.
-    """
-    folder, place = find_model(model), find_device(device)
-    if dtype is None:
-        dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
-    precision = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if precision not in DTYPES.values():
-        raise SmaltiError(f"dtype must be {' or '.join(DTYPES)}, not {dtype}")
-    return Pipeline(
-        load_denoiser(folder, device=place, dtype=precision),
-        load_image_tokenizer(folder, device=place),
-        load_text_tokenizer(folder),
-        name=folder.resolve().name,
-    )
-
-
-def find_model(model: str | Path | None) -> Path:
-    """The folder that `model` names, or that of the bundled model for None.
-
-    Raises:
-        SmaltiError: there is none.
-    """
-    if model is None:
-        if not (BUNDLED_MODEL / "config.json").is_file():
-            raise SmaltiError(
-                f"this installation lacks the bundled model, {BUNDLED_MODEL}: name another model"
-            )
-        return BUNDLED_MODEL
-    if not isinstance(model, str | Path) or not Path(model).is_dir():
-        raise SmaltiError(
-            f"model must be a folder that exists, not {str(model)!r} (names on the Hugging Face hub are not "
-            "supported yet: download the folder first)"
-        )
-    return Path(model)

@@ -1,4 +1,4 @@
-"""Weights in a folder: safetensors headers, strict reading into a module, writing whole or not at all.
+"""Weights of a folder: strict reading into a module, writing whole or not at all.
 
 Only safetensors and JSON are read, never pickle. Headers are compared with what a module needs before any
 weight is read, and weights are then read one tensor at a time, so that loading takes little more memory than
@@ -7,69 +7,21 @@ the module.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from smalti.checks import check_whole
 from smalti.errors import SmaltiError
-from smalti.files import atomic_path, read_json, write_json_atomic
-
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_FLOATS = ("F64", "F32", "F16", "BF16")
-
-
-class Entry(NamedTuple):
-    """Where a tensor lies, from its file's header."""
-
-    path: Path
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def count(self) -> int:
-        """How many numbers it holds."""
-        return torch.Size(self.shape).numel()
-
-
-def read_headers(folder: Path) -> dict[str, Entry]:
-    """Every tensor of a folder's weights, from the files' headers; one file, or shards with an index."""
-    single, index = folder / _WEIGHTS, folder / _INDEX
-    if single.is_file():
-        return _header(single)
-    if not index.is_file():
-        raise SmaltiError(f"{folder} holds neither {_WEIGHTS} nor {_INDEX}")
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise SmaltiError(f"{index} must hold a weight_map from tensors to files")
-    entries: dict[str, Entry] = {}
-    for name in sorted(set(weight_map.values())):
-        # A name with a path in it could reach outside the folder.
-        if Path(name).name != name or not (folder / name).is_file():
-            raise SmaltiError(f"{index} names {name}, which {folder} lacks")
-        entries |= _header(folder / name)
-    for tensor, name in weight_map.items():
-        if tensor not in entries or entries[tensor].path.name != name:
-            raise SmaltiError(f"{index} places {tensor} in {name}, which does not hold it")
-    return entries
-
-
-def _header(path: Path) -> dict[str, Entry]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
-            return {
-                name: Entry(path, tuple(piece.get_shape()), piece.get_dtype())
-                for name, piece in slices.items()
-            }
-    except (SafetensorError, OSError) as error:
-        raise SmaltiError(f"{path} is truncated or not a safetensors file: {error}") from error
+from smalti.files import atomic_path, write_json_atomic
+from smalti.headers import INDEX, WEIGHTS, Entry
+from smalti.mapping import FLOATS, read_tensor
 
 
 def check_weights(module: nn.Module, entries: dict[str, Entry], prefix: str, folder: Path) -> None:
@@ -85,7 +37,7 @@ def check_weights(module: nn.Module, entries: dict[str, Entry], prefix: str, fol
         entry = entries[name]
         if entry.shape != shape:
             raise SmaltiError(f"{entry.path}: {name} must be {shape} by config.json, not {entry.shape}")
-        if entry.dtype not in _FLOATS:
+        if entry.dtype not in FLOATS:
             raise SmaltiError(f"{entry.path}: {name} must be floating-point, not {entry.dtype}")
 
 
@@ -101,21 +53,36 @@ def read_weights(
     folder: Path,
     device: torch.device | str,
     dtype: torch.dtype,
+    special: Callable[[str, Entry], torch.Tensor | nn.Module | None] | None = None,
 ) -> None:
-    """Check the headers, then read tensor by tensor into a module that was built on the meta device."""
+    """Check the headers, then read tensor by tensor into a module that was built on the meta device.
+
+    Args:
+        module: its parameters are replaced; it has no buffers.
+        entries: the tensors, their names with `prefix` in front.
+        device, dtype: of the parameters.
+        special: of a name without the prefix and its entry, what to put in place: a tensor for the parameter,
+            a module for the one that has it, or None to read it like the others.
+
+    Raises:
+        SmaltiError: the tensors are not those of the module, a file cannot be read, or the dtype is unfit.
+    """
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise SmaltiError(f"dtype must be floating-point, not {dtype}")
     check_weights(module, entries, prefix, folder)
-    state: dict[str, torch.Tensor] = {}
-    for path in sorted({entry.path for entry in entries.values()}):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in [name for name, entry in entries.items() if entry.path == path]:
-                    # A copy even where nothing changes: the file's own tensors are windows into the file.
-                    state[name.removeprefix(prefix)] = file.get_tensor(name).to(device, dtype, copy=True)
-        except (SafetensorError, OSError) as error:
-            raise SmaltiError(f"{path} cannot be read: {error}") from error
-    module.load_state_dict(state, assign=True)
+    # In the order of the files, which is how disks read fastest.
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].path, item[1].offset)):
+        name = name.removeprefix(prefix)
+        found = special(name, entry) if special else None
+        if found is None:
+            found = read_tensor(entry, device, dtype)
+        owner, _, leaf = name.rpartition(".")
+        if isinstance(found, nn.Module):
+            parent, _, leaf = owner.rpartition(".")
+            setattr(module.get_submodule(parent), leaf, found)
+        else:
+            trainable = module.get_parameter(name).requires_grad
+            setattr(module.get_submodule(owner), leaf, nn.Parameter(found, requires_grad=trainable))
 
 
 def write_weights(
@@ -139,13 +106,13 @@ def write_weights(
         raise SmaltiError(f"cannot write {folder}: {error.strerror or error}") from error
     shards = _shards(weights, dtype, max_shard_bytes)
     names = (
-        [_WEIGHTS]
+        [WEIGHTS]
         if len(shards) == 1
         else [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     )
     old = {
         path
-        for pattern in (_WEIGHTS, _INDEX, "model-?????-of-?????.safetensors")
+        for pattern in (WEIGHTS, INDEX, "model-?????-of-?????.safetensors")
         for path in folder.glob(pattern)
     }
     # The stack closes backwards: weights are renamed first, then the index, then config.json, and none of
@@ -156,7 +123,7 @@ def write_weights(
             places = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
             size = sum(weight.numel() * (dtype or weight.dtype).itemsize for weight in weights.values())
             index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
-            write_json_atomic(stack.enter_context(atomic_path(folder / _INDEX)), index)
+            write_json_atomic(stack.enter_context(atomic_path(folder / INDEX)), index)
         for name, shard in zip(names, shards, strict=True):
             temporary = stack.enter_context(atomic_path(folder / name))
             tensors = {
@@ -168,7 +135,7 @@ def write_weights(
             except (SafetensorError, OSError) as error:
                 raise SmaltiError(f"cannot write {folder / name}: {error}") from error
     # What is left of a model that was cut into other files must not outlive it.
-    for path in old - {folder / name for name in [*names, *([_INDEX] if len(shards) > 1 else [])]}:
+    for path in old - {folder / name for name in [*names, *([INDEX] if len(shards) > 1 else [])]}:
         path.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Where there is no GPU, Triton's kernels run in its interpreter: it reads this when it is first imported."""
+"""What has to be set before anything is imported: Triton's interpreter where there is no GPU, and no network."""
 
 from __future__ import annotations
 
@@ -8,3 +8,4 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"

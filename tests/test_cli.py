@@ -160,6 +160,11 @@ BAD_LINES = {
     "--seed": [*GENERATE, "--seed", -1],
     "seed must be a whole number from 0": [*GENERATE, "--seed", 2**64],
     "dtype must be float32 or": [*GENERATE, "--dtype", "int8"],
+    "quantize must be 'int8' or 'int4' or 'fp8', not 'int2'": [*GENERATE, "--quantize", "int2"],
+    "offload must be 'layers', not 'all'": [*GENERATE, "--offload", "all"],
+    "memory must be a size such as 8GB": [*GENERATE, "--memory", "8"],
+    "memory must be at least": [*GENERATE, "--memory", "1MB"],
+    "revision is for models on the Hugging Face hub": [*GENERATE, "--revision", "main"],
     "device must be one that PyTorch has here": [*GENERATE, "--device", "toaster"],
     "prompt must not be empty": ["generate", " ", "-o", "a.png", "--model", "MODEL"],
     "prompt must be at most 2048 text tokens": ["generate", "red " * 5000, "-o", "a.png", "--model", "MODEL"],
@@ -172,11 +177,21 @@ BAD_LINES = {
     "-o cannot be written: none/a.png: No such file": ["generate", PROMPT, "-o", "none/a.png"],
     "-o cannot be written: /proc/a.png": ["generate", PROMPT, "-o", "/proc/a.png"],
     "-o must name a file, but folder.png is a folder": ["generate", PROMPT, "-o", "folder.png"],
-    "model must be a folder that exists, not 'none'": ["generate", PROMPT, "-o", "a.png", "--model", "none"],
+    "model must be a folder that exists or a name on the Hugging Face hub": [
+        "generate",
+        PROMPT,
+        "-o",
+        "a.png",
+        "--model",
+        "none",
+    ],
     "config.json does not exist": ["generate", PROMPT, "-o", "a.png", "--model", "folder.png"],
     "No such option: --colour": [*GENERATE, "--colour", "red"],
     "No such command 'draw'": ["draw"],
-    "not 'nvidia/NL-Diffusion-Image'": ["info", "nvidia/NL-Diffusion-Image"],
+    "nvidia/NL-Diffusion-Image: config.json is not in the Hugging Face cache": [
+        "info",
+        "nvidia/NL-Diffusion-Image",
+    ],
     "none.yaml does not exist": ["train-tokenizer", "none.yaml"],
     "unknown key colour": ["train-tokenizer", "config.yaml"],
     "Missing argument 'CONFIG'": ["train"],
@@ -229,7 +244,7 @@ def test_other_ends(run, folder, monkeypatch, error, code, message):
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr("smalti.pipeline.load", fail)
+    monkeypatch.setattr("smalti.loading.load", fail)
     found, out, err = run(*[folder if part == "MODEL" else part for part in GENERATE])
     assert (found, out) == (code, "")
     assert err.startswith(message) and err.count("\n") == (1 if message else 0)
@@ -278,6 +293,8 @@ def test_info(run, folder):
     code, out, _ = run("info", GOLDEN, "--json")
     report = json.loads(out)
     assert report["parameters"]["unused"] > 0 and report["image_tokenizer"]["config"]["codebook_size"] == 512
+    assert [row["precision"] for row in report["memory"]] == ["float32", "bfloat16", "int8", "int4"]
+    assert all(row["computed"] and row["total"] > row["working"] > 0 for row in report["memory"])
     code, out, _ = run("info", folder / "vq")
     assert code == 0 and "64 of dimension 8" in out
     code, _, err = run("info", folder.parent)
@@ -340,3 +357,11 @@ def test_peak_memory_grows():
     before = output.peak_memory_mb("cpu")
     held = torch.ones(40_000_000)
     assert output.peak_memory_mb("cpu") >= before and held.numel()
+
+
+def test_memory_says_what_it_chose(run, folder):
+    line = ["generate", PROMPT, "-o", "a.png", "--model", folder, "--steps", 2, "--memory", "2GB"]
+    code, out, err = run(*line)
+    assert (code, out, err) == (0, "", "2GB: bfloat16\n")
+    report = json.loads(run(*line, "--json")[1])
+    assert (report["mode"], report["dtype"]) == ("bfloat16", "bfloat16")

@@ -12,7 +12,7 @@ from tiny import tiny_config, tiny_denoiser, tiny_prompts
 
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig, RopeConfig
-from smalti.model.prompt import PromptTemplate
+from smalti.model.prompt import PromptBatch, PromptTemplate
 from smalti.model.rotary import axial_positions, axial_tables, inverse_frequencies, raster_tables, rotate
 
 TEXTS = ["a red circle", "a blue square left of a yellow star", "two dogs"]
@@ -194,8 +194,18 @@ def test_prompt_and_grid_must_fit():
     denoiser = tiny_denoiser()
     with pytest.raises(SmaltiError, match="must reserve 6 slots for a grid of 4×6, not 4"):
         denoiser(grid_of(denoiser, 1), tiny_prompts(denoiser, TEXTS[:1], (4, 4)))
-    with pytest.raises(SmaltiError, match="must hold 2 prompts, one a grid, not 1"):
+    with pytest.raises(SmaltiError, match="must hold 2 prompts, one a grid, or a multiple, not 1"):
         denoiser(grid_of(denoiser, 2), tiny_prompts(denoiser, TEXTS[:1], (4, 6)))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_grids_may_be_used_for_several_batches_of_prompts(variant):
+    denoiser = tiny_denoiser(**variant)
+    tokens, prompt = grid_of(denoiser, 2), tiny_prompts(denoiser, TEXTS[:2], (4, 6))
+    both = PromptBatch.cat(prompt, prompt.unconditional())
+    with torch.inference_mode():
+        expected = denoiser(torch.cat([tokens, tokens]), both)
+        torch.testing.assert_close(denoiser(tokens, both), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ class TestGuidance:
 
     def test_it_is_one_pass_of_twice_the_batch_inside_the_interval_only(self, denoiser):
         sizes = []
-        hook = denoiser.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+        hook = denoiser.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[1])))
         run(denoiser, Sampler(steps=4, guidance=Guidance(2.0, (0.0, 0.5))))
         hook.remove()
         assert sizes == [2, 2, 1, 1]
@@ -486,9 +486,29 @@ class TestBadInput:
 def test_prompts_of_one_length_are_one_pass(denoiser):
     prompt = PromptBatch.cat(tiny_prompts(denoiser, TEXTS[2:3]), tiny_prompts(denoiser, TEXTS[3:4]))
     sizes = []
-    hook = denoiser.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    hook = denoiser.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[1])))
     for texts in (["one cat", "two cat"], ["one cat", "three cats"]):
         prompt = tiny_prompts(denoiser, texts)
         list(sample(denoiser, prompt, grid=GRID, sampler=Sampler(steps=1), generators=generators(0, 1)))
     hook.remove()
     assert sizes == [2, 1, 1]
+
+
+@pytest.mark.parametrize("prompt_every", [1, 2])
+def test_guidance_in_two_passes_is_the_same(prompt_every):
+    """One batch of two or two passes: the same tokens, whatever the prompts' lengths."""
+    denoiser = tiny_denoiser()
+    prompt = tiny_prompts(denoiser, ["a cat", "two red dogs", "a bat"])
+    results = []
+    for batched in (True, False):
+        sampler = Sampler(
+            steps=4,
+            guidance=Guidance(2.0, (0.3, 1.0)),
+            editing=ThresholdEditing(0.2),
+            guidance_batched=batched,
+            prompt_every=prompt_every,
+        )
+        steps = list(sample(denoiser, prompt, grid=(4, 4), sampler=sampler, generators=generators(1, 2, 3)))
+        results.append(steps[-1])
+    assert torch.equal(results[0].tokens, results[1].tokens)
+    assert torch.allclose(results[0].probability, results[1].probability, atol=1e-4)

@@ -94,6 +94,10 @@ def scenes(
     model: options.Model = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
+    offload: options.Offload = None,
+    memory: options.Memory = None,
+    revision: options.Revision = None,
 ) -> None:
     """Score scenes by GenEval's protocol: six tasks, their mean, and the held-out shape-colour pairs.
 
@@ -127,10 +131,10 @@ def scenes(
         if ground_truth or shuffled:
             pictures: Iterator[Any] = draw_truth(repeated, seed=seed)
         else:
-            pipe = options.load_pipeline(model, device, dtype)
+            pipe = options.load_pipeline(model, device, dtype, quantize, offload, memory, revision)
             with options.option_names():
                 settings = pipe.preset(preset).replaced(changes)
-            facts |= {"model": pipe.name, "settings": settings.to_dict()}
+            facts |= {"model": pipe.name, "mode": str(pipe.mode), "settings": settings.to_dict()}
             pictures = _draw(pipe, settings, repeated, seed, batch_size)
         pictures = _watched(pictures, len(repeated), show=output.shows_progress(as_json))
         groups = _grouped(pictures, images_per_prompt)

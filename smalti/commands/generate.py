@@ -86,6 +86,10 @@ def generate(
     model: options.Model = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
+    offload: options.Offload = None,
+    memory: options.Memory = None,
+    revision: options.Revision = None,
 ) -> None:
     """Draw pictures of what prompts say.
 
@@ -111,7 +115,7 @@ def generate(
     if save_tokens:
         output.check_writable(save_tokens, ".npy", "--save-tokens")
 
-    pipe = options.load_pipeline(model, device, dtype)
+    pipe = options.load_pipeline(model, device, dtype, quantize, offload, memory, revision)
     from smalti.generation import picture_seeds
 
     with options.option_names():
@@ -157,6 +161,7 @@ def generate(
             "model": pipe.name,
             "device": device,
             "dtype": str(pipe.denoiser.head.dtype).removeprefix("torch."),
+            "mode": str(pipe.mode),
         }
         print(json.dumps(report, ensure_ascii=False))
     elif show:

@@ -69,10 +69,12 @@ def groups(
     check_whole(option, number)
     check_whole("--seed", seed, 0)
     from smalti.checkpoint import load_codebook
-    from smalti.pipeline import find_model
+    from smalti.loading import find_model
     from smalti.vq.groups import CodeGroups, file_name
 
-    folder = find_model(model)
+    folder = find_model(model, parts=("image_tokenizer",))
+    if out is None and model is not None and not Path(model).is_dir():
+        raise SmaltiError("-o must name the file to write for a model on the Hugging Face hub")
     codebook = load_codebook(folder)
     V, C = codebook.shape
     if number > V:

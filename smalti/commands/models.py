@@ -26,18 +26,30 @@ def info(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="Folder of a model or an image tokenizer. By default the model that comes with the package.",
+            help="Folder of a model or an image tokenizer, or a name on the Hugging Face hub. By default the model "
+            "that comes with the package.",
             show_default=False,
         ),
     ] = None,
+    revision: options.Revision = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what a model folder holds, without reading the weights."""
-    from smalti.checkpoint import inspect
-    from smalti.pipeline import find_model
+    """Show what a model holds and the memory that it will need, without reading (or fetching) the weights."""
+    from smalti.fitting import cards, table
+    from smalti.inspection import inspect
+    from smalti.loading import find_model
+    from smalti.memory import ModelSize
 
-    folder = find_model(model)
-    report = inspect(folder)
+    folder = find_model(model, revision=revision, parts=())
+    if model is None or Path(model).is_dir():
+        report = inspect(folder)
+    else:
+        from smalti.hub import remote_headers
+
+        report = inspect(folder, remote_headers(model, folder))
+    if report.get("image_tokenizer"):
+        size = ModelSize.of(report)
+        report |= {"memory": table(size), "cards": cards(size)}
     print(json.dumps({"folder": str(folder), **report}) if as_json else _table(str(folder), report))
 
 
@@ -83,10 +95,11 @@ def _table(folder: str, report: dict[str, Any]) -> str:
         side = vq["patch_size"] * 2 ** (len(vq["ch_mult"]) - 1)
         lines += [("", ""), ("image tokenizer", f"{vq['codebook_size']} codes, {side}×{side} pixels a token")]
         lines += _weights(inner)
+        lines += _memory(report["memory"], report["cards"], config["image_size"])
     if config.get("sampling"):
         settings = ", ".join(f"{name} {value}" for name, value in config["sampling"].items())
         lines += [("", ""), ("sampling", settings)]
-    return "\n".join(f"{name:<16} {value}".rstrip() for name, value in lines)
+    return "\n".join(f"{name:<17} {value}".rstrip() for name, value in lines)
 
 
 def _weights(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -95,7 +108,30 @@ def _weights(report: dict[str, Any]) -> list[tuple[str, str]]:
     unused = f" ({parameters['unused']:,} more are not used)" if parameters["unused"] else ""
     files = report["files"]
     names = files[0] if len(files) == 1 else f"{len(files)} files"
+    parts = [
+        (f"  {name}", f"{count:,}") for name, count in parameters.items() if name not in ("total", "unused")
+    ]
     return [
         ("parameters", f"{parameters['total']:,} in {dtypes}{unused}"),
+        *parts,
         ("weights", f"{report['bytes'] / 1e6:.1f} MB in {names}"),
     ]
+
+
+def _memory(rows: list[dict[str, Any]], cards: list[dict[str, Any]], side: int) -> list[tuple[str, str]]:
+    """What each precision needs, and what would be chosen for smaller GPUs, one line each."""
+    from smalti.memory import gigabytes
+
+    lines = [("", ""), ("memory", f"computed, on a device, for one {side}×{side} picture with guidance:")]
+    for row in rows:
+        weights = sum(row["weights"].values())
+        lines.append(
+            (
+                f"  {row['precision']}",
+                f"{gigabytes(row['total'])}: {gigabytes(weights)} of weights, {gigabytes(row['working'])} to work in",
+            )
+        )
+    for row in cards:
+        host = f" and {gigabytes(row['host'])} of the host's" if row["host"] else ""
+        lines.append((f"  --memory {row['memory']}", f"{gigabytes(row['total'])}{host}: {row['mode']}"))
+    return lines

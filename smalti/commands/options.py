@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,8 +22,9 @@ _MODEL = "Model"
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Model folder. By default the model that comes with the package.",
-        metavar="FOLDER",
+        help="Model folder, or a name on the Hugging Face hub such as nvidia/NL-Diffusion-Image. By default the model "
+        "that comes with the package.",
+        metavar="MODEL",
         show_default=False,
         rich_help_panel=_MODEL,
     ),
@@ -32,6 +34,42 @@ Dtype = Annotated[
     str | None,
     typer.Option(
         help="float32, bfloat16 or float16, of the denoiser. By default float32 on a CPU, else bfloat16.",
+        metavar="NAME",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        help="int8, int4 or fp8: store the layers in fewer bits. Needs torchao.",
+        metavar="NAME",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
+Offload = Annotated[
+    str | None,
+    typer.Option(
+        help="layers: keep the layers in the host's memory and copy each to the GPU when its turn comes.",
+        metavar="NAME",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Such as 8GB: choose a way of loading whose computed need fits.",
+        metavar="SIZE",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a model on the hub: a branch, a tag or a commit.",
         metavar="NAME",
         show_default=False,
         rich_help_panel=_MODEL,
@@ -168,8 +206,27 @@ def option_names() -> Iterator[None]:
         raise SmaltiError(f"{name.replace(bare, option)} {rest}") from error
 
 
-def load_pipeline(model: str | None, device: str, dtype: str | None) -> Pipeline:
-    """`smalti.load`, imported when it is needed."""
+def load_pipeline(
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    quantize: str | None,
+    offload: str | None,
+    memory: str | None,
+    revision: str | None,
+) -> Pipeline:
+    """`smalti.load`, imported when it is needed; says on stderr what `memory` came to."""
     import smalti
 
-    return smalti.load(model, device=device, dtype=dtype)
+    pipe = smalti.load(
+        model,
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
+        offload=offload,
+        memory=memory,
+        revision=revision,
+    )
+    if memory is not None:
+        print(f"{memory}: {pipe.mode}", file=sys.stderr)
+    return pipe

@@ -123,12 +123,13 @@ class Denoiser(nn.Module):
 
         Args:
             tokens: (B, h, w) int64, `config.mask_code` where unknown.
-            prompt: B prompts with `config.slots(h, w)` reserved slots each, on the same device.
+            prompt: B prompts with `config.slots(h, w)` reserved slots each, on the same device; or k·B, and the
+                grids are used k times in turn, as guidance wants it, but embedded once.
             memory: keys and values of the prompt's positions: filled by this pass if it is empty, else used in place of
                 computing them. Only for prompts in the sequence, of one length.
 
         Returns:
-            (B, h·w, D) hidden vectors in raster order.
+            (prompts, h·w, D) hidden vectors in raster order.
 
         Raises:
             SmaltiError: the grid cannot be laid out, or prompt and grid do not fit each other.
@@ -136,14 +137,18 @@ class Denoiser(nn.Module):
         B, h, w = tokens.shape
         rows, columns = self.config.positions(h, w)
         slots = self.config.slots(h, w)
-        if len(prompt) != B:
-            raise SmaltiError(f"the prompt batch must hold {B} prompts, one a grid, not {len(prompt)}")
+        if B == 0 or len(prompt) % B or not len(prompt):
+            raise SmaltiError(
+                f"the prompt batch must hold {B} prompts, one a grid, or a multiple, not {len(prompt)}"
+            )
         if prompt.slots != slots:
             raise SmaltiError(f"prompts must reserve {slots} slots for a grid of {h}×{w}, not {prompt.slots}")
         image = self.gen_embedding(tokens)
         image = self.downsample_gen.downsample(image) if self.config.downsample else image.flatten(1, 2)
         # The residual stream keeps the weights' dtype under autocast, which shortens only matrix products.
-        image = image.to(self.embed_tokens.weight.dtype)
+        image = image.to(self.norm.weight.dtype)
+        if len(prompt) > B:
+            image = image.repeat(len(prompt) // B, 1, 1)
         if self.config.conditioning == "sequence":
             hidden = self._in_sequence(image, prompt, rows, columns, memory)
         else:
@@ -161,7 +166,7 @@ class Denoiser(nn.Module):
                 raise SmaltiError("a prompt memory needs prompts of one length")
             if memory.layers:
                 return self._beside(image, prompt, rows, columns, memory)
-            memory.layers += [LayerMemory(start, S) for _ in self.layers]
+            memory.layers += [LayerMemory(start, S) for _ in range(len(self.layers))]
         if start is not None:
             before, after = prompt.ids[:, :start], prompt.ids[:, start + S :]
             x = torch.cat([self.embed_tokens(before), image, self.embed_tokens(after)], dim=1)

@@ -39,6 +39,8 @@ class Sampler:
             the last step's candidate at every position, edited or not.
         prompt_every: steps between passes that compute the prompt's positions; in the others their keys and values are
             those of an earlier step, an approximation. 1 is exact. It is for prompts in the sequence.
+        guidance_batched: whether the passes with and without the prompt are computed as one batch, or one after
+            the other, in less memory and with the same result up to rounding.
     """
 
     steps: int = 16
@@ -53,6 +55,7 @@ class Sampler:
     top_p: float | None = None
     final: str = "grid"
     prompt_every: int = 1
+    guidance_batched: bool = True
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
@@ -168,12 +171,14 @@ def _steps(
     masked = tokens == denoiser.config.mask_code
     budgets = _budgets(sampler, masked)
     temperatures = sampler.temperatures()
-    groups = _groups(prompt, guided=sampler.guidance.scale > 0)
+    groups = _groups(prompt, sampler)
     remembers = sampler.prompt_every > 1 and denoiser.config.conditioning == "sequence"
     for index in range(steps):
         if index % sampler.prompt_every == 0:
-            # By whether guidance is on: with it a batch is twice as large.
-            memories = [{False: PromptMemory(), True: PromptMemory()} for _ in groups]
+            # One for every batch that is passed, by whether guidance is on.
+            memories = [
+                {False: [PromptMemory()], True: [PromptMemory() for _ in group.guided]} for group in groups
+            ]
         uniform = _noise(generators, tokens) if sampler.draw == "sample" else None
         noise = _noise(generators, tokens) if sampler.order.noisy else None
         visible = editable & ~masked
@@ -219,14 +224,14 @@ def _steps(
 
 
 class _Group(NamedTuple):
-    """Images with equally long prompts, (b,) indices; their prompts; these followed by the unconditional."""
+    """Images with equally long prompts, (b,) indices; their prompts; what guidance passes, as one batch or two."""
 
     images: torch.Tensor
     prompt: PromptBatch
-    guided: PromptBatch | None
+    guided: list[PromptBatch]
 
 
-def _groups(prompt: PromptBatch, *, guided: bool) -> list[_Group]:
+def _groups(prompt: PromptBatch, sampler: Sampler) -> list[_Group]:
     """Cut a batch by the length of the prompt.
 
     Padding would be computed for nothing, and it moves the last bits of the result, so that a token could
@@ -236,7 +241,10 @@ def _groups(prompt: PromptBatch, *, guided: bool) -> list[_Group]:
     for length in sorted(set(prompt.lengths.tolist())):
         images = (prompt.lengths == length).nonzero()[:, 0]
         part = prompt.select(images)
-        groups.append(_Group(images, part, PromptBatch.cat(part, part.unconditional()) if guided else None))
+        guided = [part, part.unconditional()] if sampler.guidance.scale > 0 else []
+        if guided and sampler.guidance_batched:
+            guided = [PromptBatch.cat(*guided)]
+        groups.append(_Group(images, part, guided))
     return groups
 
 
@@ -250,7 +258,7 @@ def _predict(
     sampler: Sampler,
     scale: float,
     temperature: float,
-    memories: list[dict[bool, PromptMemory]] | None,
+    memories: list[dict[bool, list[PromptMemory]]] | None,
 ) -> TokenChoice:
     """One pass over tokens (B, h, w), and a choice for the rows (of B·h·w) that can change."""
     B, h, w = tokens.shape
@@ -258,14 +266,17 @@ def _predict(
     hidden = uncond = None
     for number, group in enumerate(groups):
         part = tokens[group.images]
-        memory = memories[number][scale != 0] if memories else None
+        remembered = memories[number][scale != 0] if memories else [None] * max(1, len(group.guided))
         if scale:
-            # Conditional and unconditional as one batch.
-            found, without = denoiser(torch.cat([part, part]), group.guided, memory).chunk(2)
+            # Conditional and unconditional, as one batch or one after the other.
+            passes = [
+                denoiser(part, batch, memory) for batch, memory in zip(group.guided, remembered, strict=True)
+            ]
+            found, without = passes if len(passes) == 2 else passes[0].chunk(2)
             uncond = without.new_empty(shape) if uncond is None else uncond
             uncond[group.images] = without
         else:
-            found = denoiser(part, group.prompt, memory)
+            found = denoiser(part, group.prompt, remembered[0])
         hidden = found.new_empty(shape) if hidden is None else hidden
         hidden[group.images] = found
     hidden = hidden.flatten(0, 1)[rows]

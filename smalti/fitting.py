@@ -1,0 +1,141 @@
+"""Which way of loading a model fits into a device's memory, by the arithmetic of smalti/memory.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from smalti.errors import SmaltiError
+from smalti.memory import BYTES, Mode, ModelSize, gigabytes, mapped_by_default, need
+
+
+def modes(
+    size: ModelSize,
+    *,
+    dtype: str,
+    streams: bool,
+    quantize: str | None = None,
+    offload: str | None = None,
+) -> Iterator[Mode]:
+    """Ways of loading, the one that costs the least time and precision first.
+
+    Args:
+        dtype: of the denoiser.
+        streams: whether the device is not the CPU, so that things can be left or done there.
+        quantize, offload: only ways with these, if they are named.
+    """
+    ways = [
+        (None, None),
+        ("int8", None),
+        (None, "layers"),
+        ("int8", "layers"),
+        ("int4", None),
+        ("int4", "layers"),
+    ]
+    if quantize == "fp8":
+        ways = [("fp8", None), ("fp8", "layers")]
+    large = mapped_by_default(size.text_embedding, dtype)
+    for quantized, offloaded in ways:
+        if (
+            quantize not in (None, quantized)
+            or offload not in (None, offloaded)
+            or (offloaded and not streams)
+        ):
+            continue
+        mode = Mode(dtype, quantized, offloaded, large)
+        yield mode
+        mode = dataclasses.replace(
+            mode, mapped=("embed_tokens", "gen_embedding"), image_tokenizer_dtype="bfloat16"
+        )
+        yield mode
+        yield dataclasses.replace(mode, guidance_batched=False)
+        if streams:
+            mode = dataclasses.replace(mode, image_tokenizer_dtype="float32", image_tokenizer_on_cpu=True)
+            yield mode
+            yield dataclasses.replace(mode, guidance_batched=False)
+
+
+def choose(
+    size: ModelSize,
+    budget: int,
+    *,
+    dtype: str,
+    streams: bool,
+    host: int | None = None,
+    quantize: str | None = None,
+    offload: str | None = None,
+) -> Mode:
+    """The first of `modes` that fits.
+
+    Args:
+        budget: bytes of the device.
+        host: bytes of the host's memory that streamed layers may take, or None for any number.
+
+    Raises:
+        SmaltiError: none fits; the message says what the smallest needs.
+    """
+    candidates = list(modes(size, dtype=dtype, streams=streams, quantize=quantize, offload=offload))
+    needs = [(mode, need(size, mode)) for mode in candidates]
+    for mode, needed in needs:
+        if needed.total <= budget and (host is None or needed.host <= host):
+            return mode
+    possible = [pair for pair in needs if host is None or pair[1].host <= host] or needs
+    mode, least = min(possible, key=lambda pair: pair[1].total)
+    raise SmaltiError(
+        f"memory must be at least {gigabytes(least.total)} for this model, not {gigabytes(budget)}: that is what "
+        f"the smallest way of loading it needs ({mode})"
+    )
+
+
+def what_fits(size: ModelSize, budget: int, *, dtype: str, streams: bool, host: int | None = None) -> str:
+    """What to tell someone whose device is too small: the options of the first mode that fits, or that none does."""
+    try:
+        mode = choose(size, budget, dtype=dtype, streams=streams, host=host)
+    except SmaltiError as error:
+        return str(error)
+    return (
+        f"memory='{int(budget / 1e8) / 10}GB' would load it with {mode}, {gigabytes(need(size, mode).total)}"
+    )
+
+
+def table(size: ModelSize) -> list[dict[str, Any]]:
+    """What each precision needs on a device, for `smalti info`: rows of bytes, all of them computed."""
+    rows = []
+    for precision in ("float32", "bfloat16", "int8", "int4"):
+        dtype = precision if precision in BYTES else "bfloat16"
+        quantize = None if precision in BYTES else precision
+        mode = Mode(dtype, quantize, None, mapped_by_default(size.text_embedding, dtype))
+        needed = need(size, mode)
+        rows.append(
+            {
+                "precision": precision,
+                "weights": needed.weights,
+                "working": needed.working,
+                "total": needed.total,
+                "computed": True,
+            }
+        )
+    return rows
+
+
+def cards(size: ModelSize, sizes: tuple[int, ...] = (24, 16, 12, 8)) -> list[dict[str, Any]]:
+    """What `memory=` would choose for GPUs of so many GB, for `smalti info`, from the first that needs savings on."""
+    rows = []
+    for count in sizes:
+        try:
+            mode = choose(size, count * 10**9, dtype="bfloat16", streams=True)
+        except SmaltiError:
+            continue
+        needed = need(size, mode)
+        if mode.quantize or mode.offload or "gen_embedding" in mode.mapped or rows:
+            rows.append(
+                {
+                    "memory": f"{count}GB",
+                    "mode": str(mode),
+                    "total": needed.total,
+                    "host": needed.host,
+                    "computed": True,
+                }
+            )
+    return rows

@@ -1,0 +1,108 @@
+"""What a model folder holds, from its JSON files and the headers of its weights alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from smalti.checkpoint import (
+    NoInit,
+    existing,
+    image_tokenizer_name,
+    infer_vq_config,
+    load_config,
+    load_vq_config,
+    read_model_type,
+)
+from smalti.headers import PREFIX, VQ_PREFIX, Entry, is_denoisers, is_image_tokenizers, read_headers
+from smalti.model.config import MODEL_TYPE
+from smalti.model.denoiser import Denoiser
+from smalti.vq.config import VQConfig
+from smalti.vq.tokenizer import ImageTokenizer
+from smalti.weights import check_weights
+
+# Gives the headers of a folder's weights, of which only the tensors with fitting names must be there.
+Headers = Callable[[Path, Callable[[str], bool] | None], dict[str, Entry]]
+
+
+def inspect(folder: str | Path, headers: Headers = read_headers) -> dict[str, Any]:
+    """Check a model folder and say what it holds; no weight is read.
+
+    Args:
+        folder: of a model or an image tokenizer.
+        headers: where the headers come from, if not from the folder's own files.
+
+    Returns:
+        `model_type`; `config`, the fields that matter; `parameters`, a count for each part and their `total`
+        (`unused` are tensors that are never read, and not in the total); `dtypes`, parameters by dtype as
+        stored; `bytes` and `files`, of the weights; for a model also `image_tokenizer`, the same of the image
+        tokenizer beside the model or inside its files, or None.
+
+    Raises:
+        SmaltiError: as for `smalti.checkpoint.load_denoiser`.
+    """
+    folder = existing(folder)
+    if read_model_type(folder) != MODEL_TYPE:
+        config = load_vq_config(folder)
+        return _image_tokenizer_report(config, headers(folder, None), "", folder)
+    denoiser_config = load_config(folder)
+    every = headers(folder, is_denoisers)
+    entries = {name: entry for name, entry in every.items() if is_denoisers(name)}
+    unused = {name: entry for name, entry in every.items() if name not in entries}
+    with torch.device("meta"), NoInit():
+        denoiser = Denoiser(denoiser_config)
+    check_weights(denoiser, entries, PREFIX, folder)
+    inner = folder / image_tokenizer_name(folder)
+    image_tokenizer = None
+    if (inner / "config.json").is_file():
+        image_tokenizer = inspect(inner, headers)
+    else:
+        inside = {name: entry for name, entry in unused.items() if is_image_tokenizers(name)}
+        if inside:
+            image_tokenizer = _image_tokenizer_report(
+                infer_vq_config(inside, folder), inside, VQ_PREFIX, folder
+            )
+            unused = {name: entry for name, entry in unused.items() if name not in inside}
+    report = _report(MODEL_TYPE, denoiser_config.to_dict(), entries, unused, PREFIX)
+    return {**report, "image_tokenizer": image_tokenizer}
+
+
+def _image_tokenizer_report(
+    config: VQConfig, entries: dict[str, Entry], prefix: str, folder: Path
+) -> dict[str, Any]:
+    with torch.device("meta"), NoInit():
+        module: nn.Module = ImageTokenizer(config)
+    check_weights(module, entries, prefix, folder)
+    values = config.to_dict()
+    return _report(values["model_type"], values, entries, {}, prefix)
+
+
+def _report(
+    kind: str, config: dict[str, Any], entries: dict[str, Entry], unused: dict[str, Entry], prefix: str
+) -> dict[str, Any]:
+    """The part of the report that all folders have in common."""
+    parts: Counter[str] = Counter()
+    dtypes: Counter[str] = Counter()
+    sizes: dict[Path, int] = {}
+    for name, entry in entries.items():
+        parts[name.removeprefix(prefix).split(".")[0]] += entry.count
+        dtypes[entry.dtype] += entry.count
+    for entry in [*entries.values(), *unused.values()]:
+        sizes[entry.path] = max(sizes.get(entry.path, 0), entry.offset + entry.size)
+    return {
+        "model_type": kind,
+        "config": config,
+        "parameters": {
+            **parts,
+            "total": sum(parts.values()),
+            "unused": sum(entry.count for entry in unused.values()),
+        },
+        "dtypes": dict(dtypes),
+        "bytes": sum(sizes.values()),
+        "files": sorted(path.name for path in sizes),
+    }

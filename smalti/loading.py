@@ -1,0 +1,184 @@
+"""`smalti.load`: from the name of a model to a `Pipeline`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+
+from smalti.checkpoint import load_config, load_denoiser, load_image_tokenizer, load_text_tokenizer
+from smalti.checks import check_choice
+from smalti.devices import find_device, free_bytes, host_bytes
+from smalti.errors import SmaltiError
+from smalti.fitting import choose, what_fits
+from smalti.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory
+from smalti.pipeline import Pipeline
+
+BUNDLED_MODEL = Path(__file__).parent / "models" / "scenes"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZATIONS = ("int8", "int4", "fp8")
+OFFLOADS = ("layers",)
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    quantize: str | None = None,
+    offload: str | None = None,
+    memory: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Pipeline:
+    """Read a model.
+
+    Weights go straight to the device in the dtype wanted, one tensor at a time, and only those that drawing
+    takes are read. A large text embedding stays in its file, which must stay where it is: a prompt reads a few
+    rows of it.
+
+    Args:
+        model: a folder, or else a name on the Hugging Face hub (organisation/name); None is the model that
+            comes with the package.
+        device: "cpu", "cuda", "cuda:1", ...
+        dtype: of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's; None is float32 on a CPU
+            (bfloat16 where `memory` is given) and bfloat16 elsewhere. The image tokenizer stays in float32,
+            unless `memory` decides otherwise.
+        quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
+        offload: "layers" keeps the layers in the host's memory and copies each to the GPU while the one before
+            works. On a CPU it changes nothing.
+        memory: such as "8GB" (10⁹ bytes) or "8GiB": the first combination of the options above, and of smaller
+            savings, whose computed need fits; `Pipeline.mode` says which. `quantize` and `offload`, if given,
+            are kept.
+        revision: of a model on the hub: a branch, a tag or a commit.
+        local_files_only: of a model on the hub, take what is in the cache and use no network.
+
+    Raises:
+        SmaltiError: there is no such model, or it is broken; an argument that is wrong, by name; memory that is
+            too small, before anything is read.
+    """
+    if quantize is not None:
+        check_choice("quantize", quantize, QUANTIZATIONS)
+    if offload is not None:
+        check_choice("offload", offload, OFFLOADS)
+    budget = None if memory is None else parse_memory(memory)
+    place = find_device(device)
+    if dtype is None:
+        dtype = torch.float32 if place.type == "cpu" and budget is None else torch.bfloat16
+    precision = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if precision not in DTYPES.values():
+        raise SmaltiError(f"dtype must be {' or '.join(DTYPES)}, not {dtype}")
+    folder = find_model(model, revision=revision, local_files_only=local_files_only)
+    mode = _choose_mode(folder, place, precision, quantize, offload, budget)
+    return Pipeline(
+        load_denoiser(
+            folder,
+            device=place,
+            dtype=precision,
+            mapped=mode.mapped,
+            quantize=mode.quantize,
+            offload=mode.offload,
+        ),
+        load_image_tokenizer(
+            folder,
+            device="cpu" if mode.image_tokenizer_on_cpu else place,
+            dtype=DTYPES[mode.image_tokenizer_dtype],
+        ),
+        load_text_tokenizer(folder),
+        name=model if isinstance(model, str) and not Path(model).is_dir() else folder.resolve().name,
+        mode=mode,
+    )
+
+
+def find_model(
+    model: str | Path | None,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    parts: Collection[str] | None = None,
+) -> Path:
+    """The folder that `model` names, that of the bundled model for None, or the cache's for a model on the hub.
+
+    Args:
+        model, revision, local_files_only: as for `load`.
+        parts: of a model on the hub, which to fetch, as `smalti.hub.fetch`; None is all.
+
+    Raises:
+        SmaltiError: there is none.
+    """
+    from smalti.hub import PARTS, fetch, is_hub_id
+
+    if model is None:
+        if not (BUNDLED_MODEL / "config.json").is_file():
+            raise SmaltiError(
+                f"this installation lacks the bundled model, {BUNDLED_MODEL}: name another model"
+            )
+        model = BUNDLED_MODEL
+    is_folder = isinstance(model, str | Path) and Path(model).is_dir()
+    if revision is not None and (is_folder or not is_hub_id(model)):
+        raise SmaltiError(f"revision is for models on the Hugging Face hub, not {str(model)!r}")
+    if is_folder:
+        return Path(model)
+    if not is_hub_id(model):
+        raise SmaltiError(
+            "model must be a folder that exists or a name on the Hugging Face hub such as "
+            f"nvidia/NL-Diffusion-Image, not {str(model)!r}"
+        )
+    return fetch(
+        model,
+        revision=revision,
+        local_files_only=local_files_only,
+        parts=PARTS if parts is None else parts,
+    )
+
+
+def _choose_mode(
+    folder: Path,
+    place: torch.device,
+    precision: torch.dtype,
+    quantize: str | None,
+    offload: str | None,
+    budget: int | None,
+) -> Mode:
+    """How to load, checked against the memory there is."""
+    dtype = str(precision).removeprefix("torch.")
+    streams = place.type == "cuda"
+    if not streams:
+        offload = None
+    if budget is None and place.type != "cuda":
+        # Nothing to choose and nothing to check against: a CPU's memory is not for one process alone.
+        config = load_config(folder)
+        return Mode(
+            dtype, quantize, offload, mapped_by_default(config.vocab_size * config.hidden_size, dtype)
+        )
+    from smalti.inspection import inspect
+
+    report = inspect(folder)
+    if report.get("image_tokenizer") is None:
+        raise SmaltiError(f"{folder} is not a model that draws: it has no denoiser or no image tokenizer")
+    size = ModelSize.of(report)
+    free = free_bytes(place)
+    host = host_bytes()
+    if budget is not None:
+        return choose(
+            size,
+            budget if free is None else min(budget, free),
+            dtype=dtype,
+            streams=streams,
+            host=host,
+            quantize=quantize,
+            offload=offload,
+        )
+    mode = Mode(dtype, quantize, offload, mapped_by_default(size.text_embedding, dtype))
+    needed = need(size, mode)
+    if host is not None and host < needed.host:
+        raise SmaltiError(
+            f"offload='layers' keeps {gigabytes(needed.host)} in the host's memory, which has {gigabytes(host)} left"
+        )
+    if free is not None and free < needed.total:
+        raise SmaltiError(
+            f"device {place} has {gigabytes(free)} of memory free, and the model needs {gigabytes(needed.total)} "
+            f"(computed) in {mode}: {what_fits(size, free, dtype=dtype, streams=streams, host=host)}"
+        )
+    return mode

@@ -1,0 +1,240 @@
+"""What a model needs of a device's memory, way of loading by way of loading: arithmetic alone, nothing is measured.
+
+Counts are of parameters, results in bytes. GB are 10⁹ bytes, GiB 2³⁰.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from smalti.errors import SmaltiError
+
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+INT4_GROUP = 64  # numbers of a row that share a scale and a zero point
+# A text embedding below this size is not worth keeping in its file.
+MAPPED_BYTES = 2**26
+
+_TEXT_POSITIONS = 256  # the release's template and a prompt of a hundred words
+_SLOTS = 2  # layers on the device at a time while they are streamed: one at work, one on its way
+_PINNED = 1.15  # what a GPU's driver takes for pinned memory, which it rounds up to powers of two
+# As smalti/ops/sample.py and sample_torch.py cut their chunks on a GPU.
+_TAIL_LOGITS, _TAIL_ROWS, _TAIL_SWEPT = 2**26, 256, 2**25
+# From which size of its largest map on smalti/vq/tokenizer.py decodes in bands, and what smalti/vq/banded.py then
+# holds beside that map: a few bands and an inner map.
+_WHOLE_MAP, _BAND, _KEPT = 2**28, 2**24, 2**28
+_BANDS = 6
+_SPARE = 300_000_000  # workspaces of libraries, rounding of the allocator
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What memory depends on.
+
+    Attributes:
+        layers: parameters of all layers; layer_count: how many layers; streamable: parameters of those that
+            `offload` can stream.
+        text_embedding, image_embedding, head, compression: parameters of these parts, the final norm with the
+            compression.
+        image_tokenizer: parameters; its largest feature map of a picture in float32: largest_map bytes a pixel.
+        hidden_size, intermediate_size, vocabulary: widths.
+        downscale: pixels a token's side; cell: tokens a backbone position's side.
+        image_size: the side of a picture, in pixels.
+    """
+
+    layers: int
+    layer_count: int
+    streamable: int
+    text_embedding: int
+    image_embedding: int
+    head: int
+    compression: int
+    image_tokenizer: int
+    largest_map: float
+    hidden_size: int
+    intermediate_size: int
+    vocabulary: int
+    downscale: int
+    cell: int
+    image_size: int
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any]) -> ModelSize:
+        """From what `smalti.inspection.inspect` says of a model that has an image tokenizer."""
+        config, parts = report["config"], dict(report["parameters"])
+        vq = report["image_tokenizer"]["config"]
+        total = parts["total"]
+        named = [parts[name] for name in ("embed_tokens", "gen_embedding", "gen_predictor")]
+        layers = parts["layers"] + parts.get("text_layers", 0)
+        widths = [vq["ch"] * mult for mult in vq["ch_mult"]]
+        # What comes up from the level below has that level's channels until the first block changes their number.
+        widest = [max(pair) for pair in zip(widths, widths[1:] + widths[-1:], strict=True)]
+        return cls(
+            layers=layers,
+            layer_count=config["num_hidden_layers"],
+            streamable=parts["layers"],
+            text_embedding=named[0],
+            image_embedding=named[1],
+            head=named[2],
+            compression=total - layers - sum(named),
+            image_tokenizer=report["image_tokenizer"]["parameters"]["total"],
+            largest_map=max(4 * width / 4**level for level, width in enumerate(widest))
+            / vq["patch_size"] ** 2,
+            hidden_size=config["hidden_size"],
+            intermediate_size=config["intermediate_size"],
+            vocabulary=config["codebook_size"],
+            downscale=vq["patch_size"] * 2 ** (len(widths) - 1),
+            cell=2 if config["downsample"] else 1,
+            image_size=config["image_size"],
+        )
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way of loading a model.
+
+    Attributes:
+        dtype: of the denoiser: "float32", "bfloat16" or "float16".
+        quantize: "int8", "int4" or "fp8" for the layers' matrices, or None.
+        offload: "layers" to stream the layers from the host's memory, or None.
+        mapped: embeddings that stay in their file, as in `smalti.checkpoint.load_denoiser`.
+        guidance_batched: whether guidance computes both of its passes at once.
+        image_tokenizer_dtype: of the image tokenizer.
+        image_tokenizer_on_cpu: whether pictures are decoded on the CPU, wherever the denoiser is.
+    """
+
+    dtype: str = "bfloat16"
+    quantize: str | None = None
+    offload: str | None = None
+    mapped: tuple[str, ...] = ()
+    guidance_batched: bool = True
+    image_tokenizer_dtype: str = "float32"
+    image_tokenizer_on_cpu: bool = False
+
+    def __str__(self) -> str:
+        parts = [f"{self.quantize} layers in {self.dtype} arithmetic" if self.quantize else self.dtype]
+        if self.offload:
+            parts.append("layers streamed from host memory")
+        if "gen_embedding" in self.mapped:
+            parts.append("embeddings in their file")
+        elif self.mapped:
+            parts.append("text embedding in its file")
+        if not self.guidance_batched:
+            parts.append("guidance in two passes")
+        if self.image_tokenizer_on_cpu:
+            parts.append("image tokenizer on the CPU")
+        elif self.image_tokenizer_dtype != "float32":
+            parts.append(f"image tokenizer in {self.image_tokenizer_dtype}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a mode needs, computed.
+
+    Attributes:
+        weights: on the device, by part.
+        working: the most that a pass, the head or the decoder takes beside the weights.
+        host: of weights that are kept in the host's memory instead.
+        total: on the device.
+    """
+
+    weights: dict[str, int]
+    working: int
+    host: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.weights.values()) + self.working
+
+
+def matrix_bytes(quantize: str | None, dtype: str) -> float:
+    """Bytes that a number of a layer's matrix takes, the scales of int8 and fp8, one a row, left out."""
+    if quantize is None:
+        return BYTES[dtype]
+    return 0.5 + (BYTES[dtype] + 1) / INT4_GROUP if quantize == "int4" else 1.0
+
+
+def mapped_by_default(text_embedding: int, dtype: str) -> tuple[str, ...]:
+    """The embeddings that stay in their file in any mode: a large text embedding, of which few rows are ever read."""
+    return ("embed_tokens",) if text_embedding * BYTES[dtype] >= MAPPED_BYTES else ()
+
+
+def need(size: ModelSize, mode: Mode, *, height: int | None = None, width: int | None = None) -> Need:
+    """What one picture with guidance needs; height and width in pixels, the model's own if None."""
+    one = BYTES[mode.dtype]
+    matrix = matrix_bytes(mode.quantize, mode.dtype)
+    resident = size.layers
+    host = 0.0
+    if mode.offload:
+        in_slots = size.streamable * min(_SLOTS, size.layer_count) / size.layer_count
+        resident = size.layers - size.streamable + in_slots
+        host = size.streamable * matrix * _PINNED
+    if mode.image_tokenizer_on_cpu:
+        host += size.image_tokenizer * BYTES[mode.image_tokenizer_dtype]
+    weights = {
+        "layers": resident * matrix,
+        "text embedding": 0 if "embed_tokens" in mode.mapped else size.text_embedding * one,
+        "image embedding": 0 if "gen_embedding" in mode.mapped else size.image_embedding * one,
+        "head": size.head * one,
+        "compression": size.compression * one,
+        "image tokenizer": 0
+        if mode.image_tokenizer_on_cpu
+        else size.image_tokenizer * BYTES[mode.image_tokenizer_dtype],
+    }
+    stages = working_bytes(size, mode, height or size.image_size, width or size.image_size)
+    working = max(
+        value for name, value in stages.items() if name != "pixels" or not mode.image_tokenizer_on_cpu
+    )
+    return Need({name: round(value) for name, value in weights.items()}, working + _SPARE, round(host))
+
+
+def working_bytes(size: ModelSize, mode: Mode, height: int, width: int) -> dict[str, int]:
+    """The most that each stage of one picture with guidance holds at once beside the weights."""
+    one, D = BYTES[mode.dtype], size.hidden_size
+    tokens = height * width // size.downscale**2
+    sequences = 2 if mode.guidance_batched else 1
+    positions = sequences * (tokens // size.cell**2 + _TEXT_POSITIONS)
+    # What a layer holds at most: its input, the sum so far and its norm, and three vectors of the feed-forward.
+    layer = positions * one * (3 * D + 3 * size.intermediate_size)
+    if mode.quantize:
+        # A matrix is unpacked while it is multiplied by.
+        layer += D * size.intermediate_size * (one + 1)
+    # The image's embedding and its normalisation, which works in float32.
+    embedded = sequences * tokens * D * (one + 4 + 4) if size.cell > 1 else 0
+    # Hidden vectors of both passes, as they come, as they are collected, and the rows that are asked for.
+    hidden = 2 * 3 * tokens * D * one
+    rows = min(tokens, max(_TAIL_ROWS, _TAIL_LOGITS // size.vocabulary))
+    swept = min(rows * size.vocabulary, _TAIL_SWEPT)
+    tail = hidden + rows * size.vocabulary * one + 2 * 4 * swept
+    # Small maps are held five at a time, a convolution's workspace among them; of large ones there is one, a quarter
+    # of the next, and bands of the rest.
+    largest = height * width * size.largest_map
+    pixels = 5 * largest if largest <= _WHOLE_MAP else 1.25 * largest + _BANDS * _BAND + _KEPT
+    # In two passes the first one's result waits for the second's.
+    first = 0 if mode.guidance_batched else tokens * D * one
+    return {
+        "pass": round(max(layer, embedded) + first),
+        "tail": round(tail),
+        "pixels": round(pixels),
+    }
+
+
+def parse_memory(text: object) -> int:
+    """Bytes from text such as "8GB", "7.5 GiB" or "900MB".
+
+    Raises:
+        SmaltiError: it is something else.
+    """
+    units = {"MB": 1e6, "GB": 1e9, "MIB": 2**20, "GIB": 2**30}
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text) if isinstance(text, str) else None
+    if match is None or match[2].upper() not in units or not float(match[1]):
+        raise SmaltiError(f"memory must be a size such as 8GB, 7.5GiB or 900MB, not {text!r}")
+    return int(float(match[1]) * units[match[2].upper()])
+
+
+def gigabytes(count: float) -> str:
+    """Bytes for reading, in GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

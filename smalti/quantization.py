@@ -1,0 +1,140 @@
+"""Linear layers whose weights are stored in 8 or 4 bits and multiplied in the activations' dtype.
+
+torchao chooses the scales of whole numbers and rounds; fp8 is a cast. Storage and product are our own, because
+torchao's 4-bit layouts are made for particular GPUs and for a few rows at a time: here the same few plain tensors serve
+a CPU, a GPU and streaming between them, and a matrix is unpacked once for the thousands of rows of a pass.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import ModuleType
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from smalti.checks import check_choice
+from smalti.errors import SmaltiError
+from smalti.memory import INT4_GROUP
+
+QUANTIZATIONS = ("int8", "int4", "fp8")
+_LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max
+
+
+class RowLinear(nn.Module):
+    """A linear layer with weights W[i, j] ≈ scale[i] · stored[i, j] in int8 or float8_e4m3fn, without bias."""
+
+    def __init__(self, stored: torch.Tensor, scale: torch.Tensor) -> None:
+        """stored: (out, in) int8 or float8_e4m3fn; scale: (out,) float."""
+        super().__init__()
+        self.register_buffer("stored", stored)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, in) → (…, out) in the dtype of x."""
+        weight, scale = self.stored.to(x.dtype), self.scale.to(x.dtype)
+        if x.dtype == torch.float16:  # in which sums of whole numbers would be too large
+            return F.linear(x, weight.mul_(scale[:, None]))
+        # A row's scale commutes with the product, and whole numbers up to 127 are exact.
+        return F.linear(x, weight) * scale
+
+    def pin(self) -> RowLinear:
+        """The same in pinned host memory."""
+        return RowLinear(*(buffer.cpu().pin_memory() for buffer in (self.stored, self.scale)))
+
+
+class GroupLinear(nn.Module):
+    """A linear layer with weights W[i, j] ≈ scale[i, g] · (stored[i, j] − zero[i, g]), stored in 4 bits, without bias.
+
+    g is the group of `in / groups` neighbours that j belongs to. Of each byte the low half is the even j's.
+    """
+
+    def __init__(self, stored: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> None:
+        """stored: (out, in / 2) uint8; scale: (out, groups) float; zero: (out, groups) uint8."""
+        super().__init__()
+        self.register_buffer("stored", stored)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", zero)
+
+    def weight(self, dtype: torch.dtype) -> torch.Tensor:
+        """W, (out, in), in `dtype`."""
+        rows, half = self.stored.shape
+        weight = torch.empty(rows, 2 * half, dtype=dtype, device=self.stored.device)
+        weight[:, 0::2] = self.stored & 15
+        weight[:, 1::2] = self.stored >> 4
+        groups = weight.unflatten(1, (self.scale.shape[1], -1))
+        groups.sub_(self.zero.to(dtype)[..., None]).mul_(self.scale.to(dtype)[..., None])
+        return weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, in) → (…, out) in the dtype of x."""
+        return F.linear(x, self.weight(x.dtype))
+
+    def pin(self) -> GroupLinear:
+        """The same in pinned host memory."""
+        return GroupLinear(*(buffer.cpu().pin_memory() for buffer in (self.stored, self.scale, self.zero)))
+
+
+@torch.no_grad()
+def quantized_linear(weight: torch.Tensor, quantize: str) -> RowLinear | GroupLinear:
+    """A linear layer that stores `weight` in fewer bits, on the same device.
+
+    Args:
+        weight: (out, in) float.
+        quantize: "int8" (a scale a row), "fp8" (e4m3, a scale a row), or "int4" (a scale and a zero point for every
+            64 numbers of a row, or the largest power of two below that divides the row).
+
+    Raises:
+        SmaltiError: torchao is not installed, or a row cannot be cut into pairs.
+    """
+    check_choice("quantize", quantize, QUANTIZATIONS)
+    if quantize == "fp8":
+        largest = weight.abs().amax(dim=1).float()
+        scale = torch.where(largest > 0, largest / _LARGEST_FP8, torch.ones_like(largest))
+        stored = (weight.float() / scale[:, None]).clamp(-_LARGEST_FP8, _LARGEST_FP8)
+        return RowLinear(stored.to(torch.float8_e4m3fn), scale)
+    torchao = import_torchao()
+    # The least scale; by default it would be bfloat16's epsilon, larger than most weights.
+    least = torch.finfo(torch.float32).eps
+    if quantize == "int8":
+        row = (1, weight.shape[1])
+        scale, zero = torchao.choose_qparams_affine(
+            weight, torchao.MappingType.SYMMETRIC, row, torch.int8, eps=least, scale_dtype=torch.float32
+        )
+        return RowLinear(torchao.quantize_affine(weight, row, scale, zero, torch.int8), scale.flatten())
+    block = (1, _group_size(weight.shape[1]))
+    scale, zero = torchao.choose_qparams_affine(
+        weight, torchao.MappingType.ASYMMETRIC, block, torch.uint8, 0, 15, eps=least, scale_dtype=weight.dtype
+    )
+    stored = torchao.quantize_affine(weight, block, scale, zero, torch.uint8, 0, 15)
+    rows = len(weight)  # where a row is one group, torchao leaves that dimension out
+    scale, zero = scale.reshape(rows, -1), zero.reshape(rows, -1).to(torch.uint8)
+    return GroupLinear(stored[:, 0::2] | stored[:, 1::2] << 4, scale, zero)
+
+
+def import_torchao() -> ModuleType:
+    """`torchao.quantization`, without the warnings about optional kernels that it prints when it is imported.
+
+    Raises:
+        SmaltiError: it is not installed.
+    """
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        import torchao.quantization
+    except ImportError as error:
+        raise SmaltiError(f"quantize needs torchao: pip install 'smalti[quantize]' ({error})") from error
+    finally:
+        logging.disable(level)
+    return torchao.quantization
+
+
+def _group_size(length: int) -> int:
+    """The largest power of two up to `INT4_GROUP` that divides a row."""
+    size = INT4_GROUP
+    while length % size:
+        size //= 2
+    if size < 2:
+        raise SmaltiError(f"quantize='int4' stores pairs, but a layer has rows of {length} numbers")
+    return size
