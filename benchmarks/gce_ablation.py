@@ -90,19 +90,19 @@ def run(
         ],
     )
     train_denoiser(config)
-    measured = {**losses(options, folder / "model"), **scores(options, folder / "model")}
+    measured = {**losses(options, folder / "model", config.data.lattice), **scores(options, folder / "model")}
     write_json_atomic(found, measured)
     return measured
 
 
 @torch.inference_mode()
-def losses(options: argparse.Namespace, model: Path) -> dict[str, float]:
+def losses(options: argparse.Namespace, model: Path, lattice: int | None) -> dict[str, float]:
     """Mean loss and hit rates of masked tokens of held-out scenes, without a prompt's being dropped."""
     denoiser, tokenizer = load_denoiser(model), load_image_tokenizer(model)
     text, config = load_text_tokenizer(model), denoiser.config
     codebook = tokenizer.quantize.embedding.weight
     groups = {count: CodeGroups.from_kmeans(codebook, count).ids for count in options.groups}
-    scenes = Scenes(seed=_HELD_OUT_SEED, size=config.image_size, split="train")
+    scenes = Scenes(seed=_HELD_OUT_SEED, size=config.image_size, split="train", lattice=lattice)
     generator = torch.Generator().manual_seed(0)
     found: dict[str, list[float]] = {}
     for first in range(0, options.held_out, _BATCH):
