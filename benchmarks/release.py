@@ -4,10 +4,11 @@ python benchmarks/release.py [--layers 2] [--hidden 1024] [--size 1024] [--steps
 
 Weights are random. Layers have the release's proportions (heads of 128, four queries a key, 3.5 D in the feed-forward),
 the head its 131,072 codes and the image tokenizer its shape. Stages are the backbone (all of the denoiser but its
-head), the tail (head, guidance, draw) and pixels. A stage's floor is its counted multiply-adds (`operations`: each is
-two) over the rate of a large matrix product of the same dtype, measured before and after in the same run. The tail's
-operations are one product a step over the rows that can still change: guidance is applied before the head, and
-positions that are done are left out. `vendor_tail_operations` are those of two products over every row.
+head), the tail (head, guidance, draw) and pixels (in float32). A stage's floor is its counted multiply-adds
+(`operations`: each is two) over the rate of a large matrix product of the same dtype: the fastest of some before and
+after, in the same run. The tail's operations are one product a step over the rows that can still change: guidance is
+applied before the head, and positions that are done are left out. `vendor_tail_operations` are those of two products
+over every row. Convolutions may take fewer operations than are counted.
 
 The release's true shape, for a GPU: --layers 34 --hidden 4096 --steps 64 --device cuda
 """
@@ -65,7 +66,8 @@ def main() -> None:
         return
     print(
         f"{report['device']}, {options.dtype}: {options.layers} layers, D {options.hidden}, V {options.codes}, "
-        f"{options.size}×{options.size}; products at {report['gflops']:,.0f} GFLOP/s"
+        f"{options.size}×{options.size}; products at "
+        + ", ".join(f"{rate:,.0f} GFLOP/s in {name}" for name, rate in report["gflops"].items())
     )
     print(f"weights {report['weights_mb']:,.0f} MB, peak {report['peak_memory_mb']:,.0f} MB\n")
     print("steps  stage      operations   seconds     floor   ratio")
@@ -85,15 +87,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     side = options.size // tokenizer.config.downscale
     prompt = make_prompt(denoiser.config.slots(side, side)).to(device)
     draw(options, denoiser, tokenizer, prompt, side, steps=1)
-    rates = [product_rate(device, dtype)]
+    precisions = {"backbone": dtype, "tail": dtype, "pixels": torch.float32}
+    rates = [{one: product_rate(device, one) for one in set(precisions.values())}]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     taken = {
         steps: [draw(options, denoiser, tokenizer, prompt, side, steps) for _ in range(options.repeats)]
         for steps in options.steps
     }
-    rates.append(product_rate(device, dtype))
-    rate = statistics.fmean(rates)
+    rates.append({one: product_rate(device, one) for one in rates[0]})
+    rate = {one: max(found[one] for found in rates) for one in rates[0]}
     unknown = torch.full((1, side, side), denoiser.config.mask_code, device=device)
     backbone = count(lambda: denoiser(unknown, prompt))
     pixels = count(lambda: decode_on_meta(tokenizer.config, side))
@@ -108,7 +111,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         row: dict[str, Any] = {"steps": steps}
         for name in STAGES:
             seconds = statistics.median(run[name] for run in runs)
-            floor = operations[name] / rate
+            floor = operations[name] / rate[precisions[name]]
             row[name] = {
                 "seconds": round(seconds, 4),
                 "operations": operations[name],
@@ -127,7 +130,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "hidden": options.hidden,
         "codes": options.codes,
         "size": options.size,
-        "gflops": round(rate / 1e9, 1),
+        "gflops": {str(one).removeprefix("torch."): round(value / 1e9, 1) for one, value in rate.items()},
         "weights_mb": round(sum(weight.nbytes for weight in weights) / 1e6, 1),
         "peak_memory_mb": round(peak_memory_mb(options.device), 1),
         "rows": rows,
