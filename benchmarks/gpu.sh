@@ -27,11 +27,14 @@ check() {
     # The operators' kernels, compiled instead of interpreted.
     run kernels "$PYTHON" -m pytest -q tests/test_backend.py tests/test_gce.py tests/test_gce_triton.py \
         tests/test_sample_op.py tests/test_sample_triton.py
+    run streaming "$PYTHON" -m pytest -q tests/test_streaming.py tests/test_quantization.py tests/test_vq_banded.py
 }
 
 time_() {
     run gce "$PYTHON" benchmarks/gce.py --device cuda --dtype bf16 --rows 8192 --dim 4096 --repeats 3
     run tail "$PYTHON" benchmarks/tail.py --device cuda --dtype bf16 --dim 4096 --repeats 3
+    run release "$PYTHON" benchmarks/release.py --layers 34 --hidden 4096 --steps 8 16 32 64 --device cuda
+    run decode "$PYTHON" benchmarks/decode.py --device cuda
     run generate "$PYTHON" benchmarks/generate.py --device cuda
 }
 
