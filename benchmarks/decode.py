@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from measure import device_name, in_a_process, measure
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -87,7 +85,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     with torch.device("meta"):
         parameters = sum(weight.numel() for weight in Decoder(_config(options)).parameters())
     return {
-        "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device,
+        "device": device_name(options.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "size": options.size,
@@ -112,11 +110,7 @@ def _difference(picture: torch.Tensor, plain: torch.Tensor) -> float:
 
 def _process(options: argparse.Namespace, name: str, picture: Path) -> dict[str, float]:
     arguments = [f"--{key}={getattr(options, key)}" for key in ("size", "channels", "device")]
-    command = [sys.executable, __file__, *arguments, f"--one={name}", f"--picture={picture}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"{name} failed (its message is above)")
-    return json.loads(done.stdout.splitlines()[-1])
+    return in_a_process(__file__, [*arguments, f"--one={name}", f"--picture={picture}"])
 
 
 @torch.inference_mode()
@@ -131,21 +125,14 @@ def one(options: argparse.Namespace) -> dict[str, float]:
     call = CONTENDERS[options.one]
     # A few positions first: threads start and libraries load outside of the timing.
     call(decoder, z[:, :, :2, :2])
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        before = _peak()
-    started = time.perf_counter()
-    picture = call(decoder, z)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _peak()
-    save_file({"picture": picture.cpu().contiguous()}, options.picture)
-    return {"seconds": seconds, "extra_mb": max(0, peak - before) / 1e6}
+    drawn: list[torch.Tensor] = []
+
+    def draw() -> None:
+        drawn[:] = [call(decoder, z)]
+
+    seconds, extra = measure(draw, device, drawn.clear)
+    save_file({"picture": drawn[0].cpu().contiguous()}, options.picture)
+    return {"seconds": seconds, "extra_mb": extra / 1e6}
 
 
 def _config(options: argparse.Namespace) -> VQConfig:
@@ -170,11 +157,6 @@ def _random_decoder(config: VQConfig) -> Decoder:
         elif isinstance(module, AttentionBlock):
             module.proj_out.weight.mul_(_BRANCH_GAIN)
     return decoder
-
-
-def _peak() -> int:
-    """The process's peak memory so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _plain_float32(decoder: Decoder, z: torch.Tensor) -> torch.Tensor:

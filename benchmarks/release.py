@@ -25,6 +25,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from measure import DTYPES, device_name, product_rate
 from torch.utils.flop_counter import FlopCounterMode
 
 from smalti.commands.output import peak_memory_mb
@@ -37,10 +38,10 @@ from smalti.settings import GenerationSettings
 from smalti.vq.config import VQConfig
 from smalti.vq.tokenizer import ImageTokenizer
 
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 HEAD_DIM, CODES, TEXT_IDS = 128, 131072, 132101
 PROMPT_BEFORE, PROMPT_AFTER = 110, 3  # ids around the slots, in the release's template with a short caption
 STAGES = ("backbone", "tail", "pixels")
+_LARGE = (4096, 4096, 4096)  # the product whose rate is measured
 
 
 def main() -> None:
@@ -88,14 +89,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     prompt = make_prompt(denoiser.config.slots(side, side)).to(device)
     draw(options, denoiser, tokenizer, prompt, side, steps=1)
     precisions = {"backbone": dtype, "tail": dtype, "pixels": torch.float32}
-    rates = [{one: product_rate(device, one) for one in set(precisions.values())}]
+    rates = [{one: product_rate(device, one, *_LARGE) for one in set(precisions.values())}]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     taken = {
         steps: [draw(options, denoiser, tokenizer, prompt, side, steps) for _ in range(options.repeats)]
         for steps in options.steps
     }
-    rates.append({one: product_rate(device, one) for one in rates[0]})
+    rates.append({one: product_rate(device, one, *_LARGE) for one in rates[0]})
     rate = {one: max(found[one] for found in rates) for one in rates[0]}
     unknown = torch.full((1, side, side), denoiser.config.mask_code, device=device)
     backbone = count(lambda: denoiser(unknown, prompt))
@@ -122,7 +123,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         rows.append(row)
     weights = [*denoiser.parameters(), *tokenizer.parameters()]
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else options.device,
+        "device": device_name(options.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "dtype": options.dtype,
@@ -232,19 +233,6 @@ def timed(owner: Any, name: str, stage: str, found: dict[str, float]) -> Iterato
 def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def product_rate(device: torch.device, dtype: torch.dtype, size: int = 4096, repeats: int = 3) -> float:
-    """Operations a second of the fastest of some products of large matrices."""
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    times = []
-    for _ in range(repeats + 1):
-        synchronize()
-        started = time.perf_counter()
-        left @ right
-        synchronize()
-        times.append(time.perf_counter() - started)
-    return 2 * size**3 / min(times)
 
 
 def attention_operations(query: tuple[int, ...], key: tuple[int, ...], *_: Any, **__: Any) -> int:

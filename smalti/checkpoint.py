@@ -29,6 +29,7 @@ from smalti.weights import read_weights, write_weights
 
 VQ_TYPE = "Emu3p5VisionVQ"
 EMBEDDINGS = ("embed_tokens", "gen_embedding")
+OFFLOADS = ("layers",)
 
 
 class NoInit(TorchFunctionMode):
@@ -70,7 +71,7 @@ def load_denoiser(
     for name in mapped:
         check_choice("mapped", name, EMBEDDINGS)
     if offload is not None:
-        check_choice("offload", offload, ("layers",))
+        check_choice("offload", offload, OFFLOADS)
     device = torch.device(device)
     streamed = offload is not None and device.type == "cuda"
     if quantize is not None:

@@ -7,18 +7,17 @@ from pathlib import Path
 
 import torch
 
-from smalti.checkpoint import load_config, load_denoiser, load_image_tokenizer, load_text_tokenizer
+from smalti.checkpoint import OFFLOADS, load_config, load_denoiser, load_image_tokenizer, load_text_tokenizer
 from smalti.checks import check_choice
 from smalti.devices import find_device, free_bytes, host_bytes
 from smalti.errors import SmaltiError
 from smalti.fitting import choose, what_fits
 from smalti.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory
 from smalti.pipeline import Pipeline
+from smalti.quantization import QUANTIZATIONS
 
 BUNDLED_MODEL = Path(__file__).parent / "models" / "scenes"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANTIZATIONS = ("int8", "int4", "fp8")
-OFFLOADS = ("layers",)
 
 
 def load(

@@ -8,7 +8,7 @@ from tiny import generators, tiny_denoiser, tiny_prompts
 
 from smalti.errors import SmaltiError
 from smalti.model.config import RopeConfig
-from smalti.model.memory import PromptMemory
+from smalti.model.reuse import PromptMemory
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.sampler import Sampler, sample
 

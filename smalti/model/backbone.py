@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from smalti.model.config import DenoiserConfig
-from smalti.model.memory import LayerMemory
+from smalti.model.reuse import LayerMemory
 from smalti.model.rotary import RotaryTables, rotate
 
 

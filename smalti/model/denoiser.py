@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from smalti.errors import SmaltiError
 from smalti.model.backbone import Layer, RMSNorm
 from smalti.model.config import EXTRA_CODES, DenoiserConfig
-from smalti.model.memory import LayerMemory, PromptMemory
 from smalti.model.prompt import PromptBatch
+from smalti.model.reuse import LayerMemory, PromptMemory
 from smalti.model.rotary import RotaryTables, axial_positions, axial_tables, raster_tables
 
 # The compression's norms have an epsilon of their own, whatever the backbone's is (docs/format.md, section 3).

@@ -11,8 +11,8 @@ import torch
 from smalti.checks import check_choice, check_whole
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
-from smalti.model.memory import PromptMemory
 from smalti.model.prompt import PromptBatch
+from smalti.model.reuse import PromptMemory
 from smalti.ops.sample import TokenChoice, check_filters, sample_tokens
 from smalti.sampling.editing import Editing, NoEditing
 from smalti.sampling.guidance import Guidance
@@ -173,8 +173,9 @@ def _steps(
     temperatures = sampler.temperatures()
     groups = _groups(prompt, sampler)
     remembers = sampler.prompt_every > 1 and denoiser.config.conditioning == "sequence"
+    memories: list[dict[bool, list[PromptMemory]]] | None = None
     for index in range(steps):
-        if index % sampler.prompt_every == 0:
+        if remembers and index % sampler.prompt_every == 0:
             # One for every batch that is passed, by whether guidance is on.
             memories = [
                 {False: [PromptMemory()], True: [PromptMemory() for _ in group.guided]} for group in groups
@@ -193,7 +194,7 @@ def _steps(
             sampler,
             sampler.guidance.at(index, steps),
             temperatures[index],
-            memories if remembers else None,
+            memories,
         )
         if bool(choice.probability.isnan().any()):
             raise SmaltiError("the denoiser's output is not finite: its weights or its dtype are unfit")
