@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import generators, tiny_denoiser, tiny_prompts
 
-from smalti.objective.corruption import corrupt, cosine_mask_ratio
+from smalti.objective.corruption import Corrupted, corrupt, cosine_mask_ratio
+from smalti.objective.drafts import draft
 from smalti.objective.loss import denoising_loss
 
 V, MASK = 50, 51
@@ -84,3 +86,45 @@ def test_groups_join_the_loss_and_are_logged_apart() -> None:
     torch.testing.assert_close(loss.group, group[rows].mean()[None])
     hit = same.gather(1, p.argmax(dim=1)[:, None])[:, 0]
     torch.testing.assert_close(loss.group_accuracy, hit[rows].float().mean()[None])
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**40), passes=st.integers(1, 3), share=st.sampled_from([0.3, 1.0]))
+def test_drafts_fill_masks_of_some_grids_only(seed: int, passes: int, share: float) -> None:
+    denoiser = tiny_denoiser()
+    prompt = tiny_prompts(denoiser, ["a", "b", "two words", "d"])
+    mask = denoiser.config.mask_code
+    tokens = torch.randint(0, denoiser.config.codebook_size, (4, 4, 4), generator=generators(1)[0])
+    masked = torch.rand(4, 4, 4, generator=generators(2)[0]) < 0.7
+    before = Corrupted(tokens.masked_fill(masked, mask), masked)
+
+    def run() -> Corrupted:
+        return draft(
+            denoiser,
+            before,
+            prompt,
+            share=share,
+            passes=passes,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    after = run()
+    assert not (after.masked & ~masked).any()
+    laid = masked & ~after.masked
+    assert ((after.tokens == mask) == after.masked).all()
+    assert torch.equal(after.tokens[~laid], before.tokens[~laid])
+    assert ((after.tokens[laid] >= 0) & (after.tokens[laid] < denoiser.config.codebook_size)).all()
+    assert torch.equal(after.tokens, run().tokens)
+    assert torch.equal(before.masked, masked)
+
+
+def test_drafts_fill_a_share_that_is_uniform() -> None:
+    denoiser = tiny_denoiser()
+    prompt = tiny_prompts(denoiser, ["a"] * 400)
+    mask = denoiser.config.mask_code
+    unknown = Corrupted(torch.full((400, 4, 4), mask), torch.ones(400, 4, 4, dtype=torch.bool))
+    after = draft(denoiser, unknown, prompt, share=0.5, passes=1, generator=generators(3)[0])
+    filled = (~after.masked).float().mean(dim=(1, 2))
+    assert abs(float((filled > 0).float().mean()) - 0.5) < 0.1  # about half the grids
+    assert abs(float(filled.mean()) - 0.25) < 0.05  # and half of their masks
+    assert float(filled.max()) > 0.9

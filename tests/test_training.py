@@ -360,3 +360,58 @@ def test_shipped_configurations_are_valid() -> None:
     configs = Path(__file__).parent.parent / "configs"
     load_config(TokenizerRunConfig, configs / "scenes-tokenizer.yaml")
     load_config(DenoiserRunConfig, configs / "scenes.yaml")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_share_the_batches_of_a_step(workspace: Path, processes: int) -> None:
+    loop = {"batch_size": 2, "accumulate": 2, "processes": processes, "precision": "float32"}
+    config = {**DENOISER, "output": "shared", "loop": {**DENOISER["loop"], **loop}}
+    train_denoiser(load_config(DenoiserRunConfig, write("shared.yaml", config)))
+    assert not torch.distributed.is_initialized()
+    assert [step for step, _ in losses("shared")] == [1, 2, 3, 4, 5, 6]
+    # The first losses have only rounding between them; what an optimizer makes of rounding grows.
+    alone = {**DENOISER, "output": "alone", "loop": {**config["loop"], "processes": 1}}
+    train_denoiser(load_config(DenoiserRunConfig, write("alone.yaml", alone)))
+    found, expected = torch.tensor(losses("shared"))[:, 1], torch.tensor(losses("alone"))[:, 1]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_processes_stop_resume_exactly_and_report_errors_once(workspace: Path) -> None:
+    loop = {"steps": 40, "batch_size": 2, "accumulate": 2, "processes": 2, "checkpoint_every": 40}
+    write("shared.yaml", {**DENOISER, "output": "shared", "loop": {**DENOISER["loop"], **loop}})
+    train_denoiser(load_config(DenoiserRunConfig, "shared.yaml"))
+    whole = losses("shared")
+    shutil.rmtree("shared")
+    process = subprocess.Popen([sys.executable, "-m", "smalti", "train", "shared.yaml"])
+    deadline = time.monotonic() + 120
+    while not Path("shared/log.jsonl").exists() or len(losses("shared")) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    assert 2 <= len(losses("shared")) < 40
+    train_denoiser(load_config(DenoiserRunConfig, "shared.yaml"))
+    assert losses("shared") == whole
+    with pytest.raises(SmaltiError, match="cannot be resumed"):
+        train_denoiser(load_config(DenoiserRunConfig, "shared.yaml", ["model.hidden_size=32"]))
+    assert not torch.distributed.is_initialized()
+
+
+def test_processes_must_divide_the_batches(workspace: Path) -> None:
+    with pytest.raises(SmaltiError, match=r"loop.processes: .*must divide loop.accumulate \(3\), not 2"):
+        load_config(DenoiserRunConfig, "denoiser.yaml", ["loop.accumulate=3", "loop.processes=2"])
+
+
+def test_drafts_are_made_after_the_warm_up_and_every_weight_still_learns(workspace: Path) -> None:
+    overrides = ["output=drafted", "objective.drafts={share: 1.0, passes: 2, start_step: 3}"]
+    config = load_config(DenoiserRunConfig, "denoiser.yaml", overrides)
+    train_denoiser(config)
+    entries = [json.loads(line) for line in Path("drafted/log.jsonl").read_text().splitlines()]
+    assert losses("drafted")[:3] == losses("denoiser")[:3]
+    assert all(a != b for a, b in zip(losses("drafted")[3:], losses("denoiser")[3:], strict=True))
+    assert [entry["drafts_right"] for entry in entries[:3]] == [0, 0, 0]
+    task = DenoiserTask(config)
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _ = task.loss(task.batch(0), 0, 3)
+    total.backward()
+    assert all(parameter.grad is not None for parameter in task.model.parameters())

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from smalti.errors import SmaltiError
 
@@ -47,11 +56,21 @@ class LoopConfig(Strict):
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     accumulate: int = Field(1, ge=1, description="batches whose gradients are added up before a step")
+    processes: int = Field(
+        1, ge=1, description="that share the accumulated batches: of a CPU's cores, or one a GPU"
+    )
     precision: Literal["auto", "bf16", "float32"] = "auto"
     device: str = "cpu"
     log_every: int = Field(20, ge=1)
     preview_every: int = Field(1000, ge=1, description="steps between sample grids")
     checkpoint_every: int = Field(500, ge=1)
+
+    @field_validator("processes")
+    @classmethod
+    def _divides(cls, processes: int, info: ValidationInfo) -> int:
+        if info.data.get("accumulate", 1) % processes:
+            raise ValueError(f"must divide loop.accumulate ({info.data['accumulate']})")
+        return processes
 
 
 class RunConfig(Strict):
@@ -94,6 +113,14 @@ class TokenizerRunConfig(RunConfig):
     loss: TokenizerLossConfig = TokenizerLossConfig()
 
 
+class DraftsConfig(Strict):
+    """Self-correction: masks that the model fills itself in training, and learns to revise."""
+
+    share: float = Field(0.5, gt=0, le=1, description="pictures that are drafted")
+    passes: int = Field(1, ge=1, le=4, description="of the denoiser that make a draft")
+    start_step: int = Field(1000, ge=0, description="steps before: a beginner's drafts are noise")
+
+
 class ObjectiveConfig(Strict):
     """Corruption and loss of denoiser training (docs/format.md, section 7)."""
 
@@ -105,6 +132,7 @@ class ObjectiveConfig(Strict):
     )
     focus: float = Field(0.0, ge=0, description="γ of a factor (1 − p)^γ on every token's loss")
     prompt_drop_rate: float = Field(0.1, ge=0, le=1, description="prompts dropped, for guidance")
+    drafts: DraftsConfig | None = None
 
 
 class CacheConfig(Strict):

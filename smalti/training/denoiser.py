@@ -26,11 +26,13 @@ from smalti.generation import make_sampler
 from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts, train_text_tokenizer
-from smalti.objective.corruption import corrupt
+from smalti.objective.corruption import Corrupted, corrupt
+from smalti.objective.drafts import draft
 from smalti.objective.loss import denoising_loss
 from smalti.sampling.sampler import sample
 from smalti.settings import GenerationSettings
 from smalti.training.config import DenoiserRunConfig, check_model_keys
+from smalti.training.distribution import first_alone, spread
 from smalti.training.loop import train
 from smalti.training.preview import save_grid
 from smalti.training.sources import Source, make_source, shuffled_indices
@@ -68,17 +70,12 @@ class DenoiserTask:
         self.group_weights = self.find_group_weights()
         # A wrong model should be named before the pictures are encoded, which takes minutes.
         self.make_model_config(config.text.vocab_size)
-        self.cache = make_cache(config, self.tokenizer)
-        self.groups = [self.make_groups(number) for number in self.group_weights]
+        with first_alone():
+            self.cache = make_cache(config, self.tokenizer)
+            self.groups = [self.make_groups(number) for number in self.group_weights]
+            text_path = self.find_text_tokenizer()
         device = find_device(config.loop.device)
         self.group_ids = [groups.ids.to(device) for groups in self.groups]
-        if config.start_from:
-            text_path = Path(config.start_from) / "tokenizer.json"
-        else:
-            text_path = Path(config.cache.path) / f"tokenizer-{config.text.vocab_size}.json"
-            if not text_path.exists():
-                captions = self.cache.captions[: config.text.captions]
-                train_text_tokenizer(captions, config.text.vocab_size, text_path)
         self.text = TextTokenizer.from_file(text_path)
         self.text_json = text_path.read_text(encoding="utf-8")
         self.model_config = self.make_model_config(self.text.vocab_size)
@@ -134,6 +131,16 @@ class DenoiserTask:
         groups.save(path)
         return groups
 
+    def find_text_tokenizer(self) -> Path:
+        """The file of the text tokenizer: that of `start_from`, or one trained on the captions."""
+        config = self.config
+        if config.start_from:
+            return Path(config.start_from) / "tokenizer.json"
+        path = Path(config.cache.path) / f"tokenizer-{config.text.vocab_size}.json"
+        if not path.exists():
+            train_text_tokenizer(self.cache.captions[: config.text.captions], config.text.vocab_size, path)
+        return path
+
     def start_from(self, folder: str) -> None:
         """Take the weights of another model of the same shape and the same codes."""
         if fingerprint(load_image_tokenizer(folder)) != fingerprint(self.tokenizer):
@@ -173,6 +180,7 @@ class DenoiserTask:
         self, batch: Batch, index: int, step: int
     ) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
         batch = Batch(*(part.to(self.config.loop.device) for part in batch))
+        batch, drafted = self.with_drafts(batch, index, step)
         hidden = self.model(batch.tokens, batch.prompt)
         loss = denoising_loss(
             hidden,
@@ -184,10 +192,37 @@ class DenoiserTask:
             group_weights=list(self.group_weights.values()),
             focus=self.config.objective.focus,
         )
-        numbers = {"loss_masked": loss.masked, "loss_visible": loss.visible, "accuracy": loss.accuracy}
+        numbers = {
+            "loss_masked": loss.masked,
+            "loss_visible": loss.visible,
+            "accuracy": loss.accuracy,
+            **drafted,
+        }
         for number, value, hit in zip(self.group_weights, loss.group, loss.group_accuracy, strict=True):
             numbers |= {f"loss_group_{number}": value, f"accuracy_group_{number}": hit}
         return loss.total, numbers
+
+    def with_drafts(self, batch: Batch, index: int, step: int) -> tuple[Batch, dict[str, torch.Tensor]]:
+        """The batch with some of its masks filled by the model, and which share of those tokens is right."""
+        drafts = self.config.objective.drafts
+        if drafts is None:
+            return batch, {}
+        if step < drafts.start_step:
+            return batch, {"drafts_right": torch.zeros(())}
+        generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + index) % 2**62 + 1)
+        drafted = draft(
+            self.model,
+            Corrupted(batch.tokens, batch.masked),
+            batch.prompt,
+            share=drafts.share,
+            passes=drafts.passes,
+            generator=generator,
+        )
+        # Autocast keeps weights that were cast without a gradient, and would use them for the pass that needs one.
+        torch.clear_autocast_cache()
+        laid = batch.masked & ~drafted.masked
+        right = (laid & (drafted.tokens == batch.targets)).sum() / laid.sum().clamp_min(1)
+        return batch._replace(tokens=drafted.tokens, masked=drafted.masked), {"drafts_right": right}
 
     def averaged(self, average: dict[str, torch.Tensor]) -> Denoiser:
         """A denoiser with the averaged weights, on the CPU."""
@@ -269,4 +304,8 @@ def _in_order(source: Source) -> Iterator[dict[str, Any]]:
 
 def train_denoiser(config: DenoiserRunConfig) -> dict[str, float]:
     """Run or resume `smalti train`; returns the last log entry."""
+    return spread(_run, config)
+
+
+def _run(config: DenoiserRunConfig) -> dict[str, float]:
     return train(DenoiserTask(config), config)

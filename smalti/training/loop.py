@@ -21,6 +21,7 @@ from smalti.devices import find_device, has_bf16
 from smalti.errors import SmaltiError
 from smalti.files import write_text_atomic
 from smalti.training.config import LoopConfig, RunConfig
+from smalti.training.distribution import add_up, add_up_numbers, rank, size, take_from_first
 from smalti.training.optimizer import learning_rate, make_optimizer
 from smalti.training.state import latest_checkpoint, load_checkpoint, save_checkpoint
 
@@ -51,7 +52,8 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
     """Run or resume a training to its last step; returns the last log entry.
 
     The folder `config.output` receives `log.jsonl`, `previews/`, `checkpoint-N/` (resumable, with a loadable
-    `model/` inside) and at the end `model/`. Ctrl-C writes a checkpoint and stops.
+    `model/` inside) and at the end `model/`. Ctrl-C writes a checkpoint and stops. Of several processes (see
+    `smalti.training.distribution`) all call this and the first one writes.
 
     Raises:
         SmaltiError: the folder cannot be written or holds a run that does not fit, or the loss is not finite.
@@ -65,14 +67,19 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
     model = task.model.to(device)
     optimizer = make_optimizer(model, config.optimizer)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    first = rank() == 0
     step, entry, seconds_before = 0, {}, 0.0
     found = latest_checkpoint(run)
     if found:
         facts = load_checkpoint(found, model, average, optimizer)
         step, entry, seconds_before = facts["step"], facts.get("entry", {}), facts.get("seconds", 0.0)
-        _trim_log(run / "log.jsonl", step)
+        if first:
+            _trim_log(run / "log.jsonl", step)
+    take_from_first(list(model.parameters()))
 
     def save() -> None:
+        if not first:
+            return
         facts = {"entry": entry, "seconds": seconds_before + time.monotonic() - started}
         export = lambda folder: task.export(average, folder)  # noqa: E731
         save_checkpoint(run, step, model, average, optimizer, facts, export)
@@ -80,23 +87,34 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
     autocast = _autocast(loop, device)
     started = time.monotonic()
     last_saved = step
-    bar = tqdm(total=loop.steps, initial=step, unit="step", desc=run.name, dynamic_ncols=True, disable=None)
-    batches = _prefetch(task.batch, step * loop.accumulate, loop.steps * loop.accumulate)
+    bar = tqdm(
+        total=loop.steps,
+        initial=step,
+        unit="step",
+        desc=run.name,
+        dynamic_ncols=True,
+        disable=None if first else True,
+    )
+    share = range(step * loop.accumulate + rank(), loop.steps * loop.accumulate, size())
+    batches = _prefetch(task.batch, share)
     model.train()
     with _stop_on_interrupt() as stop, bar, (run / "log.jsonl").open("a", encoding="utf-8") as log:
-        window, window_started = [], time.monotonic()
-        while step < loop.steps and not stop.requested:
+        window, window_started, stopped = [], time.monotonic(), False
+        while step < loop.steps and not stopped:
             rate = learning_rate(config.optimizer, step, loop.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             parts: dict[str, float] = {}
-            for _ in range(loop.accumulate):
+            for _ in range(loop.accumulate // size()):
                 index, batch = next(batches)
                 with autocast():
                     loss, numbers = task.loss(batch, index, step)
                 (loss / loop.accumulate).backward()
                 for name, value in {"loss": loss.detach(), **numbers}.items():
                     parts[name] = parts.get(name, 0.0) + float(value) / loop.accumulate
+            add_up([p.grad for p in model.parameters() if p.grad is not None])
+            parts = add_up_numbers({**parts, "stop": float(stop.requested)})
+            stopped = parts.pop("stop") > 0
             norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm))
             if not math.isfinite(parts["loss"]) or not math.isfinite(norm):
                 raise SmaltiError(
@@ -119,11 +137,12 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
                     "seconds": round(seconds_before + time.monotonic() - started, 1),
                 }
                 window = []
-                if step % loop.preview_every == 0 or step == loop.steps:
+                if first and (step % loop.preview_every == 0 or step == loop.steps):
                     entry |= _preview(task, average, run / "previews" / f"step-{step:08d}.png")
                     model.train()
-                log.write(json.dumps(entry) + "\n")
-                log.flush()
+                if first:
+                    log.write(json.dumps(entry) + "\n")
+                    log.flush()
                 bar.set_postfix(loss=f"{entry['loss']:.4f}", images=f"{entry['images_per_second']:.0f}/s")
                 window_started = time.monotonic()
             if step % loop.checkpoint_every == 0 or step == loop.steps:
@@ -133,6 +152,8 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
     batches.close()
     if step != last_saved:
         save()
+    if not first:
+        return entry
     if step == loop.steps:
         task.export(average, run / "model")
     else:
@@ -163,14 +184,14 @@ def _preview(task: Task, average: dict[str, torch.Tensor], path: Path) -> dict[s
         return task.preview(average, path)
 
 
-def _prefetch(batch: Callable[[int], Any], first: int, end: int) -> Iterator[tuple[int, Any]]:
-    """Batches first … end − 1 with their numbers, the next one made in a thread while one is in use."""
+def _prefetch(batch: Callable[[int], Any], numbers: range) -> Iterator[tuple[int, Any]]:
+    """Batches with their numbers, the next one made in a thread while one is in use."""
     with ThreadPoolExecutor(1, "batches") as pool:
-        ahead = pool.submit(batch, first)
-        for index in range(first, end):
+        ahead = pool.submit(batch, numbers[0]) if numbers else None
+        for index in numbers:
             current = ahead.result()
-            if index + 1 < end:
-                ahead = pool.submit(batch, index + 1)
+            if index != numbers[-1]:
+                ahead = pool.submit(batch, index + numbers.step)
             yield index, current
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from smalti.checkpoint import save_image_tokenizer
 from smalti.data.scenes import Scenes
 from smalti.training.config import TokenizerRunConfig, check_model_keys
+from smalti.training.distribution import size, spread, take_from_first
 from smalti.training.loop import train
 from smalti.training.preview import save_grid
 from smalti.training.sources import make_source, source_batch, stack_images
@@ -95,8 +96,10 @@ class TokenizerTask:
         if step < weights.quantize_after:
             reconstruction, quantized = tokenizer.without_codes(images), None
         else:
-            if step == weights.quantize_after:
-                self.seed_codes(index)
+            accumulate = self.config.loop.accumulate
+            if step == weights.quantize_after and index < (step * accumulate) + size():
+                # Every process sees the step's first batches, so all find the same codes.
+                self.seed_codes(step * accumulate)
             tokenizer.quantize.normalize_codes()
             reconstruction, quantized = tokenizer(images, weights.temperature)
         reconstruction = reconstruction.float()
@@ -138,6 +141,7 @@ class TokenizerTask:
         generator = torch.Generator().manual_seed(self.config.seed)
         centers, _ = kmeans(points, tokenizer.config.codebook_size, iterations=5, generator=generator)
         tokenizer.quantize.embedding.weight.copy_(centers)
+        take_from_first([tokenizer.quantize.embedding.weight])
 
     def averaged(self, average: dict[str, torch.Tensor]) -> ImageTokenizer:
         """A tokenizer with the averaged weights, on the CPU."""
@@ -163,4 +167,8 @@ class TokenizerTask:
 
 def train_tokenizer(config: TokenizerRunConfig) -> dict[str, float]:
     """Run or resume `smalti train-tokenizer`; returns the last log entry."""
+    return spread(_run, config)
+
+
+def _run(config: TokenizerRunConfig) -> dict[str, float]:
     return train(TokenizerTask(config), config)
