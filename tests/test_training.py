@@ -415,3 +415,13 @@ def test_drafts_are_made_after_the_warm_up_and_every_weight_still_learns(workspa
         total, _ = task.loss(task.batch(0), 0, 3)
     total.backward()
     assert all(parameter.grad is not None for parameter in task.model.parameters())
+
+
+def test_the_mix_of_scenes_is_the_configurations(workspace: Path) -> None:
+    overrides = ["output=mixed", "cache.path=mixed-cache", "data.mix={counting: 1}"]
+    captions = DenoiserTask(load_config(DenoiserRunConfig, "denoiser.yaml", overrides)).cache.captions
+    assert all(any(number in caption for number in ("two", "three", "four")) for caption in captions)
+    with pytest.raises(SmaltiError, match="mix must weight some of"):
+        DenoiserTask(
+            load_config(DenoiserRunConfig, "denoiser.yaml", ["cache.path=other", "data.mix={circles: 1}"])
+        )

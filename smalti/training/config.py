@@ -36,6 +36,9 @@ class DataConfig(Strict):
     lattice: int | None = Field(
         None, description="scenes that are easier to learn, with boxes on a lattice (see smalti.data.scenes)"
     )
+    mix: dict[str, NonNegativeFloat] | None = Field(
+        None, description="weight of each kind of scene; None is smalti.data.scenes.TRAINING_MIX"
+    )
 
 
 class OptimizerConfig(Strict):

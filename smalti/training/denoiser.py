@@ -275,7 +275,9 @@ def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCac
     source = make_source(config.data)
     device = find_device(config.loop.device)
     tokenizer = tokenizer.eval().to(device).to(memory_format=torch.channels_last)
-    facts = {"tokenizer": fingerprint(tokenizer), "data": config.data.model_dump()}
+    # Without a mix of its own a cache is called what it was called before there were any.
+    data = {key: value for key, value in config.data.model_dump().items() if (key, value) != ("mix", None)}
+    facts = {"tokenizer": fingerprint(tokenizer), "data": data}
 
     # In float32, as pictures are encoded everywhere else: bf16 gave one token in four another id.
     @torch.inference_mode()

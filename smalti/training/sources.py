@@ -23,10 +23,12 @@ def make_source(config: DataConfig) -> Source:
     """The pictures that a configuration asks for.
 
     Raises:
-        SmaltiError: kind: folder without a path, or a folder without usable pictures.
+        SmaltiError: kind: folder without a path, or a folder without usable pictures; a mix of kinds that scenes lack.
     """
     if config.kind == "scenes":
-        return Scenes(seed=config.seed, size=config.size, split="train", lattice=config.lattice)
+        return Scenes(
+            seed=config.seed, size=config.size, split="train", mix=config.mix, lattice=config.lattice
+        )
     if config.path is None:
         raise SmaltiError("data.path must name a folder of pictures when data.kind is folder")
     return ImageFolder(config.path, config.size)

@@ -37,17 +37,20 @@ def measure(tokenizer: ImageTokenizer, images: torch.Tensor, batch_size: int = 1
     """Round-trip fidelity over pictures (N, 3, H, W) uint8.
 
     Returns:
-        `psnr` in dB (mean over pictures), `codes_used` (share of the codebook that these pictures use) and
-        `perplexity` (of the distribution of codes).
+        `psnr` in dB (mean over pictures), `psnr_pooled` in dB (of the mean squared error over all pictures),
+        `codes_used` (share of the codebook that these pictures use) and `perplexity` (of the distribution of codes).
     """
     values, counts = [], torch.zeros(tokenizer.config.codebook_size)
+    device = tokenizer.quant_conv.weight.device
     for part in images.split(batch_size):
-        tokens = tokenizer.from_pixels(part)
-        values.append(psnr(part, tokenizer.to_pixels(tokens)))
+        tokens = tokenizer.from_pixels(part.to(device))
+        values.append(psnr(part, tokenizer.to_pixels(tokens).cpu()))
         counts += torch.bincount(tokens.flatten().cpu(), minlength=len(counts))
     share = counts / counts.sum()
+    decibels = torch.cat(values)
     return {
-        "psnr": round(float(torch.cat(values).mean()), 3),
+        "psnr": round(float(decibels.mean()), 3),
+        "psnr_pooled": round(float(-10 * torch.log10((10 ** (-decibels / 10)).mean())), 3),
         "codes_used": round(float((counts > 0).float().mean()), 4),
         "perplexity": round(math.exp(float(-(share * share.clamp_min(1e-12).log()).sum())), 1),
     }
