@@ -15,7 +15,14 @@ from PIL import Image
 from smalti.checks import check_choice
 from smalti.errors import SmaltiError
 from smalti.images import to_pil
-from smalti.sampling.editing import NoEditing, ThresholdEditing
+from smalti.sampling.adaptive import AdaptiveBudget
+from smalti.sampling.editing import (
+    Editing,
+    NoEditing,
+    RunningConfidenceEditing,
+    ThresholdEditing,
+    TokenToMaskEditing,
+)
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.orders import make_order
 from smalti.sampling.sampler import Sampler, Step
@@ -39,6 +46,11 @@ _SCHEDULES = {
     "shift": ShiftTemperature(),
     "exponential": ExponentialTemperature(),
 }
+_EDITINGS = {
+    "threshold": ThresholdEditing,
+    "token_to_mask": TokenToMaskEditing,
+    "running_confidence": RunningConfidenceEditing,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +68,8 @@ class PipelineOutput:
         settings: every setting, defaults included.
         seconds: "prompt", "denoise", "decode" and their sum, "total".
         tokens_edited: how often, in each picture, a token that was already set was changed.
+        tokens_remasked: how often one was masked again.
+        passes: of the denoiser, for each picture; only with the budget "adaptive" fewer than `num_inference_steps`.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
@@ -65,6 +79,8 @@ class PipelineOutput:
     settings: GenerationSettings
     seconds: dict[str, float]
     tokens_edited: list[int]
+    tokens_remasked: list[int]
+    passes: list[int]
 
 
 class Generation:
@@ -86,7 +102,7 @@ class Generation:
         self.prompts, self.seeds, self.settings = prompts, seeds, settings
         self._steps, self._decode = steps, decode
         self._seconds = {"prompt": prompt_seconds, "denoise": 0.0}
-        self._edited = torch.zeros(len(prompts), dtype=torch.int64)
+        self._edited, self._remasked, self._passes = torch.zeros(3, len(prompts), dtype=torch.int64)
         self._tokens: torch.Tensor | None = None
 
     def __iter__(self) -> Iterator[Step]:
@@ -97,6 +113,8 @@ class Generation:
         with torch.inference_mode():
             step = next(self._steps)
             self._edited += step.edited.sum(dim=(1, 2)).cpu()
+            self._remasked += step.remasked.sum(dim=(1, 2)).cpu()
+            self._passes += step.active.cpu()
         # Copying to the CPU waits for the device, so the clock sees all of the step.
         self._tokens = step.tokens
         self._seconds["denoise"] += time.perf_counter() - started
@@ -127,19 +145,29 @@ class Generation:
             settings=self.settings,
             seconds={**seconds, "total": sum(seconds.values())},
             tokens_edited=self._edited.tolist(),
+            tokens_remasked=self._remasked.tolist(),
+            passes=self._passes.tolist(),
         )
 
 
 def make_sampler(settings: GenerationSettings, *, guidance_batched: bool = True) -> Sampler:
     """The composition of rules that settings stand for; `guidance_batched` as in `Sampler`."""
-    budgets = {"shift": ShiftBudget(settings.shift), "cosine": CosineBudget(), "linear": LinearBudget()}
+    budgets = {
+        "shift": ShiftBudget(settings.shift),
+        "cosine": CosineBudget(),
+        "linear": LinearBudget(),
+        "adaptive": AdaptiveBudget(settings.adaptive_threshold, *settings.adaptive_range),
+    }
+    editing: Editing = NoEditing()
+    if settings.edit_threshold:
+        editing = _EDITINGS[settings.edit_rule](settings.edit_threshold)
     return Sampler(
         steps=settings.num_inference_steps,
         budget=budgets[settings.budget],
         order=make_order(
             settings.order, settings.order_temperature, _SCHEDULES[settings.order_temperature_schedule]
         ),
-        editing=ThresholdEditing(settings.edit_threshold) if settings.edit_threshold else NoEditing(),
+        editing=editing,
         guidance=Guidance(settings.guidance_scale, settings.guidance_interval),
         draw=settings.draw,
         temperature=settings.temperature,

@@ -143,6 +143,8 @@ class TestOrders:
             current_probability=torch.zeros(B, n),
             entropy=torch.zeros(B, n),
             noise=noise,
+            confidence=torch.zeros(B, n),
+            remaining=torch.zeros(B, dtype=torch.int64),
         )
         return StepView(**{**fields, **changes})
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 
 import torch
 
-from smalti.checks import check_real
+from smalti.checks import check_real, check_whole
 from smalti.errors import SmaltiError
 from smalti.sampling.schedules import TemperatureSchedule
 from smalti.sampling.view import StepView
@@ -20,6 +20,9 @@ class Order(Protocol):
 
     noisy: ClassVar[bool]
     """Whether the rule wants `StepView.noise`."""
+
+    past: int
+    """How many earlier steps the rule wants in `StepView.past`."""
 
     def check(self, height: int, width: int) -> None:
         """Raise SmaltiError if the rule cannot order a grid of this size."""
@@ -50,6 +53,7 @@ class ConfidenceOrder:
     temperature: float = 0.0
     schedule: TemperatureSchedule | None = None
     noisy: ClassVar[bool] = True
+    past: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         check_real("order temperature", self.temperature)
@@ -59,11 +63,55 @@ class ConfidenceOrder:
 
     def priority(self, view: StepView) -> torch.Tensor:
         """(B, n) log p(x₀) + temperature·Gumbel noise."""
-        temperature = self.temperature
-        if self.schedule is not None:
-            temperature *= self.schedule.values(view.steps)[view.index]
-        priority = _log(view.probability)
-        return priority + temperature * _gumbel(view.noise) if temperature else priority
+        return _perturbed(_log(view.probability), self.temperature, self.schedule, view)
+
+
+@dataclass(frozen=True)
+class HistoryOrder:
+    """Candidates that stay the same over the last steps first: a confidence that is corrected by its history.
+
+    With x_j and p_j a position's candidate and its probability j steps ago, its confidence is the mean over the last
+    `window` steps (or as many as there were) of p_j·[x_j = x₀], this step included: one that was another a step ago
+    counts for less, however sure it is now. The idea that consistency over steps tells what is right follows "Time Is
+    a Feature" (arXiv 2508.09138), which votes over the answers of steps; the formula is our own.
+
+    Attributes:
+        window: how many steps, this one included; 1 is the confidence order.
+        temperature, schedule: as of `ConfidenceOrder`.
+    """
+
+    window: int = 4
+    temperature: float = 0.0
+    schedule: TemperatureSchedule | None = None
+    noisy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_whole("order window", self.window)
+        check_real("order temperature", self.temperature)
+
+    @property
+    def past(self) -> int:
+        """How many earlier steps are needed."""
+        return self.window - 1
+
+    def check(self, height: int, width: int) -> None:
+        """Any grid will do."""
+
+    def priority(self, view: StepView) -> torch.Tensor:
+        """(B, n) log of the mean of p_j·[x_j = x₀] + temperature·Gumbel noise."""
+        total = view.probability
+        for candidate, probability in view.past:
+            total = total + probability * (candidate == view.candidate)
+        return _perturbed(_log(total / (1 + len(view.past))), self.temperature, self.schedule, view)
+
+
+def _perturbed(
+    priority: torch.Tensor, temperature: float, schedule: TemperatureSchedule | None, view: StepView
+) -> torch.Tensor:
+    """Gumbel noise of a temperature that may fall from step to step, added to a priority."""
+    if schedule is not None:
+        temperature *= schedule.values(view.steps)[view.index]
+    return priority + temperature * _gumbel(view.noise) if temperature else priority
 
 
 @dataclass(frozen=True)
@@ -76,6 +124,7 @@ class DrawOrder:
 
     temperature: float = 1.0
     noisy: ClassVar[bool] = True
+    past: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         check_real("order temperature", self.temperature)
@@ -95,6 +144,7 @@ class RandomOrder:
     """Every masked position is as likely as any other."""
 
     noisy: ClassVar[bool] = True
+    past: ClassVar[int] = 0
 
     def check(self, height: int, width: int) -> None:
         """Any grid will do."""
@@ -110,6 +160,7 @@ class StratifiedOrder:
 
     seed: int = 42
     noisy: ClassVar[bool] = False
+    past: ClassVar[int] = 0
 
     def check(self, height: int, width: int) -> None:
         """Raise SmaltiError unless the grid is square and its side a power of two."""
@@ -129,6 +180,7 @@ class HaltonOrder:
     """A fixed low-discrepancy order of any grid, along the Halton sequence (arXiv 2503.17076)."""
 
     noisy: ClassVar[bool] = False
+    past: ClassVar[int] = 0
 
     def check(self, height: int, width: int) -> None:
         """Any grid will do."""
@@ -209,20 +261,24 @@ def make_order(
     """The order that a name on the command line stands for.
 
     Args:
-        name: "confidence", "draw", "stratified", "halton" or "random".
-        temperature: of the first two (None: their defaults); the others ignore it.
-        schedule: of the first, or None.
+        name: "confidence", "draw", "history", "stratified", "halton" or "random".
+        temperature: of the first three (None: their defaults); the others ignore it.
+        schedule: of "confidence" and "history", or None.
 
     Raises:
         SmaltiError: another name, or a schedule for an order that has none.
     """
     fixed = {"stratified": StratifiedOrder, "halton": HaltonOrder, "random": RandomOrder}
-    if schedule is not None and name != "confidence":
-        raise SmaltiError(f"an order temperature schedule goes with the order 'confidence', not {name!r}")
+    if schedule is not None and name not in ("confidence", "history"):
+        raise SmaltiError(
+            f"an order temperature schedule goes with the order 'confidence' or 'history', not {name!r}"
+        )
     if name == "confidence":
         return ConfidenceOrder(0.0 if temperature is None else temperature, schedule)
+    if name == "history":
+        return HistoryOrder(temperature=0.0 if temperature is None else temperature, schedule=schedule)
     if name == "draw":
         return DrawOrder(1.0 if temperature is None else temperature)
     if name in fixed:
         return fixed[name]()
-    raise SmaltiError(f"order must be confidence, draw, stratified, halton or random, not {name!r}")
+    raise SmaltiError(f"order must be confidence, draw, history, stratified, halton or random, not {name!r}")

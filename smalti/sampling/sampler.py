@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
 
 import torch
 
@@ -14,11 +15,14 @@ from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
 from smalti.model.reuse import PromptMemory
 from smalti.ops.sample import TokenChoice, check_filters, sample_tokens
+from smalti.sampling.adaptive import StepwiseBudget
 from smalti.sampling.editing import Editing, NoEditing
+from smalti.sampling.groups import Group, make_groups
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.orders import ConfidenceOrder, Order
+from smalti.sampling.ranking import first_among
 from smalti.sampling.schedules import Budget, ShiftBudget, TemperatureSchedule, check_steps
-from smalti.sampling.view import StepView
+from smalti.sampling.view import Step, StepView
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,10 @@ class Sampler:
     """How to fill a grid: a composition of rules.
 
     Attributes:
-        steps: passes of the denoiser, from 1 to the number of tokens.
+        steps: passes of the denoiser, from 1 to the number of tokens; with a `StepwiseBudget` the most of them.
         budget: how many tokens each step reveals.
         order: which.
-        editing: which visible ones change.
+        editing: which visible ones change, and which are masked again.
         guidance: how strongly the prompt is followed.
         draw: "sample" draws candidates, "argmax" takes the likeliest.
         temperature: of the draw; 0 is argmax.
@@ -75,27 +79,6 @@ class Sampler:
             self.temperature_schedule.values(self.steps) if self.temperature_schedule else [1.0] * self.steps
         )
         return [self.temperature * factor for factor in factors]
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """The state after one step. The last step's tokens are the result.
-
-    Attributes:
-        index: the step, from 0.
-        steps: how many there are.
-        tokens: (B, h, w) int64, the mask id where still unknown.
-        revealed: (B, h, w) bool, positions that this step filled.
-        edited: (B, h, w) bool, visible tokens that this step changed.
-        probability: (B, h, w) float32, p of this step's candidate where it was asked for, else 0.
-    """
-
-    index: int
-    steps: int
-    tokens: torch.Tensor
-    revealed: torch.Tensor
-    edited: torch.Tensor
-    probability: torch.Tensor
 
 
 def sample(
@@ -167,11 +150,18 @@ def _steps(
     editable: torch.Tensor,
 ) -> Iterator[Step]:
     """The loop of `sample`; tokens and editable are (B, n)."""
-    steps, device = sampler.steps, tokens.device
-    masked = tokens == denoiser.config.mask_code
-    budgets = _budgets(sampler, masked)
+    steps, device, mask = sampler.steps, tokens.device, denoiser.config.mask_code
+    stepwise = isinstance(sampler.budget, StepwiseBudget)
+    masked = tokens == mask
+    planned = _planned(sampler, masked)
     temperatures = sampler.temperatures()
-    groups = _groups(prompt, sampler)
+    confidence = zeros = torch.zeros(masked.shape, device=device)
+    past: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
+    active = torch.ones(len(tokens), dtype=torch.bool, device=device)
+    grouped = partial(
+        make_groups, prompt, guided=sampler.guidance.scale > 0, batched=sampler.guidance_batched
+    )
+    groups = grouped(active)
     remembers = sampler.prompt_every > 1 and denoiser.config.conditioning == "sequence"
     memories: list[dict[bool, list[PromptMemory]]] | None = None
     for index in range(steps):
@@ -182,7 +172,7 @@ def _steps(
             ]
         uniform = _noise(generators, tokens) if sampler.draw == "sample" else None
         noise = _noise(generators, tokens) if sampler.order.noisy else None
-        visible = editable & ~masked
+        visible = editable & ~masked & active[:, None]
         asked = (masked | visible) if sampler.editing.enabled else masked
         rows = asked.flatten().nonzero()[:, 0]
         choice = _predict(
@@ -198,7 +188,7 @@ def _steps(
         )
         if bool(choice.probability.isnan().any()):
             raise SmaltiError("the denoiser's output is not finite: its weights or its dtype are unfit")
-        zeros = torch.zeros(masked.shape, device=device)
+        current = _spread(choice.current_probability, rows, zeros)
         view = StepView(
             index=index,
             steps=steps,
@@ -208,51 +198,44 @@ def _steps(
             tokens=tokens,
             candidate=_spread(choice.candidate, rows, tokens),
             probability=_spread(choice.probability, rows, zeros),
-            current_probability=_spread(choice.current_probability, rows, zeros),
+            current_probability=current,
             entropy=_spread(choice.entropy, rows, zeros),
             noise=noise,
+            confidence=torch.maximum(confidence, current),
+            remaining=planned[:, index],
+            past=past,
         )
-        revealed = _highest(sampler.order.priority(view), masked, budgets[:, index])
-        edited = sampler.editing.changes(view) & visible
-        tokens = torch.where(revealed | edited, view.candidate, tokens)
-        masked = masked & ~revealed
-        if index == steps - 1 and sampler.final == "release":
+        if stepwise:
+            view = replace(view, remaining=sampler.budget.remaining(view))
+        # Where nothing is left to reveal afterwards, nothing may be masked again.
+        remasked = sampler.editing.remasks(view) & visible & (view.remaining > 0)[:, None]
+        edited = sampler.editing.changes(view) & visible & ~remasked
+        counts = masked.sum(dim=1) + remasked.sum(dim=1) - view.remaining
+        first = [sampler.budget.sure(view)] if stepwise else []
+        revealed = first_among(masked, counts, *first, sampler.order.priority(view))
+        tokens = torch.where(revealed | edited, view.candidate, tokens).masked_fill(remasked, mask)
+        masked = masked & ~revealed | remasked
+        confidence = torch.where(revealed | edited, view.probability, view.confidence).masked_fill(masked, 0)
+        past = ((view.candidate, view.probability), *past)[: sampler.order.past]
+        ended = ~masked.any(dim=1) if stepwise else torch.full_like(active, index == steps - 1)
+        if sampler.final == "release":
             # Where nothing was asked for, the candidate is the token that is there.
-            tokens = view.candidate
-        yield Step(
-            index, steps, *(part.unflatten(1, grid) for part in (tokens, revealed, edited, view.probability))
-        )
-
-
-class _Group(NamedTuple):
-    """Images with equally long prompts, (b,) indices; their prompts; what guidance passes, as one batch or two."""
-
-    images: torch.Tensor
-    prompt: PromptBatch
-    guided: list[PromptBatch]
-
-
-def _groups(prompt: PromptBatch, sampler: Sampler) -> list[_Group]:
-    """Cut a batch by the length of the prompt.
-
-    Padding would be computed for nothing, and it moves the last bits of the result, so that a token could
-    depend on the prompts of other images.
-    """
-    groups = []
-    for length in sorted(set(prompt.lengths.tolist())):
-        images = (prompt.lengths == length).nonzero()[:, 0]
-        part = prompt.select(images)
-        guided = [part, part.unconditional()] if sampler.guidance.scale > 0 else []
-        if guided and sampler.guidance_batched:
-            guided = [PromptBatch.cat(*guided)]
-        groups.append(_Group(images, part, guided))
-    return groups
+            tokens = torch.where(ended[:, None], view.candidate, tokens)
+        parts = [part.unflatten(1, grid) for part in (tokens, revealed, edited, remasked, view.probability)]
+        yield Step(index, steps, *parts, active)
+        if stepwise:
+            if bool(ended.all()):
+                return
+            # Remembered prompts stay together: computed anew, they would make an image depend on when others end.
+            if not remembers and not torch.equal(active, ~ended):
+                groups = grouped(~ended)
+            active = ~ended
 
 
 @torch.inference_mode()
 def _predict(
     denoiser: Denoiser,
-    groups: list[_Group],
+    groups: list[Group],
     tokens: torch.Tensor,
     rows: torch.Tensor,
     uniform: torch.Tensor | None,
@@ -300,23 +283,17 @@ def _spread(values: torch.Tensor | None, rows: torch.Tensor, others: torch.Tenso
     return others if values is None else others.flatten().scatter(0, rows, values).view(others.shape)
 
 
-def _budgets(sampler: Sampler, masked: torch.Tensor) -> torch.Tensor:
-    """(B, steps) int64: how many of its masked positions each image reveals at each step.
+def _planned(sampler: Sampler, masked: torch.Tensor) -> torch.Tensor:
+    """(B, steps) int64: how many of its positions each image has masked after each step, by the budget's plan.
 
     An image with fewer masks than steps is full after as many steps as it had masks.
     """
     rows = []
     for count in masked.sum(dim=1).tolist():
         counts = sampler.budget.counts(count, min(sampler.steps, count)) if count else []
-        rows.append(counts + [0] * (sampler.steps - len(counts)))
+        reached = list(accumulate(counts))
+        rows.append([count - number for number in reached] + [0] * (sampler.steps - len(counts)))
     return torch.tensor(rows, device=masked.device)
-
-
-def _highest(priority: torch.Tensor, masked: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """(B, n) bool: each row's counts[b] masked positions of highest priority, the earlier ones on ties."""
-    order = priority.masked_fill(~masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    return (torch.empty_like(order).scatter(1, order, places) < counts[:, None]) & masked
 
 
 def _noise(generators: list[torch.Generator], like: torch.Tensor) -> torch.Tensor:

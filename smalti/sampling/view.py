@@ -1,4 +1,4 @@
-"""What the rules of a sampler see of a step: numbers a position, never logits."""
+"""What the rules of a sampler see of a step, numbers a position, never logits; and what its caller sees."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 
 @dataclass(frozen=True)
 class StepView:
-    """One step, before anything is revealed or edited. All tensors are (B, n), n = h·w in raster order.
+    """One step, before anything is revealed, edited or masked again. Tensors are (B, n), n = h·w in raster order.
 
     Attributes:
         index: the step, from 0.
         steps: how many there are.
         grid: (h, w).
         masked: bool, positions that may be revealed.
-        visible: bool, positions that may be edited; those that are neither are fixed by the caller.
+        visible: bool, positions that may be edited or masked again; those that are neither are fixed by the caller.
         tokens: int64, the grid, with the mask id at masked positions.
         candidate: int64, what the model would put there (x₀). This and the following are meaningful at masked
             positions, and at visible ones while editing is on.
@@ -26,6 +26,11 @@ class StepView:
         entropy: float32, of p in nats.
         noise: float32 in [0, 1), a fresh random number a position from each image's own generator, or None if
             the order asks for none.
+        confidence: float32, the highest probability that the token which is there has had: its own when it was
+            revealed, and `current_probability` at every step since, this one included. A token that takes another's
+            place or is masked again starts anew. 0 at masked positions and where a token was never asked for.
+        remaining: (B,) int64, how many positions the budget leaves masked after this step.
+        past: (candidate, probability) of the steps before, newest first, at most as many as the order asks for.
     """
 
     index: int
@@ -39,3 +44,32 @@ class StepView:
     current_probability: torch.Tensor
     entropy: torch.Tensor
     noise: torch.Tensor | None
+    confidence: torch.Tensor
+    remaining: torch.Tensor
+    past: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The state after one step. The last step's tokens are the result.
+
+    Attributes:
+        index: the step, from 0.
+        steps: how many there are at most; fewer are taken where the budget is adaptive and all is filled before.
+        tokens: (B, h, w) int64, the mask id where still unknown.
+        revealed: (B, h, w) bool, positions that this step filled.
+        edited: (B, h, w) bool, visible tokens that this step changed.
+        remasked: (B, h, w) bool, visible tokens that this step masked again.
+        probability: (B, h, w) float32, p of this step's candidate where it was asked for, else 0.
+        active: (B,) bool, images that this step worked on. False is a grid that an adaptive budget had filled before:
+            it is finished, whatever else is in the batch.
+    """
+
+    index: int
+    steps: int
+    tokens: torch.Tensor
+    revealed: torch.Tensor
+    edited: torch.Tensor
+    remasked: torch.Tensor
+    probability: torch.Tensor
+    active: torch.Tensor
