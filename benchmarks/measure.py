@@ -1,8 +1,9 @@
-"""What the operators' benchmarks share: contenders in processes of their own, time, memory, the rate of a product."""
+"""What benchmarks share: contenders in processes of their own, time, memory, counted operations, a product's rate."""
 
 from __future__ import annotations
 
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 _CUDA_ROUNDS = 10
@@ -69,6 +71,30 @@ def product_rate(device: torch.device, dtype: torch.dtype, rows: int, dim: int, 
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return 2 * rows * codes * dim / best
+
+
+def operations_of(run: Callable[[], object]) -> int:
+    """Operations of the matrix products, attentions and convolutions in `run`; a multiply-add is two."""
+    # PyTorch counts attention on a GPU, but not its CPU kernel, nor the product that ours has in it.
+    on_cpu: dict[object, Callable[..., int]] = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations
+    }
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        on_cpu[torch.ops.mkldnn._linear_pointwise] = _product_operations
+    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def _attention_operations(query: tuple[int, ...], key: tuple[int, ...], *_: object, **__: object) -> int:
+    """Of the two products of attention, from the shapes (B, heads, L, head_dim) of query and key."""
+    B, heads, length, head_dim = query
+    return 4 * B * heads * length * key[2] * head_dim
+
+
+def _product_operations(x: tuple[int, ...], weight: tuple[int, ...], *_: object, **__: object) -> int:
+    """Of x·wᵀ, from the shapes (…, in) and (out, in)."""
+    return 2 * math.prod(x) * weight[0]
 
 
 def device_name(device: str) -> str:

@@ -1,6 +1,6 @@
 """Where the time of a picture goes in a model of the release's shape, against what the arithmetic alone takes.
 
-python benchmarks/release.py [--layers 2] [--hidden 1024] [--size 1024] [--steps 8] [--dtype bf16] [--device cpu]
+python benchmarks/release.py [--layers 2] [--hidden 1024] [--size 1024] [--steps 8] [--dtype bf16] [--compile] [--json]
 
 Weights are random. Layers have the release's proportions (heads of 128, four queries a key, 3.5 D in the feed-forward),
 the head its 131,072 codes and the image tokenizer its shape. Stages are the backbone (all of the denoiser but its
@@ -19,16 +19,16 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 import torch
-from measure import DTYPES, device_name, product_rate
-from torch.utils.flop_counter import FlopCounterMode
+from measure import DTYPES, device_name, operations_of, product_rate
 
 from smalti.commands.output import peak_memory_mb
+from smalti.compiling import check_compiler, compile_layers
 from smalti.generation import make_sampler
 from smalti.model.config import DenoiserConfig, RopeConfig
 from smalti.model.denoiser import Denoiser
@@ -58,6 +58,9 @@ def main() -> None:
     parser.add_argument("--edit-threshold", type=float, default=0.6)
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of the denoiser")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--compile", action="store_true", help="as of smalti generate, before anything is timed"
+    )
     parser.add_argument("--repeats", type=int, default=1, help="pictures that are timed, after a short one")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
@@ -87,6 +90,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     denoiser, tokenizer = make_model(options, device, dtype)
     side = options.size // tokenizer.config.downscale
     prompt = make_prompt(denoiser.config.slots(side, side)).to(device)
+    unknown = torch.full((1, side, side), denoiser.config.mask_code, device=device)
+    with torch.inference_mode():
+        backbone = operations_of(lambda: denoiser(unknown, prompt))
+    if options.compile:
+        check_compiler(device)
+        compile_layers(denoiser)
     draw(options, denoiser, tokenizer, prompt, side, steps=1)
     precisions = {"backbone": dtype, "tail": dtype, "pixels": torch.float32}
     rates = [{one: product_rate(device, one, *_LARGE) for one in set(precisions.values())}]
@@ -98,9 +107,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
     rates.append({one: product_rate(device, one, *_LARGE) for one in rates[0]})
     rate = {one: max(found[one] for found in rates) for one in rates[0]}
-    unknown = torch.full((1, side, side), denoiser.config.mask_code, device=device)
-    backbone = count(lambda: denoiser(unknown, prompt))
-    pixels = count(lambda: decode_on_meta(tokenizer.config, side))
+    pixels = operations_of(lambda: decode_on_meta(tokenizer.config, side))
     rows = []
     for steps, runs in taken.items():
         guided = 2 if options.guidance else 1
@@ -127,6 +134,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "dtype": options.dtype,
+        "compiled": options.compile,
         "layers": options.layers,
         "hidden": options.hidden,
         "codes": options.codes,
@@ -233,21 +241,6 @@ def timed(owner: Any, name: str, stage: str, found: dict[str, float]) -> Iterato
 def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def attention_operations(query: tuple[int, ...], key: tuple[int, ...], *_: Any, **__: Any) -> int:
-    """Of the two products of attention, from the shapes (B, heads, L, head_dim) of query and key."""
-    B, heads, length, head_dim = query
-    return 4 * B * heads * length * key[2] * head_dim
-
-
-def count(run: Callable[[], Any]) -> int:
-    """Operations of the matrix products and convolutions in `run`."""
-    # PyTorch counts attention on a GPU, but not its CPU kernel.
-    on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations}
-    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
-        run()
-    return counter.get_total_flops()
 
 
 @torch.no_grad()

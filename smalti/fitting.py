@@ -17,6 +17,7 @@ def modes(
     streams: bool,
     quantize: str | None = None,
     offload: str | None = None,
+    compiled: bool = False,
 ) -> Iterator[Mode]:
     """Ways of loading, the one that costs the least time and precision first.
 
@@ -24,6 +25,7 @@ def modes(
         dtype: of the denoiser.
         streams: whether the device is not the CPU, so that things can be left or done there.
         quantize, offload: only ways with these, if they are named.
+        compiled: of all ways.
     """
     ways = [
         (None, None),
@@ -43,7 +45,7 @@ def modes(
             or (offloaded and not streams)
         ):
             continue
-        mode = Mode(dtype, quantized, offloaded, large)
+        mode = Mode(dtype, quantized, offloaded, large, compiled=compiled)
         yield mode
         mode = dataclasses.replace(
             mode, mapped=("embed_tokens", "gen_embedding"), image_tokenizer_dtype="bfloat16"
@@ -65,6 +67,7 @@ def choose(
     host: int | None = None,
     quantize: str | None = None,
     offload: str | None = None,
+    compiled: bool = False,
 ) -> Mode:
     """The first of `modes` that fits.
 
@@ -75,7 +78,9 @@ def choose(
     Raises:
         SmaltiError: none fits; the message says what the smallest needs.
     """
-    candidates = list(modes(size, dtype=dtype, streams=streams, quantize=quantize, offload=offload))
+    candidates = list(
+        modes(size, dtype=dtype, streams=streams, quantize=quantize, offload=offload, compiled=compiled)
+    )
     needs = [(mode, need(size, mode)) for mode in candidates]
     for mode, needed in needs:
         if needed.total <= budget and (host is None or needed.host <= host):
@@ -88,10 +93,18 @@ def choose(
     )
 
 
-def what_fits(size: ModelSize, budget: int, *, dtype: str, streams: bool, host: int | None = None) -> str:
+def what_fits(
+    size: ModelSize,
+    budget: int,
+    *,
+    dtype: str,
+    streams: bool,
+    host: int | None = None,
+    compiled: bool = False,
+) -> str:
     """What to tell someone whose device is too small: the options of the first mode that fits, or that none does."""
     try:
-        mode = choose(size, budget, dtype=dtype, streams=streams, host=host)
+        mode = choose(size, budget, dtype=dtype, streams=streams, host=host, compiled=compiled)
     except SmaltiError as error:
         return str(error)
     return (

@@ -28,6 +28,7 @@ def load(
     quantize: str | None = None,
     offload: str | None = None,
     memory: str | None = None,
+    compile: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> Pipeline:
@@ -50,6 +51,8 @@ def load(
         memory: such as "8GB" (10⁹ bytes) or "8GiB": the first combination of the options above, and of smaller
             savings, whose computed need fits; `Pipeline.mode` says which. `quantize` and `offload`, if given,
             are kept.
+        compile: compile the denoiser's layers when they are first used, which takes a while, and on a GPU record
+            them as CUDA graphs; tokens then come from the same arithmetic in another order. Needs a C++ compiler.
         revision: of a model on the hub: a branch, a tag or a commit.
         local_files_only: of a model on the hub, take what is in the cache and use no network.
 
@@ -68,17 +71,24 @@ def load(
     precision = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
     if precision not in DTYPES.values():
         raise SmaltiError(f"dtype must be {' or '.join(DTYPES)}, not {dtype}")
+    if compile:
+        from smalti.compiling import check_compiler, compile_layers
+
+        check_compiler(place, quantize)
     folder = find_model(model, revision=revision, local_files_only=local_files_only)
-    mode = _choose_mode(folder, place, precision, quantize, offload, budget)
+    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile)
+    denoiser = load_denoiser(
+        folder,
+        device=place,
+        dtype=precision,
+        mapped=mode.mapped,
+        quantize=mode.quantize,
+        offload=mode.offload,
+    )
+    if compile:
+        compile_layers(denoiser)
     return Pipeline(
-        load_denoiser(
-            folder,
-            device=place,
-            dtype=precision,
-            mapped=mode.mapped,
-            quantize=mode.quantize,
-            offload=mode.offload,
-        ),
+        denoiser,
         load_image_tokenizer(
             folder,
             device="cpu" if mode.image_tokenizer_on_cpu else place,
@@ -139,6 +149,7 @@ def _choose_mode(
     quantize: str | None,
     offload: str | None,
     budget: int | None,
+    compiled: bool,
 ) -> Mode:
     """How to load, checked against the memory there is."""
     dtype = str(precision).removeprefix("torch.")
@@ -148,9 +159,8 @@ def _choose_mode(
     if budget is None and place.type != "cuda":
         # Nothing to choose and nothing to check against: a CPU's memory is not for one process alone.
         config = load_config(folder)
-        return Mode(
-            dtype, quantize, offload, mapped_by_default(config.vocab_size * config.hidden_size, dtype)
-        )
+        mapped = mapped_by_default(config.vocab_size * config.hidden_size, dtype)
+        return Mode(dtype, quantize, offload, mapped, compiled=compiled)
     from smalti.inspection import inspect
 
     report = inspect(folder)
@@ -168,8 +178,9 @@ def _choose_mode(
             host=host,
             quantize=quantize,
             offload=offload,
+            compiled=compiled,
         )
-    mode = Mode(dtype, quantize, offload, mapped_by_default(size.text_embedding, dtype))
+    mode = Mode(dtype, quantize, offload, mapped_by_default(size.text_embedding, dtype), compiled=compiled)
     needed = need(size, mode)
     if host is not None and host < needed.host:
         raise SmaltiError(
@@ -178,6 +189,7 @@ def _choose_mode(
     if free is not None and free < needed.total:
         raise SmaltiError(
             f"device {place} has {gigabytes(free)} of memory free, and the model needs {gigabytes(needed.total)} "
-            f"(computed) in {mode}: {what_fits(size, free, dtype=dtype, streams=streams, host=host)}"
+            f"(computed) in {mode}: "
+            + what_fits(size, free, dtype=dtype, streams=streams, host=host, compiled=compiled)
         )
     return mode

@@ -103,6 +103,7 @@ class Mode:
         guidance_batched: whether guidance computes both of its passes at once.
         image_tokenizer_dtype: of the image tokenizer.
         image_tokenizer_on_cpu: whether pictures are decoded on the CPU, wherever the denoiser is.
+        compiled: whether the layers are compiled, and recorded as CUDA graphs, which keep their memory.
     """
 
     dtype: str = "bfloat16"
@@ -112,6 +113,7 @@ class Mode:
     guidance_batched: bool = True
     image_tokenizer_dtype: str = "float32"
     image_tokenizer_on_cpu: bool = False
+    compiled: bool = False
 
     def __str__(self) -> str:
         parts = [f"{self.quantize} layers in {self.dtype} arithmetic" if self.quantize else self.dtype]
@@ -127,6 +129,8 @@ class Mode:
             parts.append("image tokenizer on the CPU")
         elif self.image_tokenizer_dtype != "float32":
             parts.append(f"image tokenizer in {self.image_tokenizer_dtype}")
+        if self.compiled:
+            parts.append("compiled")
         return ", ".join(parts)
 
 
@@ -188,6 +192,8 @@ def need(size: ModelSize, mode: Mode, *, height: int | None = None, width: int |
     working = max(
         value for name, value in stages.items() if name != "pixels" or not mode.image_tokenizer_on_cpu
     )
+    if mode.compiled and not mode.offload:
+        working += stages["pass"]
     return Need({name: round(value) for name, value in weights.items()}, working + _SPARE, round(host))
 
 
@@ -197,8 +203,9 @@ def working_bytes(size: ModelSize, mode: Mode, height: int, width: int) -> dict[
     tokens = height * width // size.downscale**2
     sequences = 2 if mode.guidance_batched else 1
     positions = sequences * (tokens // size.cell**2 + _TEXT_POSITIONS)
-    # What a layer holds at most: its input, the sum so far and its norm, and three vectors of the feed-forward.
-    layer = positions * one * (3 * D + 3 * size.intermediate_size)
+    # What a layer holds at most: the first one's input and its own, the sum so far and its norm, and two vectors of the
+    # feed-forward.
+    layer = positions * one * (4 * D + 2 * size.intermediate_size)
     if mode.quantize:
         # A matrix is unpacked while it is multiplied by.
         layer += D * size.intermediate_size * (one + 1)

@@ -36,8 +36,9 @@ class RowLinear(nn.Module):
         weight, scale = self.stored.to(x.dtype), self.scale.to(x.dtype)
         if x.dtype == torch.float16:  # in which sums of whole numbers would be too large
             return F.linear(x, weight.mul_(scale[:, None]))
-        # A row's scale commutes with the product, and whole numbers up to 127 are exact.
-        return F.linear(x, weight) * scale
+        # A row's scale commutes with the product, and whole numbers up to 127 are exact. With the product on the left
+        # torch.compile would replace both by a kernel for a few rows, and fail over it.
+        return scale * F.linear(x, weight)
 
     def pin(self) -> RowLinear:
         """The same in pinned host memory."""

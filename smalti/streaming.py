@@ -33,6 +33,11 @@ class StreamedLayers(nn.ModuleList):
         for index in range(len(self._slots)):
             self._fetch(index, index)
 
+    @property
+    def on_device(self) -> list[nn.Module]:
+        """The modules that the layers are copied into."""
+        return [slot.layer for slot in self._slots]
+
     def __iter__(self) -> Iterator[nn.Module]:
         """The layers on the device. One may be used until the next one is asked for."""
         for index in range(len(self)):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from smalti.model.attention import attend
 from smalti.model.config import DenoiserConfig
 from smalti.model.reuse import LayerMemory
 from smalti.model.rotary import RotaryTables, rotate
@@ -31,7 +32,6 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         query, key_value = config.num_attention_heads, config.num_key_value_heads
-        self.groups = query // key_value
         self.q_proj = nn.Linear(config.hidden_size, query * config.head_dim, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, key_value * config.head_dim, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, key_value * config.head_dim, bias=False)
@@ -68,9 +68,7 @@ class Attention(nn.Module):
                 query = query * tables.query_scale
         if memory is not None:
             key, value = memory.join(key, value)
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=visible, enable_gqa=self.groups > 1
-        )
+        mixed = attend(query, key, value, visible)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
@@ -88,7 +86,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, D) → (…, D)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate = self.gate_proj(x)
+        if torch.is_grad_enabled():
+            return self.down_proj(F.silu(gate) * self.up_proj(x))
+        # In place: these are the largest vectors of a layer.
+        return self.down_proj(F.silu(gate, inplace=True).mul_(self.up_proj(x)))
 
 
 class Layer(nn.Module):

@@ -176,8 +176,7 @@ class Denoiser(nn.Module):
             x = self.embed_tokens(prompt.ids).scatter(1, index, image)
         visible = self._visible(prompt)
         tables = self._rotary(x, prompt.slot_start, start, rows, columns)
-        for number, layer in enumerate(self.layers):
-            x = layer(x, tables, visible=visible, memory=memory.layers[number] if memory else None)
+        x = self.run_layers(x, tables, visible=visible, memory=memory)
         x = x[:, start : start + S] if start is not None else x.gather(1, index)
         return self.norm(x)
 
@@ -189,10 +188,7 @@ class Denoiser(nn.Module):
         sequence = image.new_empty(1, 1, 1).expand(*prompt.ids.shape, 1)
         tables = self._rotary(sequence, prompt.slot_start, prompt.common_start, rows, columns)
         tables = tables.part(prompt.common_start, image.shape[1])
-        x = image
-        for layer, remembered in zip(self.layers, memory.layers, strict=True):
-            x = layer(x, tables, memory=remembered)
-        return self.norm(x)
+        return self.norm(self.run_layers(image, tables, memory=memory))
 
     def _across(self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int) -> torch.Tensor:
         """Run the backbone over the image, attending to the encoded prompt; (B, S, D) → (B, S, D)."""
@@ -203,10 +199,29 @@ class Denoiser(nn.Module):
             text = layer(text, tables, visible=visible)
         text = self.text_norm(text)
         tables = self._rotary(image, torch.zeros_like(prompt.slot_start), 0, rows, columns)
-        x = image
-        for layer in self.layers:
-            x = layer(x, tables, text=text, text_visible=visible)
-        return self.norm(x)
+        return self.norm(self.run_layers(image, tables, text=text, text_visible=visible))
+
+    def run_layers(
+        self,
+        x: torch.Tensor,
+        tables: RotaryTables,
+        *,
+        visible: torch.Tensor | None = None,
+        text: torch.Tensor | None = None,
+        text_visible: torch.Tensor | None = None,
+        memory: PromptMemory | None = None,
+    ) -> torch.Tensor:
+        """All layers in turn, (B, L, D) → (B, L, D); the arguments are those of `Layer`, `memory` that of them all."""
+        for number, layer in enumerate(self.layers):
+            x = layer(
+                x,
+                tables,
+                visible=visible,
+                text=text,
+                text_visible=text_visible,
+                memory=memory.layers[number] if memory is not None else None,
+            )
+        return x
 
     def _visible(self, prompt: PromptBatch) -> torch.Tensor | None:
         """(B, 1, 1, L) bool, False on padding; None where nothing is padded, which is faster."""

@@ -1,0 +1,75 @@
+"""Scaled dot-product attention: PyTorch's own, but for bfloat16 on CPUs where that is slow."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch.nn import functional as F
+
+_ROWS = 512  # queries at a time; their float32 logits stay in a CPU's cache
+_FEW = 256  # queries for which it is not worth it
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None = None
+) -> torch.Tensor:
+    """softmax(q·kᵀ / √d)·v (arXiv 1706.03762, section 3.2.1), each key and value for a group of neighbouring heads.
+
+    Args:
+        query: (B, heads, L, d).
+        key, value: (B, key heads, K, d), whose number divides the heads.
+        visible: (B, 1, 1, K) bool, False where nothing is to be seen, or None.
+
+    Returns:
+        (B, heads, L, d).
+    """
+    if (
+        query.device.type == "cpu"
+        and query.dtype == torch.bfloat16
+        and query.shape[2] >= _FEW
+        and visible is None
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and _own_is_faster()
+    ):
+        return _attend_by_head(query, key, value)
+    grouped = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, enable_gqa=grouped)
+
+
+@functools.cache
+def _own_is_faster() -> bool:
+    """Whether PyTorch's kernel multiplies slower on this CPU than oneDNN does.
+
+    It leaves products to MKL unless the CPU has tiles (AMX). On an AMD EPYC with bfloat16 instructions it takes twice
+    the time of `_attend_by_head`.
+    """
+    return (
+        torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and torch.cpu._is_avx512_bf16_supported()
+        and not torch.cpu._is_amx_tile_supported()
+    )
+
+
+def _attend_by_head(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """`attend` without a mask. Logits and softmax are in float32, as in PyTorch's kernel; so is their product."""
+    B, heads, length, head_dim = query.shape
+    group = heads // key.shape[1]
+    mixed = query.new_empty(B, length, heads, head_dim)
+    for image in range(B):
+        for head in range(heads):
+            keys = key[image, head // group].float() * head_dim**-0.5
+            values = value[image, head // group]
+            for start in range(0, length, _ROWS):
+                rows = slice(start, start + _ROWS)
+                mixed[image, rows, head] = _weights(query[image, head, rows], keys) @ values
+    return mixed.transpose(1, 2)
+
+
+def _weights(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """softmax(q·kᵀ) of queries (n, d) bfloat16 and keys (K, d) float32; (n, K) bfloat16."""
+    # oneDNN's product x·wᵀ in float32, which PyTorch has no other name for: F.linear is MKL's.
+    logits = torch.ops.mkldnn._linear_pointwise(queries.float(), keys, None, "none", [], "")
+    return torch.softmax(logits, dim=-1, out=logits).to(queries.dtype)
