@@ -1,4 +1,4 @@
-"""The command line: `smalti generate`, `info`, `train`, `train-tokenizer`, `groups`, `evaluate`."""
+"""The command line: drawing, editing, training, measuring; each command is in `smalti/commands/`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from smalti.commands import evaluate, models
+from smalti.commands import edit, evaluate, models
 from smalti.commands.generate import generate
 from smalti.commands.groups import groups
 from smalti.errors import SmaltiError
@@ -20,6 +20,10 @@ _INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.command()(generate)
+app.command()(edit.edit)
+app.command()(edit.inpaint)
+app.command()(edit.outpaint)
+app.command()(edit.vary)
 app.command()(models.info)
 app.command()(models.train)
 app.command()(models.train_tokenizer)

@@ -22,6 +22,18 @@ def to_pil(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB; what is transparent shows white."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Sixteen bits a pixel: Pillow's own conversion would cut off instead of scaling.
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layered = image.convert("RGBA")
+    white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, layered).convert("RGB")
+
+
 def save_png(image: Image.Image, path: str | Path, text: Mapping[str, str] | None = None) -> None:
     """Write a PNG with text metadata, whole or not at all.
 

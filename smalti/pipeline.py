@@ -10,12 +10,15 @@ import torch
 from PIL import Image
 
 from smalti.checks import check_choice, check_whole
+from smalti.editing.edit import edit_picture
+from smalti.editing.result import EditResult
+from smalti.editing.selection import Selection
 from smalti.errors import SmaltiError
 from smalti.generation import OUTPUT_TYPES, Generation, PipelineOutput, make_sampler, picture_seeds
 from smalti.images import paint_unknown, to_pil
 from smalti.memory import Mode
 from smalti.model.denoiser import Denoiser
-from smalti.model.prompt import TextTokenizer, build_prompts
+from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts
 from smalti.sampling.sampler import Step, sample
 from smalti.settings import GenerationSettings, find_preset
 from smalti.vq.tokenizer import ImageTokenizer
@@ -83,9 +86,12 @@ class Pipeline:
         output_type: str = "pil",
         callback_on_step_end: Callable[[Pipeline, int, float, dict[str, Any]], Any] | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        edit_rule: str | None = None,
         edit_threshold: float | None = None,
         budget: str | None = None,
         shift: float | None = None,
+        adaptive_threshold: float | None = None,
+        adaptive_range: tuple[float, float] | None = None,
         order: str | None = None,
         order_temperature: float | None = None,
         order_temperature_schedule: str | None = None,
@@ -121,9 +127,12 @@ class Pipeline:
                 "num_inference_steps": num_inference_steps,
                 "guidance_scale": guidance_scale,
                 "guidance_interval": guidance_interval,
+                "edit_rule": edit_rule,
                 "edit_threshold": edit_threshold,
                 "budget": budget,
                 "shift": shift,
+                "adaptive_threshold": adaptive_threshold,
+                "adaptive_range": adaptive_range,
                 "order": order,
                 "order_temperature": order_temperature,
                 "order_temperature_schedule": order_temperature_schedule,
@@ -156,6 +165,8 @@ class Pipeline:
         num_images_per_prompt: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int | Sequence[int] | None = None,
+        tokens: torch.Tensor | None = None,
+        editable: torch.Tensor | None = None,
     ) -> Generation:
         """Begin a generation, to be taken step by step:
 
@@ -172,6 +183,9 @@ class Pipeline:
                 of the first prompt first; None draws one.
             generator: in place of a seed: one that every picture draws its seed from, or a list with one a
                 picture.
+            tokens: (B, h, w) int64, the grid of each picture to start from, the mask id where it is to be filled; None
+                is all masks.
+            editable: (B, h, w) bool, False at tokens that must stay as they are; None is True everywhere.
 
         Raises:
             SmaltiError: an argument that is wrong, by name, before the first step.
@@ -194,20 +208,128 @@ class Pipeline:
             sampler.check(*grid)
         except SmaltiError as error:
             raise SmaltiError(f"order: {error}") from error
+        batch = self.prompts(prompts, settings).repeat_interleave(num_images_per_prompt)
+        generators = [torch.Generator().manual_seed(number) for number in seeds]
+        steps = sample(
+            self.denoiser,
+            batch,
+            grid=grid,
+            sampler=sampler,
+            generators=generators,
+            tokens=tokens,
+            editable=editable,
+        )
+        repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
+        return Generation(steps, self.decode, repeated, seeds, settings, time.perf_counter() - started)
+
+    def edit(
+        self,
+        image: Any,
+        prompt: str,
+        *,
+        source_prompt: str | None = None,
+        mask: Any = None,
+        grow: tuple[int, int, int, int] | None = None,
+        strength: float | None = None,
+        share: float | None = None,
+        threshold: float | None = None,
+        keep_pixels: bool = True,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int | Sequence[int] | None = None,
+        callback_on_step_end: Callable[[Pipeline, int, float, dict[str, Any]], Any] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        preset: str | None = None,
+        settings: GenerationSettings | None = None,
+    ) -> EditResult:
+        """Change a picture into what the prompt says, by filling some of its tokens again:
+
+            pipe.edit("scene.png", "a green circle and a blue square", source_prompt="a red circle and a blue square")
+            pipe.edit("scene.png", "a blue square", mask="mask.png")         # inpainting, removal
+            pipe.edit("scene.png", "a red circle", grow=(64, 0, 64, 0))      # outpainting
+            pipe.edit("scene.png", "a red circle", strength=0.3)             # a variation
+
+        Without mask, grow and strength the tokens are chosen that the model believes in less under the prompt than
+        under the source prompt. Tokens that are not chosen stay as they are, bit for bit.
+
+        Args:
+            image: a file's name, a picture of any size and mode, an array, or the result of a generation or an edit
+                with one picture, whose tokens are then taken over as they are.
+            prompt: the whole picture as it should be.
+            source_prompt: the whole picture as it is; "" compares with the model's belief without a prompt, None with
+                the prompt that the picture was made with, if it is known.
+            mask: white where the picture is to change: an image of its size or the name of its file, or an array, bool
+                or uint8, of its pixels or of the grid's tokens. All tokens that it touches are filled again.
+            grow: pixels to add at the left, top, right and bottom.
+            strength: fill this share of the tokens again, drawn at random, the least believed first; beside a mask, of
+                the tokens that it touches.
+            share: choose this share of the tokens, those that lose most belief, instead of going by a threshold.
+            threshold: choose the tokens whose loss is above this part of (nearly) the largest; by default 0.3.
+            keep_pixels: take what was not chosen from the picture itself, not from its tokens.
+            num_images_per_prompt, generator, seed, callback_on_step_end: as for drawing; all have the same region.
+            num_inference_steps, guidance_scale, preset: as for drawing.
+            height, width: to work at; None takes the model's own, or that of a picture that was edited before.
+            settings: any others; None is the preset's or the model's own.
+
+        Raises:
+            SmaltiError: an argument that is wrong, by name, or an edit that would change nothing.
+        """
+        if settings is not None and preset is not None:
+            raise SmaltiError("settings and preset must not both be given")
+        settings = (self.preset(preset) if settings is None else settings).replaced(
+            {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        )
+        given = settings.replaced({"height": height, "width": width})
+
+        def on_step(step: Step) -> None:
+            if callback_on_step_end is not None:
+                unknown = step.tokens == self.denoiser.config.mask_code
+                callback_on_step_end(self, step.index, float(unknown.float().mean()), {"step": step})
+
+        return edit_picture(
+            self,
+            image,
+            prompt,
+            Selection(source_prompt, mask, grow, strength, share, threshold),
+            settings,
+            size=None if height is None and width is None else (given.height, given.width),
+            keep_pixels=keep_pixels,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            seed=seed,
+            on_step=on_step,
+        )
+
+    def prompts(self, texts: Sequence[str], settings: GenerationSettings | None = None) -> PromptBatch:
+        """Texts as the denoiser takes them, on its device, for pictures of the settings' size.
+
+        Raises:
+            SmaltiError: a text that is blank or too long, or a size that the model cannot have.
+        """
+        settings = self.settings if settings is None else settings
         config = self.denoiser.config
         batch = build_prompts(
-            list(prompts),
+            list(texts),
             config.prompt,
             self.text_tokenizer,
             height=settings.height,
             width=settings.width,
-            slots=config.slots(*grid),
+            slots=config.slots(*self._grid(settings)),
         )
-        batch = batch.to(self.denoiser.head.device).repeat_interleave(num_images_per_prompt)
-        generators = [torch.Generator().manual_seed(number) for number in seeds]
-        steps = sample(self.denoiser, batch, grid=grid, sampler=sampler, generators=generators)
-        repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
-        return Generation(steps, self.decode, repeated, seeds, settings, time.perf_counter() - started)
+        return batch.to(self.denoiser.head.device)
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) uint8 → (B, h, w) int64 ids on the CPU.
+
+        Raises:
+            SmaltiError: a side is not a multiple of the image tokenizer's downscale.
+        """
+        device = self.image_tokenizer.quant_conv.weight.device
+        return torch.cat([self.image_tokenizer.from_pixels(one.to(device)).cpu() for one in pixels.split(1)])
 
     @torch.inference_mode()
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:

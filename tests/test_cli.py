@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import resource
@@ -21,7 +22,9 @@ from typer.testing import CliRunner
 
 import smalti
 from smalti.cli import app, main
-from smalti.commands import output
+from smalti.commands import options, output
+from smalti.commands.evaluate import distance, scenes
+from smalti.settings import GenerationSettings
 
 PROMPT = "a red circle left of a blue square"
 
@@ -86,13 +89,38 @@ def test_several_pictures_in_small_batches(run, folder, tmp_path):
         assert np.array_equal(np.asarray(image), np.asarray(expected.images[3]))
 
 
+def test_passes_and_masks_set_again_are_reported(run, folder):
+    line = ["generate", PROMPT, "a star", "--save-tokens", "t.npy", "--json", "--model", folder, "--seed", 0]
+    line += ["--edit-rule", "token_to_mask", "--edit-threshold", 0.5, "--budget", "adaptive", "--steps", 12]
+    code, out, err = run(*line, "--adaptive-threshold", 0.4, "--adaptive-range", 0.02, 0.5)
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    expected = smalti.load(folder)(
+        [PROMPT, "a star"],
+        seed=0,
+        num_inference_steps=12,
+        edit_rule="token_to_mask",
+        edit_threshold=0.5,
+        budget="adaptive",
+        adaptive_threshold=0.4,
+        adaptive_range=(0.02, 0.5),
+    )
+    assert report["passes"] == expected.passes and all(1 <= number <= 12 for number in expected.passes)
+    assert report["tokens_remasked"] == sum(expected.tokens_remasked) > 0 == report["tokens_edited"]
+    assert np.array_equal(np.load("t.npy"), expected.tokens.numpy())
+    report = json.loads(run(*line, "--adaptive-threshold", 0, "--adaptive-range", 0, 1)[1])
+    assert report["passes"] == [1, 1] and report["tokens_remasked"] == 0
+
+
 def test_every_option_is_a_setting(run, folder):
     options = {
         "--steps": 5,
         "--guidance": 1.5,
+        "--edit-rule": "running_confidence",
         "--edit-threshold": 0.25,
-        "--budget": "cosine",
+        "--budget": "adaptive",
         "--shift": 2.0,
+        "--adaptive-threshold": 0.8,
         "--order": "confidence",
         "--order-temperature": 0.75,
         "--order-schedule": "cosine",
@@ -107,11 +135,13 @@ def test_every_option_is_a_setting(run, folder):
         "--height": 32,
         "--width": 96,
     }
-    given = [part for pair in options.items() for part in pair] + ["--guidance-interval", 0.25, 0.75]
+    given = [part for pair in options.items() for part in pair]
+    given += ["--guidance-interval", 0.25, 0.75, "--adaptive-range", 0.1, 0.5]
     code, out, _ = run("generate", PROMPT, "--save-tokens", "t.npy", "--json", "--model", folder, *given)
     assert code == 0
     report = json.loads(out)
-    assert list(report["settings"].values()) == [5, 1.5, [0.25, 0.75], *list(options.values())[2:]]
+    values = list(options.values())
+    assert list(report["settings"].values()) == [5, 1.5, [0.25, 0.75], *values[2:7], [0.1, 0.5], *values[7:]]
     assert np.load("t.npy").shape == (4, 12)
     assert report["images"] == []
 
@@ -144,6 +174,9 @@ BAD_LINES = {
     "--guidance-interval's end": [*GENERATE, "--guidance-interval", 0.5, 0.25],
     "'--guidance-interval' requires 2 arguments": [*GENERATE, "--guidance-interval", 0.5],
     "--edit-threshold": [*GENERATE, "--edit-threshold", 2],
+    "--edit-rule must be 'threshold' or 'token_to_mask' or": [*GENERATE, "--edit-rule", "rcr"],
+    "--adaptive-threshold must be": [*GENERATE, "--adaptive-threshold", 1.5],
+    "--adaptive-range's ceiling must be": [*GENERATE, "--adaptive-range", 0.5, 0.25],
     "--order must be 'confidence' or": [*GENERATE, "--order", "raster"],
     "--order: the stratified order needs a square grid": [*GENERATE, "--order", "stratified", "--width", 32],
     "--order-schedule must be 'constant' for every": [
@@ -200,6 +233,31 @@ BAD_LINES = {
     "leave out --ground-truth, --save and --model": ["evaluate", "scenes", "--folder", ".", "--ground-truth"],
     "leave out --model": ["evaluate", "scenes", "--shuffled", "--model", "MODEL"],
     "leave out --shuffled": ["evaluate", "scenes", "--shuffled", "--save", "x"],
+    "--images must be a whole number of at least 2, not 1": ["evaluate", "distance", "--images", 1],
+    "--scenes must be a whole number of at least 2, not 1": ["evaluate", "distance", "--scenes", 1],
+    "--lattice must be 0 or a multiple of 8, not 12": ["evaluate", "distance", "--lattice", 12],
+    "--temperature must be a finite number": ["evaluate", "distance", "--temperature", -1],
+    "--height must be a multiple of 16 pixels, not 72": [
+        "evaluate",
+        "distance",
+        "--model",
+        "MODEL",
+        "--height",
+        72,
+    ],
+    "--images must be a whole number of at least 1, not 0": ["evaluate", "tokenizer", "--images", 0],
+    "--lattice must be 0 or a multiple of 8, not -8": ["evaluate", "tokenizer", "--lattice", -8],
+    "size must be 16 to 8192 pixels": ["evaluate", "tokenizer", "--size", 8],
+    "sides must be positive multiples of 8 pixels": [
+        "evaluate",
+        "tokenizer",
+        "--size",
+        20,
+        "--images",
+        1,
+        "--model",
+        "MODEL",
+    ],
 }
 
 
@@ -267,7 +325,11 @@ def test_process(folder, tmp_path):
     assert done.stderr == "smalti: --steps must be a whole number of at least 1, not 0\n"
 
 
-@pytest.mark.parametrize("command", ["", "generate", "info", "train", "train-tokenizer", "evaluate scenes"])
+@pytest.mark.parametrize(
+    "command",
+    ["", "generate", "info", "train", "train-tokenizer"]
+    + ["evaluate scenes", "evaluate distance", "evaluate tokenizer"],
+)
 def test_help(command):
     result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0 and "Usage" in result.output
@@ -344,6 +406,50 @@ def test_evaluate_names_what_is_wrong_with_a_folder(run, tmp_path):
     shutil.copy(__file__, tmp_path / "kept" / "00002" / "samples" / "0000.png")
     code, out, err = run("evaluate", "scenes", "--folder", "kept")
     assert (code, out) == (2, "") and "00002/samples/0000.png is not a readable picture" in err
+
+
+@pytest.mark.parametrize("command", [scenes, distance])
+def test_every_setting_is_an_option_of_what_measures_pictures(command):
+    """And every way of loading a model."""
+    wanted = {*GenerationSettings().to_dict(), "preset", *inspect.signature(options.load_pipeline).parameters}
+    assert wanted <= set(inspect.signature(command).parameters)
+
+
+def test_evaluate_the_distance(run, folder):
+    line = ["evaluate", "distance", "--model", folder, "--steps", 2, "--images", 16, "--scenes", 30]
+    code, out, err = run(*line, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert list(report)[:7] == ["distance", "floor", "tokenizer", "images", "scenes", "lattice", "seed"]
+    assert (report["images"], report["scenes"], report["lattice"], report["passes"]) == (16, 30, 8, 2)
+    assert report["settings"]["num_inference_steps"] == 2 and report["model"] == "tiny"
+    # Random weights draw nothing that looks like a scene, and their tokenizer gives nothing back.
+    assert report["distance"] > 2 * report["floor"] > 0 and report["tokenizer"] > 2 * report["floor"]
+    again = json.loads(run(*line, "--json", "--batch-size", 4)[1])
+    assert [again[name] for name in ("distance", "floor", "tokenizer")] == pytest.approx(
+        [report[name] for name in ("distance", "floor", "tokenizer")], rel=1e-3
+    )
+    other = json.loads(run(*line, "--json", "--lattice", 0, "--seed", 1)[1])
+    assert other["floor"] != report["floor"] and other["distance"] != report["distance"]
+    code, out, _ = run(*line)
+    assert code == 0 and [row.split()[0] for row in out.splitlines()] == [*list(report)[:3], "seconds"]
+
+
+def test_evaluate_an_image_tokenizer(run, folder):
+    line = ["evaluate", "tokenizer", "--images", 6, "--size", 64]
+    code, out, err = run(*line, "--model", folder, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    numbers = ["psnr", "psnr_pooled", "codes_used", "perplexity", "codebook_size", "images"]
+    assert list(report)[:6] == numbers and report["codebook_size"] == 64 and report["images"] == 6
+    # The mean of logarithms is above the logarithm of the mean.
+    assert 0 < report["psnr_pooled"] < report["psnr"] < 30 and 1 / 64 <= report["codes_used"] <= 1
+    # The image tokenizer alone is the same; other scenes are not.
+    alone = json.loads(run(*line, "--model", folder / "vq", "--json")[1])
+    assert [alone[name] for name in numbers] == [report[name] for name in numbers]
+    assert json.loads(run(*line, "--model", folder, "--seed", 1, "--json")[1])["psnr"] != report["psnr"]
+    code, out, _ = run(*line, "--model", folder)
+    assert code == 0 and [row.split()[0] for row in out.splitlines()] == [*numbers, "seconds"]
 
 
 def test_progress_is_for_terminals_only(monkeypatch):

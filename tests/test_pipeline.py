@@ -65,6 +65,7 @@ def test_result_reports_everything(pipe):
     assert result.seconds["total"] == pytest.approx(sum(list(result.seconds.values())[:3]))
     assert all(taken > 0 for taken in result.seconds.values())
     assert len(result.tokens_edited) == 4 and sum(result.tokens_edited) > 0
+    assert result.tokens_remasked == [0] * 4 and result.passes == [16] * 4
     assert result.settings == pipe.settings.replaced({"edit_threshold": 0.05})
     assert json.loads(json.dumps(result.settings.to_dict()))["height"] == 64
 
@@ -194,7 +195,10 @@ BAD_ARGUMENTS = {
     "num_inference_steps": [0, -1, 65, 2.5, "4", True],
     "guidance_scale": [-0.1, math.nan, math.inf, "3"],
     "guidance_interval": [(0.5,), (-0.1, 1), (0, 1.1), (0.6, 0.5), "01", 0.5],
+    "edit_rule": ["mask", 3],
     "edit_threshold": [-0.1, 1.1, math.nan],
+    "adaptive_threshold": [-0.1, 1.1, "0.9"],
+    "adaptive_range": [(0.5,), (0.5, 0.2), (0, 2), 0.5],
     "budget": ["sine"],
     "shift": [0, -1, math.inf],
     "order": ["raster"],

@@ -7,29 +7,36 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from smalti.checks import check_whole
-from smalti.commands import options, output
+from smalti.commands import drawing, options, output
+from smalti.commands.evaluate_distance import distance
+from smalti.commands.evaluate_edits import edits
+from smalti.commands.evaluate_tokenizer import tokenizer
 from smalti.errors import SmaltiError
-
-if TYPE_CHECKING:
-    from smalti.pipeline import Pipeline
-    from smalti.settings import GenerationSettings
 
 _TASKS = 6
 
-app = typer.Typer(help="Measure how well pictures show what prompts say.", no_args_is_help=False)
+app = typer.Typer(
+    help="Measure a model: what its pictures show, how they look, its image tokenizer.", no_args_is_help=False
+)
 
 
 @app.callback()
 def _group() -> None:
-    """Measure how well pictures show what prompts say."""
+    """Measure a model: what its pictures show, how they look, its image tokenizer."""
+
+
+app.command("distance")(distance)
+app.command("edits")(edits)
+app.command("tokenizer")(tokenizer)
 
 
 @app.command("scenes")
+@drawing.with_drawing_options
 def scenes(
     context: typer.Context,
     images: Annotated[
@@ -71,40 +78,14 @@ def scenes(
         int, typer.Option(metavar="N", help="Pictures drawn at a time. It changes memory, not the pictures.")
     ] = 16,
     as_json: options.Json = False,
-    preset: options.Preset = None,
-    num_inference_steps: options.Steps = None,
-    guidance_scale: options.Guidance = None,
-    guidance_interval: options.GuidanceInterval = None,
-    edit_threshold: options.EditThreshold = None,
-    budget: options.Budget = None,
-    shift: options.Shift = None,
-    order: options.Order = None,
-    order_temperature: options.OrderTemperature = None,
-    order_temperature_schedule: options.OrderSchedule = None,
-    draw: options.Draw = None,
-    temperature: options.Temperature = None,
-    temperature_schedule: options.TemperatureSchedule = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    final: options.Final = None,
-    reuse: options.Reuse = None,
-    reuse_every: options.ReuseEvery = None,
-    height: options.Height = None,
-    width: options.Width = None,
-    model: options.Model = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
-    quantize: options.Quantize = None,
-    offload: options.Offload = None,
-    memory: options.Memory = None,
-    revision: options.Revision = None,
 ) -> None:
     """Score scenes by GenEval's protocol: six tasks, their mean, and the held-out shape-colour pairs.
 
     Example: smalti evaluate scenes --model runs/scenes/model --steps 16 --images 300
     """
     started = time.perf_counter()
-    changes = options.setting_changes(context.params)
+    model = context.params["model"]
+    options.setting_changes(context.params)
     for name, value in (("--batch-size", batch_size), ("--images-per-prompt", images_per_prompt)):
         check_whole(name, value)
     check_whole("--images", images, _TASKS * images_per_prompt)
@@ -122,6 +103,7 @@ def scenes(
     from smalti.evaluation.prompts import shuffle
 
     facts: dict[str, Any] = {"seed": seed}
+    passes: list[int] = []
     if folder:
         scores = score_folder(folder, shuffle_seed=seed if shuffled else None)
         facts = {"folder": str(folder)}
@@ -131,17 +113,18 @@ def scenes(
         if ground_truth or shuffled:
             pictures: Iterator[Any] = draw_truth(repeated, seed=seed)
         else:
-            pipe = options.load_pipeline(model, device, dtype, quantize, offload, memory, revision)
-            with options.option_names():
-                settings = pipe.preset(preset).replaced(changes)
-            facts |= {"model": pipe.name, "mode": str(pipe.mode), "settings": settings.to_dict()}
-            pictures = _draw(pipe, settings, repeated, seed, batch_size)
-        pictures = _watched(pictures, len(repeated), show=output.shows_progress(as_json))
+            pipe, settings = drawing.load_for(context.params)
+            facts |= drawing.facts(pipe, settings)
+            texts = [prompt["prompt"] for prompt in repeated]
+            pictures = drawing.draw(pipe, settings, texts, seed=seed, batch_size=batch_size, passes=passes)
+        pictures = drawing.watched(pictures, len(repeated), "scoring", show=output.shows_progress(as_json))
         groups = _grouped(pictures, images_per_prompt)
         if save:
             groups = _kept(groups, prompts, save)
         scores = score_images(shuffle(prompts, seed) if shuffled else prompts, groups)
     scores = {**scores, "seconds": round(time.perf_counter() - started, 3)}
+    if passes:
+        facts["passes"] = round(sum(passes) / len(passes), 3)
     if as_json:
         print(json.dumps({**scores, **facts}))
         return
@@ -161,22 +144,6 @@ def _prompts(images: int, images_per_prompt: int, seed: int) -> list[dict[str, A
     return [prompt for task, size in enumerate(sizes) for prompt in every[task * per_task :][:size]]
 
 
-def _draw(
-    pipe: Pipeline,
-    settings: GenerationSettings,
-    prompts: Sequence[dict[str, Any]],
-    seed: int,
-    batch_size: int,
-) -> Iterator[Any]:
-    """The model's picture of each prompt; picture i has the seed `seed` + i."""
-    for first in range(0, len(prompts), batch_size):
-        texts = [prompt["prompt"] for prompt in prompts[first : first + batch_size]]
-        seeds = [seed + first + index for index in range(len(texts))]
-        with options.option_names():
-            generation = pipe.start(texts, settings, seed=seeds)
-        yield from generation.output().images
-
-
 def _grouped(pictures: Iterator[Any], size: int) -> Iterator[list[Any]]:
     """The pictures of one prompt together."""
     while group := list(islice(pictures, size)):
@@ -192,10 +159,3 @@ def _kept(
     for index, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
         write_sample(folder, index, prompt, group)
         yield group
-
-
-def _watched(pictures: Iterator[Any], count: int, *, show: bool) -> Iterator[Any]:
-    """The same pictures, counted on the terminal."""
-    from tqdm import tqdm
-
-    return iter(tqdm(pictures, total=count, desc="scoring", unit="picture", disable=not show, leave=False))

@@ -69,9 +69,12 @@ def generate(
     num_inference_steps: options.Steps = None,
     guidance_scale: options.Guidance = None,
     guidance_interval: options.GuidanceInterval = None,
+    edit_rule: options.EditRule = None,
     edit_threshold: options.EditThreshold = None,
     budget: options.Budget = None,
     shift: options.Shift = None,
+    adaptive_threshold: options.AdaptiveThreshold = None,
+    adaptive_range: options.AdaptiveRange = None,
     order: options.Order = None,
     order_temperature: options.OrderTemperature = None,
     order_temperature_schedule: options.OrderSchedule = None,
@@ -89,6 +92,7 @@ def generate(
     quantize: options.Quantize = None,
     offload: options.Offload = None,
     memory: options.Memory = None,
+    compile: options.Compile = False,
     revision: options.Revision = None,
 ) -> None:
     """Draw pictures of what prompts say.
@@ -115,7 +119,7 @@ def generate(
     if save_tokens:
         output.check_writable(save_tokens, ".npy", "--save-tokens")
 
-    pipe = options.load_pipeline(model, device, dtype, quantize, offload, memory, revision)
+    pipe = options.load_pipeline(model, device, dtype, quantize, offload, memory, compile, revision)
     from smalti.generation import picture_seeds
 
     with options.option_names():
@@ -126,6 +130,8 @@ def generate(
     show = output.shows_progress(as_json)
     tokens: list[Any] = []
     edited: list[int] = []
+    remasked: list[int] = []
+    passes: list[int] = []
     for first in range(0, count, batch_size):
         batch = slice(first, first + batch_size)
         with options.option_names():
@@ -137,6 +143,8 @@ def generate(
                 seconds[name] += taken
         tokens += [grid.numpy() for grid in result.tokens]
         edited += result.tokens_edited
+        remasked += result.tokens_remasked
+        passes += result.passes
         if out:
             _write_pictures(result, places["-o"][batch], pipe)
         if frames:
@@ -157,6 +165,8 @@ def generate(
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
             "peak_memory_mb": output.peak_memory_mb(device),
             "tokens_edited": sum(edited),
+            "tokens_remasked": sum(remasked),
+            "passes": passes,
             "settings": settings.to_dict(),
             "model": pipe.name,
             "device": device,
@@ -183,16 +193,23 @@ def _take(generation: Any, steps: int, show: bool, *, keep: bool) -> list[Any]:
 
 
 def _write_pictures(result: PipelineOutput, places: list[Path], pipe: Pipeline) -> None:
+    import numpy as np
+
     import smalti
+    from smalti.editing.kept import TEXT, keep
+    from smalti.editing.picture import Picture
     from smalti.images import save_png
 
-    for image, prompt, seed, path in zip(result.images, result.prompts, result.seeds, places, strict=True):
+    rows = zip(result.images, result.prompts, result.seeds, result.tokens, places, strict=True)
+    for image, prompt, seed, tokens, path in rows:
         text = {
             "prompt": prompt,
             "seed": str(seed),
             "settings": json.dumps(result.settings.to_dict()),
             "model": pipe.name,
             "Software": f"Smalti {smalti.__version__}",
+            # So that a later edit need not encode the picture again.
+            TEXT: keep(tokens, pipe.image_tokenizer).to_text(Picture(np.array(image))),
         }
         save_png(image, path, text)
 

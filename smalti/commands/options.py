@@ -11,7 +11,7 @@ import typer
 
 from smalti.checks import check_choice
 from smalti.errors import SmaltiError
-from smalti.settings import BUDGETS, ORDERS, PRESETS, SCHEDULES, GenerationSettings
+from smalti.settings import BUDGETS, EDIT_RULES, ORDERS, PRESETS, SCHEDULES, GenerationSettings
 
 if TYPE_CHECKING:
     from smalti.pipeline import Pipeline
@@ -66,6 +66,15 @@ Memory = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the denoiser before its first step, which takes a while and needs a C++ compiler; on a GPU with "
+        "CUDA graphs.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Revision = Annotated[
     str | None,
     typer.Option(
@@ -76,6 +85,13 @@ Revision = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Lattice = Annotated[
+    int,
+    typer.Option(
+        metavar="L",
+        help="Of the scenes: 0 for objects anywhere, or a multiple of 8 for boxes on a lattice of L×L places.",
+    ),
+]
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -100,11 +116,21 @@ GuidanceInterval = Annotated[
     tuple[float, float] | None,
     _sampling("--guidance-interval", "Fractions of the steps between which guidance is on.", "A B"),
 ]
+EditRule = Annotated[
+    str | None,
+    _sampling(
+        "--edit-rule",
+        f"Token editing: {_listed(EDIT_RULES)}. A token that is set gives way to one more probable than P of "
+        "--edit-threshold; is masked again where its own probability is below P; or competes at every step, by the "
+        "highest probability it has had, with all others for staying.",
+        "NAME",
+    ),
+]
 EditThreshold = Annotated[
     float | None,
     _sampling(
         "--edit-threshold",
-        "Token editing: a token that is set gives way to one more probable than this; 0 is no editing.",
+        "P of --edit-rule; 0 is no editing. By default of another rule than the model's 0, 0.1 and 1.",
         "P",
     ),
 ]
@@ -115,16 +141,35 @@ Shift = Annotated[
     float | None,
     _sampling("--shift", "Of the budget shift: the larger, the fewer tokens the first steps reveal.", "S"),
 ]
+AdaptiveThreshold = Annotated[
+    float | None,
+    _sampling(
+        "--adaptive-threshold",
+        "Of the budget adaptive: a step reveals the tokens more probable than P, and is never behind the budget "
+        "cosine; --steps is then the most passes that it may take.",
+        "P",
+    ),
+]
+AdaptiveRange = Annotated[
+    tuple[float, float] | None,
+    _sampling(
+        "--adaptive-range",
+        "Of the budget adaptive: the least and the most that a step reveals, shares of the grid.",
+        "A B",
+    ),
+]
 Order = Annotated[
     str | None, _sampling("--order", f"Which tokens a step reveals: {_listed(ORDERS)}.", "NAME")
 ]
 OrderTemperature = Annotated[
-    float | None, _sampling("--order-temperature", "Noise in the orders confidence and draw.", "T")
+    float | None, _sampling("--order-temperature", "Noise in the orders confidence, draw and history.", "T")
 ]
 OrderSchedule = Annotated[
     str | None,
     _sampling(
-        "--order-schedule", f"How the noise in the order confidence cools: {_listed(SCHEDULES)}.", "NAME"
+        "--order-schedule",
+        f"How the noise in the orders confidence and history cools: {_listed(SCHEDULES)}.",
+        "NAME",
     ),
 ]
 Draw = Annotated[
@@ -192,6 +237,17 @@ def setting_changes(params: Mapping[str, Any]) -> dict[str, Any]:
     return changes
 
 
+def check_lattice(lattice: int) -> int | None:
+    """The lattice as `smalti.data.scenes.Scenes` takes it.
+
+    Raises:
+        SmaltiError: it is neither 0 nor a multiple of 8.
+    """
+    if lattice < 0 or lattice % 8:
+        raise SmaltiError(f"--lattice must be 0 or a multiple of 8, not {lattice}")
+    return lattice or None
+
+
 @contextmanager
 def option_names() -> Iterator[None]:
     """Where an error starts with a setting's name, put the option's name in its place."""
@@ -213,6 +269,7 @@ def load_pipeline(
     quantize: str | None,
     offload: str | None,
     memory: str | None,
+    compile: bool,
     revision: str | None,
 ) -> Pipeline:
     """`smalti.load`, imported when it is needed; says on stderr what `memory` came to."""
@@ -225,6 +282,7 @@ def load_pipeline(
         quantize=quantize,
         offload=offload,
         memory=memory,
+        compile=compile,
         revision=revision,
     )
     if memory is not None:

@@ -21,6 +21,7 @@ import torch
 from PIL import Image, ImageOps
 
 from smalti.errors import SmaltiError
+from smalti.images import to_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class ImageFolder:
         """One picture, uint8 (H, W, 3)."""
         with Image.open(path) as image:
             image.load()
-            picture = _to_rgb(ImageOps.exif_transpose(image))
+            picture = to_rgb(ImageOps.exif_transpose(image))
         height, width = self.size
         scale = min(picture.width / width, picture.height / height)
         spare_x, spare_y = picture.width - width * scale, picture.height - height * scale
@@ -179,15 +180,3 @@ def _has_picture_header(path: Path) -> bool:
 def _warn(path: Path, error: BaseException) -> None:
     reason = "it does not exist" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
     logger.warning("skipping %s: %s", path, reason)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB; what is transparent shows white."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Sixteen bits a pixel: Pillow's own conversion would cut off instead of scaling.
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layered = image.convert("RGBA")
-    white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, layered).convert("RGB")

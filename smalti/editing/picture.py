@@ -1,0 +1,158 @@
+"""Pictures and masks as people have them: files of any kind, any mode, turned by a camera."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from smalti.errors import SmaltiError
+from smalti.images import to_rgb
+
+LARGEST_PIXELS = 64_000_000
+"""Pictures of more are refused by their header, before they are decoded."""
+
+# What Pillow raises for files that are no pictures, or are cut short or damaged.
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
+_HALF = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded picture, upright.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, or (H, W, 4) if something may be transparent.
+        text: what its file says about it (the text of a PNG).
+    """
+
+    pixels: np.ndarray
+    text: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> np.ndarray:
+        """(H, W, 3) uint8; what is transparent shows white."""
+        if self.pixels.shape[2] == 3:
+            return self.pixels
+        return np.array(to_rgb(Image.fromarray(self.pixels)))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of size and pixels: whether a picture is still the same, however it is stored."""
+        return hashlib.sha256(
+            str(self.pixels.shape).encode() + np.ascontiguousarray(self.pixels).tobytes()
+        ).hexdigest()
+
+
+def open_picture(image: Any, name: str = "image") -> Picture:
+    """A picture from a file's name, a Pillow image, or an array, (H, W), (H, W, 3) or (H, W, 4) uint8.
+
+    Raises:
+        SmaltiError: it is none of these, is damaged, has no pixels, or has more than `LARGEST_PIXELS`.
+    """
+    opened = _open(image, name)
+    text = {str(key): value for key, value in opened.info.items() if isinstance(value, str)}
+    if opened.has_transparency_data:
+        return Picture(np.array(opened.convert("RGBA")), text)
+    return Picture(np.array(to_rgb(opened)), text)
+
+
+def open_mask(mask: Any, size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """A mask, True where the picture is to change: (H, W) bool in pixels, or (h, w) bool in tokens.
+
+    Args:
+        mask: an image, or its file's name, as large as the picture, white (lighter than mid-grey) where it is to
+            change; or an array or tensor, bool or uint8, of the picture's pixels (H, W) or of the grid's tokens (h, w).
+        size: (H, W) of the picture.
+        grid: (h, w) in tokens.
+
+    Raises:
+        SmaltiError: it is none of these, has another size, is empty, or covers everything.
+    """
+    if isinstance(mask, torch.Tensor):
+        mask = mask.cpu().numpy()
+    sizes = [size]
+    if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype in (np.bool_, np.uint8):
+        values = mask if mask.dtype == np.bool_ else mask >= _HALF
+        sizes.append(grid)
+    else:
+        values = np.array(_over_black(_open(mask, "mask"))) >= _HALF
+    if values.shape not in sizes:
+        allowed = f"as large as the picture, {size[1]}×{size[0]} pixels"
+        if len(sizes) > 1:
+            allowed += f", or as its grid, {grid[1]}×{grid[0]} tokens"
+        raise SmaltiError(f"mask must be {allowed}, not {values.shape[1]}×{values.shape[0]}")
+    if not values.any():
+        raise SmaltiError("mask must not be empty: it is white where the picture is to change")
+    if values.all():
+        raise SmaltiError(
+            "mask must not cover everything: nothing would be left of the picture; draw a new one instead"
+        )
+    return values
+
+
+def _open(image: Any, name: str) -> Image.Image:
+    """Decoded and upright, in its own mode, with the text of its file in `info`."""
+    if isinstance(image, np.ndarray):
+        layout = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        if image.dtype != np.uint8 or not layout:
+            raise SmaltiError(
+                f"{name} as an array must be (H, W), (H, W, 3) or (H, W, 4) uint8, not {image.shape} {image.dtype}"
+            )
+        _check_size(image.shape[1], image.shape[0], name)
+        return Image.fromarray(np.ascontiguousarray(image))
+    if isinstance(image, Image.Image):
+        return _decode(image, name, "it")
+    if not isinstance(image, str | Path):
+        raise SmaltiError(f"{name} must be a picture or the name of its file, not {type(image).__name__}")
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures; here they are refused.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(image)
+    except FileNotFoundError as error:
+        raise SmaltiError(f"{name}: {image} does not exist") from error
+    except Image.DecompressionBombError as error:
+        raise SmaltiError(f"{name}: {image} has more than {LARGEST_PIXELS // 10**6} megapixels") from error
+    except _BROKEN as error:
+        raise SmaltiError(f"{name}: {image} is not a picture that can be read: {error}") from error
+    with opened:
+        return _decode(opened, name, str(image))
+
+
+def _decode(image: Image.Image, name: str, what: str) -> Image.Image:
+    _check_size(*image.size, name)
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    except _BROKEN as error:
+        raise SmaltiError(f"{name}: {what} is not a picture that can be read: {error}") from error
+    upright.info.update({key: value for key, value in image.info.items() if isinstance(value, str)})
+    return upright
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width < 1 or height < 1:
+        raise SmaltiError(f"{name} must have at least one pixel, not {width}×{height}")
+    if width * height > LARGEST_PIXELS:
+        raise SmaltiError(
+            f"{name} must have at most {LARGEST_PIXELS // 10**6} megapixels, "
+            f"not {width}×{height}, which is {width * height / 1e6:.0f}"
+        )
+
+
+def _over_black(mask: Image.Image) -> Image.Image:
+    """A mask in grey; what is transparent is not masked."""
+    if not mask.has_transparency_data:
+        return to_rgb(mask).convert("L")
+    layered = mask.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layered.size, (0, 0, 0, 255)), layered).convert("L")

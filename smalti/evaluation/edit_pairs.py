@@ -1,0 +1,152 @@
+"""Edits whose result is known: a scene, the scene as it should be afterwards, and the prompts of both.
+
+Both pictures are drawn by the same code and differ in nothing but the edit, so that the truly changed tokens are those
+whose pixels differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import cycle, islice
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from smalti.checks import check_choice, check_whole
+from smalti.data.captions import geneval_prompt
+from smalti.data.palette import BACKGROUNDS, COLORS
+from smalti.data.scenes import HELD_OUT, Scene, SceneObject, compose, render, sample_metadata
+from smalti.data.shapes import SHAPES
+from smalti.evaluation.prompts import Prompt
+
+# The least side of an object whose background changes.
+_LARGE = 0.4
+
+KINDS = ("recolor", "replace", "remove", "add", "background")
+
+
+@dataclass(frozen=True)
+class EditPair:
+    """One edit.
+
+    Attributes:
+        kind: one of `KINDS`.
+        before, after: the scenes; they share what the edit leaves alone.
+        source_prompt, prompt: what they show, in the same wording.
+        asked: GenEval's metadata of `after`; `exclude` names what must not be left over.
+        untouched: the objects that are in both, alike.
+    """
+
+    kind: str
+    before: Scene
+    after: Scene
+    source_prompt: str
+    prompt: str
+    asked: Prompt
+    untouched: tuple[SceneObject, ...]
+
+    def pictures(self, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
+        """The picture and the true edited picture, uint8 (size, size, 3) each."""
+        return render(self.before, size), render(self.after, size)
+
+
+def edit_pairs(count: int = 200, *, seed: int = 0, lattice: int | None = 8) -> Iterator[EditPair]:
+    """`count` edits, the kinds in turn; edit i depends on the seed, the lattice and i alone.
+
+    Every scene has two objects of different shapes and colours, of which the edit touches one. Half of the prompts join
+    them by "and", half say where one stands of the other. Where the background changes, there is one large object: of a
+    small one no token is free of background, so nothing would say where it is to stay. No object is one of the
+    shape-colour pairs that training never shows, so that the score is one of editing alone.
+
+    Args:
+        lattice: of the scenes (`smalti.data.scenes.Scenes`); None for objects of any size anywhere.
+
+    Raises:
+        SmaltiError: `count` is not a positive whole number.
+    """
+    check_whole("count", count)
+    for index, kind in enumerate(islice(cycle(KINDS), count)):
+        yield edit_pair(kind, Random(f"smalti edits {seed} {index}"), lattice=lattice)
+
+
+def edit_pair(kind: str, random: Random, *, lattice: int | None = 8) -> EditPair:
+    """One edit of a kind.
+
+    Raises:
+        SmaltiError: there is no such kind.
+    """
+    check_choice("kind", kind, KINDS)
+    if kind == "background":
+        return _background_pair(random, lattice)
+    placed = random.random() < 0.5
+    metadata = sample_metadata("position" if placed else "color_attr", random, "train")
+    used: list[str] = []
+    for entry in metadata["include"]:
+        entry["color"] = _other_color(entry["class"], used, random)
+        used.append(entry["color"])
+    scene = _plain(metadata, random, lattice)
+    touched, other = random.sample((0, 1), 2)
+    include = metadata["include"]
+    alone = [{name: value for name, value in include[other].items() if name != "position"}]
+    kept = (scene.objects[other],)
+    without = dataclasses.replace(scene, objects=kept)
+    if kind == "remove":
+        asked = _asked(alone, gone=[include[touched]["class"]])
+        return EditPair(kind, scene, without, _words(include), _words(alone), asked, kept)
+    if kind == "add":
+        return EditPair(kind, without, scene, _words(alone), _words(include), _asked(include), kept)
+    changed, gone = [dict(entry) for entry in include], []
+    entry = changed[touched]
+    if kind == "recolor":
+        entry["color"] = _other_color(entry["class"], used, random)
+    else:
+        gone = [entry["class"]]
+        taken = {item["class"] for item in include}
+        shapes = [shape for shape in SHAPES if shape not in taken and (shape, entry["color"]) not in HELD_OUT]
+        entry["class"] = random.choice(shapes)
+    objects = list(scene.objects)
+    objects[touched] = dataclasses.replace(objects[touched], shape=entry["class"], color=entry["color"])
+    after = dataclasses.replace(scene, objects=tuple(objects))
+    return EditPair(kind, scene, after, _words(include), _words(changed), _asked(changed, gone), kept)
+
+
+def _background_pair(random: Random, lattice: int | None) -> EditPair:
+    metadata = sample_metadata("colors", random, "train")
+    scene = _plain(metadata, random, lattice)
+    while scene.objects[0].size < _LARGE:
+        scene = _plain(metadata, random, lattice)
+    tint = random.choice([name for name in BACKGROUNDS if name != scene.background])
+    after = dataclasses.replace(scene, background=tint)
+    words = [f"{_words(metadata['include'])} on a {one.background} background" for one in (scene, after)]
+    return EditPair("background", scene, after, *words, _asked(metadata["include"]), scene.objects)
+
+
+def changed_tokens(before: np.ndarray, after: np.ndarray, side: int) -> np.ndarray:
+    """(H/side, W/side) bool: the tokens of side × side pixels in which two pictures, (H, W, 3) uint8, differ."""
+    height, width = before.shape[:2]
+    differ = (before != after).any(axis=-1)
+    return differ.reshape(height // side, side, width // side, side).any(axis=(1, 3))
+
+
+def _plain(metadata: dict[str, Any], random: Random, lattice: int | None) -> Scene:
+    """A scene on a plain background; a prompt of its own keeps `compose` from writing one."""
+    scene = compose({**metadata, "prompt": ""}, random, split="train", lattice=lattice)
+    return dataclasses.replace(scene, gradient=False)
+
+
+def _words(include: list[dict[str, Any]]) -> str:
+    return geneval_prompt({"include": include})
+
+
+def _asked(include: list[dict[str, Any]], gone: list[str] | None = None) -> Prompt:
+    """What the result must show: these objects, no second of any of them, and none of what is gone."""
+    exclude = [{"class": entry["class"], "count": entry["count"] + 1} for entry in include]
+    exclude += [{"class": shape, "count": 1} for shape in gone or []]
+    return {"include": include, "exclude": exclude}
+
+
+def _other_color(shape: str, used: list[str], random: Random) -> str:
+    return random.choice([color for color in COLORS if color not in used and (shape, color) not in HELD_OUT])
