@@ -2,9 +2,9 @@
 
 python benchmarks/editing.py [--model FOLDER] [--device cpu] [--steps 4 8 16 32] [--repeats 3] [--json]
 
-Drawing and editing take turns in one process, round after round, and a time is the median of its rounds. The edit chooses
-its tokens by belief, which is the slowest way, and its seconds hold everything: encoding, choosing, filling, decoding,
-blending. Passes are those of the denoiser, of which a step of guidance counts two.
+Drawing and editing take turns in one process, round after round, and a time is the median of its rounds. The edit
+chooses its tokens by belief, which is the slowest way, and its seconds hold everything: encoding, choosing, filling,
+decoding, blending. Passes are those of the denoiser, of which a step of guidance counts two.
 """
 
 from __future__ import annotations

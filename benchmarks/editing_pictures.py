@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/editing.md with the bundled model: docs/images/editing.png, editing-ways.png, editing-row.png.
+"""Draw the pictures of docs/editing.md with the bundled model: editing.png, editing-ways.png, editing-row.png.
 
 python benchmarks/editing_pictures.py [--model FOLDER] [--out DIR] [--seed 0]
 
