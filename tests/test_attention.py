@@ -80,3 +80,45 @@ def test_when_it_is_used(monkeypatch):
             assert not used
             attention.attend(*tensors)
         assert len(used) == faster
+
+
+@bf16_cpu
+@settings(max_examples=20, deadline=None)
+@given(
+    B=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    L=st.integers(1, 90),
+    K=st.integers(1, 90),
+    padded=st.integers(0, 20),
+    seed=st.integers(0, 99),
+)
+def test_in_training_it_is_attention_with_its_gradients(B, heads, L, K, padded, seed):
+    tensors = [tensor.requires_grad_() for tensor in make(B, heads, 1, L, K, 32, seed)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    visible = torch.arange(K).expand(B, 1, 1, K) < max(1, K - padded)
+    found = attention._attend_by_products(*tensors, visible)
+    expected = torch.nn.functional.scaled_dot_product_attention(*exact, attn_mask=visible)
+    direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    found.backward(direction)
+    expected.backward(direction.double())
+    for one, other in zip(
+        [found, *(t.grad for t in tensors)], [expected, *(t.grad for t in exact)], strict=True
+    ):
+        assert torch.isfinite(one).all()
+        assert (one.double() - other).norm() <= 0.02 * other.norm() + 1e-2
+
+
+def test_when_it_is_used_in_training(monkeypatch):
+    """With gradients, on CPUs where it is faster, for short sequences in bfloat16."""
+    used = []
+    monkeypatch.setattr(attention, "_attend_by_products", lambda query, *_: used.append(1) or query)
+    monkeypatch.setattr(attention, "_own_is_faster", lambda: True)
+    short, long, grouped = make(1, 2, 1, 9, 9, 8), make(1, 2, 1, 9, 600, 8), make(1, 4, 2, 9, 9, 8)
+    attention.attend(*(tensor.float() for tensor in short))
+    attention.attend(*long)
+    attention.attend(*grouped)
+    with torch.inference_mode():
+        attention.attend(*short)
+    assert not used
+    attention.attend(*short)
+    assert used == [1]

@@ -50,6 +50,27 @@ def test_mask_ratio_runs_from_all_to_nothing() -> None:
     assert ratio[0] == 1 and abs(ratio[-1]) < 1e-6 and (ratio.diff() < 0).all()
 
 
+def test_a_power_draws_high_mask_ratios_more_often() -> None:
+    uniform = torch.linspace(0, 1, 1001)
+    # The shares that the docstring names.
+    shares = [(cosine_mask_ratio(uniform, power) > 0.95).float().mean() for power in (1, 2, 3)]
+    assert [round(float(share), 2) for share in shares] == [0.20, 0.45, 0.59]
+    tokens = torch.zeros(500, 8, 8, dtype=torch.int64)
+    corrupted = [
+        corrupt(
+            tokens,
+            codebook_size=V,
+            mask_code=MASK,
+            flip_ratio=0,
+            mask_power=power,
+            generator=torch.Generator().manual_seed(1),
+        )
+        for power in (1, 2)
+    ]
+    fewer, more = (one.masked.flatten(1).sum(dim=1) for one in corrupted)
+    assert (more >= fewer).all() and more.sum() > fewer.sum()
+
+
 def test_loss_weighs_visible_positions() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden, head = torch.randn(2, 4, 8, generator=generator), torch.randn(V, 8, generator=generator)

@@ -20,13 +20,24 @@ class Corrupted(NamedTuple):
     masked: torch.Tensor
 
 
-def cosine_mask_ratio(uniform: torch.Tensor) -> torch.Tensor:
-    """Mask ratio r = cos(π/2 · u) of u ~ U(0, 1): more often high than low (MaskGIT, arXiv 2202.04200, eq. 3)."""
-    return torch.cos(math.pi / 2 * uniform)
+def cosine_mask_ratio(uniform: torch.Tensor, power: float = 1.0) -> torch.Tensor:
+    """Mask ratio r = cos(π/2 · uᵏ) of u ~ U(0, 1): more often high than low (k = 1: MaskGIT, arXiv 2202.04200, eq. 3).
+
+    A power k above 1 draws high ratios still more often. That is where a prompt decides; once a few tokens of every
+    object are in sight, the rest follows from them. Of the ratios 20 % are above 0.95 at k = 1, 45 % at k = 2 and
+    59 % at k = 3.
+    """
+    return torch.cos(math.pi / 2 * uniform**power)
 
 
 def corrupt(
-    tokens: torch.Tensor, *, codebook_size: int, mask_code: int, flip_ratio: float, generator: torch.Generator
+    tokens: torch.Tensor,
+    *,
+    codebook_size: int,
+    mask_code: int,
+    flip_ratio: float,
+    mask_power: float = 1.0,
+    generator: torch.Generator,
 ) -> Corrupted:
     """Mask a random share of every grid, and replace a share of what stays visible by random other tokens.
 
@@ -35,11 +46,12 @@ def corrupt(
         codebook_size: number of codes V; wrong tokens are uniform over the V − 1 others.
         mask_code: the id that means unknown.
         flip_ratio: the probability that a visible token is replaced.
+        mask_power: of `cosine_mask_ratio`.
         generator: of every random number, on the CPU.
     """
     B, h, w = tokens.shape
     n, device = h * w, tokens.device
-    ratio = cosine_mask_ratio(torch.rand(B, generator=generator))
+    ratio = cosine_mask_ratio(torch.rand(B, generator=generator), mask_power)
     count = (ratio * n).ceil().clamp(1, n).long()
     places = torch.rand(B, n, generator=generator).argsort(dim=1).argsort(dim=1)
     masked = (places < count[:, None]).reshape(B, h, w).to(device)

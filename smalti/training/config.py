@@ -128,6 +128,9 @@ class ObjectiveConfig(Strict):
     """Corruption and loss of denoiser training (docs/format.md, section 7)."""
 
     flip_ratio: float = Field(0.2, ge=0, le=1, description="share of visible tokens replaced by wrong ones")
+    mask_power: float = Field(
+        1.0, gt=0, description="k of the mask ratio cos(π/2 · uᵏ); above 1 the ratio is high more often"
+    )
     edit_loss_weight: float = Field(0.2, ge=0, description="weight of the loss on visible tokens")
     group_weights: dict[PositiveInt, NonNegativeFloat] | None = Field(
         None,

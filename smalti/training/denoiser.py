@@ -170,6 +170,7 @@ class DenoiserTask:
             codebook_size=self.model_config.codebook_size,
             mask_code=self.model_config.mask_code,
             flip_ratio=objective.flip_ratio,
+            mask_power=objective.mask_power,
             generator=generator,
         )
         dropped = torch.rand(len(rows), generator=generator) < objective.prompt_drop_rate
