@@ -1,4 +1,4 @@
-"""What commands that measure a model's pictures share: the options of drawing, loading, and the pictures."""
+"""What commands that draw share: the options of every setting, loading, and pictures to be measured."""
 
 from __future__ import annotations
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.checks import check_whole
-from smalti.commands import options, output
+from smalti.commands import drawing, options, output
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
     from smalti.pipeline import Pipeline, PipelineOutput
 
 
+@drawing.with_drawing_options
 def generate(
     context: typer.Context,
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)],
@@ -43,8 +44,6 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    height: options.Height = None,
-    width: options.Width = None,
     frames: Annotated[
         Path | None,
         typer.Option(
@@ -65,42 +64,12 @@ def generate(
         int, typer.Option(metavar="N", help="Pictures drawn at a time. It changes memory, not the pictures.")
     ] = 8,
     as_json: options.Json = False,
-    preset: options.Preset = None,
-    num_inference_steps: options.Steps = None,
-    guidance_scale: options.Guidance = None,
-    guidance_interval: options.GuidanceInterval = None,
-    edit_rule: options.EditRule = None,
-    edit_threshold: options.EditThreshold = None,
-    budget: options.Budget = None,
-    shift: options.Shift = None,
-    adaptive_threshold: options.AdaptiveThreshold = None,
-    adaptive_range: options.AdaptiveRange = None,
-    order: options.Order = None,
-    order_temperature: options.OrderTemperature = None,
-    order_temperature_schedule: options.OrderSchedule = None,
-    draw: options.Draw = None,
-    temperature: options.Temperature = None,
-    temperature_schedule: options.TemperatureSchedule = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    final: options.Final = None,
-    reuse: options.Reuse = None,
-    reuse_every: options.ReuseEvery = None,
-    model: options.Model = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
-    quantize: options.Quantize = None,
-    offload: options.Offload = None,
-    memory: options.Memory = None,
-    compile: options.Compile = False,
-    revision: options.Revision = None,
 ) -> None:
     """Draw pictures of what prompts say.
 
     Example: smalti generate "a red circle left of a blue square" -o picture.png --seed 0
     """
     started = time.perf_counter()
-    changes = options.setting_changes(context.params)
     for name, value in (("-n", images_per_prompt), ("--batch-size", batch_size)):
         check_whole(name, value)
     if seed is not None:
@@ -119,11 +88,9 @@ def generate(
     if save_tokens:
         output.check_writable(save_tokens, ".npy", "--save-tokens")
 
-    pipe = options.load_pipeline(model, device, dtype, quantize, offload, memory, compile, revision)
+    pipe, settings = drawing.load_for(context.params)
     from smalti.generation import picture_seeds
 
-    with options.option_names():
-        settings = pipe.preset(preset).replaced(changes)
     texts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
     seeds = picture_seeds(seed, None, len(prompts), images_per_prompt)
     seconds = {"load": time.perf_counter() - started, "prompt": 0.0, "denoise": 0.0, "decode": 0.0}
@@ -163,13 +130,13 @@ def generate(
             "prompts": texts,
             "seeds": seeds,
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
-            "peak_memory_mb": output.peak_memory_mb(device),
+            "peak_memory_mb": output.peak_memory_mb(context.params["device"]),
             "tokens_edited": sum(edited),
             "tokens_remasked": sum(remasked),
             "passes": passes,
             "settings": settings.to_dict(),
             "model": pipe.name,
-            "device": device,
+            "device": context.params["device"],
             "dtype": str(pipe.denoiser.head.dtype).removeprefix("torch."),
             "mode": str(pipe.mode),
         }
