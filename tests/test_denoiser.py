@@ -21,6 +21,9 @@ VARIANTS = [
     for conditioning in ("sequence", "cross_attention")
     for positions in ("raster", "axial")
     for downsample in (True, False)
+] + [
+    dict(conditioning=conditioning, image_positions="axial", prompt_convolution=3)
+    for conditioning in ("sequence", "cross_attention")
 ]
 
 
@@ -107,6 +110,18 @@ def test_slots_can_begin_anywhere():
         torch.testing.assert_close(
             denoiser(tokens, same)[0], denoiser(tokens, mixed)[0], atol=1e-4, rtol=1e-4
         )
+
+
+def test_a_prompt_token_sees_itself_and_those_just_before():
+    layer = tiny_denoiser(prompt_convolution=3).prompt_convolution
+    x = torch.randn(2, 6, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        padded = torch.nn.functional.pad(x.transpose(1, 2), (2, 0))
+        torch.testing.assert_close(layer(x), x + layer.conv(padded).transpose(1, 2))
+        changed = x.clone()
+        changed[:, 2] += 1
+        moved = (layer(changed) != layer(x)).any(dim=2).any(dim=0)
+    assert moved.tolist() == [False, False, True, True, True, False]
 
 
 def test_downsampling_is_the_convolution():
@@ -221,6 +236,7 @@ def test_grids_may_be_used_for_several_batches_of_prompts(variant):
         ({"image_positions": "spiral"}, "image_positions must be 'raster' or 'axial', not 'spiral'"),
         ({"conditioning": None}, "conditioning must be"),
         ({"num_text_layers": 2}, "num_text_layers must be 0"),
+        ({"prompt_convolution": -1}, "prompt_convolution must be a whole number of at least 0, not -1"),
         ({"downsample": 1}, "downsample must be true or false"),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu', not 'gelu'"),
         ({"attention_bias": True}, "attention_bias"),

@@ -227,6 +227,12 @@ def test_fine_tuning_starts_from_a_model(workspace: Path) -> None:
     train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides + still))
     before, after = (load_denoiser(folder).state_dict() for folder in ("denoiser/model", "tuned/model"))
     assert all(torch.equal(before[name], after[name]) for name in before)
+    new = ["output=convolved", "model.prompt_convolution=2"]
+    train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides + still + new))
+    after = load_denoiser("convolved/model").state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (set(after) - set(before)) == {"prompt_convolution.conv.weight"}
+    assert after["prompt_convolution.conv.weight"].abs().max() < 1e-11
     with pytest.raises(SmaltiError, match="start_from: denoiser/model has another shape"):
         changes = ["output=other", "model.num_hidden_layers=2"]
         train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides + changes))

@@ -90,6 +90,7 @@ class DenoiserConfig:
         conditioning*: "sequence" (the prompt is in the sequence) or "cross_attention" (image positions attend
             to the encoded prompt).
         image_positions*: "raster" (index in the sequence) or "axial" (row and column).
+        prompt_convolution*: width of a causal convolution over the prompt's embeddings, in tokens; 0 for none.
         num_text_layers*: depth of the prompt's encoder under "cross_attention".
         image_size*: side of a picture in pixels when the caller names none.
         max_prompt_tokens*: the longest prompt, in text ids.
@@ -115,6 +116,7 @@ class DenoiserConfig:
     mm_vqvae: str = "emu3_vqvae"
     conditioning: str = "sequence"
     image_positions: str = "raster"
+    prompt_convolution: int = 0
     num_text_layers: int = 0
     image_size: int = 1024
     max_prompt_tokens: int = 2048
@@ -140,7 +142,7 @@ class DenoiserConfig:
             "max_prompt_tokens",
         ):
             check_whole(name, getattr(self, name))
-        for name in ("mask_token_id", "eos_token_id", "num_text_layers"):
+        for name in ("mask_token_id", "eos_token_id", "num_text_layers", "prompt_convolution"):
             check_whole(name, getattr(self, name), 0)
         for name in ("mask_token_id", "eos_token_id"):
             if getattr(self, name) >= self.vocab_size:

@@ -68,6 +68,25 @@ class UpsampleStage(nn.Module):
         self.upsample = Upsample(dim)
 
 
+class PromptConvolution(nn.Module):
+    """Adds to every prompt token what its own embedding and those of the tokens just before it come to.
+
+    A small model otherwise has to find out by attention which words stand side by side, before it can tell whose colour
+    a colour is. Short causal convolutions in every layer are known as Canon layers (Allen-Zhu, Physics of Language
+    Models, part 4.1); this is one at the embeddings alone.
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(dim, dim, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) → (B, L, D)."""
+        width = self.conv.kernel_size[0]
+        before = F.pad(x, (0, 0, width - 1, 0)).unfold(1, width, 1)
+        return x + F.linear(before.flatten(2), self.conv.weight.flatten(1)).to(x.dtype)
+
+
 class Denoiser(nn.Module):
     """Bidirectional transformer over prompt and image tokens.
 
@@ -82,6 +101,8 @@ class Denoiser(nn.Module):
         cross = config.conditioning == "cross_attention"
         self.embed_tokens = nn.Embedding(config.vocab_size, dim)
         self.gen_embedding = nn.Embedding(config.codebook_size + EXTRA_CODES, dim)
+        if config.prompt_convolution:
+            self.prompt_convolution = PromptConvolution(dim, config.prompt_convolution)
         if config.downsample:
             self.downsample_gen = DownsampleStage(dim)
             self.upsample_gen = UpsampleStage(dim)
@@ -168,12 +189,12 @@ class Denoiser(nn.Module):
                 return self._beside(image, prompt, rows, columns, memory)
             memory.layers += [LayerMemory(start, S) for _ in range(len(self.layers))]
         if start is not None:
-            before, after = prompt.ids[:, :start], prompt.ids[:, start + S :]
-            x = torch.cat([self.embed_tokens(before), image, self.embed_tokens(after)], dim=1)
+            text = self._embed(prompt.ids)
+            x = torch.cat([text[:, :start], image, text[:, start + S :]], dim=1)
         else:
             index = prompt.slot_start[:, None] + torch.arange(S, device=image.device)
             index = index[..., None].expand_as(image)
-            x = self.embed_tokens(prompt.ids).scatter(1, index, image)
+            x = self._embed(prompt.ids).scatter(1, index, image)
         visible = self._visible(prompt)
         tables = self._rotary(x, prompt.slot_start, start, rows, columns)
         x = self.run_layers(x, tables, visible=visible, memory=memory)
@@ -193,7 +214,7 @@ class Denoiser(nn.Module):
     def _across(self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int) -> torch.Tensor:
         """Run the backbone over the image, attending to the encoded prompt; (B, S, D) → (B, S, D)."""
         visible = self._visible(prompt)
-        text = self.embed_tokens(prompt.ids)
+        text = self._embed(prompt.ids)
         tables = self._cached_raster(text)
         for layer in self.text_layers:
             text = layer(text, tables, visible=visible)
@@ -222,6 +243,11 @@ class Denoiser(nn.Module):
                 memory=memory.layers[number] if memory is not None else None,
             )
         return x
+
+    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, L) ids of a prompt → (B, L, D)."""
+        x = self.embed_tokens(ids)
+        return self.prompt_convolution(x) if self.config.prompt_convolution else x
 
     def _visible(self, prompt: PromptBatch) -> torch.Tensor | None:
         """(B, 1, 1, L) bool, False on padding; None where nothing is padded, which is faster."""

@@ -142,13 +142,20 @@ class DenoiserTask:
         return path
 
     def start_from(self, folder: str) -> None:
-        """Take the weights of another model of the same shape and the same codes."""
+        """Take the weights of another model of the same shape and the same codes.
+
+        A convolution over the prompt that the other does not have starts at zero, where it does nothing.
+        """
         if fingerprint(load_image_tokenizer(folder)) != fingerprint(self.tokenizer):
             raise SmaltiError(
                 f"start_from: {folder} has another image tokenizer than tokenizer: {self.config.tokenizer}"
             )
+        state = load_denoiser(folder).state_dict()
+        for name, weight in self.model.state_dict().items():
+            if name.startswith("prompt_convolution.") and name not in state:
+                state[name] = torch.zeros_like(weight)
         try:
-            self.model.load_state_dict(load_denoiser(folder).state_dict())
+            self.model.load_state_dict(state)
         except RuntimeError as error:
             raise SmaltiError(f"start_from: {folder} has another shape than model: asks for") from error
 
