@@ -13,6 +13,7 @@ import typer
 
 from smalti.checks import check_whole
 from smalti.commands import drawing, options, output
+from smalti.commands.evaluate_contrast import contrast
 from smalti.commands.evaluate_distance import distance
 from smalti.commands.evaluate_edits import edits
 from smalti.commands.evaluate_tokenizer import tokenizer
@@ -30,6 +31,7 @@ def _group() -> None:
     """Measure a model: what its pictures show, how they look, its image tokenizer."""
 
 
+app.command("contrast")(contrast)
 app.command("distance")(distance)
 app.command("edits")(edits)
 app.command("tokenizer")(tokenizer)

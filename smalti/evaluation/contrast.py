@@ -1,0 +1,150 @@
+"""What a model has understood of its prompts: does a picture fit its own better than one that is nearly the same?
+
+The scenes score says whether pictures are right; it moves only when everything about a task works. This measurement
+needs no sampling: it compares the loss of a drawn scene's tokens under its own prompt and under one with one thing
+changed, such as two colours swapped. A model that has not understood the words cannot tell the two apart.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from smalti.checks import check_choice, check_whole
+from smalti.data.captions import geneval_prompt
+from smalti.data.palette import COLORS
+from smalti.data.scenes import HELD_OUT, Scene, compose, render, sample_metadata
+from smalti.data.shapes import SHAPES
+from smalti.editing.belief import log_probabilities
+
+if TYPE_CHECKING:
+    from smalti.pipeline import Pipeline
+
+MASK_RATIOS = (1.0, 0.98, 0.95, 0.9, 0.8)
+"""Shares of the tokens that are hidden. The prompt matters where nearly all are."""
+
+_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+Metadata = dict[str, Any]
+
+
+class Contrast(NamedTuple):
+    """A scene with its own prompt and one that does not fit."""
+
+    scene: Scene
+    prompt: str
+    other: str
+
+
+def _shape(include: list[Metadata], random: Random) -> None:
+    include[0]["class"] = random.choice([name for name in SHAPES if name != include[0]["class"]])
+
+
+def _color(include: list[Metadata], random: Random) -> None:
+    include[0]["color"] = random.choice([name for name in COLORS if name != include[0]["color"]])
+
+
+def _count(include: list[Metadata], random: Random) -> None:
+    include[0]["count"] = random.choice([count for count in (2, 3, 4) if count != include[0]["count"]])
+
+
+def _relation(include: list[Metadata], random: Random) -> None:
+    include[1]["position"][0] = _OPPOSITE[include[1]["position"][0]]
+
+
+def _swapped_colors(include: list[Metadata], random: Random) -> None:
+    include[0]["color"], include[1]["color"] = include[1]["color"], include[0]["color"]
+
+
+KINDS: dict[str, tuple[str, Callable[[list[Metadata], Random], None]]] = {
+    "shape": ("single_object", _shape),
+    "color": ("colors", _color),
+    "count": ("counting", _count),
+    "relation": ("position", _relation),
+    "swapped_colors": ("color_attr", _swapped_colors),
+    "swapped_colors_held_out": ("color_attr", _swapped_colors),
+}
+"""The kind of scene, and what is changed in its prompt: another shape, another colour, another number, left for right
+or above for below, the colours of two objects swapped; the same where one pair is one that training never shows."""
+
+
+def contrasts(kind: str, count: int, *, seed: int = 0, lattice: int | None = 8) -> Iterator[Contrast]:
+    """`count` scenes of a kind; scene i depends on the kind, the seed, the lattice and i alone.
+
+    Raises:
+        SmaltiError: there is no such kind, or `count` is not a positive whole number.
+    """
+    check_choice("kind", kind, tuple(KINDS))
+    check_whole("count", count)
+    tag, change = KINDS[kind]
+    for index in range(count):
+        random = Random(f"smalti contrasts {seed} {kind} {index}")
+        metadata = sample_metadata(tag, random, "train")
+        if kind.endswith("held_out"):
+            metadata["include"][0]["class"], metadata["include"][0]["color"] = _held_out(metadata, random)
+        prompt = geneval_prompt(metadata)
+        scene = compose({**metadata, "prompt": prompt}, random, split="train", lattice=lattice)
+        other = copy.deepcopy(metadata)
+        change(other["include"], random)
+        yield Contrast(scene, prompt, geneval_prompt(other))
+
+
+def _held_out(metadata: Metadata, random: Random) -> tuple[str, str]:
+    """A pair that training never shows, of another shape and another colour than the second object's."""
+    second = metadata["include"][1]
+    free = [pair for pair in sorted(HELD_OUT) if pair[0] != second["class"] and pair[1] != second["color"]]
+    return random.choice(free)
+
+
+def measure_contrasts(
+    pipeline: Pipeline,
+    kind: str,
+    count: int = 96,
+    *,
+    seed: int = 0,
+    lattice: int | None = 8,
+    size: int = 256,
+    mask_ratios: Sequence[float] = MASK_RATIOS,
+    watch: Callable[[Iterator[Contrast]], Iterator[Contrast]] = iter,
+) -> dict[float, dict[str, float]]:
+    """How well the model tells the prompts of a kind apart, by the share of tokens that are hidden.
+
+    Args:
+        size: of the pictures in pixels.
+        watch: wraps the scenes, to show progress.
+
+    Returns:
+        By mask ratio: `nats`, by how much the summed loss of a picture's hidden tokens is higher under the other
+        prompt, the mean over pictures; `error`, the standard error of that mean; `right`, the share of pictures for
+        which it is higher, 0.5 by chance.
+    """
+    differences: list[torch.Tensor] = []
+    side = pipeline.image_tokenizer.config.downscale
+    grid = (size // side, size // side)
+    places = torch.Generator().manual_seed(seed)
+    settings = pipeline.settings.replaced({"height": size, "width": size})
+    for contrast in watch(contrasts(kind, count, seed=seed, lattice=lattice)):
+        pixels = torch.from_numpy(render(contrast.scene, size)).permute(2, 0, 1)[None]
+        tokens = pipeline.encode(pixels)[0]
+        rank = torch.rand(grid[0] * grid[1], generator=places).argsort().argsort().view(grid)
+        hidden = torch.stack([rank < max(1, round(ratio * rank.numel())) for ratio in mask_ratios])
+        own, other = (
+            log_probabilities(
+                pipeline.denoiser, pipeline.prompts([text], settings), tokens, hidden, at_once=len(hidden)
+            ).sum(dim=(1, 2))
+            for text in (contrast.prompt, contrast.other)
+        )
+        differences.append(own - other)
+    found = torch.stack(differences).double()
+    right = (found > 0).double() + (found == 0).double() / 2
+    return {
+        ratio: {
+            "nats": round(float(found[:, column].mean()), 3),
+            "error": round(float(found[:, column].std(correction=0)) / len(found) ** 0.5, 3),
+            "right": round(float(right[:, column].mean()), 4),
+        }
+        for column, ratio in enumerate(mask_ratios)
+    }
