@@ -71,6 +71,26 @@ def test_a_power_draws_high_mask_ratios_more_often() -> None:
     assert (more >= fewer).all() and more.sum() > fewer.sum()
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**40))
+def test_rare_codes_can_be_masked_first(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Nine of ten tokens are code 0, the others one of 40 rare ones.
+    rare = torch.rand(300, 8, 8, generator=generator) < 0.1
+    tokens = torch.where(rare, torch.randint(1, 41, rare.shape, generator=generator), 0)
+    frequency = torch.bincount(tokens.flatten(), minlength=V) / tokens.numel()
+    kwargs = dict(codebook_size=V, mask_code=MASK, flip_ratio=0, frequency=frequency)
+    shown, masked = corrupt(tokens, rare_first=1.0, generator=generator, **kwargs)
+    assert masked.flatten(1).any(dim=1).all() and masked.flatten(1).sum(dim=1).max() <= 32
+    assert torch.equal(shown[~masked], tokens[~masked])
+    # Where a quarter is masked, hardly a rare code is in sight; at random it would be three quarters of them.
+    enough = masked.flatten(1).sum(dim=1) >= 16
+    assert (rare & ~masked)[enough].sum() < 0.2 * rare[enough].sum()
+    # As a share, the other pictures are masked as ever.
+    halved = corrupt(tokens, rare_first=0.5, generator=generator, **kwargs).masked.flatten(1).sum(dim=1)
+    assert 0.2 < (halved > 32).float().mean() < 0.5
+
+
 def test_loss_weighs_visible_positions() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden, head = torch.randn(2, 4, 8, generator=generator), torch.randn(V, 8, generator=generator)

@@ -37,6 +37,8 @@ def corrupt(
     mask_code: int,
     flip_ratio: float,
     mask_power: float = 1.0,
+    rare_first: float = 0.0,
+    frequency: torch.Tensor | None = None,
     generator: torch.Generator,
 ) -> Corrupted:
     """Mask a random share of every grid, and replace a share of what stays visible by random other tokens.
@@ -47,13 +49,25 @@ def corrupt(
         mask_code: the id that means unknown.
         flip_ratio: the probability that a visible token is replaced.
         mask_power: of `cosine_mask_ratio`.
+        rare_first: the probability that a picture's rare codes are masked first, as in the noise schedule of
+            DiffusionBERT (arXiv 2211.15029, section 3.2). What is in sight then tells little, as plain areas do, and
+            the rest has to follow from the prompt. Up to half of the tokens are masked, drawn with odds of one over
+            their code's frequency.
+        frequency: (V,) float, of every code in the data; needed for that.
         generator: of every random number, on the CPU.
     """
     B, h, w = tokens.shape
     n, device = h * w, tokens.device
     ratio = cosine_mask_ratio(torch.rand(B, generator=generator), mask_power)
     count = (ratio * n).ceil().clamp(1, n).long()
-    places = torch.rand(B, n, generator=generator).argsort(dim=1).argsort(dim=1)
+    keys = torch.rand(B, n, generator=generator)
+    if rare_first:
+        chosen = torch.rand(B, generator=generator) < rare_first
+        count = torch.where(chosen, (torch.rand(B, generator=generator) * n / 2).ceil().long(), count)
+        # The smallest of exponential variables with rates as the odds are a draw without replacement.
+        odds = 1 / frequency[tokens.flatten(1).cpu()].clamp_min(1e-12)
+        keys = torch.where(chosen[:, None], -torch.log1p(-keys) / odds, keys)
+    places = keys.argsort(dim=1).argsort(dim=1)
     masked = (places < count[:, None]).reshape(B, h, w).to(device)
     flipped = (torch.rand(B, h, w, generator=generator) < flip_ratio).to(device)
     offset = torch.randint(1, max(2, codebook_size), (B, h, w), generator=generator).to(device)

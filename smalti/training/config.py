@@ -131,6 +131,9 @@ class ObjectiveConfig(Strict):
     mask_power: float = Field(
         1.0, gt=0, description="k of the mask ratio cos(π/2 · uᵏ); above 1 the ratio is high more often"
     )
+    rare_first: float = Field(
+        0.0, ge=0, le=1, description="share of pictures whose rare codes are masked first, plain areas last"
+    )
     edit_loss_weight: float = Field(0.2, ge=0, description="weight of the loss on visible tokens")
     group_weights: dict[PositiveInt, NonNegativeFloat] | None = Field(
         None,

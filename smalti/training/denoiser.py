@@ -74,6 +74,8 @@ class DenoiserTask:
             self.cache = make_cache(config, self.tokenizer)
             self.groups = [self.make_groups(number) for number in self.group_weights]
             text_path = self.find_text_tokenizer()
+        counts = torch.bincount(self.cache.tokens.flatten(), minlength=self.tokenizer.config.codebook_size)
+        self.frequency = counts / counts.sum()
         device = find_device(config.loop.device)
         self.group_ids = [groups.ids.to(device) for groups in self.groups]
         self.text = TextTokenizer.from_file(text_path)
@@ -178,6 +180,8 @@ class DenoiserTask:
             mask_code=self.model_config.mask_code,
             flip_ratio=objective.flip_ratio,
             mask_power=objective.mask_power,
+            rare_first=objective.rare_first,
+            frequency=self.frequency,
             generator=generator,
         )
         dropped = torch.rand(len(rows), generator=generator) < objective.prompt_drop_rate
