@@ -25,6 +25,7 @@ from smalti.sampling.editing import (
 )
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.orders import make_order
+from smalti.sampling.refinement import Refinement
 from smalti.sampling.sampler import Sampler, Step
 from smalti.sampling.schedules import (
     CosineBudget,
@@ -161,6 +162,9 @@ def make_sampler(settings: GenerationSettings, *, guidance_batched: bool = True)
     editing: Editing = NoEditing()
     if settings.edit_threshold:
         editing = _EDITINGS[settings.edit_rule](settings.edit_threshold)
+    refinement = None
+    if settings.refine_share and settings.budget != "adaptive":
+        refinement = Refinement(settings.refine_share, settings.refine_frequency)
     return Sampler(
         steps=settings.num_inference_steps,
         budget=budgets[settings.budget],
@@ -168,6 +172,7 @@ def make_sampler(settings: GenerationSettings, *, guidance_batched: bool = True)
             settings.order, settings.order_temperature, _SCHEDULES[settings.order_temperature_schedule]
         ),
         editing=editing,
+        refinement=refinement,
         guidance=Guidance(settings.guidance_scale, settings.guidance_interval),
         draw=settings.draw,
         temperature=settings.temperature,

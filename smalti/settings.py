@@ -52,6 +52,9 @@ class GenerationSettings:
             above `edit_threshold`. "token_to_mask": those whose own probability is below it are masked again.
             "running_confidence": all compete at every step for staying, by the highest probability that they have had,
             and those that lose and are below the threshold are masked again.
+        refine_share: of the steps, those that come last and lay the tokens of rare codes again, in sight of the others;
+            0 is none, and with the budget "adaptive" there is none.
+        refine_frequency: codes are rare that the model, knowing nothing, expects at a smaller share of the positions.
         edit_threshold: of the rule; 0 is no editing, None is the rule's own default: 0, 0.1 and 1.
         budget: how many tokens each step reveals: "shift", "cosine", "linear" or "adaptive": those that the model is
             sure of, and as many as the budget "cosine" has revealed by then.
@@ -83,6 +86,8 @@ class GenerationSettings:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     edit_rule: str = "threshold"
     edit_threshold: float | None = None
+    refine_share: float = 0.0
+    refine_frequency: float = 0.004
     budget: str = "shift"
     shift: float = 5.0
     adaptive_threshold: float = 0.9
@@ -109,6 +114,8 @@ class GenerationSettings:
         if self.edit_threshold is None:
             object.__setattr__(self, "edit_threshold", _EDIT_THRESHOLDS[self.edit_rule])
         check_real("edit_threshold", self.edit_threshold, 0, 1)
+        check_real("refine_share", self.refine_share, 0, 1)
+        check_real("refine_frequency", self.refine_frequency, 0, 1)
         check_choice("budget", self.budget, BUDGETS)
         check_real("shift", self.shift, 0, above=True)
         check_real("adaptive_threshold", self.adaptive_threshold, 0, 1)

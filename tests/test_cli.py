@@ -118,6 +118,8 @@ def test_every_option_is_a_setting(run, folder):
         "--guidance": 1.5,
         "--edit-rule": "running_confidence",
         "--edit-threshold": 0.25,
+        "--refine-share": 0.5,
+        "--refine-frequency": 0.01,
         "--budget": "adaptive",
         "--shift": 2.0,
         "--adaptive-threshold": 0.8,
@@ -141,7 +143,7 @@ def test_every_option_is_a_setting(run, folder):
     assert code == 0
     report = json.loads(out)
     values = list(options.values())
-    assert list(report["settings"].values()) == [5, 1.5, [0.25, 0.75], *values[2:7], [0.1, 0.5], *values[7:]]
+    assert list(report["settings"].values()) == [5, 1.5, [0.25, 0.75], *values[2:9], [0.1, 0.5], *values[9:]]
     assert np.load("t.npy").shape == (4, 12)
     assert report["images"] == []
 

@@ -197,6 +197,8 @@ BAD_ARGUMENTS = {
     "guidance_interval": [(0.5,), (-0.1, 1), (0, 1.1), (0.6, 0.5), "01", 0.5],
     "edit_rule": ["mask", 3],
     "edit_threshold": [-0.1, 1.1, math.nan],
+    "refine_share": [-0.1, 1.1, math.nan],
+    "refine_frequency": [-0.1, 1.1],
     "adaptive_threshold": [-0.1, 1.1, "0.9"],
     "adaptive_range": [(0.5,), (0.5, 0.2), (0, 2), 0.5],
     "budget": ["sine"],

@@ -23,6 +23,8 @@ _OPTIONS: dict[str, Any] = {
     "guidance_interval": options.GuidanceInterval,
     "edit_rule": options.EditRule,
     "edit_threshold": options.EditThreshold,
+    "refine_share": options.RefineShare,
+    "refine_frequency": options.RefineFrequency,
     "budget": options.Budget,
     "shift": options.Shift,
     "adaptive_threshold": options.AdaptiveThreshold,

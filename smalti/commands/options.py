@@ -134,6 +134,22 @@ EditThreshold = Annotated[
         "P",
     ),
 ]
+RefineShare = Annotated[
+    float | None,
+    _sampling(
+        "--refine-share",
+        "The last steps, this share of them, lay the tokens of rare codes again, in sight of the others; 0 is none.",
+        "SHARE",
+    ),
+]
+RefineFrequency = Annotated[
+    float | None,
+    _sampling(
+        "--refine-frequency",
+        "Codes are rare that the model, knowing nothing, expects at a smaller share of the places.",
+        "P",
+    ),
+]
 Budget = Annotated[
     str | None, _sampling("--budget", f"How many tokens each step reveals: {_listed(BUDGETS)}.", "NAME")
 ]

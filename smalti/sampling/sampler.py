@@ -21,6 +21,7 @@ from smalti.sampling.groups import Group, make_groups
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.orders import ConfidenceOrder, Order
 from smalti.sampling.ranking import first_among
+from smalti.sampling.refinement import Refinement, code_frequencies
 from smalti.sampling.schedules import Budget, ShiftBudget, TemperatureSchedule, check_steps
 from smalti.sampling.view import Step, StepView
 
@@ -34,6 +35,8 @@ class Sampler:
         budget: how many tokens each step reveals.
         order: which.
         editing: which visible ones change, and which are masked again.
+        refinement: the last steps lay rare tokens again, or None. Each part of the steps has a budget and temperatures
+            of its own. It needs a budget that is planned, not a `StepwiseBudget`.
         guidance: how strongly the prompt is followed.
         draw: "sample" draws candidates, "argmax" takes the likeliest.
         temperature: of the draw; 0 is argmax.
@@ -51,6 +54,7 @@ class Sampler:
     budget: Budget = ShiftBudget()
     order: Order = ConfidenceOrder()
     editing: Editing = NoEditing()
+    refinement: Refinement | None = None
     guidance: Guidance = Guidance()
     draw: str = "sample"
     temperature: float = 1.0
@@ -67,6 +71,10 @@ class Sampler:
         check_filters(self.temperature, self.top_k, self.top_p)
         check_choice("draw", self.draw, ("sample", "argmax"))
         check_choice("final", self.final, ("grid", "release"))
+        if self.refinement is not None and isinstance(self.budget, StepwiseBudget):
+            raise SmaltiError(
+                "refinement needs a budget that is planned ahead, not one that goes step by step"
+            )
 
     def check(self, height: int, width: int) -> None:
         """Raise SmaltiError if this sampler cannot fill a grid of height × width tokens."""
@@ -75,10 +83,14 @@ class Sampler:
 
     def temperatures(self) -> list[float]:
         """The temperature of the draw at every step."""
-        factors = (
-            self.temperature_schedule.values(self.steps) if self.temperature_schedule else [1.0] * self.steps
-        )
-        return [self.temperature * factor for factor in factors]
+        schedule = self.temperature_schedule
+        factors = [schedule.values(steps) if schedule else [1.0] * steps for steps in self.parts() if steps]
+        return [self.temperature * factor for part in factors for factor in part]
+
+    def parts(self) -> tuple[int, int]:
+        """How many steps fill the grid, and how many refine it."""
+        refining = self.refinement.steps(self.steps) if self.refinement else 0
+        return self.steps - refining, refining
 
 
 def sample(
@@ -153,7 +165,11 @@ def _steps(
     steps, device, mask = sampler.steps, tokens.device, denoiser.config.mask_code
     stepwise = isinstance(sampler.budget, StepwiseBudget)
     masked = tokens == mask
-    planned = _planned(sampler, masked)
+    filling, refining = sampler.parts()
+    planned = torch.cat(
+        [_planned(sampler, masked, filling), masked.new_zeros(len(tokens), refining).long()], dim=1
+    )
+    frequencies = code_frequencies(denoiser, prompt, grid) if refining else None
     temperatures = sampler.temperatures()
     confidence = zeros = torch.zeros(masked.shape, device=device)
     past: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
@@ -189,9 +205,10 @@ def _steps(
         if bool(choice.probability.isnan().any()):
             raise SmaltiError("the denoiser's output is not finite: its weights or its dtype are unfit")
         current = _spread(choice.current_probability, rows, zeros)
+        part = (index, filling) if index < filling else (index - filling, refining)
         view = StepView(
-            index=index,
-            steps=steps,
+            index=part[0],
+            steps=part[1],
             grid=grid,
             masked=masked,
             visible=visible,
@@ -215,8 +232,13 @@ def _steps(
         revealed = first_among(masked, counts, *first, sampler.order.priority(view))
         tokens = torch.where(revealed | edited, view.candidate, tokens).masked_fill(remasked, mask)
         masked = masked & ~revealed | remasked
-        confidence = torch.where(revealed | edited, view.probability, view.confidence).masked_fill(masked, 0)
         past = ((view.candidate, view.probability), *past)[: sampler.order.past]
+        if refining and index == filling - 1:
+            # The grid is full; what is rare starts anew.
+            masked = editable & (frequencies.gather(1, tokens) < sampler.refinement.frequency)
+            remasked, tokens = remasked | masked, tokens.masked_fill(masked, mask)
+            planned[:, filling:], past = _planned(sampler, masked, refining), ()
+        confidence = torch.where(revealed | edited, view.probability, view.confidence).masked_fill(masked, 0)
         ended = ~masked.any(dim=1) if stepwise else torch.full_like(active, index == steps - 1)
         if sampler.final == "release":
             # Where nothing was asked for, the candidate is the token that is there.
@@ -283,16 +305,16 @@ def _spread(values: torch.Tensor | None, rows: torch.Tensor, others: torch.Tenso
     return others if values is None else others.flatten().scatter(0, rows, values).view(others.shape)
 
 
-def _planned(sampler: Sampler, masked: torch.Tensor) -> torch.Tensor:
-    """(B, steps) int64: how many of its positions each image has masked after each step, by the budget's plan.
+def _planned(sampler: Sampler, masked: torch.Tensor, steps: int) -> torch.Tensor:
+    """(B, steps) int64: how many of its positions each image has masked after each of so many steps, by the budget.
 
     An image with fewer masks than steps is full after as many steps as it had masks.
     """
     rows = []
     for count in masked.sum(dim=1).tolist():
-        counts = sampler.budget.counts(count, min(sampler.steps, count)) if count else []
+        counts = sampler.budget.counts(count, min(steps, count)) if count else []
         reached = list(accumulate(counts))
-        rows.append([count - number for number in reached] + [0] * (sampler.steps - len(counts)))
+        rows.append([count - number for number in reached] + [0] * (steps - len(counts)))
     return torch.tensor(rows, device=masked.device)
 
 

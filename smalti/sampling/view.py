@@ -12,8 +12,8 @@ class StepView:
     """One step, before anything is revealed, edited or masked again. Tensors are (B, n), n = h·w in raster order.
 
     Attributes:
-        index: the step, from 0.
-        steps: how many there are.
+        index: the step, from 0; of those that fill the grid or, then, of those that refine it.
+        steps: how many there are of these.
         grid: (h, w).
         masked: bool, positions that may be revealed.
         visible: bool, positions that may be edited or masked again; those that are neither are fixed by the caller.

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Every number of docs/results.md, in stages that can be run one at a time.
+#
+#   benchmarks/results.sh [--list] [STAGE …]      default: all but gce
+#
+# Results go to $OUT (default: runs/results), a file a stage. --list says what the stages are and how many minutes each
+# took on two CPU cores. MODEL is a model folder (default: the bundled model), PYTHON a Python with Smalti in it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+OUT=${OUT:-runs/results}
+PYTHON=${PYTHON:-.venv/bin/python}
+MODEL=${MODEL:-}
+
+STAGES=(contrast scores editing steps tokenizer distance edits edit_time gce)
+declare -A MINUTES=(
+    [contrast]=0 [scores]=0 [editing]=0 [steps]=0 [tokenizer]=0 [distance]=0 [edits]=0 [edit_time]=0 [gce]=0
+)
+declare -A WHAT=(
+    [contrast]="whether prompts are told apart"
+    [scores]="scenes scores: 400 prompts, 4 pictures each, of every preset and of 8 steps"
+    [editing]="with token editing and without, at 4, 8 and 16 steps, three seeds"
+    [steps]="quality against steps, every rule"
+    [tokenizer]="the image tokenizer, there and back"
+    [distance]="Fréchet distance from unseen scenes"
+    [edits]="200 edits with known truth"
+    [edit_time]="seconds of an edit against a drawing"
+    [gce]="grouped cross-entropy against cross-entropy: ten trainings"
+)
+
+smalti() {
+    "$PYTHON" -m smalti "$@" ${MODEL:+--model "$MODEL"}
+}
+
+contrast() {
+    smalti evaluate contrast --json >"$OUT/contrast.json"
+}
+
+scores() {
+    local preset
+    for preset in fast balanced quality; do
+        smalti evaluate scenes --preset "$preset" --images 1608 -n 4 --json >"$OUT/score-$preset.json"
+    done
+    smalti evaluate scenes --steps 8 --images 1608 -n 4 --json >"$OUT/score-8-steps.json"
+}
+
+editing() {
+    "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --output "$OUT/editing" --steps 4 8 16 \
+        --rules none threshold token_to_mask running_confidence
+}
+
+steps() {
+    "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --output "$OUT/steps" --pictures 120
+}
+
+tokenizer() {
+    smalti evaluate tokenizer --json >"$OUT/tokenizer.json"
+}
+
+distance() {
+    smalti evaluate distance --json >"$OUT/distance.json"
+}
+
+edits() {
+    # Seed 0 is what the defaults of editing were chosen on.
+    smalti evaluate edits --edits 200 --seed 1 --json >"$OUT/edits.json"
+}
+
+edit_time() {
+    "$PYTHON" benchmarks/editing.py ${MODEL:+--model "$MODEL"} --json >"$OUT/editing-time.json"
+}
+
+gce() {
+    local tokenizer=runs/tokenizer-8192
+    "$PYTHON" -m smalti train-tokenizer configs/scenes-tokenizer.yaml output=$tokenizer model.codebook_size=8192 \
+        loop.steps=2400
+    "$PYTHON" benchmarks/gce_ablation.py --tokenizer $tokenizer/model --steps 800 --images 120 \
+        --output "$OUT/gce-ablation" cache.samples=32768
+}
+
+list() {
+    local stage
+    for stage in "${STAGES[@]}"; do
+        printf '%-10s %4s min  %s\n' "$stage" "${MINUTES[$stage]}" "${WHAT[$stage]}"
+    done
+}
+
+if [[ ${1:-} == --list ]]; then
+    list
+    exit
+fi
+[[ $# -gt 0 ]] || set -- "${STAGES[@]:0:8}"
+for stage in "$@"; do
+    [[ -n ${WHAT[$stage]:-} ]] || { echo "no stage $stage; there are: ${STAGES[*]}" >&2; exit 1; }
+done
+mkdir -p "$OUT"
+minutes=0
+for stage in "$@"; do
+    minutes=$((minutes + ${MINUTES[$stage]}))
+done
+echo "about $minutes minutes on two cores: $*"
+for stage in "$@"; do
+    started=$SECONDS
+    echo "== $stage: ${WHAT[$stage]}"
+    "$stage"
+    echo "== $stage took $(((SECONDS - started + 59) / 60)) min" | tee "$OUT/$stage.took"
+done
