@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Every number of docs/results.md, in stages that can be run one at a time.
+# The measurements of a model, in stages that can be run one at a time.
 #
 #   benchmarks/results.sh [--list] [STAGE …]      default: all but gce
 #
-# Results go to $OUT (default: runs/results), a file a stage. --list says what the stages are and how many minutes each
-# took on two CPU cores. MODEL is a model folder (default: the bundled model), PYTHON a Python with Smalti in it.
+# Results go to $OUT (default: runs/results), a file a stage, with the minutes that it took. --list says what the stages
+# are. MODEL is a model folder (default: the bundled model), PYTHON a Python with Smalti in it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/results}
@@ -12,9 +12,6 @@ PYTHON=${PYTHON:-.venv/bin/python}
 MODEL=${MODEL:-}
 
 STAGES=(contrast scores editing steps tokenizer distance edits edit_time gce)
-declare -A MINUTES=(
-    [contrast]=0 [scores]=0 [editing]=0 [steps]=0 [tokenizer]=0 [distance]=0 [edits]=0 [edit_time]=0 [gce]=0
-)
 declare -A WHAT=(
     [contrast]="whether prompts are told apart"
     [scores]="scenes scores: 400 prompts, 4 pictures each, of every preset and of 8 steps"
@@ -80,7 +77,7 @@ gce() {
 list() {
     local stage
     for stage in "${STAGES[@]}"; do
-        printf '%-10s %4s min  %s\n' "$stage" "${MINUTES[$stage]}" "${WHAT[$stage]}"
+        printf '%-10s %s\n' "$stage" "${WHAT[$stage]}"
     done
 }
 
@@ -93,11 +90,6 @@ for stage in "$@"; do
     [[ -n ${WHAT[$stage]:-} ]] || { echo "no stage $stage; there are: ${STAGES[*]}" >&2; exit 1; }
 done
 mkdir -p "$OUT"
-minutes=0
-for stage in "$@"; do
-    minutes=$((minutes + ${MINUTES[$stage]}))
-done
-echo "about $minutes minutes on two cores: $*"
 for stage in "$@"; do
     started=$SECONDS
     echo "== $stage: ${WHAT[$stage]}"
