@@ -189,8 +189,9 @@ class Denoiser(nn.Module):
                 return self._beside(image, prompt, rows, columns, memory)
             memory.layers += [LayerMemory(start, S) for _ in range(len(self.layers))]
         if start is not None:
-            text = self._embed(prompt.ids)
-            x = torch.cat([text[:, :start], image, text[:, start + S :]], dim=1)
+            before, after = self._embed_around(prompt.ids, start, start + S)
+            x = torch.cat([before, image, after], dim=1)
+            del before, after
         else:
             index = prompt.slot_start[:, None] + torch.arange(S, device=image.device)
             index = index[..., None].expand_as(image)
@@ -248,6 +249,13 @@ class Denoiser(nn.Module):
         """(B, L) ids of a prompt → (B, L, D)."""
         x = self.embed_tokens(ids)
         return self.prompt_convolution(x) if self.config.prompt_convolution else x
+
+    def _embed_around(self, ids: torch.Tensor, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `_embed` gives before `start` and from `end` on; between them only a convolution has to see the ids."""
+        if self.config.prompt_convolution:
+            text = self._embed(ids)
+            return text[:, :start], text[:, end:]
+        return self.embed_tokens(ids[:, :start]), self.embed_tokens(ids[:, end:])
 
     def _visible(self, prompt: PromptBatch) -> torch.Tensor | None:
         """(B, 1, 1, L) bool, False on padding; None where nothing is padded, which is faster."""
