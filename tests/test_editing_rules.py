@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import generators, tiny_denoiser, tiny_prompts
+from tiny import GRID, TEXTS, generators, tiny_denoiser, tiny_prompts
 
 from smalti.errors import SmaltiError
 from smalti.generation import make_sampler
@@ -29,8 +29,6 @@ from smalti.sampling.schedules import CosineBudget, LinearTemperature, ShiftBudg
 from smalti.sampling.view import StepView
 from smalti.settings import GenerationSettings
 
-GRID = (4, 4)
-TEXTS = ["a red circle", "a blue square left of a yellow star", "two dogs", "one cat"]
 EDITINGS = [
     NoEditing(),
     ThresholdEditing(0.2),

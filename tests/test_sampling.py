@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import generators, tiny_denoiser, tiny_prompts
+from tiny import GRID, TEXTS, generators, tiny_denoiser, tiny_prompts
 
 from smalti.errors import SmaltiError
 from smalti.model.prompt import PromptBatch
@@ -37,8 +37,6 @@ from smalti.sampling.schedules import (
 )
 from smalti.sampling.view import StepView
 
-GRID = (4, 4)
-TEXTS = ["a red circle", "a blue square left of a yellow star", "two dogs", "one cat"]
 ORDERS = [
     ConfidenceOrder(),
     ConfidenceOrder(2.0, LinearTemperature()),

@@ -15,6 +15,8 @@ from smalti.model.prompt import PromptBatch, PromptTemplate, TextTokenizer, buil
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 SHORT = PromptTemplate("{prompt}<|im_end|>{slots}")
+GRID = (4, 4)
+TEXTS = ["a red circle", "a blue square left of a yellow star", "two dogs", "one cat"]
 
 
 @lru_cache

@@ -60,22 +60,22 @@ def with_drawing_options(command: Callable[..., None]) -> Callable[..., None]:
 
     The command finds what was given for them in its context's `params`.
     """
+    return with_options(command, {name: (kind, _DEFAULTS.get(name)) for name, kind in _OPTIONS.items()})
+
+
+def with_options(command: Callable[..., None], shared: Mapping[str, tuple[Any, Any]]) -> Callable[..., None]:
+    """Give a command options, each by name with its annotation and default, after its own and likewise."""
     own = inspect.signature(command, eval_str=True)
-    shared = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=_DEFAULTS.get(name),
-            annotation=annotation,
-        )
-        for name, annotation in _OPTIONS.items()
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in shared.items()
     ]
 
     @functools.wraps(command)
     def extended(**values: Any) -> None:
         command(**{name: values[name] for name in own.parameters})
 
-    extended.__signature__ = own.replace(parameters=[*own.parameters.values(), *shared])  # type: ignore[attr-defined]
+    extended.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
     return extended
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,12 +64,26 @@ KeepPixels = Annotated[
 ]
 
 
-@drawing.with_drawing_options
+_RESULT: dict[str, tuple[Any, Any]] = {
+    "out": (Out, None),
+    "show_mask": (ShowMask, None),
+    "keep_pixels": (KeepPixels, True),
+    "seed": (Seed, None),
+    "images_per_prompt": (Count, 1),
+    "as_json": (options.Json, False),
+}
+
+
+def _command(command: Callable[..., None]) -> Callable[..., None]:
+    """Give an editing command the options that all of them have: of its result, then of drawing."""
+    return drawing.with_drawing_options(drawing.with_options(command, _RESULT))
+
+
+@_command
 def edit(
     context: typer.Context,
     image: ImageFile,
     prompt: Prompt,
-    out: Out = None,
     source_prompt: Annotated[
         str | None,
         typer.Option(
@@ -111,11 +125,6 @@ def edit(
             show_default=False,
         ),
     ] = None,
-    show_mask: ShowMask = None,
-    keep_pixels: KeepPixels = True,
-    seed: Seed = None,
-    images_per_prompt: Count = 1,
-    as_json: options.Json = False,
 ) -> None:
     """Change a picture into what PROMPT says, and leave the rest of it alone.
 
@@ -135,7 +144,7 @@ def edit(
     _run(context.params, prompt, how)
 
 
-@drawing.with_drawing_options
+@_command
 def inpaint(
     context: typer.Context,
     image: ImageFile,
@@ -149,7 +158,6 @@ def inpaint(
             show_default=False,
         ),
     ],
-    out: Out = None,
     strength: Annotated[
         float | None,
         typer.Option(
@@ -158,11 +166,6 @@ def inpaint(
             show_default=False,
         ),
     ] = None,
-    show_mask: ShowMask = None,
-    keep_pixels: KeepPixels = True,
-    seed: Seed = None,
-    images_per_prompt: Count = 1,
-    as_json: options.Json = False,
 ) -> None:
     """Paint a part of a picture again: fill a hole, put something there, or take something away.
 
@@ -173,21 +176,15 @@ def inpaint(
     _run(context.params, prompt, {"mask": mask, "strength": strength})
 
 
-@drawing.with_drawing_options
+@_command
 def outpaint(
     context: typer.Context,
     image: ImageFile,
     prompt: Prompt,
-    out: Out = None,
     left: Annotated[int, typer.Option(metavar="PIXELS", help="How much to add at the left.")] = 0,
     top: Annotated[int, typer.Option(metavar="PIXELS", help="At the top.")] = 0,
     right: Annotated[int, typer.Option(metavar="PIXELS", help="At the right.")] = 0,
     bottom: Annotated[int, typer.Option(metavar="PIXELS", help="At the bottom.")] = 0,
-    show_mask: ShowMask = None,
-    keep_pixels: KeepPixels = True,
-    seed: Seed = None,
-    images_per_prompt: Count = 1,
-    as_json: options.Json = False,
 ) -> None:
     """Grow the canvas and go on painting beyond the picture's edges.
 
@@ -200,7 +197,7 @@ def outpaint(
     _run(context.params, prompt, {"grow": (left, top, right, bottom)})
 
 
-@drawing.with_drawing_options
+@_command
 def vary(
     context: typer.Context,
     image: ImageFile,
@@ -212,18 +209,12 @@ def vary(
             show_default=False,
         ),
     ] = None,
-    out: Out = None,
     strength: Annotated[
         float,
         typer.Option(
             metavar="SHARE", help="How much: the share of tokens that are set anew. 1 is a new picture."
         ),
     ] = 0.5,
-    show_mask: ShowMask = None,
-    keep_pixels: KeepPixels = True,
-    seed: Seed = None,
-    images_per_prompt: Count = 1,
-    as_json: options.Json = False,
 ) -> None:
     """Draw variations: set a share of the tiles anew, at random, the least believed first.
 
