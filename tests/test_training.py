@@ -238,6 +238,36 @@ def test_fine_tuning_starts_from_a_model(workspace: Path) -> None:
         train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides + changes))
 
 
+def test_networks_of_codes_are_trained_resumed_and_folded_into_the_model(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from smalti.training import loop
+
+    overrides = ["output=codes", "start_from=denoiser/model", "tokenizer=denoiser/model", "code_network=8"]
+    config = load_config(DenoiserRunConfig, "denoiser.yaml", overrides)
+    train_denoiser(config)
+    whole, weights = losses("codes"), Path("codes/model/model.safetensors").read_bytes()
+    plain, folded = (load_denoiser(folder).state_dict() for folder in ("denoiser/model", "codes/model"))
+    assert {name: value.shape for name, value in plain.items()} == {
+        name: value.shape for name, value in folded.items()
+    }
+    assert not torch.equal(plain["gen_predictor.weight"], folded["gen_predictor.weight"])
+    shutil.rmtree("codes")
+    real = loop.save_checkpoint
+
+    def dies_afterwards(*arguments: object) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_checkpoint", dies_afterwards)
+    with pytest.raises(KeyboardInterrupt):
+        train_denoiser(config)
+    monkeypatch.setattr(loop, "save_checkpoint", real)
+    train_denoiser(config)
+    assert losses("codes") == whole
+    assert Path("codes/model/model.safetensors").read_bytes() == weights
+
+
 def test_groups_are_made_kept_logged_and_inherited(workspace: Path) -> None:
     grouped = ["output=grouped", "objective.group_weights={4: 0.2, 8: 0.1}", "objective.focus=1"]
     train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", grouped))

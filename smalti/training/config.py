@@ -164,6 +164,12 @@ class DenoiserRunConfig(RunConfig):
     tokenizer: str = Field(description="folder of a trained image tokenizer, or of a model that has one")
     start_from: str | None = Field(None, description="model folder to fine-tune; None trains from nothing")
     model: dict[str, Any] = Field(description="fields of the model's config.json")
+    code_network: int | None = Field(
+        None,
+        ge=1,
+        description="width of networks that give codes vectors by their place in the codebook, beside the tables that "
+        "every code has a row in; folded into the tables in the model that is written",
+    )
     objective: ObjectiveConfig = ObjectiveConfig()
     cache: CacheConfig
     text: TextConfig = TextConfig()

@@ -31,6 +31,7 @@ from smalti.objective.drafts import draft
 from smalti.objective.loss import denoising_loss
 from smalti.sampling.sampler import sample
 from smalti.settings import GenerationSettings
+from smalti.training.codes import add_code_networks, fold_code_networks
 from smalti.training.config import DenoiserRunConfig, check_model_keys
 from smalti.training.distribution import first_alone, spread
 from smalti.training.loop import train
@@ -87,7 +88,14 @@ class DenoiserTask:
         else:
             generator = torch.Generator().manual_seed(config.seed)
             self.model.init_weights(generator)
-            init_codes(self.model, self.tokenizer.quantize.embedding.weight.detach(), generator)
+            init_codes(self.model, self.codebook, generator)
+        if config.code_network:
+            self.add_code_networks(counts)
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """(V, C) the image tokenizer's codes."""
+        return self.tokenizer.quantize.embedding.weight.detach()
 
     def make_model_config(self, vocab_size: int) -> DenoiserConfig:
         """The configuration's `model` section, and what follows from the rest of it."""
@@ -125,11 +133,10 @@ class DenoiserTask:
 
     def make_groups(self, number: int) -> CodeGroups:
         """That many groups of codes, kept in the cache beside the tokens."""
-        codebook = self.tokenizer.quantize.embedding.weight.detach()
         path = Path(self.config.cache.path) / file_name("groups", number)
         if path.exists():
-            return CodeGroups.load(path, codebook)
-        groups = CodeGroups.from_kmeans(codebook, number, seed=self.config.seed)
+            return CodeGroups.load(path, self.codebook)
+        groups = CodeGroups.from_kmeans(self.codebook, number, seed=self.config.seed)
         groups.save(path)
         return groups
 
@@ -160,6 +167,15 @@ class DenoiserTask:
             self.model.load_state_dict(state)
         except RuntimeError as error:
             raise SmaltiError(f"start_from: {folder} has another shape than model: asks for") from error
+
+    def add_code_networks(self, counts: torch.Tensor) -> None:
+        """Let networks give the codes' vectors; what `start_from` knew of codes they learn from its tables."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        modules = (self.model.gen_embedding, self.model.gen_predictor)
+        networks = add_code_networks(self.model, self.codebook, self.config.code_network, generator)
+        if self.config.start_from:
+            for module, network in zip(modules, networks, strict=True):
+                network.fit(module.parametrizations.weight.original.data, counts, generator)
 
     def prompts(self, captions: list[str]) -> PromptBatch:
         """Captions in the model's template, with slots for its grid."""
@@ -239,7 +255,11 @@ class DenoiserTask:
     def averaged(self, average: dict[str, torch.Tensor]) -> Denoiser:
         """A denoiser with the averaged weights, on the CPU."""
         denoiser = Denoiser(self.model_config)
+        if self.config.code_network:
+            add_code_networks(denoiser, self.codebook, self.config.code_network, torch.Generator())
         denoiser.load_state_dict(average)
+        if self.config.code_network:
+            fold_code_networks(denoiser)
         return denoiser.eval()
 
     def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:

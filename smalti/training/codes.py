@@ -1,0 +1,96 @@
+"""Codes that look alike share what is learned about them: vectors of codes from a small network."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from smalti.model.denoiser import Denoiser
+
+_FIT_STEPS = 600
+_FIT_RATE = 3e-3
+_FULL_WEIGHT = 300
+
+
+class CodeNetwork(nn.Module):
+    """Adds to a table of vectors, one a code, what a network makes of each code's entry in the codebook.
+
+    A table alone learns every code by itself: the tip of a green star, if training never showed one, stays unknown
+    however many green shapes and tips of stars it showed. What the network learns of one code holds for all that lie
+    in the same direction of the codebook.
+    """
+
+    codes: torch.Tensor
+
+    def __init__(self, codebook: torch.Tensor, dim: int, width: int) -> None:
+        super().__init__()
+        codes = F.normalize(codebook.detach().float(), dim=1) * codebook.shape[1] ** 0.5
+        self.register_buffer("codes", codes, persistent=False)
+        self.layers = nn.Sequential(
+            nn.Linear(codes.shape[1], width),
+            nn.GELU(),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, dim),
+        )
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Start with a network that adds nothing."""
+        for layer in self.layers[::2]:
+            layer.weight.normal_(0.0, layer.in_features**-0.5, generator=generator)
+            layer.bias.zero_()
+        self.layers[-1].weight.zero_()
+
+    def forward(self, table: torch.Tensor) -> torch.Tensor:
+        """(V + other rows, D) → the same; only the V rows of codes are added to."""
+        found = self.layers(self.codes)
+        return table + F.pad(found, (0, 0, 0, len(table) - len(found)))
+
+    @torch.enable_grad()
+    def fit(self, table: torch.Tensor, counts: torch.Tensor, generator: torch.Generator) -> None:
+        """Learn the codes' rows of a table by least squares, then take them out of it.
+
+        Args:
+            table: (V + other rows, D), changed in place.
+            counts: (V,) how often the codes were seen; one that hardly was has little to teach.
+        """
+        nn.init.normal_(self.layers[-1].weight, std=1e-2, generator=generator)
+        rows = table[: len(self.codes)].detach().clone()
+        weight = (counts / _FULL_WEIGHT).clamp_max(1)[:, None]
+        optimizer = torch.optim.Adam(self.parameters())
+        for step in range(_FIT_STEPS):
+            for group in optimizer.param_groups:
+                group["lr"] = _FIT_RATE * (1 - step / _FIT_STEPS)
+            error = ((self.layers(self.codes) - rows).square() * weight).sum()
+            optimizer.zero_grad()
+            (error / (rows.square() * weight).sum()).backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            table[: len(self.codes)] = 0
+
+
+def add_code_networks(
+    denoiser: Denoiser, codebook: torch.Tensor, width: int, generator: torch.Generator
+) -> list[CodeNetwork]:
+    """Put a network behind the table of the tokens' embedding and one behind the head's.
+
+    Returns:
+        The two. The parameters of the denoiser are then those of the tables and of the networks.
+    """
+    networks = []
+    for module in (denoiser.gen_embedding, denoiser.gen_predictor):
+        network = CodeNetwork(codebook, module.weight.shape[1], width)
+        network.init_weights(generator)
+        parametrize.register_parametrization(module, "weight", network)
+        networks.append(network)
+    return networks
+
+
+def fold_code_networks(denoiser: Denoiser) -> None:
+    """Write what tables and networks come to into plain tables."""
+    for module in (denoiser.gen_embedding, denoiser.gen_predictor):
+        parametrize.remove_parametrizations(module, "weight")

@@ -1,0 +1,84 @@
+"""Networks behind the tables of codes: what they start as, what they learn of codes that are rare, how they end."""
+
+from __future__ import annotations
+
+import torch
+
+from smalti.model.config import MODEL_TYPE, DenoiserConfig
+from smalti.model.denoiser import Denoiser
+from smalti.training.codes import CodeNetwork, add_code_networks, fold_code_networks
+
+CODES, DIM = 64, 16
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def codebook() -> torch.Tensor:
+    return torch.randn(CODES, 4, generator=generator())
+
+
+def denoiser() -> Denoiser:
+    config = DenoiserConfig.from_dict(
+        {
+            "model_type": MODEL_TYPE,
+            "hidden_size": DIM,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "intermediate_size": 24,
+            "vocab_size": 300,
+            "codebook_size": CODES,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+        }
+    )
+    model = Denoiser(config)
+    model.init_weights(generator())
+    return model
+
+
+def test_networks_start_by_adding_nothing_and_fold_into_plain_tables() -> None:
+    model = denoiser()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    networks = add_code_networks(model, codebook(), 8, generator())
+    assert torch.equal(model.head, before["gen_predictor.weight"])
+    assert torch.equal(model.gen_embedding.weight, before["gen_embedding.weight"])
+    for network in networks:
+        torch.nn.init.normal_(network.layers[-1].weight)
+    head, embedding = model.head.detach().clone(), model.gen_embedding.weight.detach().clone()
+    assert not torch.equal(head, before["gen_predictor.weight"])
+    # Rows that are no codes, such as the mask's, have no entry in the codebook and stay the table's own.
+    assert torch.equal(embedding[CODES:], before["gen_embedding.weight"][CODES:])
+    fold_code_networks(model)
+    after = model.state_dict()
+    assert set(after) == set(before)
+    assert torch.equal(after["gen_predictor.weight"], head)
+    assert torch.equal(after["gen_embedding.weight"], embedding)
+
+
+def test_tables_and_networks_both_learn() -> None:
+    model = denoiser()
+    networks = add_code_networks(model, codebook(), 8, generator())
+    model.head.square().sum().backward()
+    assert model.gen_predictor.parametrizations.weight.original.grad.abs().sum() > 0
+    assert networks[1].layers[-1].weight.grad.abs().sum() > 0
+    assert networks[0].layers[-1].weight.grad is None
+
+
+def test_fitting_takes_a_table_over_and_knows_codes_that_were_never_seen() -> None:
+    codes = torch.nn.functional.normalize(codebook(), dim=1)
+    true = codes @ torch.randn(4, DIM, generator=generator())
+    seen = torch.arange(CODES) % 4 > 0
+    table = torch.cat([torch.where(seen[:, None], true, torch.randn(CODES, DIM)), torch.ones(3, DIM)])
+    network = CodeNetwork(codebook(), DIM, 32)
+    network.init_weights(generator())
+    network.fit(table, seen * 1000.0, generator())
+    assert torch.equal(table[:CODES], torch.zeros(CODES, DIM)) and torch.equal(
+        table[CODES:], torch.ones(3, DIM)
+    )
+    found = network(table)[:CODES]
+    error = (found - true).square().mean(1) / true.square().mean(1)
+    assert error[seen].mean() < 0.05
+    assert error[~seen].mean() < 0.3
