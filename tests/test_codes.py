@@ -39,16 +39,13 @@ def denoiser() -> Denoiser:
     return model
 
 
-def test_networks_start_by_adding_nothing_and_fold_into_plain_tables() -> None:
+def test_networks_take_the_place_of_the_rows_of_codes_and_fold_into_plain_tables() -> None:
     model = denoiser()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    networks = add_code_networks(model, codebook(), 8, generator())
-    assert torch.equal(model.head, before["gen_predictor.weight"])
-    assert torch.equal(model.gen_embedding.weight, before["gen_embedding.weight"])
-    for network in networks:
-        torch.nn.init.normal_(network.layers[-1].weight)
+    add_code_networks(model, codebook(), 8, generator())
     head, embedding = model.head.detach().clone(), model.gen_embedding.weight.detach().clone()
-    assert not torch.equal(head, before["gen_predictor.weight"])
+    assert 0.3 < head.std() / before["gen_predictor.weight"].std() < 3
+    assert not torch.equal(embedding[:CODES], before["gen_embedding.weight"][:CODES])
     # Rows that are no codes, such as the mask's, have no entry in the codebook and stay the table's own.
     assert torch.equal(embedding[CODES:], before["gen_embedding.weight"][CODES:])
     fold_code_networks(model)
@@ -58,27 +55,36 @@ def test_networks_start_by_adding_nothing_and_fold_into_plain_tables() -> None:
     assert torch.equal(after["gen_embedding.weight"], embedding)
 
 
-def test_tables_and_networks_both_learn() -> None:
+def test_networks_and_other_rows_learn() -> None:
     model = denoiser()
     networks = add_code_networks(model, codebook(), 8, generator())
     model.head.square().sum().backward()
-    assert model.gen_predictor.parametrizations.weight.original.grad.abs().sum() > 0
-    assert networks[1].layers[-1].weight.grad.abs().sum() > 0
-    assert networks[0].layers[-1].weight.grad is None
+    assert networks[1].layers[0].weight.grad.abs().sum() > 0
+    assert networks[0].layers[0].weight.grad is None
+    model.gen_embedding.weight.square().sum().backward()
+    learned = model.gen_embedding.parametrizations.weight.original.grad.abs().sum(dim=1)
+    assert (learned[:CODES] == 0).all() and (learned[CODES:] > 0).all()
 
 
-def test_fitting_takes_a_table_over_and_knows_codes_that_were_never_seen() -> None:
+def test_codes_side_by_side_get_vectors_side_by_side() -> None:
+    codes = codebook()
+    codes[1] = codes[0] + 1e-3
+    network = CodeNetwork(codes, DIM, 32)
+    network.init_weights(generator())
+    found = network(torch.zeros(CODES, DIM)).detach()
+    assert (found[0] - found[1]).norm() < 0.05 * (found[0] - found[2]).norm()
+
+
+def test_fitting_learns_a_table_and_knows_codes_that_were_never_seen() -> None:
     codes = torch.nn.functional.normalize(codebook(), dim=1)
     true = codes @ torch.randn(4, DIM, generator=generator())
     seen = torch.arange(CODES) % 4 > 0
     table = torch.cat([torch.where(seen[:, None], true, torch.randn(CODES, DIM)), torch.ones(3, DIM)])
     network = CodeNetwork(codebook(), DIM, 32)
     network.init_weights(generator())
-    network.fit(table, seen * 1000.0, generator())
-    assert torch.equal(table[:CODES], torch.zeros(CODES, DIM)) and torch.equal(
-        table[CODES:], torch.ones(3, DIM)
-    )
-    found = network(table)[:CODES]
-    error = (found - true).square().mean(1) / true.square().mean(1)
+    network.fit(table, seen * 1000.0)
+    found = network(table).detach()
+    assert torch.equal(found[CODES:], table[CODES:])
+    error = (found[:CODES] - true).square().mean(1) / true.square().mean(1)
     assert error[seen].mean() < 0.05
     assert error[~seen].mean() < 0.3

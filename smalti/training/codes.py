@@ -15,11 +15,10 @@ _FULL_WEIGHT = 300
 
 
 class CodeNetwork(nn.Module):
-    """Adds to a table of vectors, one a code, what a network makes of each code's entry in the codebook.
+    """Puts what a network makes of each code's entry in the codebook in place of a table's rows of codes.
 
-    A table alone learns every code by itself: the tip of a green star, if training never showed one, stays unknown
-    however many green shapes and tips of stars it showed. What the network learns of one code holds for all that lie
-    in the same direction of the codebook.
+    A table learns every code by itself: the tip of a green star, if training never showed one, stays unknown however
+    many green shapes and tips of stars it showed. What the network learns of one code holds for those beside it.
     """
 
     codes: torch.Tensor
@@ -38,26 +37,24 @@ class CodeNetwork(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Start with a network that adds nothing."""
+        """Start with vectors about as long as those of a table that training starts with."""
         for layer in self.layers[::2]:
             layer.weight.normal_(0.0, layer.in_features**-0.5, generator=generator)
             layer.bias.zero_()
-        self.layers[-1].weight.zero_()
+        self.layers[-1].weight.mul_(0.04)
 
     def forward(self, table: torch.Tensor) -> torch.Tensor:
-        """(V + other rows, D) → the same; only the V rows of codes are added to."""
-        found = self.layers(self.codes)
-        return table + F.pad(found, (0, 0, 0, len(table) - len(found)))
+        """(V + other rows, D) → the same; the other rows, such as the mask's, stay the table's."""
+        return torch.cat([self.layers(self.codes).to(table.dtype), table[len(self.codes) :]])
 
     @torch.enable_grad()
-    def fit(self, table: torch.Tensor, counts: torch.Tensor, generator: torch.Generator) -> None:
-        """Learn the codes' rows of a table by least squares, then take them out of it.
+    def fit(self, table: torch.Tensor, counts: torch.Tensor) -> None:
+        """Learn the codes' rows of a table by least squares.
 
         Args:
-            table: (V + other rows, D), changed in place.
+            table: (V + other rows, D).
             counts: (V,) how often the codes were seen; one that hardly was has little to teach.
         """
-        nn.init.normal_(self.layers[-1].weight, std=1e-2, generator=generator)
         rows = table[: len(self.codes)].detach().clone()
         weight = (counts / _FULL_WEIGHT).clamp_max(1)[:, None]
         optimizer = torch.optim.Adam(self.parameters())
@@ -69,17 +66,15 @@ class CodeNetwork(nn.Module):
             (error / (rows.square() * weight).sum()).backward()
             optimizer.step()
         optimizer.zero_grad()
-        with torch.no_grad():
-            table[: len(self.codes)] = 0
 
 
 def add_code_networks(
     denoiser: Denoiser, codebook: torch.Tensor, width: int, generator: torch.Generator
 ) -> list[CodeNetwork]:
-    """Put a network behind the table of the tokens' embedding and one behind the head's.
+    """Let a network give the tokens' embeddings and another the head's rows.
 
     Returns:
-        The two. The parameters of the denoiser are then those of the tables and of the networks.
+        The two. Their parameters are then parameters of the denoiser, and the codes' rows of its tables have no effect.
     """
     networks = []
     for module in (denoiser.gen_embedding, denoiser.gen_predictor):
@@ -91,6 +86,6 @@ def add_code_networks(
 
 
 def fold_code_networks(denoiser: Denoiser) -> None:
-    """Write what tables and networks come to into plain tables."""
+    """Write what the networks give into plain tables, and take them away."""
     for module in (denoiser.gen_embedding, denoiser.gen_predictor):
         parametrize.remove_parametrizations(module, "weight")

@@ -167,8 +167,8 @@ class DenoiserRunConfig(RunConfig):
     code_network: int | None = Field(
         None,
         ge=1,
-        description="width of networks that give codes vectors by their place in the codebook, beside the tables that "
-        "every code has a row in; folded into the tables in the model that is written",
+        description="width of networks that make the codes' vectors of their entries in the codebook, so that codes "
+        "that look alike share what is learned; written to the model as tables. None gives every code rows of its own",
     )
     objective: ObjectiveConfig = ObjectiveConfig()
     cache: CacheConfig

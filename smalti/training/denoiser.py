@@ -175,7 +175,7 @@ class DenoiserTask:
         networks = add_code_networks(self.model, self.codebook, self.config.code_network, generator)
         if self.config.start_from:
             for module, network in zip(modules, networks, strict=True):
-                network.fit(module.parametrizations.weight.original.data, counts, generator)
+                network.fit(module.parametrizations.weight.original.detach(), counts)
 
     def prompts(self, captions: list[str]) -> PromptBatch:
         """Captions in the model's template, with slots for its grid."""

@@ -1,0 +1,262 @@
+"""What each part of the training brings: short trainings of the small denoiser that differ in one thing.
+
+python benchmarks/sweep.py --tokenizer FOLDER [--start-from FOLDER] [--steps 300] [--seeds 0 1] [--images 120]
+    [--variants NAME …] [--own "NAME: key=value …" …] [key=value …]
+
+Variants with the same seed have the same start, the same pictures and, where masks are not what differs, the same
+masks, step by step. Each is trained for the same number of steps and then measured, with averaged weights, on scenes
+that no training saw: the loss of masked tokens and how often the likeliest token is right, at mask ratios of 0.3, 0.6
+and 0.9; the loss on scenes with shape-colour pairs that training never shows; by how many nats a picture's loss is
+higher when its prompt has two colours swapped; and the scenes score of pictures made from prompts. A run that is there
+is not made again, and one that was stopped goes on.
+
+Results go to results.json, results.md and results.png in --output; how long it will take is said at the start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smalti.data.scenes import Scenes
+from smalti.errors import SmaltiError
+from smalti.evaluation.contrast import measure_contrasts
+from smalti.evaluation.geneval import score_images
+from smalti.evaluation.prompts import TAGS, scene_prompts
+from smalti.files import write_json_atomic, write_text_atomic
+from smalti.loading import load
+from smalti.objective.loss import denoising_loss
+from smalti.pipeline import Pipeline
+from smalti.training.config import DenoiserRunConfig, load_config
+from smalti.training.denoiser import train_denoiser
+from smalti.vq.groups import CodeGroups
+
+VARIANTS: dict[str, list[str]] = {
+    "as configured": [],
+    "no networks of codes": ["code_network=null"],
+    "rare codes not first": ["objective.rare_first=0"],
+    "masks as in the release": ["objective.mask_power=1"],
+    "no convolution of the prompt": ["model.prompt_convolution=0"],
+    "no flips": ["objective.flip_ratio=0"],
+    "flips 0.3": ["objective.flip_ratio=0.3"],
+    "edit loss 0": ["objective.edit_loss_weight=0"],
+    "edit loss 1": ["objective.edit_loss_weight=1"],
+    "drafts 0.5": ["objective.drafts={share: 0.5, start_step: 0}"],
+    "no prompt dropped": ["objective.prompt_drop_rate=0"],
+    "64 groups × 0.5": ["objective.group_weights={64: 0.5}"],
+    "512 groups × 0.2": ["objective.group_weights={512: 0.2}"],
+    "512 groups × 1": ["objective.group_weights={512: 1}"],
+    "2048 groups × 0.2": ["objective.group_weights={2048: 0.2}"],
+    "2048 groups × 1": ["objective.group_weights={2048: 1}"],
+}
+GCE = ["as configured", "512 groups × 0.2", "512 groups × 1", "2048 groups × 0.2", "2048 groups × 1"]
+MASK_RATIOS = (0.3, 0.6, 0.9)
+_UNSEEN_SEED = 987
+_BATCH = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="configs/scenes.yaml", help="of the denoiser")
+    parser.add_argument("--tokenizer", required=True, help="folder of an image tokenizer, or of a model")
+    parser.add_argument("--start-from", help="model that all go on from; by default from nothing")
+    parser.add_argument("--cache", default="cache/sweep", help="folder of the tokens")
+    parser.add_argument("--output", type=Path, default=Path("runs/sweep"))
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="by default all but those of groups")
+    parser.add_argument("--own", nargs="+", default=[], metavar="NAME: key=value …", help="more variants")
+    parser.add_argument("--list-variants", action="store_true", help="say what the names stand for")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--steps", type=int, default=300, help="of training")
+    parser.add_argument("--images", type=int, default=120, help="pictures for the scenes score")
+    parser.add_argument(
+        "--scenes", type=int, default=256, help="for the losses; a quarter for swapped colours"
+    )
+    parser.add_argument("--groups", type=int, nargs="*", default=[], help="groupings whose hits are counted")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the configuration")
+    options = parser.parse_args()
+    if options.list_variants:
+        print("\n".join(f"{name}: {' '.join(changes) or 'as it is'}" for name, changes in VARIANTS.items()))
+        return
+    variants = chosen(options)
+    trainings = [
+        (seed, name) for seed in options.seeds for name in variants
+    ]  # a stop leaves whole comparisons
+    results: list[dict[str, Any]] = []
+    missing = [item for item in trainings if not folder_of(options, *item).joinpath("measured.json").exists()]
+    print(f"{len(trainings)} trainings of {options.steps} steps, {len(missing)} to make", flush=True)
+    for seed, name in trainings:
+        started = time.monotonic()
+        results.append({"variant": name, "seed": seed, **run(options, name, variants[name], seed)})
+        print(json.dumps(results[-1]), flush=True)
+        if (seed, name) in missing:
+            missing.remove((seed, name))
+            minutes = (time.monotonic() - started) / 60
+            print(f"took {minutes:.1f} min; the rest about {minutes * len(missing):.0f} min", flush=True)
+        write_json_atomic(options.output / "results.json", results)
+    table = summary(results)
+    write_text_atomic(options.output / "results.md", table)
+    plot(results, options.output / "results.png")
+    print(table)
+
+
+def chosen(options: argparse.Namespace) -> dict[str, list[str]]:
+    """The variants that are asked for: their overrides by name."""
+    known = dict(VARIANTS)
+    for text in options.own:
+        name, colon, overrides = text.partition(":")
+        if not colon:
+            raise SmaltiError(f'--own must be "NAME: key=value …", not {text!r}')
+        known[name.strip()] = overrides.split()
+    own = list(known)[len(VARIANTS) :]
+    names = [*(options.variants or [name for name in VARIANTS if "groups" not in name]), *own]
+    for name in names:
+        if name not in known:
+            raise SmaltiError(f"--variants must be of {', '.join(known)}, not {name!r}")
+    return {name: known[name] for name in names}
+
+
+def folder_of(options: argparse.Namespace, seed: int, name: str) -> Path:
+    return options.output / f"{name.replace(' ', '-').replace('×', 'x')}-seed{seed}"
+
+
+def run(options: argparse.Namespace, name: str, overrides: list[str], seed: int) -> dict[str, float | None]:
+    """Train one variant and measure it, unless that was done."""
+    folder = folder_of(options, seed, name)
+    found = folder / "measured.json"
+    if found.exists():
+        return json.loads(found.read_text(encoding="utf-8"))
+    config = load_config(
+        DenoiserRunConfig,
+        options.config,
+        [
+            f"output={folder}",
+            f"seed={seed}",
+            f"tokenizer={options.tokenizer}",
+            f"cache.path={options.cache}",
+            f"loop.steps={options.steps}",
+            *([f"start_from={options.start_from}"] if options.start_from else []),
+            *options.overrides,
+            *overrides,
+        ],
+    )
+    train_denoiser(config)
+    pipe = load(str(folder / "model"))
+    lattice = config.data.lattice
+    measured = {
+        **losses(pipe, options.scenes, lattice, options.groups),
+        "held_out_loss": losses(pipe, options.scenes // 2, lattice, held_out=True)["token_loss"],
+        "swapped_colors": swapped_colors(pipe, options.scenes // 4, lattice),
+        **scores(pipe, options.images),
+    }
+    write_json_atomic(found, measured)
+    return measured
+
+
+@torch.inference_mode()
+def losses(
+    pipe: Pipeline, number: int, lattice: int | None, groups: Sequence[int] = (), *, held_out: bool = False
+) -> dict[str, float]:
+    """Mean loss and hit rates of masked tokens of scenes that no training saw, under their captions.
+
+    With `held_out` they are scenes that show a shape in a colour that training never shows it in.
+    """
+    denoiser, config = pipe.denoiser, pipe.denoiser.config
+    codebook = pipe.image_tokenizer.quantize.embedding.weight
+    ids = [CodeGroups.from_kmeans(codebook, count).ids for count in groups]
+    scenes = Scenes(
+        seed=_UNSEEN_SEED, size=config.image_size, split="test" if held_out else "train", lattice=lattice
+    )
+    wanted = islice((index for index in count() if scenes.scene(index).held_out == held_out), number)
+    generator = torch.Generator().manual_seed(0)
+    found: dict[str, list[float]] = {}
+    while part := list(islice(wanted, _BATCH)):
+        samples = [scenes[index] for index in part]
+        targets = pipe.image_tokenizer.from_pixels(torch.stack([sample["image"] for sample in samples]))
+        prompt = pipe.prompts([sample["caption"] for sample in samples], pipe.settings)
+        for ratio in MASK_RATIOS:
+            masked = torch.rand(targets.shape, generator=generator) < ratio
+            loss = denoising_loss(
+                denoiser(targets.masked_fill(masked, config.mask_code), prompt),
+                denoiser.head,
+                targets,
+                masked,
+                edit_loss_weight=0.0,
+                groups=ids,
+                group_weights=[0.0] * len(ids),
+            )
+            for key, value in [
+                ("token_loss", loss.masked),
+                ("token_hit", loss.accuracy),
+                *((f"group_hit_{n}", hit) for n, hit in zip(groups, loss.group_accuracy, strict=True)),
+            ]:
+                found.setdefault(key, []).append(float(value))
+    return {key: round(statistics.fmean(values), 5) for key, values in found.items()}
+
+
+def swapped_colors(pipe: Pipeline, number: int, lattice: int | None) -> float:
+    """By how many nats a picture's loss is higher with two colours swapped in its prompt, everything hidden."""
+    ratios = (1.0,)
+    found = measure_contrasts(pipe, "swapped_colors", number, lattice=lattice, mask_ratios=ratios)
+    return found[1.0]["nats"]
+
+
+def scores(pipe: Pipeline, number: int) -> dict[str, float | None]:
+    """The scenes score of the model's pictures, at its own settings."""
+    prompts = scene_prompts(-(-number // len(TAGS)))
+    images: list[Any] = []
+    for first in range(0, len(prompts), _BATCH):
+        part = [prompt["prompt"] for prompt in prompts[first : first + _BATCH]]
+        images += pipe(part, seed=[first + index for index in range(len(part))]).images
+    found = score_images(prompts, ([image] for image in images))
+    return {"score": found["mean"], "held_out_score": found["held_out"]}
+
+
+def summary(results: list[dict[str, Any]]) -> str:
+    """A Markdown table: mean ± half the range over seeds."""
+    keys = [key for key in results[0] if key not in ("variant", "seed")]
+    lines = [f"| variant | {' | '.join(keys)} |", "| --- |" + " --- |" * len(keys)]
+    for name in dict.fromkeys(result["variant"] for result in results):
+        cells = []
+        for key in keys:
+            values = [result[key] for result in results if result["variant"] == name]
+            cells.append(f"{statistics.fmean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """A panel for each measurement, a point for each run."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    keys = [key for key in results[0] if key not in ("variant", "seed")]
+    names = list(dict.fromkeys(result["variant"] for result in results))
+    size = (2.6 * len(keys), 1 + 0.4 * len(names))
+    figure, axes = pyplot.subplots(1, len(keys), figsize=size, sharey=True, layout="tight")
+    for axis, key in zip(axes, keys, strict=True):
+        for place, name in enumerate(names):
+            values = [result[key] for result in results if result["variant"] == name]
+            axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.7)
+            axis.plot([statistics.fmean(values)], [place], "|", color="black", markersize=16)
+        axis.set_title(key, fontsize=10)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
