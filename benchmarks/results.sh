@@ -66,12 +66,18 @@ edit_time() {
     "$PYTHON" benchmarks/editing.py ${MODEL:+--model "$MODEL"} --json >"$OUT/editing-time.json"
 }
 
+sweep() {
+    "$PYTHON" benchmarks/sweep.py --tokenizer "${MODEL:-smalti/models/scenes}" --start-from "${MODEL:-smalti/models/scenes}" \
+        --cache cache/scenes --output "$OUT/sweep" optimizer.learning_rate=3e-4
+}
+
 gce() {
     local tokenizer=runs/tokenizer-8192
     "$PYTHON" -m smalti train-tokenizer configs/scenes-tokenizer.yaml output=$tokenizer model.codebook_size=8192 \
         loop.steps=2400
-    "$PYTHON" benchmarks/gce_ablation.py --tokenizer $tokenizer/model --steps 800 --images 120 \
-        --output "$OUT/gce-ablation" cache.samples=32768
+    "$PYTHON" benchmarks/sweep.py --tokenizer $tokenizer/model --steps 800 --groups 512 2048 --cache cache/gce \
+        --variants "as configured" "512 groups × 0.2" "512 groups × 1" "2048 groups × 0.2" "2048 groups × 1" \
+        --output "$OUT/gce" cache.samples=32768
 }
 
 list() {

@@ -9,7 +9,9 @@ from torch.nn.utils import parametrize
 
 from smalti.model.denoiser import Denoiser
 
-_FIT_STEPS = 600
+# Every weight of a network moves all vectors at once: at the tables' learning rate they would be thrown about.
+_SCALE = 0.05
+_FIT_STEPS = 300
 _FIT_RATE = 3e-3
 _FULL_WEIGHT = 300
 
@@ -41,11 +43,14 @@ class CodeNetwork(nn.Module):
         for layer in self.layers[::2]:
             layer.weight.normal_(0.0, layer.in_features**-0.5, generator=generator)
             layer.bias.zero_()
-        self.layers[-1].weight.mul_(0.04)
 
     def forward(self, table: torch.Tensor) -> torch.Tensor:
         """(V + other rows, D) → the same; the other rows, such as the mask's, stay the table's."""
-        return torch.cat([self.layers(self.codes).to(table.dtype), table[len(self.codes) :]])
+        return torch.cat([self.vectors().to(table.dtype), table[len(self.codes) :]])
+
+    def vectors(self) -> torch.Tensor:
+        """(V, D), a vector a code."""
+        return _SCALE * self.layers(self.codes)
 
     @torch.enable_grad()
     def fit(self, table: torch.Tensor, counts: torch.Tensor) -> None:
@@ -61,7 +66,7 @@ class CodeNetwork(nn.Module):
         for step in range(_FIT_STEPS):
             for group in optimizer.param_groups:
                 group["lr"] = _FIT_RATE * (1 - step / _FIT_STEPS)
-            error = ((self.layers(self.codes) - rows).square() * weight).sum()
+            error = ((self.vectors() - rows).square() * weight).sum()
             optimizer.zero_grad()
             (error / (rows.square() * weight).sum()).backward()
             optimizer.step()

@@ -37,6 +37,7 @@ from smalti.training.distribution import first_alone, spread
 from smalti.training.loop import train
 from smalti.training.preview import save_grid
 from smalti.training.sources import Source, make_source, shuffled_indices
+from smalti.training.state import latest_checkpoint
 from smalti.vq.groups import CodeGroups, file_name
 from smalti.vq.tokenizer import ImageTokenizer
 
@@ -173,7 +174,7 @@ class DenoiserTask:
         generator = torch.Generator().manual_seed(self.config.seed)
         modules = (self.model.gen_embedding, self.model.gen_predictor)
         networks = add_code_networks(self.model, self.codebook, self.config.code_network, generator)
-        if self.config.start_from:
+        if self.config.start_from and not latest_checkpoint(Path(self.config.output)):
             for module, network in zip(modules, networks, strict=True):
                 network.fit(module.parametrizations.weight.original.detach(), counts)
 

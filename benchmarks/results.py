@@ -1,0 +1,102 @@
+"""The tables of docs/results.md, from what benchmarks/results.sh has measured.
+
+python benchmarks/results.py [FOLDER]
+
+Prints Markdown: a table for every file that is there in FOLDER (default: runs/results).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from smalti.evaluation.edit_pairs import KINDS
+from smalti.evaluation.prompts import TAGS
+from smalti.files import read_json
+
+PRESETS = ("quality", "balanced", "fast")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/results"))
+    folder = parser.parse_args().folder
+    for part in (scores(folder), contrast(folder), distance(folder), edits(folder), measured_elsewhere(folder)):
+        for line in part:
+            print(line)
+
+
+def table(head: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
+    """Lines of a Markdown table; numbers with two places."""
+    yield f"| {' | '.join(head)} |"
+    yield "| --- |" + " --- |" * (len(head) - 1)
+    for row in rows:
+        yield f"| {' | '.join(cell if isinstance(cell, str) else f'{cell:.2f}' for cell in row)} |"
+    yield ""
+
+
+def scores(folder: Path) -> Iterator[str]:
+    """A row a preset: the six tags, their mean, and held-out pairs."""
+    found = {name: folder / f"score-{name}.json" for name in PRESETS}
+    rows = []
+    for name, path in found.items():
+        if path.exists():
+            one = read_json(path)
+            seconds = f"{one['passes']:g}"
+            rows.append((name, seconds, *(one[tag] for tag in (*TAGS, "mean", "held_out"))))
+    if rows:
+        yield from table(["preset", "passes", *TAGS, "mean", "held-out pairs"], iter(rows))
+
+
+def contrast(folder: Path) -> Iterator[str]:
+    """A row a kind: nats at each mask ratio."""
+    path = folder / "contrast.json"
+    if path.exists():
+        kinds = read_json(path)["kinds"]
+        ratios = list(next(iter(kinds.values())))
+        rows = (
+            (
+                kind.replace("_", " "),
+                *(f"{one[ratio]['nats']:.1f} ({one[ratio]['right']:.2f})" for ratio in ratios),
+            )
+            for kind, one in kinds.items()
+        )
+        yield from table(["what is changed", *(f"{float(ratio):.0%} hidden" for ratio in ratios)], rows)
+
+
+def distance(folder: Path) -> Iterator[str]:
+    path = folder / "distance.json"
+    if path.exists():
+        one = read_json(path)
+        names = ("distance", "floor", "tokenizer", "others")
+        yield from table(names, iter([[one[name] for name in names]]))
+
+
+def edits(folder: Path) -> Iterator[str]:
+    """A row a way of choosing tokens, then the automatic one by kind."""
+    path = folder / "edits.json"
+    if path.exists():
+        found = read_json(path)
+        ways = [way for way, one in found.items() if isinstance(one, dict) and "by_kind" in one]
+        numbers = [name for name in found[ways[0]] if name != "by_kind"]
+        show = lambda value: "–" if value is None else f"{value:.2f}"  # noqa: E731
+        rows = [(way, *(show(found[way][name]) for name in numbers)) for way in ways]
+        by_kind = found["automatic"]["by_kind"]
+        rows += [(f"automatic, {kind}", *(show(by_kind[kind][name]) for name in numbers)) for kind in KINDS]
+        yield from table(["tokens chosen", *(name.replace("_", " ") for name in numbers)], iter(rows))
+
+
+def measured_elsewhere(folder: Path) -> Iterator[str]:
+    """Tables that the benchmarks have written themselves."""
+    for path in sorted(folder.glob("*/results.md")):
+        yield f"{path.parent.name}:"
+        yield ""
+        yield path.read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
