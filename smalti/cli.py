@@ -18,7 +18,7 @@ from smalti.errors import SmaltiError
 _UsageError = typer.BadParameter.__mro__[2]
 _INTERRUPTED = 130
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 app.command()(generate)
 app.command()(edit.edit)
 app.command()(edit.inpaint)
