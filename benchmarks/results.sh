@@ -1,28 +1,43 @@
 #!/usr/bin/env bash
 # The measurements of a model, in stages that can be run one at a time.
 #
-#   benchmarks/results.sh [--list] [STAGE …]      default: all but gce
+#   benchmarks/results.sh [--list] [STAGE …]      default: all but sweep and gce, which train
 #
-# Results go to $OUT (default: runs/results), a file a stage, with the minutes that it took. --list says what the stages
-# are. MODEL is a model folder (default: the bundled model), PYTHON a Python with Smalti in it.
+# Results go to $OUT (default: runs/results), a file a stage, with the minutes that it took. How long it will take is
+# said first. --list says what the stages are and how long they took on two CPU cores. MODEL is a model folder (default:
+# the bundled model), PYTHON a Python with Smalti in it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/results}
 PYTHON=${PYTHON:-.venv/bin/python}
 MODEL=${MODEL:-}
 
-STAGES=(contrast scores editing steps tokenizer distance edits edit_time gce)
+STAGES=(contrast scores editing steps tokenizer distance edits edit_time tables sweep gce)
 declare -A WHAT=(
     [contrast]="whether prompts are told apart"
-    [scores]="scenes scores: 400 prompts, 4 pictures each, of every preset and of 8 steps"
+    [scores]="scenes scores: 402 prompts, 4 pictures each, of every preset"
     [editing]="with token editing and without, at 4, 8 and 16 steps, three seeds"
     [steps]="quality against steps, every rule"
     [tokenizer]="the image tokenizer, there and back"
     [distance]="Fréchet distance from unseen scenes"
     [edits]="200 edits with known truth"
     [edit_time]="seconds of an edit against a drawing"
+    [tables]="the tables of docs/results.md"
+    [sweep]="what each part of the training brings: 22 short trainings"
     [gce]="grouped cross-entropy against cross-entropy: ten trainings"
 )
+
+# Minutes on two cores of a CPU on which YARDSTICK takes this many seconds.
+YARDSTICK_SECONDS=10
+declare -A MINUTES=(
+    [contrast]=1 [scores]=1 [editing]=1 [steps]=1 [tokenizer]=1 [distance]=1 [edits]=1 [edit_time]=1 [tables]=1
+    [sweep]=1 [gce]=1
+)
+
+# Seconds that a few pictures take here: the measure of this machine.
+yardstick() {
+    smalti evaluate scenes --images 24 --steps 8 --json | "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["seconds"])'
+}
 
 smalti() {
     "$PYTHON" -m smalti "$@" ${MODEL:+--model "$MODEL"}
@@ -37,7 +52,6 @@ scores() {
     for preset in fast balanced quality; do
         smalti evaluate scenes --preset "$preset" --images 1608 -n 4 --json >"$OUT/score-$preset.json"
     done
-    smalti evaluate scenes --steps 8 --images 1608 -n 4 --json >"$OUT/score-8-steps.json"
 }
 
 editing() {
@@ -66,6 +80,10 @@ edit_time() {
     "$PYTHON" benchmarks/editing.py ${MODEL:+--model "$MODEL"} --json >"$OUT/editing-time.json"
 }
 
+tables() {
+    "$PYTHON" benchmarks/results.py "$OUT" >"$OUT/tables.md"
+}
+
 sweep() {
     "$PYTHON" benchmarks/sweep.py --tokenizer "${MODEL:-smalti/models/scenes}" --start-from "${MODEL:-smalti/models/scenes}" \
         --cache cache/scenes --output "$OUT/sweep" optimizer.learning_rate=3e-4
@@ -83,7 +101,7 @@ gce() {
 list() {
     local stage
     for stage in "${STAGES[@]}"; do
-        printf '%-10s %s\n' "$stage" "${WHAT[$stage]}"
+        printf '%-10s %4d min  %s\n' "$stage" "${MINUTES[$stage]}" "${WHAT[$stage]}"
     done
 }
 
@@ -91,11 +109,15 @@ if [[ ${1:-} == --list ]]; then
     list
     exit
 fi
-[[ $# -gt 0 ]] || set -- "${STAGES[@]:0:8}"
+[[ $# -gt 0 ]] || set -- "${STAGES[@]:0:9}"
+total=0
 for stage in "$@"; do
     [[ -n ${WHAT[$stage]:-} ]] || { echo "no stage $stage; there are: ${STAGES[*]}" >&2; exit 1; }
+    total=$((total + MINUTES[$stage]))
 done
 mkdir -p "$OUT"
+seconds=$(yardstick)
+"$PYTHON" -c "print(f'$# stages: about {$total * $seconds / $YARDSTICK_SECONDS:.0f} minutes here')"
 for stage in "$@"; do
     started=$SECONDS
     echo "== $stage: ${WHAT[$stage]}"
