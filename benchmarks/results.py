@@ -25,7 +25,13 @@ def main() -> None:
     )
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/results"))
     folder = parser.parse_args().folder
-    for part in (scores(folder), contrast(folder), distance(folder), edits(folder), measured_elsewhere(folder)):
+    for part in (
+        scores(folder),
+        contrast(folder),
+        distance(folder),
+        edits(folder),
+        measured_elsewhere(folder),
+    ):
         for line in part:
             print(line)
 

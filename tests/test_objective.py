@@ -91,6 +91,22 @@ def test_rare_codes_can_be_masked_first(seed: int) -> None:
     assert 0.2 < (halved > 32).float().mean() < 0.5
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 9), st.integers(1, 9))
+def test_what_is_masked_can_be_a_box(seed: int, height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, 9, (40, height, width), generator=generator)
+    kwargs = {"codebook_size": 9, "mask_code": 9, "flip_ratio": 0.0, "generator": generator}
+    masked = corrupt(tokens, boxes=1.0, **kwargs).masked
+    for one in masked:
+        rows, columns = one.any(dim=1), one.any(dim=0)
+        assert torch.equal(one, rows[:, None] & columns) and one.any()
+        for line in (rows, columns):
+            first, last = line.nonzero()[[0, -1], 0]
+            assert bool(line[first : last + 1].all())
+            assert 1 <= int(line.sum()) <= max(1, len(line) // 2)
+
+
 def test_loss_weighs_visible_positions() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden, head = torch.randn(2, 4, 8, generator=generator), torch.randn(V, 8, generator=generator)

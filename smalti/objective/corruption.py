@@ -38,6 +38,7 @@ def corrupt(
     flip_ratio: float,
     mask_power: float = 1.0,
     rare_first: float = 0.0,
+    boxes: float = 0.0,
     frequency: torch.Tensor | None = None,
     generator: torch.Generator,
 ) -> Corrupted:
@@ -53,6 +54,9 @@ def corrupt(
             DiffusionBERT (arXiv 2211.15029, section 3.2). What is in sight then tells little, as plain areas do, and
             the rest has to follow from the prompt. Up to half of the tokens are masked, drawn with odds of one over
             their code's frequency.
+        boxes: the probability that what is masked of a picture is a box, of sides up to half the grid's, wherever it
+            lies. A hole all of whose surroundings are in sight then says nothing about what was in it; else one as
+            large as an object tells that there was an object.
         frequency: (V,) float, of every code in the data; needed for that.
         generator: of every random number, on the CPU.
     """
@@ -67,9 +71,27 @@ def corrupt(
         # The smallest of exponential variables with rates as the odds are a draw without replacement.
         odds = 1 / frequency[tokens.flatten(1).cpu()].clamp_min(1e-12)
         keys = torch.where(chosen[:, None], -torch.log1p(-keys) / odds, keys)
+    if boxes:
+        chosen = torch.rand(B, generator=generator) < boxes
+        inside = _boxes(B, h, w, generator).flatten(1)
+        count = torch.where(chosen, inside.sum(dim=1), count)
+        keys = torch.where(chosen[:, None], (~inside).float(), keys)
     places = keys.argsort(dim=1).argsort(dim=1)
     masked = (places < count[:, None]).reshape(B, h, w).to(device)
     flipped = (torch.rand(B, h, w, generator=generator) < flip_ratio).to(device)
     offset = torch.randint(1, max(2, codebook_size), (B, h, w), generator=generator).to(device)
     shown = torch.where(flipped, (tokens + offset) % codebook_size, tokens)
     return Corrupted(shown.masked_fill(masked, mask_code), masked)
+
+
+def _boxes(count: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
+    """(count, height, width) bool, True in a box of sides from 1 to half the grid's that lies inside the grid."""
+
+    def spans(side: int) -> torch.Tensor:
+        draws = torch.rand(2, count, 1, generator=generator)
+        length = 1 + (draws[0] * max(1, side // 2)).floor()
+        start = (draws[1] * (side - length + 1)).floor()
+        place = torch.arange(side)
+        return (place >= start) & (place < start + length)
+
+    return spans(height)[:, :, None] & spans(width)[:, None, :]

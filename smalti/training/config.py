@@ -134,6 +134,9 @@ class ObjectiveConfig(Strict):
     rare_first: float = Field(
         0.0, ge=0, le=1, description="share of pictures whose rare codes are masked first, plain areas last"
     )
+    boxes: float = Field(
+        0.0, ge=0, le=1, description="share of pictures of which a box is masked, as edits and inpainting do"
+    )
     edit_loss_weight: float = Field(0.2, ge=0, description="weight of the loss on visible tokens")
     group_weights: dict[PositiveInt, NonNegativeFloat] | None = Field(
         None,

@@ -198,6 +198,7 @@ class DenoiserTask:
             flip_ratio=objective.flip_ratio,
             mask_power=objective.mask_power,
             rare_first=objective.rare_first,
+            boxes=objective.boxes,
             frequency=self.frequency,
             generator=generator,
         )
