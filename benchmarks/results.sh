@@ -86,7 +86,7 @@ tables() {
 
 sweep() {
     "$PYTHON" benchmarks/sweep.py --tokenizer "${MODEL:-smalti/models/scenes}" --start-from "${MODEL:-smalti/models/scenes}" \
-        --cache cache/scenes --output "$OUT/sweep" optimizer.learning_rate=3e-4
+        --cache cache/scenes --output "$OUT/sweep" --set optimizer.learning_rate=3e-4
 }
 
 gce() {
@@ -95,7 +95,7 @@ gce() {
         loop.steps=2400
     "$PYTHON" benchmarks/sweep.py --tokenizer $tokenizer/model --steps 800 --groups 512 2048 --cache cache/gce \
         --variants "as configured" "512 groups × 0.2" "512 groups × 1" "2048 groups × 0.2" "2048 groups × 1" \
-        --output "$OUT/gce" cache.samples=32768
+        --output "$OUT/gce" --set cache.samples=32768
 }
 
 list() {

@@ -1,7 +1,7 @@
 """What each part of the training brings: short trainings of the small denoiser that differ in one thing.
 
 python benchmarks/sweep.py --tokenizer FOLDER [--start-from FOLDER] [--steps 300] [--seeds 0 1] [--images 120]
-    [--variants NAME …] [--own "NAME: key=value …" …] [key=value …]
+    [--variants NAME …] [--own "NAME: key=value …" …] [--set key=value …]
 
 Variants with the same seed have the same start, the same pictures and, where masks are not what differs, the same
 masks, step by step. Each is trained for the same number of steps and then measured, with averaged weights, on scenes
@@ -57,7 +57,6 @@ VARIANTS: dict[str, list[str]] = {
     "2048 groups × 0.2": ["objective.group_weights={2048: 0.2}"],
     "2048 groups × 1": ["objective.group_weights={2048: 1}"],
 }
-GCE = ["as configured", "512 groups × 0.2", "512 groups × 1", "2048 groups × 0.2", "2048 groups × 1"]
 MASK_RATIOS = (0.3, 0.6, 0.9)
 _UNSEEN_SEED = 987
 _BATCH = 16
@@ -82,7 +81,14 @@ def main() -> None:
         "--scenes", type=int, default=256, help="for the losses; a quarter for swapped colours"
     )
     parser.add_argument("--groups", type=int, nargs="*", default=[], help="groupings whose hits are counted")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the configuration")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        dest="overrides",
+        metavar="key=value",
+        help="of the configuration, for all",
+    )
     options = parser.parse_args()
     if options.list_variants:
         print("\n".join(f"{name}: {' '.join(changes) or 'as it is'}" for name, changes in VARIANTS.items()))
@@ -228,10 +234,18 @@ def summary(results: list[dict[str, Any]]) -> str:
     for name in dict.fromkeys(result["variant"] for result in results):
         cells = []
         for key in keys:
-            values = [result[key] for result in results if result["variant"] == name]
-            cells.append(f"{statistics.fmean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}")
+            values = found(results, name, key)
+            spread = (
+                f"{statistics.fmean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}" if values else "–"
+            )
+            cells.append(spread)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def found(results: list[dict[str, Any]], name: str, key: str) -> list[float]:
+    """What was measured of a variant, over its seeds; a score of too few pictures is not there."""
+    return [one[key] for one in results if one["variant"] == name and one[key] is not None]
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
@@ -247,7 +261,8 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(keys), figsize=size, sharey=True, layout="tight")
     for axis, key in zip(axes, keys, strict=True):
         for place, name in enumerate(names):
-            values = [result[key] for result in results if result["variant"] == name]
+            if not (values := found(results, name, key)):
+                continue
             axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.7)
             axis.plot([statistics.fmean(values)], [place], "|", color="black", markersize=16)
         axis.set_title(key, fontsize=10)
