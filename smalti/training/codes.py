@@ -17,10 +17,11 @@ _FULL_WEIGHT = 300
 
 
 class CodeNetwork(nn.Module):
-    """Puts what a network makes of each code's entry in the codebook in place of a table's rows of codes.
+    """Lets a network on each code's entry in the codebook learn, instead of a table's rows of codes.
 
-    A table learns every code by itself: the tip of a green star, if training never showed one, stays unknown however
-    many green shapes and tips of stars it showed. What the network learns of one code holds for those beside it.
+    The rows stay what they are and are added to: zero, or what the network could not fit of another model's. A table
+    learns every code by itself: the tip of a green star, if training never showed one, stays unknown however many green
+    shapes and tips of stars it showed. What the network learns of one code holds for those beside it.
     """
 
     codes: torch.Tensor
@@ -45,8 +46,9 @@ class CodeNetwork(nn.Module):
             layer.bias.zero_()
 
     def forward(self, table: torch.Tensor) -> torch.Tensor:
-        """(V + other rows, D) → the same; the other rows, such as the mask's, stay the table's."""
-        return torch.cat([self.vectors().to(table.dtype), table[len(self.codes) :]])
+        """(V + other rows, D) → the same. Of the table only the other rows, such as the mask's, learn."""
+        rows, others = table.split([len(self.codes), len(table) - len(self.codes)])
+        return torch.cat([rows.detach() + self.vectors(), others])
 
     def vectors(self) -> torch.Tensor:
         """(V, D), a vector a code."""
@@ -54,13 +56,13 @@ class CodeNetwork(nn.Module):
 
     @torch.enable_grad()
     def fit(self, table: torch.Tensor, counts: torch.Tensor) -> None:
-        """Learn the codes' rows of a table by least squares.
+        """Learn the codes' rows of a table by least squares, and leave in them what that lacks.
 
         Args:
-            table: (V + other rows, D).
+            table: (V + other rows, D), changed in place.
             counts: (V,) how often the codes were seen; one that hardly was has little to teach.
         """
-        rows = table[: len(self.codes)].detach().clone()
+        rows = table.detach()[: len(self.codes)]
         weight = (counts / _FULL_WEIGHT).clamp_max(1)[:, None]
         optimizer = torch.optim.Adam(self.parameters())
         for step in range(_FIT_STEPS):
@@ -71,6 +73,8 @@ class CodeNetwork(nn.Module):
             (error / (rows.square() * weight).sum()).backward()
             optimizer.step()
         optimizer.zero_grad()
+        with torch.no_grad():
+            rows -= self.vectors()
 
 
 def add_code_networks(
@@ -79,7 +83,7 @@ def add_code_networks(
     """Let a network give the tokens' embeddings and another the head's rows.
 
     Returns:
-        The two. Their parameters are then parameters of the denoiser, and the codes' rows of its tables have no effect.
+        The two. Their parameters are then parameters of the denoiser, in place of the codes' rows of its tables.
     """
     networks = []
     for module in (denoiser.gen_embedding, denoiser.gen_predictor):

@@ -170,13 +170,16 @@ class DenoiserTask:
             raise SmaltiError(f"start_from: {folder} has another shape than model: asks for") from error
 
     def add_code_networks(self, counts: torch.Tensor) -> None:
-        """Let networks give the codes' vectors; what `start_from` knew of codes they learn from its tables."""
+        """Let networks learn the codes' vectors, from those of `start_from` on if there is one."""
         generator = torch.Generator().manual_seed(self.config.seed)
         modules = (self.model.gen_embedding, self.model.gen_predictor)
         networks = add_code_networks(self.model, self.codebook, self.config.code_network, generator)
-        if self.config.start_from and not latest_checkpoint(Path(self.config.output)):
-            for module, network in zip(modules, networks, strict=True):
-                network.fit(module.parametrizations.weight.original.detach(), counts)
+        for module, network in zip(modules, networks, strict=True):
+            table = module.parametrizations.weight.original.detach()
+            if not self.config.start_from:
+                table[: len(self.codebook)] = 0
+            elif not latest_checkpoint(Path(self.config.output)):
+                network.fit(table, counts)
 
     def prompts(self, captions: list[str]) -> PromptBatch:
         """Captions in the model's template, with slots for its grid."""
