@@ -52,8 +52,7 @@ def scores(folder: Path) -> Iterator[str]:
     for name, path in found.items():
         if path.exists():
             one = read_json(path)
-            seconds = f"{one['passes']:g}"
-            rows.append((name, seconds, *(one[tag] for tag in (*TAGS, "mean", "held_out"))))
+            rows.append((name, f"{one['passes']:g}", *(one[tag] for tag in (*TAGS, "mean", "held_out"))))
     if rows:
         yield from table(["preset", "passes", *TAGS, "mean", "held-out pairs"], iter(rows))
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from smalti.commands.drawing import draw
 from smalti.data.scenes import Scenes
 from smalti.errors import SmaltiError
 from smalti.evaluation.contrast import measure_contrasts
@@ -219,10 +220,8 @@ def swapped_colors(pipe: Pipeline, number: int, lattice: int | None) -> float:
 def scores(pipe: Pipeline, number: int) -> dict[str, float | None]:
     """The scenes score of the model's pictures, at its own settings."""
     prompts = scene_prompts(-(-number // len(TAGS)))
-    images: list[Any] = []
-    for first in range(0, len(prompts), _BATCH):
-        part = [prompt["prompt"] for prompt in prompts[first : first + _BATCH]]
-        images += pipe(part, seed=[first + index for index in range(len(part))]).images
+    texts = [prompt["prompt"] for prompt in prompts]
+    images = draw(pipe, pipe.settings, texts, seed=0, batch_size=_BATCH, passes=[])
     found = score_images(prompts, ([image] for image in images))
     return {"score": found["mean"], "held_out_score": found["held_out"]}
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
+from tiny import tiny_denoiser
 
-from smalti.model.config import MODEL_TYPE, DenoiserConfig
-from smalti.model.denoiser import Denoiser
 from smalti.training.codes import CodeNetwork, add_code_networks, fold_code_networks
 
-CODES, DIM = 64, 16
+CODES, DIM = 64, 32
 
 
 def generator() -> torch.Generator:
@@ -19,28 +18,8 @@ def codebook() -> torch.Tensor:
     return torch.randn(CODES, 4, generator=generator())
 
 
-def denoiser() -> Denoiser:
-    config = DenoiserConfig.from_dict(
-        {
-            "model_type": MODEL_TYPE,
-            "hidden_size": DIM,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "head_dim": 8,
-            "intermediate_size": 24,
-            "vocab_size": 300,
-            "codebook_size": CODES,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
-        }
-    )
-    model = Denoiser(config)
-    model.init_weights(generator())
-    return model
-
-
 def test_networks_add_to_the_rows_of_codes_and_fold_into_plain_tables() -> None:
-    model = denoiser()
+    model = tiny_denoiser(scale=1.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     add_code_networks(model, codebook(), 8, generator())
     head, embedding = model.head.detach().clone(), model.gen_embedding.weight.detach().clone()
@@ -57,7 +36,7 @@ def test_networks_add_to_the_rows_of_codes_and_fold_into_plain_tables() -> None:
 
 
 def test_networks_and_other_rows_learn() -> None:
-    model = denoiser()
+    model = tiny_denoiser(scale=1.0)
     networks = add_code_networks(model, codebook(), 8, generator())
     model.head.square().sum().backward()
     assert networks[1].layers[0].weight.grad.abs().sum() > 0
