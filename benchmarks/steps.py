@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--images-per-prompt", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=16, help="pictures drawn at a time")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", help="of the denoiser; by default float32 on a CPU")
     parser.add_argument("--threads", type=int, help="of PyTorch; by default one a core")
     parser.add_argument("--output", type=Path, default=Path("runs/steps"))
     options = parser.parse_args()
@@ -77,7 +78,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
-    pipe = smalti.load(options.model, device=options.device)
+    pipe = smalti.load(options.model, device=options.device, dtype=options.dtype)
     wanted = cells(pipe, options)
     kept = options.output / "results.json"
     found: list[Cell] = read_json(kept)["cells"] if kept.exists() else []
@@ -107,6 +108,7 @@ def cells(pipe: Pipeline, options: argparse.Namespace) -> list[Cell]:
         "model": pipe.name,
         "weights": hashlib.sha256(head).hexdigest()[:12],
         "device": options.device,
+        "dtype": str(pipe.denoiser.head.dtype).removeprefix("torch."),
         "pictures": options.pictures,
         "images_per_prompt": options.images_per_prompt,
     }
@@ -236,7 +238,8 @@ def summary(results: list[Cell], options: argparse.Namespace) -> str:
         lines += [f"Score above {rules[0]} with the same prompts and seeds: mean (lowest to highest).", ""]
         lines += rows("rule \\ steps", gain, rules[1:])
     lines += [
-        f"Passes that a picture took, and seconds a picture on {one['device']} in batches of {options.batch_size}.",
+        f"Passes that a picture took, and seconds a picture on {one['device']} ({one['dtype']}) in batches of "
+        f"{options.batch_size}.",
         "",
         *rows("rule \\ steps", cost),
     ]

@@ -95,6 +95,10 @@ class Watched:
     def enabled(self):
         return self.rule.enabled
 
+    @property
+    def remasking(self):
+        return self.rule.remasking
+
     def changes(self, view):
         return self.rule.changes(view)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from tiny import generators, tiny_denoiser, tiny_prompts
 from smalti.objective.corruption import Corrupted, corrupt, cosine_mask_ratio
 from smalti.objective.drafts import draft
 from smalti.objective.loss import denoising_loss
+from smalti.sampling.orders import halton_order
 
 V, MASK = 50, 51
 
@@ -89,6 +92,36 @@ def test_rare_codes_can_be_masked_first(seed: int) -> None:
     # As a share, the other pictures are masked as ever.
     halved = corrupt(tokens, rare_first=0.5, generator=generator, **kwargs).masked.flatten(1).sum(dim=1)
     assert 0.2 < (halved > 32).float().mean() < 0.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 9), st.integers(1, 9))
+def test_what_is_visible_can_be_the_first_of_an_order(seed: int, height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, 9, (40, height, width), generator=generator)
+    kwargs = {"codebook_size": 9, "mask_code": 9, "flip_ratio": 0.0, "generator": generator}
+    order = halton_order(height, width)
+    masked = corrupt(tokens, ordered=1.0, order=order, **kwargs).masked.flatten(1)[:, list(order)]
+    assert masked.any(dim=1).all()
+    # In that order all that is visible comes before all that is masked.
+    assert torch.equal(masked.sort(dim=1).values, masked)
+    # A share of them: the others are masked in other places.
+    some = corrupt(tokens, ordered=0.5, order=order, mask_power=0.5, **kwargs).masked.flatten(1)[
+        :, list(order)
+    ]
+    if height * width > 12:
+        assert not torch.equal(some.sort(dim=1).values, some)
+
+
+def test_orders_show_few_tokens_as_often_as_many() -> None:
+    tokens = torch.zeros(2000, 16, 16, dtype=torch.int64)
+    kwargs = {"codebook_size": 9, "mask_code": 9, "flip_ratio": 0.0}
+    generator = torch.Generator().manual_seed(0)
+    masked = corrupt(tokens, ordered=1.0, order=range(256), generator=generator, **kwargs).masked
+    visible = 256 - masked.flatten(1).sum(dim=1)
+    # P(visible < k) = log(k + 1) / log(257)
+    for k in (1, 4, 16, 64):
+        assert abs((visible < k).float().mean() - math.log(k + 1) / math.log(257)) < 0.04
 
 
 @settings(max_examples=30, deadline=None)

@@ -13,6 +13,7 @@ from tiny import GRID, TEXTS, generators, tiny_denoiser, tiny_prompts
 
 from smalti.errors import SmaltiError
 from smalti.model.prompt import PromptBatch
+from smalti.ops.sample import sample_tokens
 from smalti.sampling.editing import NoEditing, ThresholdEditing
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.orders import (
@@ -25,6 +26,7 @@ from smalti.sampling.orders import (
     make_order,
     stratified_order,
 )
+from smalti.sampling.refinement import Refinement
 from smalti.sampling.sampler import Sampler, sample
 from smalti.sampling.schedules import (
     CosineBudget,
@@ -300,6 +302,32 @@ class TestLoop:
         assert len(run(denoiser, Sampler(steps=1))) == 1
         steps = run(denoiser, Sampler(steps=16))
         assert [int(step.revealed.sum()) for step in steps] == [1] * 16
+
+    @pytest.mark.parametrize("order", [StratifiedOrder(), HaltonOrder(), RandomOrder()])
+    @pytest.mark.parametrize("editing", [NoEditing(), ThresholdEditing(0.05)])
+    def test_what_is_known_beforehand_is_not_asked_for(self, denoiser, monkeypatch, order, editing):
+        """An order that needs nothing of a pass gives the same grids from fewer rows of the head."""
+        rows = []
+
+        def counted(hidden, *arguments, **options):
+            rows.append(len(hidden))
+            return sample_tokens(hidden, *arguments, **options)
+
+        monkeypatch.setattr("smalti.sampling.sampler.sample_tokens", counted)
+        sighted = type("Sighted", (type(order),), {"blind": False})()
+        sampler = Sampler(
+            steps=5, order=order, editing=editing, guidance=Guidance(1.0), refinement=Refinement(0.4, 0.02)
+        )
+        start = torch.full((4, *GRID), denoiser.config.mask_code)
+        start[1, 1:], start[2, 0, 0] = 5, 7
+        few = run(denoiser, sampler, TEXTS, range(4), tokens=start)
+        few_rows, rows[:] = list(rows), []
+        all_steps = run(denoiser, dataclasses.replace(sampler, order=sighted), TEXTS, range(4), tokens=start)
+        for step, other in zip(few, all_steps, strict=True):
+            assert torch.equal(step.tokens, other.tokens) and torch.equal(step.edited, other.edited)
+        assert sum(few_rows) < sum(rows)
+        if not editing.enabled:
+            assert few_rows == [int(step.revealed.sum()) for step in few]
 
     def test_stopping_early_costs_no_more_passes(self, denoiser):
         calls = []

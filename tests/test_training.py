@@ -288,6 +288,17 @@ def test_groups_are_made_kept_logged_and_inherited(workspace: Path) -> None:
         train_denoiser(too_many)
 
 
+def test_training_can_see_the_grids_of_the_sampling_order(workspace: Path) -> None:
+    overrides = ["output=ordered", "objective.ordered=1", "objective.flip_ratio=0"]
+    with pytest.raises(SmaltiError, match="objective.ordered needs model.sampling.order .* not None"):
+        DenoiserTask(load_config(DenoiserRunConfig, "denoiser.yaml", overrides))
+    for name in ("halton", "stratified"):
+        sampling = f"model.sampling={{order: {name}}}"
+        task = DenoiserTask(load_config(DenoiserRunConfig, "denoiser.yaml", [*overrides, sampling]))
+        masked = task.batch(0).masked.flatten(1)[:, list(task.order)]
+        assert torch.equal(masked.sort(dim=1).values, masked)
+
+
 def test_unknown_model_fields_are_named_before_anything_is_made(workspace: Path) -> None:
     with pytest.raises(SmaltiError, match="unknown key model.chh; known here: .*codebook_size"):
         train_tokenizer(load_config(TokenizerRunConfig, "tokenizer.yaml", ["model.chh=8", "output=new"]))

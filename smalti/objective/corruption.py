@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,8 @@ def corrupt(
     mask_code: int,
     flip_ratio: float,
     mask_power: float = 1.0,
+    ordered: float = 0.0,
+    order: Sequence[int] = (),
     rare_first: float = 0.0,
     boxes: float = 0.0,
     frequency: torch.Tensor | None = None,
@@ -50,6 +53,10 @@ def corrupt(
         mask_code: the id that means unknown.
         flip_ratio: the probability that a visible token is replaced.
         mask_power: of `cosine_mask_ratio`.
+        ordered: the probability that what stays visible of a picture is what comes first in `order`, as it is in a
+            sampler that reveals tokens in that order: training then sees the very grids that sampling will. Their
+            number is log-uniform from none to all, about as the steps of a shifted budget are spread.
+        order: n raster indices, the first to be revealed first; needed for that.
         rare_first: the probability that a picture's rare codes are masked first, as in the noise schedule of
             DiffusionBERT (arXiv 2211.15029, section 3.2). What is in sight then tells little, as plain areas do, and
             the rest has to follow from the prompt. Up to half of the tokens are masked, drawn with odds of one over
@@ -64,13 +71,22 @@ def corrupt(
     n, device = h * w, tokens.device
     ratio = cosine_mask_ratio(torch.rand(B, generator=generator), mask_power)
     count = (ratio * n).ceil().clamp(1, n).long()
-    keys = torch.rand(B, n, generator=generator)
+    keys = uniform = torch.rand(B, n, generator=generator)
+    if ordered:
+        chosen = torch.rand(B, generator=generator) < ordered
+        visible = (n + 1) ** torch.rand(B, generator=generator) - 1
+        count = torch.where(chosen, n - visible.floor().long().clamp(max=n - 1), count)
+        # Ranks from the last to be revealed on: the smallest keys are masked.
+        ranks = torch.empty(n).scatter_(
+            0, torch.tensor(order), torch.arange(n - 1, -1, -1, dtype=torch.float32)
+        )
+        keys = torch.where(chosen[:, None], ranks, keys)
     if rare_first:
         chosen = torch.rand(B, generator=generator) < rare_first
         count = torch.where(chosen, (torch.rand(B, generator=generator) * n / 2).ceil().long(), count)
         # The smallest of exponential variables with rates as the odds are a draw without replacement.
         odds = 1 / frequency[tokens.flatten(1).cpu()].clamp_min(1e-12)
-        keys = torch.where(chosen[:, None], -torch.log1p(-keys) / odds, keys)
+        keys = torch.where(chosen[:, None], -torch.log1p(-uniform) / odds, keys)
     if boxes:
         chosen = torch.rand(B, generator=generator) < boxes
         inside = _boxes(B, h, w, generator).flatten(1)

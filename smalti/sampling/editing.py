@@ -23,6 +23,9 @@ class Editing(Protocol):
     enabled: ClassVar[bool]
     """Whether visible positions are worth evaluating at all."""
 
+    remasking: ClassVar[bool]
+    """Whether the rule may mask again; how many positions a step reveals is then known only after its pass."""
+
     def changes(self, view: StepView) -> torch.Tensor:
         """(B, n) bool; those of `view.visible` that are True, and not masked again, take the candidate."""
 
@@ -39,6 +42,7 @@ class NoEditing:
     """A token that is set stays."""
 
     enabled: ClassVar[bool] = False
+    remasking: ClassVar[bool] = False
 
     def changes(self, view: StepView) -> torch.Tensor:
         """(B, n) bool, all False."""
@@ -55,6 +59,7 @@ class ThresholdEditing:
 
     threshold: float = 0.6
     enabled: ClassVar[bool] = True
+    remasking: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_real("edit threshold", self.threshold, 0, 1, above=True)
@@ -84,6 +89,7 @@ class TokenToMaskEditing:
     threshold: float = 0.1
     share: float = 0.1
     enabled: ClassVar[bool] = True
+    remasking: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_real("edit threshold", self.threshold, 0, 1, above=True)
@@ -117,6 +123,7 @@ class RunningConfidenceEditing:
 
     threshold: float = 1.0
     enabled: ClassVar[bool] = True
+    remasking: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_real("edit threshold", self.threshold, 0, 1, above=True)

@@ -21,6 +21,10 @@ class Order(Protocol):
     noisy: ClassVar[bool]
     """Whether the rule wants `StepView.noise`."""
 
+    blind: ClassVar[bool]
+    """Whether priorities need nothing that a pass finds. What is to be revealed is then known before the pass, and the
+    head is asked for nothing else."""
+
     past: int
     """How many earlier steps the rule wants in `StepView.past`."""
 
@@ -53,6 +57,7 @@ class ConfidenceOrder:
     temperature: float = 0.0
     schedule: TemperatureSchedule | None = None
     noisy: ClassVar[bool] = True
+    blind: ClassVar[bool] = False
     past: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
@@ -84,6 +89,7 @@ class HistoryOrder:
     temperature: float = 0.0
     schedule: TemperatureSchedule | None = None
     noisy: ClassVar[bool] = True
+    blind: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_whole("order window", self.window)
@@ -124,6 +130,7 @@ class DrawOrder:
 
     temperature: float = 1.0
     noisy: ClassVar[bool] = True
+    blind: ClassVar[bool] = False
     past: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
@@ -144,6 +151,7 @@ class RandomOrder:
     """Every masked position is as likely as any other."""
 
     noisy: ClassVar[bool] = True
+    blind: ClassVar[bool] = True
     past: ClassVar[int] = 0
 
     def check(self, height: int, width: int) -> None:
@@ -160,6 +168,7 @@ class StratifiedOrder:
 
     seed: int = 42
     noisy: ClassVar[bool] = False
+    blind: ClassVar[bool] = True
     past: ClassVar[int] = 0
 
     def check(self, height: int, width: int) -> None:
@@ -180,6 +189,7 @@ class HaltonOrder:
     """A fixed low-discrepancy order of any grid, along the Halton sequence (arXiv 2503.17076)."""
 
     noisy: ClassVar[bool] = False
+    blind: ClassVar[bool] = True
     past: ClassVar[int] = 0
 
     def check(self, height: int, width: int) -> None:

@@ -87,6 +87,12 @@ class Sampler:
         factors = [schedule.values(steps) if schedule else [1.0] * steps for steps in self.parts() if steps]
         return [self.temperature * factor for part in factors for factor in part]
 
+    @property
+    def foresees(self) -> bool:
+        """Whether it is known before a pass which positions it will reveal."""
+        planned = not isinstance(self.budget, StepwiseBudget)
+        return planned and self.order.blind and not self.editing.remasking
+
     def parts(self) -> tuple[int, int]:
         """How many steps fill the grid, and how many refine it."""
         refining = self.refinement.steps(self.steps) if self.refinement else 0
@@ -189,7 +195,26 @@ def _steps(
         uniform = _noise(generators, tokens) if sampler.draw == "sample" else None
         noise = _noise(generators, tokens) if sampler.order.noisy else None
         visible = editable & ~masked & active[:, None]
-        asked = (masked | visible) if sampler.editing.enabled else masked
+        part = (index, filling) if index < filling else (index - filling, refining)
+        view = StepView(
+            index=part[0],
+            steps=part[1],
+            grid=grid,
+            masked=masked,
+            visible=visible,
+            tokens=tokens,
+            candidate=tokens,
+            probability=zeros,
+            current_probability=zeros,
+            entropy=zeros,
+            noise=noise,
+            confidence=confidence,
+            remaining=planned[:, index],
+            past=past,
+        )
+        asked = _to_reveal(sampler, view) if sampler.foresees else masked
+        if sampler.editing.enabled:
+            asked = asked | visible
         rows = asked.flatten().nonzero()[:, 0]
         choice = _predict(
             denoiser,
@@ -205,31 +230,20 @@ def _steps(
         if bool(choice.probability.isnan().any()):
             raise SmaltiError("the denoiser's output is not finite: its weights or its dtype are unfit")
         current = _spread(choice.current_probability, rows, zeros)
-        part = (index, filling) if index < filling else (index - filling, refining)
-        view = StepView(
-            index=part[0],
-            steps=part[1],
-            grid=grid,
-            masked=masked,
-            visible=visible,
-            tokens=tokens,
+        view = replace(
+            view,
             candidate=_spread(choice.candidate, rows, tokens),
             probability=_spread(choice.probability, rows, zeros),
             current_probability=current,
             entropy=_spread(choice.entropy, rows, zeros),
-            noise=noise,
             confidence=torch.maximum(confidence, current),
-            remaining=planned[:, index],
-            past=past,
         )
         if stepwise:
             view = replace(view, remaining=sampler.budget.remaining(view))
         # Where nothing is left to reveal afterwards, nothing may be masked again.
         remasked = sampler.editing.remasks(view) & visible & (view.remaining > 0)[:, None]
         edited = sampler.editing.changes(view) & visible & ~remasked
-        counts = masked.sum(dim=1) + remasked.sum(dim=1) - view.remaining
-        first = [sampler.budget.sure(view)] if stepwise else []
-        revealed = first_among(masked, counts, *first, sampler.order.priority(view))
+        revealed = _to_reveal(sampler, view, remasked)
         tokens = torch.where(revealed | edited, view.candidate, tokens).masked_fill(remasked, mask)
         masked = masked & ~revealed | remasked
         past = ((view.candidate, view.probability), *past)[: sampler.order.past]
@@ -298,6 +312,15 @@ def _predict(
         top_p=sampler.top_p,
         current_tokens=tokens.flatten()[rows] if sampler.editing.enabled else None,
     )
+
+
+def _to_reveal(sampler: Sampler, view: StepView, remasked: torch.Tensor | None = None) -> torch.Tensor:
+    """(B, n) bool: the masked positions that a step reveals, as many as leave `view.remaining` masked after it."""
+    counts = view.masked.sum(dim=1) - view.remaining
+    if remasked is not None:
+        counts = counts + remasked.sum(dim=1)
+    first = [sampler.budget.sure(view)] if isinstance(sampler.budget, StepwiseBudget) else []
+    return first_among(view.masked, counts, *first, sampler.order.priority(view))
 
 
 def _spread(values: torch.Tensor | None, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ class StepView:
         visible: bool, positions that may be edited or masked again; those that are neither are fixed by the caller.
         tokens: int64, the grid, with the mask id at masked positions.
         candidate: int64, what the model would put there (x₀). This and the following are meaningful at masked
-            positions, and at visible ones while editing is on.
+            positions, where these are all asked for (not so in a blind order), and at visible ones while editing is on.
         probability: float32, p(x₀) at temperature 1.
         current_probability: float32, p of the token that is there; 0 at masked positions and while editing is
             off.

@@ -131,6 +131,13 @@ class ObjectiveConfig(Strict):
     mask_power: float = Field(
         1.0, gt=0, description="k of the mask ratio cos(π/2 · uᵏ); above 1 the ratio is high more often"
     )
+    ordered: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of pictures of which the first tokens of the sampling order are visible, as in sampling; "
+        "for model.sampling.order halton or stratified",
+    )
     rare_first: float = Field(
         0.0, ge=0, le=1, description="share of pictures whose rare codes are masked first, plain areas last"
     )

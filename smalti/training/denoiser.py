@@ -29,6 +29,7 @@ from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts, train
 from smalti.objective.corruption import Corrupted, corrupt
 from smalti.objective.drafts import draft
 from smalti.objective.loss import denoising_loss
+from smalti.sampling.orders import StratifiedOrder, halton_order, stratified_order
 from smalti.sampling.sampler import sample
 from smalti.settings import GenerationSettings
 from smalti.training.codes import add_code_networks, fold_code_networks
@@ -70,6 +71,7 @@ class DenoiserTask:
         self.grid = (side // downscale, side // downscale)
         self.size = side
         self.group_weights = self.find_group_weights()
+        self.order = self.find_order()
         # A wrong model should be named before the pictures are encoded, which takes minutes.
         self.make_model_config(config.text.vocab_size)
         with first_alone():
@@ -131,6 +133,20 @@ class DenoiserTask:
                     f"objective.group_weights must have at most {codes} groups, one a code, not {number}"
                 )
         return weights
+
+    def find_order(self) -> tuple[int, ...]:
+        """Raster indices in the order in which the model's own sampling settings reveal them, if training asks."""
+        if not self.config.objective.ordered:
+            return ()
+        name = self.config.model.get("sampling", {}).get("order")
+        if name == "halton":
+            return halton_order(*self.grid)
+        if name == "stratified":
+            StratifiedOrder().check(*self.grid)
+            return stratified_order(self.grid[0])
+        raise SmaltiError(
+            f"objective.ordered needs model.sampling.order to be halton or stratified, not {name!r}"
+        )
 
     def make_groups(self, number: int) -> CodeGroups:
         """That many groups of codes, kept in the cache beside the tokens."""
@@ -200,6 +216,8 @@ class DenoiserTask:
             mask_code=self.model_config.mask_code,
             flip_ratio=objective.flip_ratio,
             mask_power=objective.mask_power,
+            ordered=objective.ordered,
+            order=self.order,
             rare_first=objective.rare_first,
             boxes=objective.boxes,
             frequency=self.frequency,
