@@ -57,6 +57,15 @@ def test_boxes_on_a_lattice_have_their_edges_there(index: int, split: str, latti
             assert abs(edge * lattice - round(edge * lattice)) < 1e-6
 
 
+def test_some_scenes_can_be_on_a_lattice_and_others_not() -> None:
+    scenes = Scenes(lattice=8, lattice_share=0.7)
+    on = [
+        all(abs(value * 8 - round(value * 8)) < 1e-6 for item in scene.objects for value in (item.x, item.y))
+        for scene in map(scenes.scene, range(200))
+    ]
+    assert 0.6 < sum(on) / 200 < 0.8
+
+
 @pytest.mark.parametrize("lattice", [0, 4, 15, 20, 16.0, "16"])
 def test_a_lattice_is_a_multiple_of_eight(lattice: object) -> None:
     with pytest.raises(SmaltiError, match="lattice must be a multiple of 8, or None"):

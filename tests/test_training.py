@@ -20,10 +20,10 @@ from smalti.checkpoint import load_codebook, load_denoiser, load_image_tokenizer
 from smalti.data.cache import TokenCache, build_cache
 from smalti.errors import SmaltiError
 from smalti.training.config import DenoiserRunConfig, OptimizerConfig, TokenizerRunConfig, load_config
-from smalti.training.denoiser import DenoiserTask, train_denoiser
+from smalti.training.denoiser import DenoiserTask, fingerprint, train_denoiser
 from smalti.training.optimizer import learning_rate
 from smalti.training.sources import shuffled_indices
-from smalti.training.tokenizer import train_tokenizer
+from smalti.training.tokenizer import TokenizerTask, busiest_part, train_tokenizer
 from smalti.vq.groups import CodeGroups
 
 TOKENIZER = {
@@ -297,6 +297,53 @@ def test_training_can_see_the_grids_of_the_sampling_order(workspace: Path) -> No
         task = DenoiserTask(load_config(DenoiserRunConfig, "denoiser.yaml", [*overrides, sampling]))
         masked = task.batch(0).masked.flatten(1)[:, list(task.order)]
         assert torch.equal(masked.sort(dim=1).values, masked)
+
+
+def test_a_decoder_can_learn_on_while_tokens_stay(workspace: Path) -> None:
+    """A tokenizer of its own encoder and codes, which models and caches of the first one take for theirs."""
+    more = ["start_from=denoiser/model", "decoder_only=true", "code_noise=0.3", "crop=16", "output=sharper"]
+    train_tokenizer(load_config(TokenizerRunConfig, "tokenizer.yaml", [*more, "loop.batch_size=4"]))
+    before, after = load_image_tokenizer("denoiser/model"), load_image_tokenizer("sharper/model")
+    learned = {
+        name.split(".")[0]
+        for name, value in after.state_dict().items()
+        if not torch.equal(value, before.state_dict()[name])
+    }
+    assert learned == {"decoder", "post_quant_conv"}
+    assert fingerprint(before) == fingerprint(after)
+    DenoiserTask(
+        load_config(
+            DenoiserRunConfig, "denoiser.yaml", ["tokenizer=sharper/model", "start_from=denoiser/model"]
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("decoder_only=true", "decoder_only needs start_from"),
+        ("code_noise=0.1", "code_noise goes with decoder_only"),
+        ("crop=12", r"crop must be a multiple of 8 up to data.size \(32\), not 12"),
+        ("crop=40", r"crop must be a multiple of 8 up to data.size \(32\), not 40"),
+    ],
+)
+def test_settings_of_a_tokenizer_that_do_not_fit_are_named(
+    workspace: Path, override: str, message: str
+) -> None:
+    with pytest.raises(SmaltiError, match=message):
+        TokenizerTask(load_config(TokenizerRunConfig, "tokenizer.yaml", [override]))
+
+
+def test_the_busiest_part_of_a_picture_lies_on_the_grid() -> None:
+    image = torch.zeros(3, 32, 48, dtype=torch.uint8)
+    image[:, 20:28, 34:40] = 200
+    generator = torch.Generator().manual_seed(0)
+    part = busiest_part(image, 16, 8, generator, tries=60)
+    assert int((part == 200).sum()) == 3 * 8 * 6
+    places = [
+        image[:, row : row + 16, column : column + 16] for row in (0, 8, 16) for column in range(0, 40, 8)
+    ]
+    assert any(torch.equal(part, place) for place in places)
 
 
 def test_unknown_model_fields_are_named_before_anything_is_made(workspace: Path) -> None:

@@ -111,6 +111,7 @@ class Scenes:
         lattice: None for objects of any size anywhere. A number L, a multiple of 8, is for models with little time to
             learn: sides of boxes are multiples of 2/L of the picture's, their edges multiples of 1/L, and backgrounds
             are plain.
+        lattice_share: the probability that a scene is on the lattice; the others are as without one.
 
     Raises:
         SmaltiError: an argument is not one of these.
@@ -123,6 +124,7 @@ class Scenes:
         split: str = "train",
         mix: Mapping[str, float] | None = None,
         lattice: int | None = None,
+        lattice_share: float = 1.0,
     ) -> None:
         if split not in SPLITS:
             raise SmaltiError(f'split must be "train" or "test", not {split!r}')
@@ -136,6 +138,7 @@ class Scenes:
         self.seed = seed
         self.size = _sides(size)
         self.lattice = lattice
+        self.lattice_share = lattice_share
         self.split = split
         self._tags = list(mix)
         self._weights = list(mix.values())
@@ -148,7 +151,11 @@ class Scenes:
         random = Random(f"smalti scenes {self.seed} {self.split} {index}")
         tag = random.choices(self._tags, self._weights)[0]
         metadata = sample_metadata(tag, random, self.split)
-        return compose(metadata, random, split=self.split, lattice=self.lattice)
+        lattice = self.lattice
+        # Without a share no number is drawn for it, so that scenes stay what they were.
+        if self.lattice_share < 1 and random.random() >= self.lattice_share:
+            lattice = None
+        return compose(metadata, random, split=self.split, lattice=lattice)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`{"image": uint8 (3, H, W) tensor, "caption": str}`."""

@@ -36,6 +36,7 @@ class DataConfig(Strict):
     lattice: int | None = Field(
         None, description="scenes that are easier to learn, with boxes on a lattice (see smalti.data.scenes)"
     )
+    lattice_share: float = Field(1.0, ge=0, le=1, description="of the scenes; the others have none")
     mix: dict[str, NonNegativeFloat] | None = Field(
         None, description="weight of each kind of scene; None is smalti.data.scenes.TRAINING_MIX"
     )
@@ -112,6 +113,25 @@ class TokenizerLossConfig(Strict):
 class TokenizerRunConfig(RunConfig):
     """`smalti train-tokenizer`."""
 
+    start_from: str | None = Field(
+        None, description="folder of an image tokenizer, or of a model that has one, to go on from"
+    )
+    decoder_only: bool = Field(
+        False,
+        description="pictures keep their tokens, and models of them stay what they are; needs start_from",
+    )
+    code_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of codes that the decoder sees another of in their place, one that looks alike, as "
+        "where a denoiser erred; with decoder_only",
+    )
+    crop: PositiveInt | None = Field(
+        None,
+        description="side in pixels: of every picture the busiest of some random parts of that size is trained on, so "
+        "that plain areas take less of the time",
+    )
     model: dict[str, Any] = Field(description="fields of the tokenizer's config.json")
     loss: TokenizerLossConfig = TokenizerLossConfig()
 

@@ -330,8 +330,13 @@ def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCac
     source = make_source(config.data)
     device = find_device(config.loop.device)
     tokenizer = tokenizer.eval().to(device).to(memory_format=torch.channels_last)
-    # Without a mix of its own a cache is called what it was called before there were any.
-    data = {key: value for key, value in config.data.model_dump().items() if (key, value) != ("mix", None)}
+    # What came later is named only where it says something, so that older caches stay valid.
+    later = {"mix": None, "lattice_share": 1.0}
+    data = {
+        key: value
+        for key, value in config.data.model_dump().items()
+        if key not in later or value != later[key]
+    }
     facts = {"tokenizer": fingerprint(tokenizer), "data": data}
 
     # In float32, as pictures are encoded everywhere else: bf16 gave one token in four another id.
@@ -345,9 +350,14 @@ def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCac
 
 
 def fingerprint(tokenizer: ImageTokenizer) -> str:
-    """A short hash of a tokenizer's weights: tokens mean nothing with another codebook."""
+    """A short hash of what turns pictures into tokens, the weights but for the decoder's.
+
+    Tokens mean nothing with another codebook; how they are drawn is another matter.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(tokenizer.state_dict().items()):
+        if name.startswith(("decoder.", "post_quant_conv.")):
+            continue
         digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 

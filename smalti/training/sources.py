@@ -27,7 +27,12 @@ def make_source(config: DataConfig) -> Source:
     """
     if config.kind == "scenes":
         return Scenes(
-            seed=config.seed, size=config.size, split="train", mix=config.mix, lattice=config.lattice
+            seed=config.seed,
+            size=config.size,
+            split="train",
+            mix=config.mix,
+            lattice=config.lattice,
+            lattice_share=config.lattice_share,
         )
     if config.path is None:
         raise SmaltiError("data.path must name a folder of pictures when data.kind is folder")

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smalti.checkpoint import save_image_tokenizer
+from smalti.checkpoint import load_image_tokenizer, save_image_tokenizer
 from smalti.data.scenes import Scenes
+from smalti.errors import SmaltiError
 from smalti.training.config import TokenizerRunConfig, check_model_keys
 from smalti.training.distribution import size, spread, take_from_first
 from smalti.training.loop import train
@@ -19,11 +20,13 @@ from smalti.training.preview import save_grid
 from smalti.training.sources import make_source, source_batch, stack_images
 from smalti.vq.config import VQConfig
 from smalti.vq.discriminator import PatchDiscriminator
+from smalti.vq.groups import CodeGroups
 from smalti.vq.kmeans import kmeans
 from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
 
 _VALIDATION_PICTURES = 64
 _SEEDING_PICTURES = 1024
+_ALIKE = 4  # codes, itself among them, that one may be taken for
 
 
 def psnr(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -71,9 +74,26 @@ class TokenizerTask:
     def __init__(self, config: TokenizerRunConfig) -> None:
         self.config = config
         check_model_keys(config.model, {field.name for field in dataclasses.fields(VQConfig)})
+        if config.decoder_only and not config.start_from:
+            raise SmaltiError("decoder_only needs start_from, the image tokenizer whose decoder learns")
+        downscale = VQConfig.from_dict(config.model).downscale
+        if config.crop is not None and (config.crop % downscale or config.crop > config.data.size):
+            raise SmaltiError(
+                f"crop must be a multiple of {downscale} up to data.size ({config.data.size}), not {config.crop}"
+            )
+        if config.code_noise and not config.decoder_only:
+            raise SmaltiError("code_noise goes with decoder_only")
         torch.manual_seed(config.seed)
         tokenizer = ImageTokenizer(VQConfig.from_dict(config.model))
-        tokenizer.init_weights()
+        if config.start_from:
+            start_from(tokenizer, config.start_from)
+        else:
+            tokenizer.init_weights()
+        if config.decoder_only:
+            for part in (tokenizer.encoder, tokenizer.quant_conv, tokenizer.quantize):
+                part.requires_grad_(False)
+            codebook = tokenizer.quantize.embedding.weight.detach()
+            self.alike = CodeGroups.from_neighbours(codebook, min(_ALIKE, len(codebook))).ids
         adversary = config.loss.discriminator
         self.model = TokenizerWithDiscriminator(
             tokenizer.to(memory_format=torch.channels_last),
@@ -88,7 +108,12 @@ class TokenizerTask:
         self.validation = stack_images(samples)
 
     def batch(self, index: int) -> torch.Tensor:
-        return stack_images(source_batch(self.source, index, self.config.loop.batch_size, self.config.seed))
+        images = stack_images(source_batch(self.source, index, self.config.loop.batch_size, self.config.seed))
+        if self.config.crop is None:
+            return images
+        generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + index) % 2**62 + 1)
+        side, downscale = self.config.crop, self.model.tokenizer.config.downscale
+        return torch.stack([busiest_part(image, side, downscale, generator) for image in images])
 
     def loss(
         self, batch: torch.Tensor, index: int, step: int
@@ -96,7 +121,9 @@ class TokenizerTask:
         weights = self.config.loss
         images = to_float(batch.to(self.config.loop.device)).contiguous(memory_format=torch.channels_last)
         tokenizer = self.model.tokenizer
-        if step < weights.quantize_after:
+        if self.config.decoder_only:
+            reconstruction, quantized = self.decoded(images, index), None
+        elif step < weights.quantize_after:
             reconstruction, quantized = tokenizer.without_codes(images), None
         else:
             accumulate = self.config.loop.accumulate
@@ -130,6 +157,19 @@ class TokenizerTask:
             numbers |= {"fool": fool.detach(), "discriminator": own.detach()}
         return total, numbers
 
+    def decoded(self, images: torch.Tensor, index: int) -> torch.Tensor:
+        """What the decoder makes of a batch's tokens, some of them exchanged for one of their nearest codes."""
+        tokenizer = self.model.tokenizer
+        tokens = tokenizer.encode(images)
+        if self.config.code_noise:
+            generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + index) % 2**62)
+            noisy = torch.rand(tokens.shape, generator=generator) < self.config.code_noise
+            choice = torch.randint(self.alike.shape[1], tokens.shape, generator=generator)
+            others = self.alike[tokens.cpu(), choice]
+            tokens = torch.where(noisy.to(tokens.device), others.to(tokens.device), tokens)
+        z = tokenizer.post_quant_conv(tokenizer.quantize.lookup(tokens))
+        return tokenizer.decoder(z)
+
     @torch.no_grad()
     def seed_codes(self, index: int) -> None:
         """Set the codes to the centers of k-means over the features of the next batches."""
@@ -153,7 +193,8 @@ class TokenizerTask:
         tokenizer.load_state_dict(
             {name.removeprefix(prefix): value for name, value in average.items() if name.startswith(prefix)}
         )
-        tokenizer.quantize.normalize_codes()
+        if not self.config.decoder_only:
+            tokenizer.quantize.normalize_codes()
         return tokenizer.eval()
 
     def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
@@ -166,6 +207,37 @@ class TokenizerTask:
 
     def export(self, average: dict[str, torch.Tensor], folder: Path) -> None:
         save_image_tokenizer(self.averaged(average), folder, dtype=torch.bfloat16)
+
+
+def busiest_part(
+    image: torch.Tensor, side: int, step: int, generator: torch.Generator, tries: int = 4
+) -> torch.Tensor:
+    """Of some random parts of a picture (3, H, W) uint8 the one with the strongest edges: (3, side, side).
+
+    Args:
+        side: in pixels, at most H and W.
+        step: places of parts are multiples of it.
+    """
+    parts = []
+    for _ in range(tries):
+        row, column = (
+            step * int(torch.randint((length - side) // step + 1, (), generator=generator))
+            for length in image.shape[1:]
+        )
+        parts.append(image[:, row : row + side, column : column + side])
+    return max(parts, key=lambda part: float(part.float().diff(dim=2).abs().sum()))
+
+
+def start_from(tokenizer: ImageTokenizer, folder: str) -> None:
+    """Take the weights of another image tokenizer of the same shape.
+
+    Raises:
+        SmaltiError: the folder has none, or one of another shape.
+    """
+    try:
+        tokenizer.load_state_dict(load_image_tokenizer(folder).state_dict())
+    except RuntimeError as error:
+        raise SmaltiError(f"start_from: {folder} has another shape than model: asks for") from error
 
 
 def train_tokenizer(config: TokenizerRunConfig) -> dict[str, float]:
