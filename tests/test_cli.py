@@ -232,6 +232,8 @@ BAD_LINES = {
     "Missing argument 'CONFIG'": ["train"],
     "--images must be a whole number of at least 6": ["evaluate", "scenes", "--images", 5],
     "none is not a folder": ["evaluate", "scenes", "--folder", "none"],
+    "--tokenized goes with --ground-truth": ["evaluate", "scenes", "--tokenized"],
+    "--lattice goes with --ground-truth or --shuffled": ["evaluate", "scenes", "--lattice", 8],
     "leave out --ground-truth, --save and --model": ["evaluate", "scenes", "--folder", ".", "--ground-truth"],
     "leave out --model": ["evaluate", "scenes", "--shuffled", "--model", "MODEL"],
     "leave out --shuffled": ["evaluate", "scenes", "--shuffled", "--save", "x"],
@@ -404,6 +406,11 @@ def test_evaluate_the_ruler(run):
 
 
 def test_evaluate_names_what_is_wrong_with_a_folder(run, tmp_path):
+    code, out, _ = run(
+        "evaluate", "scenes", "--ground-truth", "--tokenized", "--lattice", 8, "--images", 12, "--json"
+    )
+    tokenized = json.loads(out)
+    assert code == 0 and tokenized["images"] == 12 and tokenized["lattice"] == 8 and tokenized["mean"] >= 0.5
     run("evaluate", "scenes", "--ground-truth", "--images", 6, "--save", "kept")
     shutil.copy(__file__, tmp_path / "kept" / "00002" / "samples" / "0000.png")
     code, out, err = run("evaluate", "scenes", "--folder", "kept")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from smalti.commands.evaluate_distance import distance
 from smalti.commands.evaluate_edits import edits
 from smalti.commands.evaluate_tokenizer import tokenizer
 from smalti.errors import SmaltiError
+
+if TYPE_CHECKING:
+    from smalti.pipeline import Pipeline
 
 _TASKS = 6
 
@@ -62,6 +65,15 @@ def scenes(
         bool,
         typer.Option("--ground-truth", help="Check the ruler: score right drawings; it must be about 1."),
     ] = False,
+    tokenized: Annotated[
+        bool,
+        typer.Option(
+            "--tokenized",
+            help="With --ground-truth: score the right drawings after MODEL's image tokenizer, from pixels to "
+            "tokens and back. No model with it can be expected to score more.",
+        ),
+    ] = False,
+    lattice: options.Lattice = 0,
     shuffled: Annotated[
         bool,
         typer.Option(
@@ -96,7 +108,12 @@ def scenes(
         raise SmaltiError(
             "--folder scores pictures that are there: leave out --ground-truth, --save and --model"
         )
-    if (ground_truth or shuffled) and model:
+    if tokenized and not ground_truth:
+        raise SmaltiError("--tokenized goes with --ground-truth")
+    if lattice and not (ground_truth or shuffled):
+        raise SmaltiError("--lattice goes with --ground-truth or --shuffled")
+    place = options.check_lattice(lattice)
+    if (ground_truth or shuffled) and model and not tokenized:
         raise SmaltiError("--ground-truth and --shuffled check the ruler, not a model: leave out --model")
     if shuffled and save:
         raise SmaltiError("--save would keep pictures with the wrong prompts: leave out --shuffled")
@@ -113,7 +130,14 @@ def scenes(
         prompts = _prompts(images, images_per_prompt, seed)
         repeated = [prompt for prompt in prompts for _ in range(images_per_prompt)]
         if ground_truth or shuffled:
-            pictures: Iterator[Any] = draw_truth(repeated, seed=seed)
+            pictures: Iterator[Any] = draw_truth(repeated, seed=seed, lattice=place)
+            facts |= {"lattice": lattice} if lattice else {}
+            if tokenized:
+                pipe, settings = drawing.load_for(context.params)
+                facts["model"] = pipe.name
+                pictures = _through(
+                    pipe, draw_truth(repeated, size=settings.height, seed=seed, lattice=place)
+                )
         else:
             pipe, settings = drawing.load_for(context.params)
             facts |= drawing.facts(pipe, settings)
@@ -150,6 +174,19 @@ def _grouped(pictures: Iterator[Any], size: int) -> Iterator[list[Any]]:
     """The pictures of one prompt together."""
     while group := list(islice(pictures, size)):
         yield group
+
+
+def _through(pipe: Pipeline, pictures: Iterator[Any], batch_size: int = 16) -> Iterator[Any]:
+    """Pictures (H, W, 3) uint8 as the image tokenizer gives them back."""
+    import numpy as np
+    import torch
+
+    device = pipe.image_tokenizer.quant_conv.weight.device
+    while group := list(islice(pictures, batch_size)):
+        pixels = torch.from_numpy(np.stack(group)).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            tokens = pipe.image_tokenizer.from_pixels(pixels.to(device))
+        yield from pipe.decode(tokens).permute(0, 2, 3, 1).numpy()
 
 
 def _kept(

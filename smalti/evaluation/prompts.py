@@ -53,10 +53,15 @@ def scene_prompts(per_tag: int = 50, seed: int = 0) -> list[Prompt]:
     return prompts
 
 
-def ground_truth(prompts: Iterable[Prompt], *, size: int = 256, seed: int = 0) -> Iterator[np.ndarray]:
-    """A drawn picture, uint8 (size, size, 3), that satisfies each prompt: what a perfect model would make."""
+def ground_truth(
+    prompts: Iterable[Prompt], *, size: int = 256, seed: int = 0, lattice: int | None = None
+) -> Iterator[np.ndarray]:
+    """A drawn picture, uint8 (size, size, 3), that satisfies each prompt: what a perfect model would make.
+
+    `lattice` is explained at `smalti.data.scenes.Scenes`.
+    """
     for index, prompt in enumerate(prompts):
-        yield render(compose(prompt, Random(f"smalti ground truth {seed} {index}")), size)
+        yield render(compose(prompt, Random(f"smalti ground truth {seed} {index}"), lattice=lattice), size)
 
 
 def shuffle(prompts: list[Prompt], seed: int = 0) -> list[Prompt]:
