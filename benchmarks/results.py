@@ -52,9 +52,11 @@ def scores(folder: Path) -> Iterator[str]:
     for name, path in found.items():
         if path.exists():
             one = read_json(path)
-            rows.append((name, f"{one['passes']:g}", *(one[tag] for tag in (*TAGS, "mean", "held_out"))))
+            rows.append(
+                (name, f"{one['passes']:g}", *(one[tag] for tag in (*TAGS, "mean", "held_out", "seen")))
+            )
     if rows:
-        yield from table(["preset", "passes", *TAGS, "mean", "held-out pairs"], iter(rows))
+        yield from table(["preset", "passes", *TAGS, "mean", "held-out pairs", "other pairs"], iter(rows))
 
 
 def contrast(folder: Path) -> Iterator[str]:

@@ -5,15 +5,17 @@
 #
 # Results go to $OUT (default: runs/results), a file a stage, with the minutes that it took. How long it will take is
 # said first. --list says what the stages are and how long they took on two CPU cores. MODEL is a model folder (default:
-# the bundled model), PYTHON a Python with Smalti in it.
+# the bundled model), DTYPE that of the denoiser (default: bfloat16, which is faster), PYTHON a Python with Smalti in it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/results}
 PYTHON=${PYTHON:-.venv/bin/python}
 MODEL=${MODEL:-}
+DTYPE=${DTYPE:-bfloat16}
 
-STAGES=(contrast scores editing steps tokenizer distance edits edit_time tables sweep gce)
+STAGES=(ceiling contrast scores editing steps tokenizer distance edits edit_time tables sweep gce)
 declare -A WHAT=(
+    [ceiling]="right drawings, and those after the image tokenizer: what a score can be at most"
     [contrast]="whether prompts are told apart"
     [scores]="scenes scores: 402 prompts, 4 pictures each, of every preset"
     [editing]="with token editing and without, at 4, 8 and 16 steps, three seeds"
@@ -31,7 +33,7 @@ declare -A WHAT=(
 # others are reckoned from shorter runs.
 YARDSTICK_SECONDS=8
 declare -A MINUTES=(
-    [contrast]=2 [scores]=43 [editing]=44 [steps]=66 [tokenizer]=1 [distance]=6 [edits]=7 [edit_time]=1 [tables]=1
+    [ceiling]=2 [contrast]=2 [scores]=43 [editing]=44 [steps]=66 [tokenizer]=1 [distance]=6 [edits]=7 [edit_time]=1 [tables]=1
     [sweep]=130 [gce]=140
 )
 
@@ -44,6 +46,12 @@ smalti() {
     "$PYTHON" -m smalti "$@" ${MODEL:+--model "$MODEL"}
 }
 
+ceiling() {
+    smalti evaluate scenes --ground-truth --tokenized --lattice 8 --images 420 --json >"$OUT/score-tokenized.json"
+    "$PYTHON" -m smalti evaluate scenes --ground-truth --images 420 --json >"$OUT/score-truth.json"
+    "$PYTHON" -m smalti evaluate scenes --shuffled --images 420 --json >"$OUT/score-shuffled.json"
+}
+
 contrast() {
     smalti evaluate contrast --json >"$OUT/contrast.json"
 }
@@ -51,17 +59,18 @@ contrast() {
 scores() {
     local preset
     for preset in fast balanced quality; do
-        smalti evaluate scenes --preset "$preset" --images 1608 -n 4 --json >"$OUT/score-$preset.json"
+        smalti evaluate scenes --preset "$preset" --images 1608 -n 4 --dtype "$DTYPE" --json >"$OUT/score-$preset.json"
     done
 }
 
 editing() {
-    "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --output "$OUT/editing" --steps 4 8 16 \
-        --rules none threshold token_to_mask running_confidence
+    "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/editing" --steps 4 8 16 \
+        --rules none threshold
 }
 
 steps() {
-    "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --output "$OUT/steps" --pictures 120 --seeds 0
+    "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/steps" --pictures 120 \
+        --seeds 0
 }
 
 tokenizer() {
@@ -69,7 +78,7 @@ tokenizer() {
 }
 
 distance() {
-    smalti evaluate distance --json >"$OUT/distance.json"
+    smalti evaluate distance --dtype "$DTYPE" --json >"$OUT/distance.json"
 }
 
 edits() {
@@ -110,7 +119,7 @@ if [[ ${1:-} == --list ]]; then
     list
     exit
 fi
-[[ $# -gt 0 ]] || set -- "${STAGES[@]:0:9}"
+[[ $# -gt 0 ]] || set -- "${STAGES[@]:0:10}"
 total=0
 for stage in "$@"; do
     [[ -n ${WHAT[$stage]:-} ]] || { echo "no stage $stage; there are: ${STAGES[*]}" >&2; exit 1; }

@@ -189,7 +189,7 @@ def measure(pipe: Pipeline, cell: Cell, options: argparse.Namespace) -> dict[str
     scores = score_images(prompts, groups)
     count = len(texts)
     return {
-        **{name: scores[name] for name in (*TAGS, "mean", "held_out")},
+        **{name: scores[name] for name in (*TAGS, "mean", "held_out", "seen")},
         "passes": round(passes / count, 3),
         "seconds_a_picture": round(seconds / count, 4),
         "edited_a_picture": round(edited / count, 2),

@@ -383,7 +383,7 @@ def test_evaluate_a_model(run, folder, tmp_path):
     code, out, err = run(*arguments, "--save", "kept", "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
-    assert list(report)[:10] == [*TAGS, "mean", "held_out", "images", "seconds"]
+    assert list(report)[:11] == [*TAGS, "mean", "held_out", "seen", "images", "seconds"]
     assert report["images"] == 14 and report["settings"]["num_inference_steps"] == 2
     assert names(tmp_path / "kept") == [f"{index:05d}" for index in range(7)]
     assert names(tmp_path / "kept" / "00006" / "samples") == ["0000.png", "0001.png"]

@@ -26,7 +26,7 @@ from smalti.evaluation.prompts import (  # noqa: E402
     write_prompts,
 )
 
-KEYS = [*TAGS, "mean", "held_out", "images", "seconds"]
+KEYS = [*TAGS, "mean", "held_out", "seen", "images", "seconds"]
 
 
 def seen(shape: str, color: str = "red", x: float = 0.5, y: float = 0.5, score: float = 0.9) -> Detection:
@@ -123,7 +123,7 @@ def test_missing_tasks_are_none_and_left_out_of_the_mean() -> None:
     prompts = [prompt for prompt in scene_prompts(2) if prompt["tag"] == "two_object"]
     result = score_images(prompts, ground_truth(prompts, size=128))
     assert result["two_object"] == result["mean"] == 1.0
-    assert result["counting"] is None and result["held_out"] is None
+    assert result["counting"] is None and result["held_out"] is None and result["seen"] is None
 
 
 def test_prompts_are_written_and_read_back(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from smalti.errors import SmaltiError
 from smalti.evaluation.detector import Detection, detect, relations
-from smalti.evaluation.prompts import TAGS, Prompt, check_prompt, read_prompts, shuffle
+from smalti.evaluation.prompts import PAIR_TAGS, TAGS, Prompt, check_prompt, read_prompts, shuffle
 from smalti.files import atomic_path, write_text_atomic
 
 
@@ -55,10 +55,10 @@ def score_images(
         images: a picture, or a list of pictures, for each prompt: PIL, or uint8 (H, W, 3).
 
     Returns:
-        `single_object`, `two_object`, `counting`, `colors`, `position`, `color_attr`: the share of right
-        pictures of each task (None where it has none), `mean`: the mean of these, `held_out`: the share over
-        prompts with held-out pairs (or None), `images`: how many were scored, `seconds`: how long that took,
-        the making of the pictures included.
+        `single_object`, `two_object`, `counting`, `colors`, `position`, `color_attr`: the share of right pictures of
+        each task (None where it has none), `mean`: the mean of these, `held_out`: the share over prompts with held-out
+        pairs (or None), `seen`: that over the others of the same tasks, `images`: how many were scored, `seconds`: how
+        long that took, the making of the pictures included.
 
     Raises:
         SmaltiError: a prompt is not one over scenes, or there is nothing to score, or not a picture for each
@@ -66,7 +66,8 @@ def score_images(
     """
     started = time.perf_counter()
     results: dict[str, list[bool]] = {tag: [] for tag in TAGS}
-    held_out: list[bool] = []
+    # Of prompts that name pairs of shape and colour, by whether one of them is held out.
+    pairs: dict[bool, list[bool]] = {True: [], False: []}
     # Not zip(strict=True): its error would not be ours, and it would swallow one raised by a generator of
     # pictures.
     pictures = iter(images)
@@ -78,8 +79,8 @@ def score_images(
         for image in group if isinstance(group, list | tuple) else [group]:
             right = is_correct(prompt, detect(np.asarray(_rgb(image))))
             results[prompt["tag"]].append(right)
-            if prompt.get("held_out"):
-                held_out.append(right)
+            if prompt["tag"] in PAIR_TAGS:
+                pairs[bool(prompt.get("held_out"))].append(right)
     if next(pictures, None) is not None:
         raise SmaltiError("images must have as many entries as prompts, not more")
     scores = {tag: _mean(rights) for tag, rights in results.items()}
@@ -89,7 +90,8 @@ def score_images(
     return {
         **scores,
         "mean": _mean(known),
-        "held_out": _mean(held_out),
+        "held_out": _mean(pairs[True]),
+        "seen": _mean(pairs[False]),
         "images": sum(map(len, results.values())),
         "seconds": round(time.perf_counter() - started, 3),
     }

@@ -25,8 +25,11 @@ from smalti.files import write_text_atomic
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
+PAIR_TAGS = ("colors", "color_attr")
+"""The tasks whose prompts say the colour of every object."""
+
 HELD_OUT_SHARE = 0.2
-"""Share of the `colors` and `color_attr` prompts that ask for a held-out pair."""
+"""Share of the prompts of these that ask for a held-out pair."""
 
 Prompt = dict[str, Any]
 
@@ -163,7 +166,7 @@ def _draw(tag: str, count: int, random: Random) -> list[list[dict[str, Any]]]:
             if first[0] != second[0] and first[1] != second[1]
         ]
     random.shuffle(options)
-    if tag not in ("colors", "color_attr"):
+    if tag not in PAIR_TAGS:
         return list(islice(cycle(options), count))
     unseen = [include for include in options if _is_held_out(include)]
     seen = [include for include in options if not _is_held_out(include)]
