@@ -122,6 +122,16 @@ def test_orders_show_few_tokens_as_often_as_many() -> None:
     # P(visible < k) = log(k + 1) / log(257)
     for k in (1, 4, 16, 64):
         assert abs((visible < k).float().mean() - math.log(k + 1) / math.log(257)) < 0.04
+    # Wrong tokens come with what is in sight: where little is, there are hardly any.
+    flips, tokens = dict(kwargs, flip_ratio=0.5), tokens.repeat(8, 1, 1)
+    shown, masked = corrupt(tokens, ordered=1.0, order=range(256), generator=generator, **flips)
+    wrong = ((shown != tokens) & ~masked).flatten(1).sum(dim=1)
+    visible = 256 - masked.flatten(1).sum(dim=1)
+    assert wrong[visible < 4].float().mean() < 0.02
+    for low, high in ((16, 64), (64, 200), (200, 256)):
+        part = (visible >= low) & (visible < high)
+        expected = (0.5 * visible[part].float() ** 2 / 256).sum()
+        assert 0.9 < wrong[part].sum() / expected < 1.1
 
 
 @settings(max_examples=30, deadline=None)

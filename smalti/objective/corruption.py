@@ -51,11 +51,13 @@ def corrupt(
         tokens: (B, h, w) int64, the true grids.
         codebook_size: number of codes V; wrong tokens are uniform over the V − 1 others.
         mask_code: the id that means unknown.
-        flip_ratio: the probability that a visible token is replaced.
+        flip_ratio: the probability that a visible token is replaced (`ordered` pictures have it only in full sight).
         mask_power: of `cosine_mask_ratio`.
         ordered: the probability that what stays visible of a picture is what comes first in `order`, as it is in a
             sampler that reveals tokens in that order: training then sees the very grids that sampling will. Their
-            number is log-uniform from none to all, about as the steps of a shifted budget are spread.
+            number is log-uniform from none to all, about as the steps of a shifted budget are spread. Wrong tokens are
+            as rare among them as what is in sight is little: of an object of which one token is in sight nobody could
+            tell a wrong one, and a model that doubts it draws the object elsewhere once more.
         order: n raster indices, the first to be revealed first; needed for that.
         rare_first: the probability that a picture's rare codes are masked first, as in the noise schedule of
             DiffusionBERT (arXiv 2211.15029, section 3.2). What is in sight then tells little, as plain areas do, and
@@ -72,10 +74,12 @@ def corrupt(
     ratio = cosine_mask_ratio(torch.rand(B, generator=generator), mask_power)
     count = (ratio * n).ceil().clamp(1, n).long()
     keys = uniform = torch.rand(B, n, generator=generator)
+    flips = torch.full((B,), flip_ratio)
     if ordered:
         chosen = torch.rand(B, generator=generator) < ordered
-        visible = (n + 1) ** torch.rand(B, generator=generator) - 1
-        count = torch.where(chosen, n - visible.floor().long().clamp(max=n - 1), count)
+        visible = ((n + 1) ** torch.rand(B, generator=generator) - 1).floor().clamp(max=n - 1)
+        count = torch.where(chosen, n - visible.long(), count)
+        flips = torch.where(chosen, flip_ratio * visible / n, flips)
         # Ranks from the last to be revealed on: the smallest keys are masked.
         ranks = torch.empty(n).scatter_(
             0, torch.tensor(order), torch.arange(n - 1, -1, -1, dtype=torch.float32)
@@ -94,7 +98,7 @@ def corrupt(
         keys = torch.where(chosen[:, None], (~inside).float(), keys)
     places = keys.argsort(dim=1).argsort(dim=1)
     masked = (places < count[:, None]).reshape(B, h, w).to(device)
-    flipped = (torch.rand(B, h, w, generator=generator) < flip_ratio).to(device)
+    flipped = (torch.rand(B, h, w, generator=generator) < flips[:, None, None]).to(device)
     offset = torch.randint(1, max(2, codebook_size), (B, h, w), generator=generator).to(device)
     shown = torch.where(flipped, (tokens + offset) % codebook_size, tokens)
     return Corrupted(shown.masked_fill(masked, mask_code), masked)
