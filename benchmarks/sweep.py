@@ -43,8 +43,9 @@ from smalti.vq.groups import CodeGroups
 VARIANTS: dict[str, list[str]] = {
     "as configured": [],
     "no networks of codes": ["code_network=null"],
+    "no masks in the sampling order": ["objective.ordered=0"],
     "rare codes not first": ["objective.rare_first=0"],
-    "masks as in the release": ["objective.mask_power=1"],
+    "masks as in the release": ["objective.ordered=0", "objective.rare_first=0", "objective.boxes=0"],
     "no convolution of the prompt": ["model.prompt_convolution=0"],
     "no flips": ["objective.flip_ratio=0"],
     "flips 0.3": ["objective.flip_ratio=0.3"],
