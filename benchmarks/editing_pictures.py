@@ -43,7 +43,9 @@ def main() -> None:
         ("editing-ways", ways(pipe, options.seed)),
         ("editing-row", in_a_row(pipe, options.seed)),
     ):
-        sheet(columns).quantize(256, dither=Image.Dither.NONE).save(options.out / f"{name}.png", optimize=True)
+        sheet(columns).quantize(256, dither=Image.Dither.NONE).save(
+            options.out / f"{name}.png", optimize=True
+        )
 
 
 def kinds(pipe: Pipeline, seed: int) -> list[list[Any]]:
