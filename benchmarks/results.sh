@@ -29,11 +29,11 @@ declare -A WHAT=(
     [gce]="grouped cross-entropy against cross-entropy: ten trainings"
 )
 
-# Minutes on two cores of a CPU on which the yardstick takes so many seconds. That of edits was measured as a whole, the
-# others are reckoned from shorter runs.
+# Minutes on two cores of a CPU on which the yardstick takes so many seconds. Those of ceiling, scores, editing, tokenizer
+# and distance were measured as a whole, the others are reckoned from shorter runs.
 YARDSTICK_SECONDS=8
 declare -A MINUTES=(
-    [ceiling]=2 [contrast]=2 [scores]=43 [editing]=44 [steps]=66 [tokenizer]=1 [distance]=6 [edits]=7 [edit_time]=1 [tables]=1
+    [ceiling]=2 [contrast]=2 [scores]=24 [editing]=6 [steps]=33 [tokenizer]=1 [distance]=3 [edits]=7 [edit_time]=1 [tables]=1
     [sweep]=142 [gce]=140
 )
 
@@ -65,7 +65,7 @@ scores() {
 
 editing() {
     "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/editing" --steps 4 8 16 \
-        --rules none threshold
+        --rules none threshold --pictures 120
 }
 
 steps() {
@@ -78,12 +78,12 @@ tokenizer() {
 }
 
 distance() {
-    smalti evaluate distance --dtype "$DTYPE" --json >"$OUT/distance.json"
+    smalti evaluate distance --images 500 --scenes 1000 --dtype "$DTYPE" --json >"$OUT/distance.json"
 }
 
 edits() {
     # Seed 0 is what the defaults of editing were chosen on.
-    smalti evaluate edits --edits 200 --seed 1 --json >"$OUT/edits.json"
+    smalti evaluate edits --edits 200 --seed 1 --dtype "$DTYPE" --json >"$OUT/edits.json"
 }
 
 edit_time() {
