@@ -29,8 +29,8 @@ declare -A WHAT=(
     [gce]="grouped cross-entropy against cross-entropy: ten trainings"
 )
 
-# Minutes on two cores of a CPU on which the yardstick takes so many seconds. Those of ceiling, scores, editing, tokenizer
-# and distance were measured as a whole, the others are reckoned from shorter runs.
+# Minutes on two cores of a CPU on which the yardstick takes so many seconds. Those of editing, tokenizer and distance were
+# measured as a whole, the others are reckoned from parts of them or from shorter runs.
 YARDSTICK_SECONDS=8
 declare -A MINUTES=(
     [ceiling]=2 [contrast]=2 [scores]=24 [editing]=6 [steps]=33 [tokenizer]=1 [distance]=3 [edits]=7 [edit_time]=1 [tables]=1

@@ -64,6 +64,8 @@ def test_some_scenes_can_be_on_a_lattice_and_others_not() -> None:
         for scene in map(scenes.scene, range(200))
     ]
     assert 0.6 < sum(on) / 200 < 0.8
+    with pytest.raises(SmaltiError, match="lattice_share must be"):
+        Scenes(lattice=8, lattice_share=1.5)
 
 
 @pytest.mark.parametrize("lattice", [0, 4, 15, 20, 16.0, "16"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from smalti.commands import options
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
     from smalti.pipeline import Pipeline
@@ -114,6 +115,12 @@ def draw(
         result = generation.output()
         passes += result.passes
         yield from result.images
+
+
+def through_tokenizer(pipe: Pipeline, batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Pictures (B, 3, H, W) uint8, batch by batch, as the model's image tokenizer gives them back, on the CPU."""
+    for pixels in batches:
+        yield pipe.decode(pipe.encode(pixels))
 
 
 def watched(pictures: Iterator[Any], count: int, verb: str, *, show: bool) -> Iterator[Any]:

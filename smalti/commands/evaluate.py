@@ -110,7 +110,7 @@ def scenes(
         )
     if tokenized and not ground_truth:
         raise SmaltiError("--tokenized goes with --ground-truth")
-    if lattice and not (ground_truth or shuffled):
+    if lattice and (folder or not (ground_truth or shuffled)):
         raise SmaltiError("--lattice goes with --ground-truth or --shuffled")
     place = options.check_lattice(lattice)
     if (ground_truth or shuffled) and model and not tokenized:
@@ -130,14 +130,14 @@ def scenes(
         prompts = _prompts(images, images_per_prompt, seed)
         repeated = [prompt for prompt in prompts for _ in range(images_per_prompt)]
         if ground_truth or shuffled:
-            pictures: Iterator[Any] = draw_truth(repeated, seed=seed, lattice=place)
             facts |= {"lattice": lattice} if lattice else {}
+            size = 256
             if tokenized:
                 pipe, settings = drawing.load_for(context.params)
-                facts["model"] = pipe.name
-                pictures = _through(
-                    pipe, draw_truth(repeated, size=settings.height, seed=seed, lattice=place)
-                )
+                facts["model"], size = pipe.name, settings.height
+            pictures: Iterator[Any] = draw_truth(repeated, size=size, seed=seed, lattice=place)
+            if tokenized:
+                pictures = _tokenized(pipe, pictures)
         else:
             pipe, settings = drawing.load_for(context.params)
             facts |= drawing.facts(pipe, settings)
@@ -176,17 +176,13 @@ def _grouped(pictures: Iterator[Any], size: int) -> Iterator[list[Any]]:
         yield group
 
 
-def _through(pipe: Pipeline, pictures: Iterator[Any], batch_size: int = 16) -> Iterator[Any]:
+def _tokenized(pipe: Pipeline, pictures: Iterator[Any]) -> Iterator[Any]:
     """Pictures (H, W, 3) uint8 as the image tokenizer gives them back."""
-    import numpy as np
     import torch
 
-    device = pipe.image_tokenizer.quant_conv.weight.device
-    while group := list(islice(pictures, batch_size)):
-        pixels = torch.from_numpy(np.stack(group)).permute(0, 3, 1, 2)
-        with torch.inference_mode():
-            tokens = pipe.image_tokenizer.from_pixels(pixels.to(device))
-        yield from pipe.decode(tokens).permute(0, 2, 3, 1).numpy()
+    pixels = (torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in pictures)
+    for picture in drawing.through_tokenizer(pipe, pixels):
+        yield picture[0].permute(1, 2, 0).numpy()
 
 
 def _kept(

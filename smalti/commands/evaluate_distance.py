@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import torch
 
     from smalti.data.scenes import Scenes
-    from smalti.pipeline import Pipeline
 
 _LABELS = {
     "distance": "the model's pictures",
@@ -76,7 +75,7 @@ def distance(
     sets = {
         "distance": _batches(map(_from_pil, drawn), batch_size),
         "floor": _batches(_pixels(unseen, 0, images), batch_size),
-        "tokenizer": _through(pipe, _batches(_pixels(unseen, 0, images), batch_size)),
+        "tokenizer": drawing.through_tokenizer(pipe, _batches(_pixels(unseen, 0, images), batch_size)),
         "others": _batches(_pixels(unseen, images, scenes), batch_size),
     }
     fitted = {name: fit(features(classifier, batches)) for name, batches in sets.items()}
@@ -112,14 +111,3 @@ def _batches(pictures: Iterator[torch.Tensor], size: int) -> Iterator[torch.Tens
 
     while group := list(islice(pictures, size)):
         yield torch.stack(group)
-
-
-def _through(pipe: Pipeline, batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """The same pictures as the image tokenizer gives them back."""
-    import torch
-
-    device = pipe.image_tokenizer.quant_conv.weight.device
-    for images in batches:
-        with torch.inference_mode():
-            tokens = pipe.image_tokenizer.from_pixels(images.to(device))
-        yield pipe.decode(tokens)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from smalti.checks import check_real
 from smalti.data import layout
 from smalti.data.captions import write_caption
 from smalti.data.palette import BACKGROUNDS, COLORS
@@ -135,6 +136,7 @@ class Scenes:
             raise SmaltiError(f"mix must weight some of {list(TRAINING_MIX)} with 0 or more, not {mix!r}")
         if lattice is not None and (not isinstance(lattice, int) or lattice < 8 or lattice % 8):
             raise SmaltiError(f"lattice must be a multiple of 8, or None, not {lattice!r}")
+        check_real("lattice_share", lattice_share, 0, 1)
         self.seed = seed
         self.size = _sides(size)
         self.lattice = lattice

@@ -212,7 +212,8 @@ def _steps(
             remaining=planned[:, index],
             past=past,
         )
-        asked = _to_reveal(sampler, view) if sampler.foresees else masked
+        foreseen = _to_reveal(sampler, view) if sampler.foresees else None
+        asked = masked if foreseen is None else foreseen
         if sampler.editing.enabled:
             asked = asked | visible
         rows = asked.flatten().nonzero()[:, 0]
@@ -243,7 +244,7 @@ def _steps(
         # Where nothing is left to reveal afterwards, nothing may be masked again.
         remasked = sampler.editing.remasks(view) & visible & (view.remaining > 0)[:, None]
         edited = sampler.editing.changes(view) & visible & ~remasked
-        revealed = _to_reveal(sampler, view, remasked)
+        revealed = _to_reveal(sampler, view, remasked) if foreseen is None else foreseen
         tokens = torch.where(revealed | edited, view.candidate, tokens).masked_fill(remasked, mask)
         masked = masked & ~revealed | remasked
         past = ((view.candidate, view.probability), *past)[: sampler.order.past]

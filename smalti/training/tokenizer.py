@@ -160,7 +160,9 @@ class TokenizerTask:
     def decoded(self, images: torch.Tensor, index: int) -> torch.Tensor:
         """What the decoder makes of a batch's tokens, some of them exchanged for one of their nearest codes."""
         tokenizer = self.model.tokenizer
-        tokens = tokenizer.encode(images)
+        # In float32, as pictures are encoded everywhere else: bf16 gives many tokens another id.
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            tokens = tokenizer.encode(images)
         if self.config.code_noise:
             generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + index) % 2**62)
             noisy = torch.rand(tokens.shape, generator=generator) < self.config.code_noise
