@@ -1,65 +1,107 @@
 #!/usr/bin/env bash
 # Everything that waits for a GPU, in stages that can be run one at a time and go on where they were stopped.
 #
-#   benchmarks/gpu.sh [check] [time] [tokenizer] [train] [pack]      default: check
+#   benchmarks/gpu.sh [check] [time] [probe] [sweep] [train] [pack]      default: check
+#
+# check: the tests that a GPU changes, and the recorded outputs of the release's code. time: the operators, the release's
+# shape, the decoder. probe: pictures a second in training, with compiled layers and without. sweep: what each part of the
+# training brings, eight trainings at a time. train: the bundled model goes on, with STEPS steps of BATCH pictures and
+# whatever OVERRIDES says. pack: the trained model and the logs, cut into files of 15 MB.
 #
 # Results are written to $OUT (default: runs/gpu-results) as they come. PYTHON is a Python with a CUDA build of PyTorch
-# and the packages of pyproject.toml. MINUTES bounds each training stage (default 8); call it again to go on.
+# and the packages of pyproject.toml. OVERRIDES are words of key=value; VARIANTS names some of the sweep, with commas. LIMIT bounds each command of a stage in seconds (default 240); a training that is
+# stopped by it leaves a checkpoint, and goes on when it is called again.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/gpu-results}
 PYTHON=${PYTHON:-python3}
-MINUTES=${MINUTES:-8}
+LIMIT=${LIMIT:-240}
+DEVICE=${DEVICE:-cuda}
+BATCH=${BATCH:-256}
+STEPS=${STEPS:-6000}
 mkdir -p "$OUT"
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+export PYTHON DEVICE PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+
+MIX="{single_object: 0.08, two_object: 0.1, counting: 0.28, colors: 0.12, position: 0.12, color_attr: 0.25, mixed: 0.05}"
+DATA=(data.seed=7 "data.mix=$MIX" tokenizer=smalti/models/scenes start_from=smalti/models/scenes)
+ONE=("loop.device=$DEVICE" loop.accumulate=1 loop.processes=1 loop.preview_every=1000000)
 
 run() { # name, command…: the output goes to the terminal and to a log
-    local name=$1
+    local name=$1 started=$SECONDS
     shift
     echo "== $name: $*"
-    "$@" 2>&1 | tee "$OUT/$name.log"
+    timeout --signal=INT --kill-after=20 "$LIMIT" "$@" 2>&1 | tee "$OUT/$name.log" | tail -n 40
+    echo "== $name took $((SECONDS - started)) s"
 }
 
 check() {
     run device nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv
-    # The recorded outputs of the release's code, on the GPU: token agreement is printed, since kernels round differently.
+    # Token agreement is printed, since kernels round differently.
     run golden "$PYTHON" benchmarks/golden.py --device cuda
-    # The operators' kernels, compiled instead of interpreted.
-    run kernels "$PYTHON" -m pytest -q tests/test_backend.py tests/test_gce.py tests/test_gce_triton.py \
-        tests/test_sample_op.py tests/test_sample_triton.py
-    run streaming "$PYTHON" -m pytest -q tests/test_streaming.py tests/test_quantization.py tests/test_vq_banded.py
+    # The operators' kernels, compiled instead of interpreted, and all that has tests of its own on a GPU.
+    run tests "$PYTHON" -m pytest -q ${WORKERS:+-n "$WORKERS"} tests/test_backend.py tests/test_gce.py \
+        tests/test_gce_triton.py tests/test_sample_op.py tests/test_sample_triton.py tests/test_compiling.py \
+        tests/test_streaming.py tests/test_quantization.py tests/test_vq.py tests/test_vq_banded.py tests/test_training.py
 }
 
 time_() {
-    run gce "$PYTHON" benchmarks/gce.py --device cuda --dtype bf16 --rows 8192 --dim 4096 --repeats 3
-    run tail "$PYTHON" benchmarks/tail.py --device cuda --dtype bf16 --dim 4096 --repeats 3
+    run gce "$PYTHON" benchmarks/gce.py --device cuda --dtype bf16 --rows 8192 --dim 4096 \
+        --only naive smalti smalti_grouped smalti_float32
     run release "$PYTHON" benchmarks/release.py --layers 34 --hidden 4096 --steps 8 16 32 64 --device cuda
+    run tail "$PYTHON" benchmarks/tail.py --device cuda --dtype bf16 --dim 4096
     run decode "$PYTHON" benchmarks/decode.py --device cuda
-    run generate "$PYTHON" benchmarks/generate.py --device cuda
 }
 
-bounded() { # command…: stopped cleanly, with a checkpoint, when its minutes are over
-    timeout --signal=INT "$((MINUTES * 60))" "$@"
+probe() {
+    local kind
+    for kind in false true; do
+        run "probe-compile-$kind" "$PYTHON" -m smalti train configs/scenes.yaml "${DATA[@]}" "${ONE[@]}" cache.path=cache/long \
+            cache.samples=262144 output="runs/probe-$kind" compile=$kind loop.batch_size="$BATCH" loop.steps="${PROBE_STEPS:-300}" \
+            loop.log_every=50
+        tail -n 3 "runs/probe-$kind/log.jsonl"
+    done
 }
 
-tokenizer() {
-    run tokenizer bounded "$PYTHON" -m smalti train-tokenizer configs/scenes-tokenizer.yaml loop.device=cuda "$@"
+one_of_the_sweep() { # name, seed
+    "$PYTHON" benchmarks/sweep.py --tokenizer smalti/models/scenes --start-from smalti/models/scenes --cache cache/short \
+        --output runs/sweep --device "$DEVICE" --variants "$1" --seeds "$2" --steps "${SWEEP_STEPS:-400}" \
+        --images "${SWEEP_IMAGES:-480}" --scenes 256 --set "${DATA[@]}" "${ONE[@]}" cache.samples=65536 loop.batch_size=128 \
+        loop.checkpoint_every=1000000 optimizer.learning_rate=5e-4 2>&1 | tail -n 3
+}
+
+sweep() {
+    export -f one_of_the_sweep
+    local seed variants
+    if [[ -n ${VARIANTS:-} ]]; then
+        IFS=, read -ra variants <<<"$VARIANTS"
+    else
+        mapfile -t variants < <("$PYTHON" benchmarks/sweep.py --list-variants --tokenizer x | cut -d: -f1)
+    fi
+    for seed in ${SEEDS:-0}; do
+        printf '%s\0' "${variants[@]}" | timeout "$LIMIT" xargs -0 -P "${AT_ONCE:-8}" -I{} bash -c "$(declare -p DATA ONE); one_of_the_sweep '{}' $seed"
+    done
+    mkdir -p "$OUT/sweep"
+    for folder in runs/sweep/*/; do
+        [[ -f $folder/measured.json ]] && cp "$folder/measured.json" "$OUT/sweep/$(basename "$folder").json"
+    done
 }
 
 train() {
-    run train bounded "$PYTHON" -m smalti train configs/scenes.yaml loop.device=cuda "$@"
+    run train "$PYTHON" -m smalti train configs/scenes.yaml "${DATA[@]}" "${ONE[@]}" cache.path=cache/long \
+        cache.samples=262144 output=runs/long loop.batch_size="$BATCH" loop.steps="$STEPS" loop.log_every=50 \
+        loop.checkpoint_every=2000 ${OVERRIDES:-}
 }
 
-pack() { # newest models and logs, cut into files of at most 15 MB: cat model.tar.* | tar x
+pack() { # the newest model, cut into files of at most 15 MB: cat model.tar.* | tar x
     local model
-    model=$(ls -d runs/scenes/model runs/scenes/checkpoint-*/model 2>/dev/null | head -n 1)
-    tar cf - $model runs/scenes/log.jsonl runs/scenes-tokenizer/log.jsonl | split -b 15M - "$OUT/model.tar."
+    model=$(ls -d runs/long/model runs/long/checkpoint-*/model 2>/dev/null | head -n 1)
+    tar cf - "$model" runs/long/log.jsonl | split -b 15M - "$OUT/model.tar."
 }
 
 for stage in "${@:-check}"; do
     case $stage in
-        check | tokenizer | train | pack) "$stage" ;;
+        check | probe | sweep | train | pack) "$stage" ;;
         time) time_ ;;
-        *) echo "unknown stage $stage: check, time, tokenizer, train, pack" >&2; exit 2 ;;
+        *) echo "unknown stage $stage: check, time, probe, sweep, train, pack" >&2; exit 2 ;;
     esac
 done

@@ -7,8 +7,9 @@ Variants with the same seed have the same start, the same pictures and, where ma
 masks, step by step. Each is trained for the same number of steps and then measured, with averaged weights, on scenes
 that no training saw: the loss of masked tokens and how often the likeliest token is right, at mask ratios of 0.3, 0.6
 and 0.9; the loss on scenes with shape-colour pairs that training never shows; by how many nats a picture's loss is
-higher when its prompt has two colours swapped; and the scenes score of pictures made from prompts. A run that is there
-is not made again, and one that was stopped goes on.
+higher when its prompt has two colours swapped; and the scenes score of pictures made from prompts, at the model's own
+settings and at 8 steps. A run that is there is not made again, and one that was stopped goes on; runs of several calls
+may share a folder, also at the same time.
 
 Results go to results.json, results.md and results.png in --output; how long it will take is said at the start.
 """
@@ -36,6 +37,7 @@ from smalti.files import write_json_atomic, write_text_atomic
 from smalti.loading import load
 from smalti.objective.loss import denoising_loss
 from smalti.pipeline import Pipeline
+from smalti.settings import GenerationSettings
 from smalti.training.config import DenoiserRunConfig, load_config
 from smalti.training.denoiser import train_denoiser
 from smalti.vq.groups import CodeGroups
@@ -52,6 +54,7 @@ VARIANTS: dict[str, list[str]] = {
     "edit loss 0": ["objective.edit_loss_weight=0"],
     "edit loss 1": ["objective.edit_loss_weight=1"],
     "drafts 0.5": ["objective.drafts={share: 0.5, start_step: 0}"],
+    "drafts 0.5, no flips": ["objective.drafts={share: 0.5, start_step: 0}", "objective.flip_ratio=0"],
     "no prompt dropped": ["objective.prompt_drop_rate=0"],
     "64 groups × 0.5": ["objective.group_weights={64: 0.5}"],
     "512 groups × 0.2": ["objective.group_weights={512: 0.2}"],
@@ -78,7 +81,8 @@ def main() -> None:
     parser.add_argument("--list-variants", action="store_true", help="say what the names stand for")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=300, help="of training")
-    parser.add_argument("--images", type=int, default=120, help="pictures for the scenes score")
+    parser.add_argument("--device", default="cpu", help="of training and measuring")
+    parser.add_argument("--images", type=int, default=120, help="pictures for each scenes score; 0: none")
     parser.add_argument(
         "--scenes", type=int, default=256, help="for the losses; a quarter for swapped colours"
     )
@@ -152,19 +156,20 @@ def run(options: argparse.Namespace, name: str, overrides: list[str], seed: int)
             f"tokenizer={options.tokenizer}",
             f"cache.path={options.cache}",
             f"loop.steps={options.steps}",
+            f"loop.device={options.device}",
             *([f"start_from={options.start_from}"] if options.start_from else []),
             *options.overrides,
             *overrides,
         ],
     )
     train_denoiser(config)
-    pipe = load(str(folder / "model"))
+    pipe = load(str(folder / "model"), device=options.device)
     lattice = config.data.lattice
     measured = {
         **losses(pipe, options.scenes, lattice, options.groups),
         "held_out_loss": losses(pipe, options.scenes // 2, lattice, held_out=True)["token_loss"],
         "swapped_colors": swapped_colors(pipe, options.scenes // 4, lattice),
-        **scores(pipe, options.images),
+        **(scores(pipe, options.images) if options.images else {}),
     }
     write_json_atomic(found, measured)
     return measured
@@ -179,8 +184,8 @@ def losses(
     With `held_out` they are scenes that show a shape in a colour that training never shows it in.
     """
     denoiser, config = pipe.denoiser, pipe.denoiser.config
-    codebook = pipe.image_tokenizer.quantize.embedding.weight
-    ids = [CodeGroups.from_kmeans(codebook, count).ids for count in groups]
+    device, codebook = denoiser.head.device, pipe.image_tokenizer.quantize.embedding.weight
+    ids = [CodeGroups.from_kmeans(codebook.cpu(), count).ids.to(device) for count in groups]
     scenes = Scenes(
         seed=_UNSEEN_SEED, size=config.image_size, split="test" if held_out else "train", lattice=lattice
     )
@@ -189,10 +194,10 @@ def losses(
     found: dict[str, list[float]] = {}
     while part := list(islice(wanted, _BATCH)):
         samples = [scenes[index] for index in part]
-        targets = pipe.image_tokenizer.from_pixels(torch.stack([sample["image"] for sample in samples]))
+        targets = pipe.encode(torch.stack([sample["image"] for sample in samples])).to(device)
         prompt = pipe.prompts([sample["caption"] for sample in samples], pipe.settings)
         for ratio in MASK_RATIOS:
-            masked = torch.rand(targets.shape, generator=generator) < ratio
+            masked = (torch.rand(targets.shape, generator=generator) < ratio).to(device)
             loss = denoising_loss(
                 denoiser(targets.masked_fill(masked, config.mask_code), prompt),
                 denoiser.head,
@@ -219,12 +224,16 @@ def swapped_colors(pipe: Pipeline, number: int, lattice: int | None) -> float:
 
 
 def scores(pipe: Pipeline, number: int) -> dict[str, float | None]:
-    """The scenes score of the model's pictures, at its own settings."""
+    """The scenes score of the model's pictures, at its own settings and at 8 steps."""
     prompts = scene_prompts(-(-number // len(TAGS)))
     texts = [prompt["prompt"] for prompt in prompts]
-    images = draw(pipe, pipe.settings, texts, seed=0, batch_size=_BATCH, passes=[])
-    found = score_images(prompts, ([image] for image in images))
-    return {"score": found["mean"], "held_out_score": found["held_out"]}
+
+    def score(settings: GenerationSettings) -> dict[str, Any]:
+        images = draw(pipe, settings, texts, seed=0, batch_size=_BATCH, passes=[])
+        return score_images(prompts, ([image] for image in images))
+
+    found, few = score(pipe.settings), score(pipe.settings.replaced({"num_inference_steps": 8}))
+    return {"score": found["mean"], "held_out_score": found["held_out"], "score_8_steps": few["mean"]}
 
 
 def summary(results: list[dict[str, Any]]) -> str:

@@ -218,6 +218,37 @@ def test_drafts_fill_masks_of_some_grids_only(seed: int, passes: int, share: flo
     assert torch.equal(before.masked, masked)
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**40), passes=st.integers(1, 3))
+def test_drafts_go_on_in_the_order_by_no_more_than_is_visible(seed: int, passes: int) -> None:
+    denoiser = tiny_denoiser()
+    prompt = tiny_prompts(denoiser, ["a"] * 5)
+    order = torch.randperm(16, generator=generators(4)[0])
+    visible = torch.tensor([0, 1, 5, 12, 15])
+    masked = torch.ones(5, 16, dtype=torch.bool)
+    for row, number in zip(masked, visible, strict=True):
+        row[order[:number]] = False
+    masked = masked.view(5, 4, 4)
+    tokens = torch.zeros(5, 4, 4, dtype=torch.long).masked_fill(masked, denoiser.config.mask_code)
+    after = draft(
+        denoiser,
+        Corrupted(tokens, masked),
+        prompt,
+        share=1.0,
+        passes=passes,
+        order=order.tolist(),
+        generator=torch.Generator().manual_seed(seed),
+    )
+    still = after.masked.flatten(1)[:, order]
+    assert torch.equal(still.sort(dim=1).values, still)  # what is visible still comes first
+    laid = (~still).sum(dim=1) - visible
+    assert (
+        laid[0] == 0
+        and (laid >= 0).all()
+        and (laid <= visible.clamp(max=4).where(visible > 8, visible)).all()
+    )
+
+
 def test_drafts_fill_a_share_that_is_uniform() -> None:
     denoiser = tiny_denoiser()
     prompt = tiny_prompts(denoiser, ["a"] * 400)

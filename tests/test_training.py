@@ -496,6 +496,25 @@ def test_processes_must_divide_the_batches(workspace: Path) -> None:
         load_config(DenoiserRunConfig, "denoiser.yaml", ["loop.accumulate=3", "loop.processes=2"])
 
 
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
+def test_compiled_layers_learn_the_same(workspace: Path) -> None:
+    train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", ["output=compiled", "compile=true"]))
+    torch.compiler.reset()
+    for (step, found), (_, expected) in zip(losses("compiled"), losses("denoiser"), strict=True):
+        assert found == pytest.approx(expected, abs=2e-2), step
+    load_denoiser("compiled/model")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_on_the_same_batches(workspace: Path) -> None:
+    overrides = ["output=gpu", "loop.device=cuda", "loop.precision=float32", "code_network=8"]
+    train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides))
+    overrides = ["output=cpu", "loop.precision=float32", "code_network=8"]
+    train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides))
+    for (step, found), (_, expected) in zip(losses("gpu"), losses("cpu"), strict=True):
+        assert found == pytest.approx(expected, abs=1e-3), step
+
+
 def test_drafts_are_made_after_the_warm_up_and_every_weight_still_learns(workspace: Path) -> None:
     overrides = ["output=drafted", "objective.drafts={share: 1.0, passes: 2, start_step: 3}"]
     config = load_config(DenoiserRunConfig, "denoiser.yaml", overrides)

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from smalti.checkpoint import load_image_tokenizer
+from smalti.data.scenes import Scenes
 from smalti.errors import SmaltiError
+from smalti.loading import BUNDLED_MODEL
 from smalti.vq.config import VQConfig
 from smalti.vq.discriminator import PatchDiscriminator
 from smalti.vq.kmeans import kmeans, nearest
+from smalti.vq.patches import PatchMemory
 from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
@@ -143,6 +146,36 @@ def test_decode_refuses_masks() -> None:
     tokenizer = ImageTokenizer(VQConfig.from_dict(TINY))
     with pytest.raises(SmaltiError, match="token ids must be from 0 to 31, not 0 to 33"):
         tokenizer.decode(torch.tensor([[[0, 33]]]))
+
+
+def test_squares_that_are_alike_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load_image_tokenizer(BUNDLED_MODEL).eval()
+    scenes = torch.stack([Scenes(lattice=8, size=64)[index]["image"] for index in range(6)])
+    expected = tokenizer.from_pixels(scenes)
+    encoded = []
+    plain = tokenizer.from_pixels
+    monkeypatch.setattr(tokenizer, "from_pixels", lambda pixels: encoded.append(len(pixels)) or plain(pixels))
+    memory = PatchMemory(tokenizer)
+    with torch.inference_mode():
+        for part in scenes.split(2):
+            assert torch.equal(memory(part), expected[: len(part)])
+            expected = expected[len(part) :]
+        known = sum(encoded)
+        assert known < 6 * 16
+        memory(scenes)
+        assert sum(encoded) == known
+        monkeypatch.setattr("smalti.vq.patches._MOST", 0)
+        assert torch.equal(PatchMemory(tokenizer)(scenes), plain(scenes))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_pictures_have_the_same_tokens_on_a_gpu() -> None:
+    tokenizer = load_image_tokenizer(BUNDLED_MODEL).eval()
+    pixels = torch.stack([Scenes(seed=1)[index]["image"] for index in range(64)])
+    with torch.inference_mode():
+        expected = tokenizer.from_pixels(pixels)
+        found = tokenizer.cuda().from_pixels(pixels.cuda()).cpu()
+    assert (found == expected).float().mean() > 0.999
 
 
 def test_encode_refuses_sides_that_do_not_fit() -> None:

@@ -201,7 +201,10 @@ class PromptBatch:
 
     def to(self, device: torch.device | str) -> PromptBatch:
         """The same batch on another device."""
-        return self._replace(**{name: getattr(self, name).to(device) for name in _TENSORS})
+        moved = self._replace(**{name: getattr(self, name).to(device) for name in _TENSORS})
+        # Known from here, so that nobody has to wait for the device to say them.
+        moved.__dict__.update(padded=self.padded, common_start=self.common_start)
+        return moved
 
     def select(self, indices: torch.Tensor | list[int]) -> PromptBatch:
         """The prompts at `indices`, in that order, padded to the longest of them only."""

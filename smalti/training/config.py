@@ -200,6 +200,9 @@ class DenoiserRunConfig(RunConfig):
         description="width of networks that make the codes' vectors of their entries in the codebook, so that codes "
         "that look alike share what is learned; written to the model as tables. None gives every code rows of its own",
     )
+    compile: bool = Field(
+        False, description="the layers, by torch.compile: takes a minute, and pays in long runs on a GPU"
+    )
     objective: ObjectiveConfig = ObjectiveConfig()
     cache: CacheConfig
     text: TextConfig = TextConfig()

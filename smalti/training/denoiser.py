@@ -18,6 +18,7 @@ from smalti.checkpoint import (
     save_denoiser,
     save_image_tokenizer,
 )
+from smalti.compiling import check_compiler, compile_layers
 from smalti.data.cache import TokenCache, build_cache
 from smalti.devices import find_device
 from smalti.errors import SmaltiError
@@ -39,7 +40,9 @@ from smalti.training.loop import train
 from smalti.training.preview import save_grid
 from smalti.training.sources import Source, make_source, shuffled_indices
 from smalti.training.state import latest_checkpoint
+from smalti.vq.autoencoder import PatchEncoder
 from smalti.vq.groups import CodeGroups, file_name
+from smalti.vq.patches import PatchMemory
 from smalti.vq.tokenizer import ImageTokenizer
 
 
@@ -94,6 +97,10 @@ class DenoiserTask:
             init_codes(self.model, self.codebook, generator)
         if config.code_network:
             self.add_code_networks(counts)
+        if config.compile:
+            check_compiler(device)
+            compile_layers(self.model)
+        self.encoded = self.prompts(self.cache.captions)
 
     @property
     def codebook(self) -> torch.Tensor:
@@ -195,7 +202,11 @@ class DenoiserTask:
             if not self.config.start_from:
                 table[: len(self.codebook)] = 0
             elif not latest_checkpoint(Path(self.config.output)):
-                network.fit(table, counts)
+                device = find_device(self.config.loop.device)
+                fitted = table.to(device)
+                network.to(device).fit(fitted, counts.to(device))
+                table.copy_(fitted)
+                network.cpu()
 
     def prompts(self, captions: list[str]) -> PromptBatch:
         """Captions in the model's template, with slots for its grid."""
@@ -224,7 +235,7 @@ class DenoiserTask:
             generator=generator,
         )
         dropped = torch.rand(len(rows), generator=generator) < objective.prompt_drop_rate
-        prompt = self.prompts([self.cache.captions[row] for row in rows]).drop(dropped)
+        prompt = self.encoded.select(rows).drop(dropped)
         return Batch(targets, corrupted.tokens, corrupted.masked, prompt)
 
     def loss(
@@ -267,6 +278,7 @@ class DenoiserTask:
             batch.prompt,
             share=drafts.share,
             passes=drafts.passes,
+            order=self.order,
             generator=generator,
         )
         # Autocast keeps weights that were cast without a gradient, and would use them for the pass that needs one.
@@ -339,9 +351,13 @@ def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCac
     }
     facts = {"tokenizer": fingerprint(tokenizer), "data": data}
 
+    by_square = PatchMemory(tokenizer) if isinstance(tokenizer.encoder, PatchEncoder) else None
+
     # In float32, as pictures are encoded everywhere else: bf16 gave one token in four another id.
     @torch.inference_mode()
     def encode(pixels: torch.Tensor) -> torch.Tensor:
+        if by_square:
+            return by_square(pixels)
         return tokenizer.from_pixels(pixels.to(device).contiguous(memory_format=torch.channels_last))
 
     cache = build_cache(config.cache.path, _in_order(source), config.cache.samples, encode, facts)

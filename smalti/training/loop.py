@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +27,9 @@ from smalti.training.distribution import add_up, add_up_numbers, rank, size, tak
 from smalti.training.optimizer import learning_rate, make_optimizer
 from smalti.training.state import latest_checkpoint, load_checkpoint, save_checkpoint
 
+# Threads that make batches: a GPU is done with one before a single thread has the next.
+_MAKERS = {"cpu": 1, "cuda": 4}
+
 
 class Task(Protocol):
     """What a training has to say about itself; the loop does the rest.
@@ -36,7 +41,7 @@ class Task(Protocol):
     model: nn.Module
 
     def batch(self, index: int) -> Any:
-        """Batch number `index`, on the CPU; called from a thread that works ahead."""
+        """Batch number `index`, on the CPU; called from threads that work ahead, several at once on a GPU."""
 
     def loss(self, batch: Any, index: int, step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
         """The loss of a batch and what the log should show of it."""
@@ -96,7 +101,7 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
         disable=None if first else True,
     )
     share = range(step * loop.accumulate + rank(), loop.steps * loop.accumulate, size())
-    batches = _prefetch(task.batch, share)
+    batches = _prefetch(task.batch, share, _MAKERS.get(device.type, 1))
     model.train()
     with _stop_on_interrupt() as stop, bar, (run / "log.jsonl").open("a", encoding="utf-8") as log:
         window, window_started, stopped = [], time.monotonic(), False
@@ -104,18 +109,20 @@ def train(task: Task, config: RunConfig) -> dict[str, Any]:
             rate = learning_rate(config.optimizer, step, loop.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            parts: dict[str, float] = {}
+            sums: dict[str, float | torch.Tensor] = {}
             for _ in range(loop.accumulate // size()):
                 index, batch = next(batches)
                 with autocast():
                     loss, numbers = task.loss(batch, index, step)
                 (loss / loop.accumulate).backward()
                 for name, value in {"loss": loss.detach(), **numbers}.items():
-                    parts[name] = parts.get(name, 0.0) + float(value) / loop.accumulate
+                    sums[name] = sums.get(name, 0.0) + value / loop.accumulate
             add_up([p.grad for p in model.parameters() if p.grad is not None])
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+            norm, *parts = _to_floats([norm, *sums.values()])
+            parts = dict(zip(sums, parts, strict=True))
             parts = add_up_numbers({**parts, "stop": float(stop.requested)})
             stopped = parts.pop("stop") > 0
-            norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm))
             if not math.isfinite(parts["loss"]) or not math.isfinite(norm):
                 raise SmaltiError(
                     f"the loss is no longer finite at step {step}: lower optimizer.learning_rate"
@@ -184,14 +191,22 @@ def _preview(task: Task, average: dict[str, torch.Tensor], path: Path) -> dict[s
         return task.preview(average, path)
 
 
-def _prefetch(batch: Callable[[int], Any], numbers: range) -> Iterator[tuple[int, Any]]:
-    """Batches with their numbers, the next one made in a thread while one is in use."""
-    with ThreadPoolExecutor(1, "batches") as pool:
-        ahead = pool.submit(batch, numbers[0]) if numbers else None
-        for index in numbers:
-            current = ahead.result()
-            if index != numbers[-1]:
-                ahead = pool.submit(batch, index + numbers.step)
+def _to_floats(values: list[float | torch.Tensor]) -> list[float]:
+    """Numbers from wherever they are, with one wait for the device."""
+    return torch.stack(
+        [torch.as_tensor(value, dtype=torch.float32).to(values[0]) for value in values]
+    ).tolist()
+
+
+def _prefetch(batch: Callable[[int], Any], numbers: range, makers: int) -> Iterator[tuple[int, Any]]:
+    """Batches with their numbers, the next ones made in as many threads while one is in use."""
+    with ThreadPoolExecutor(makers, "batches") as pool:
+        left = iter(numbers)
+        ahead = deque((index, pool.submit(batch, index)) for index in itertools.islice(left, makers))
+        while ahead:
+            index, made = ahead.popleft()
+            current = made.result()
+            ahead.extend((later, pool.submit(batch, later)) for later in itertools.islice(left, 1))
             yield index, current
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from smalti.devices import exact_convolutions
 from smalti.errors import SmaltiError
 from smalti.vq.autoencoder import Decoder, Encoder, PatchEncoder
 from smalti.vq.banded import decode_in_bands, encode_in_bands, largest_map_bytes
@@ -73,8 +74,9 @@ class ImageTokenizer(nn.Module):
         return self.quant_conv(self.encoder(images))
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) float in [-1, 1] → (B, h, w) int64 token ids."""
-        return self.quantize.tokens(self.features(images.to(self.quant_conv.weight.dtype)))
+        """(B, 3, H, W) float in [-1, 1] → (B, h, w) int64 token ids, on every device the same but for ties."""
+        with exact_convolutions():
+            return self.quantize.tokens(self.features(images.to(self.quant_conv.weight.dtype)))
 
     def decode(self, tokens: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """(B, h, w) int64 ids → (B, 3, H, W) float, about [-1, 1], not clamped.
