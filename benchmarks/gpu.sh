@@ -9,7 +9,7 @@
 # whatever OVERRIDES says. pack: the trained model and the logs, cut into files of 15 MB.
 #
 # Results are written to $OUT (default: runs/gpu-results) as they come. PYTHON is a Python with a CUDA build of PyTorch
-# and the packages of pyproject.toml. OVERRIDES are words of key=value; VARIANTS names some of the sweep, with commas. LIMIT bounds each command of a stage in seconds (default 240); a training that is
+# and the packages of pyproject.toml. OVERRIDES are words of key=value; VARIANTS names some of the sweep, with | between. LIMIT bounds each command of a stage in seconds (default 240); a training that is
 # stopped by it leaves a checkpoint, and goes on when it is called again.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -73,7 +73,7 @@ sweep() {
     export -f one_of_the_sweep
     local seed variants
     if [[ -n ${VARIANTS:-} ]]; then
-        IFS=, read -ra variants <<<"$VARIANTS"
+        IFS='|' read -ra variants <<<"$VARIANTS"
     else
         mapfile -t variants < <("$PYTHON" benchmarks/sweep.py --list-variants --tokenizer x | cut -d: -f1)
     fi

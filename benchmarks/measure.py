@@ -75,13 +75,19 @@ def product_rate(device: torch.device, dtype: torch.dtype, rows: int, dim: int, 
 
 def operations_of(run: Callable[[], object]) -> int:
     """Operations of the matrix products, attentions and convolutions in `run`; a multiply-add is two."""
-    # PyTorch counts attention on a GPU, but not its CPU kernel, nor the product that ours has in it.
-    on_cpu: dict[object, Callable[..., int]] = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations
+    # PyTorch counts neither its CPU kernel of attention, nor those of a GPU where queries share keys, nor our product.
+    own: dict[object, Callable[..., int]] = {
+        getattr(torch.ops.aten, f"_scaled_dot_product_{name}"): _attention_operations
+        for name in (
+            "flash_attention_for_cpu",
+            "flash_attention",
+            "efficient_attention",
+            "cudnn_attention",
+        )
     }
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        on_cpu[torch.ops.mkldnn._linear_pointwise] = _product_operations
-    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+        own[torch.ops.mkldnn._linear_pointwise] = _product_operations
+    with FlopCounterMode(display=False, custom_mapping=own) as counter:
         run()
     return counter.get_total_flops()
 

@@ -106,7 +106,7 @@ def test_one_row_is_computed_as_among_others() -> None:
     targets, weight = torch.tensor([4, 40, 0], device=DEVICE), torch.ones(3, device=DEVICE)
     # Ids beyond int16, and one group of all codes.
     groups = [torch.arange(41, device=DEVICE) // 5 * 40000, torch.zeros(41, dtype=torch.int64, device=DEVICE)]
-    groupings = gce_triton.prepare(groups, [0.2, 0.3])
+    groupings = gce_triton.prepare(groups, [0.2, 0.3], logits.device)
     assert groupings.partitions.dtype == torch.int32
     whole = logits.clone()
     together = gce_triton.pass_in_place(whole, targets, weight, groupings, 0.5, True)
@@ -148,6 +148,12 @@ def test_large_logits_stay_finite_and_nan_stays_nan() -> None:
     for gradient in torch.autograd.grad(found.loss, (hidden, head)):
         assert gradient.isfinite().all()
     assert grouped_cross_entropy(hidden * torch.nan, head, targets, backend="triton").loss.isnan()
+
+
+def test_without_groups_everything_is_on_the_rows_device() -> None:
+    groupings = gce_triton.prepare([], [], torch.device("meta"))
+    tensors = (groupings.partitions, groupings.columns, groupings.weights)
+    assert [tensor.device.type for tensor in tensors] == ["meta"] * 3
 
 
 COMPILE = """

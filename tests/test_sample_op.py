@@ -111,7 +111,8 @@ def test_memory_is_a_chunk_not_the_whole():
     hidden, uncond, head, uniform = problem(rows=2000, dim=4, vocabulary=500)
     with Largest():
         sample_tokens(hidden, head, uniform, hidden_uncond=uncond, guidance_scale=2.0, chunk_rows=40)
-    assert largest == 40 * 500
+    # With more threads a product needs more rows to compute each in the same way.
+    assert largest == max(40, 8 * (torch.get_num_threads() + 1)) * 500
 
 
 def test_draws_follow_the_distribution():

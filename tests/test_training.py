@@ -507,11 +507,16 @@ def test_compiled_layers_learn_the_same(workspace: Path) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_trains_on_the_same_batches(workspace: Path) -> None:
-    overrides = ["output=gpu", "loop.device=cuda", "loop.precision=float32", "code_network=8"]
-    train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides))
-    overrides = ["output=cpu", "loop.precision=float32", "code_network=8"]
-    train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides))
-    for (step, found), (_, expected) in zip(losses("gpu"), losses("cpu"), strict=True):
+    for place in ("cuda", "cpu"):
+        for steps in (6, 8):  # the second goes on from the first
+            overrides = [
+                f"output={place}",
+                f"loop.device={place}",
+                "loop.precision=float32",
+                f"loop.steps={steps}",
+            ]
+            train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", [*overrides, "code_network=8"]))
+    for (step, found), (_, expected) in zip(losses("cuda"), losses("cpu"), strict=True):
         assert found == pytest.approx(expected, abs=1e-3), step
 
 

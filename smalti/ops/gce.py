@@ -228,7 +228,7 @@ def grouped_cross_entropy(
     kept = row_weight != 0
     whole = bool(kept.all())
     inputs = (hidden, targets, scale) if whole else (hidden[kept], targets[kept], scale[kept])
-    how = _Pass(module, module.prepare(groups, weights), weights, float(focus))
+    how = _Pass(module, module.prepare(groups, weights, hidden.device), weights, float(focus))
     total, *details = _GroupedCrossEntropy.apply(inputs[0], head_weight, *inputs[1:], how, accumulate_float32)
     if not whole:
         details = [detail.new_zeros(N, *detail.shape[1:]).index_put_((kept,), detail) for detail in details]

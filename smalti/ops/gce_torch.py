@@ -43,8 +43,8 @@ class Groupings(NamedTuple):
     weights: list[float]
 
 
-def prepare(groups: Sequence[torch.Tensor], weights: Sequence[float]) -> Groupings:
-    """Groupings, (V,) or (V, n) int64 each, and their weights, for `pass_in_place`."""
+def prepare(groups: Sequence[torch.Tensor], weights: Sequence[float], device: torch.device) -> Groupings:
+    """Groupings, (V,) or (V, n) int64 each, and their weights, for `pass_in_place` on `device`."""
     return Groupings([_Members(entry) for entry in groups], list(weights))
 
 

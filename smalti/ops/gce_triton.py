@@ -46,14 +46,14 @@ class Groupings(NamedTuple):
     total_weight: float
 
 
-def prepare(groups: Sequence[torch.Tensor], weights: Sequence[float]) -> Groupings:
-    """Groupings, (V,) or (V, n) int64 each, and their weights, for `pass_in_place`."""
+def prepare(groups: Sequence[torch.Tensor], weights: Sequence[float], device: torch.device) -> Groupings:
+    """Groupings, (V,) or (V, n) int64 each, and their weights, for `pass_in_place` on `device`."""
     order = sorted(range(len(groups)), key=lambda place: groups[place].ndim)
     partitions = [groups[place] for place in order if groups[place].ndim == 1]
-    device = groups[0].device if groups else None
+    short = all(int(partition.max()) < 2**15 for partition in partitions)
     stacked = torch.stack(partitions) if partitions else torch.zeros(1, 1, dtype=torch.int64, device=device)
     return Groupings(
-        stacked.to(torch.int16 if int(stacked.max()) < 2**15 else torch.int32),
+        stacked.to(torch.int16 if short else torch.int32),
         [groups[place] for place in order[len(partitions) :]],
         torch.tensor(order, device=device, dtype=torch.int64).argsort(),
         torch.tensor([weights[place] for place in order], dtype=torch.float32, device=device),

@@ -92,7 +92,8 @@ def load_checkpoint(
                     for key, value in state.items()
                     if key != "step"
                 }
-                optimizer.state[parameter] = {"step": state["step"], **moments_of}
+                # It wants the number of the step beside the parameter, too.
+                optimizer.state[parameter] = {"step": state["step"].to(parameter.device), **moments_of}
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SmaltiError(f"{folder} cannot be resumed with this configuration: {reason}") from error
