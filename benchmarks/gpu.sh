@@ -3,13 +3,14 @@
 #
 #   benchmarks/gpu.sh [check] [time] [probe] [sweep] [train] [pack]      default: check
 #
-# check: the tests that a GPU changes, and the recorded outputs of the release's code. time: the operators, the release's
-# shape, the decoder. probe: pictures a second in training, with compiled layers and without. sweep: what each part of the
-# training brings, eight trainings at a time. train: the bundled model goes on, with STEPS steps of BATCH pictures and
-# whatever OVERRIDES says. pack: the trained model and the logs, cut into files of 15 MB.
+# check: the tests that a GPU changes, and the recorded outputs of the release's code. time: gce, release, tail and decode,
+# also stages by themselves: the operators, the release's shape, the decoder. probe: pictures a second in training, with
+# compiled layers and without. sweep: what each part of the training brings, AT_ONCE (8) trainings at a time; VARIANTS
+# names some of them, with | between. train: the bundled model goes on, with STEPS steps of BATCH pictures, and with
+# whatever OVERRIDES says in words of key=value. pack: the trained model and its log, cut into files of 15 MB.
 #
 # Results are written to $OUT (default: runs/gpu-results) as they come. PYTHON is a Python with a CUDA build of PyTorch
-# and the packages of pyproject.toml. OVERRIDES are words of key=value; VARIANTS names some of the sweep, with | between. LIMIT bounds each command of a stage in seconds (default 240); a training that is
+# and the packages of pyproject.toml. LIMIT bounds each command of a stage in seconds (default 240); a training that is
 # stopped by it leaves a checkpoint, and goes on when it is called again.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -44,17 +45,26 @@ check() {
         tests/test_streaming.py tests/test_quantization.py tests/test_vq.py tests/test_vq_banded.py tests/test_training.py
 }
 
-time_() {
+gce() {
     run gce "$PYTHON" benchmarks/gce.py --device cuda --dtype bf16 --rows 8192 --dim 4096 \
         --only naive smalti smalti_grouped smalti_float32
+}
+
+release() {
     run release "$PYTHON" benchmarks/release.py --layers 34 --hidden 4096 --steps 8 16 32 64 --device cuda
+}
+
+tail_() {
     run tail "$PYTHON" benchmarks/tail.py --device cuda --dtype bf16 --dim 4096
+}
+
+decode() {
     run decode "$PYTHON" benchmarks/decode.py --device cuda
 }
 
 probe() {
     local kind
-    for kind in false true; do
+    for kind in ${COMPILE:-false true}; do
         run "probe-compile-$kind" "$PYTHON" -m smalti train configs/scenes.yaml "${DATA[@]}" "${ONE[@]}" cache.path=cache/long \
             cache.samples=262144 output="runs/probe-$kind" compile=$kind loop.batch_size="$BATCH" loop.steps="${PROBE_STEPS:-300}" \
             loop.log_every=50
@@ -100,8 +110,9 @@ pack() { # the newest model, cut into files of at most 15 MB: cat model.tar.* | 
 
 for stage in "${@:-check}"; do
     case $stage in
-        check | probe | sweep | train | pack) "$stage" ;;
-        time) time_ ;;
+        check | gce | release | decode | probe | sweep | train | pack) "$stage" ;;
+        tail) tail_ ;;
+        time) gce; release; tail_; decode ;;
         *) echo "unknown stage $stage: check, time, probe, sweep, train, pack" >&2; exit 2 ;;
     esac
 done
