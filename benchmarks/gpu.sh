@@ -7,7 +7,8 @@
 # also stages by themselves: the operators, the release's shape, the decoder. probe: pictures a second in training, with
 # compiled layers and without. sweep: what each part of the training brings, AT_ONCE (8) trainings at a time; VARIANTS
 # names some of them, with | between. train: the bundled model goes on, with STEPS steps of BATCH pictures, and with
-# whatever OVERRIDES says in words of key=value. pack: the trained model and its log, cut into files of 15 MB.
+# whatever OVERRIDES says in words of key=value; START names another model to go on from, or, empty, none. pack: the
+# trained model and its log, cut into files of 15 MB.
 #
 # Results are written to $OUT (default: runs/gpu-results) as they come. PYTHON is a Python with a CUDA build of PyTorch
 # and the packages of pyproject.toml. LIMIT bounds each command of a stage in seconds (default 240); a training that is
@@ -19,12 +20,14 @@ PYTHON=${PYTHON:-python3}
 LIMIT=${LIMIT:-240}
 DEVICE=${DEVICE:-cuda}
 BATCH=${BATCH:-256}
-STEPS=${STEPS:-6000}
+STEPS=${STEPS:-2350}
+START=${START-smalti/models/scenes}
 mkdir -p "$OUT"
 export PYTHON DEVICE PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
 MIX="{single_object: 0.08, two_object: 0.1, counting: 0.28, colors: 0.12, position: 0.12, color_attr: 0.25, mixed: 0.05}"
-DATA=(data.seed=7 "data.mix=$MIX" tokenizer=smalti/models/scenes start_from=smalti/models/scenes)
+DATA=(data.seed=7 "data.mix=$MIX" tokenizer=smalti/models/scenes)
+[[ -n $START ]] && DATA+=("start_from=$START")
 ONE=("loop.device=$DEVICE" loop.accumulate=1 loop.processes=1 loop.preview_every=1000000)
 
 run() { # name, command…: the output goes to the terminal and to a log

@@ -13,11 +13,12 @@ PYTHON=${PYTHON:-.venv/bin/python}
 MODEL=${MODEL:-}
 DTYPE=${DTYPE:-bfloat16}
 
-STAGES=(ceiling contrast scores editing steps tokenizer distance edits edit_time tables sweep gce)
+STAGES=(ceiling contrast scores again editing steps tokenizer distance edits edit_time tables sweep gce)
 declare -A WHAT=(
     [ceiling]="right drawings, and those after the image tokenizer: what a score can be at most"
     [contrast]="whether prompts are told apart"
     [scores]="scenes scores: 402 prompts, 4 pictures each, of every preset"
+    [again]="the score of quality with other prompts and seeds"
     [editing]="with token editing and without, at 4, 8 and 16 steps, three seeds"
     [steps]="quality against steps, every rule"
     [tokenizer]="the image tokenizer, there and back"
@@ -33,7 +34,7 @@ declare -A WHAT=(
 # measured as a whole, the others are reckoned from parts of them or from shorter runs.
 YARDSTICK_SECONDS=8
 declare -A MINUTES=(
-    [ceiling]=2 [contrast]=2 [scores]=24 [editing]=6 [steps]=33 [tokenizer]=1 [distance]=3 [edits]=7 [edit_time]=1 [tables]=1
+    [ceiling]=2 [contrast]=2 [scores]=24 [again]=13 [editing]=9 [steps]=20 [tokenizer]=1 [distance]=3 [edits]=7 [edit_time]=1 [tables]=1
     [sweep]=142 [gce]=140
 )
 
@@ -63,13 +64,17 @@ scores() {
     done
 }
 
+again() {
+    smalti evaluate scenes --preset quality --images 1608 -n 4 --seed 1 --dtype "$DTYPE" --json >"$OUT/score-again.json"
+}
+
 editing() {
     "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/editing" --steps 4 8 16 \
-        --rules none threshold --pictures 120
+        --rules none threshold --pictures 240
 }
 
 steps() {
-    "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/steps" --pictures 120 \
+    "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/steps" --pictures 60 \
         --seeds 0
 }
 
@@ -119,7 +124,7 @@ if [[ ${1:-} == --list ]]; then
     list
     exit
 fi
-[[ $# -gt 0 ]] || set -- "${STAGES[@]:0:10}"
+[[ $# -gt 0 ]] || set -- "${STAGES[@]:0:11}"
 total=0
 for stage in "$@"; do
     [[ -n ${WHAT[$stage]:-} ]] || { echo "no stage $stage; there are: ${STAGES[*]}" >&2; exit 1; }
