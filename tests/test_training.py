@@ -535,6 +535,19 @@ def test_drafts_are_made_after_the_warm_up_and_every_weight_still_learns(workspa
     assert all(parameter.grad is not None for parameter in task.model.parameters())
 
 
+def test_prompts_encoded_ahead_are_those_of_their_batch(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(DenoiserRunConfig, "denoiser.yaml", ["output=ahead"])
+    ahead = DenoiserTask(config)
+    monkeypatch.setattr("smalti.training.denoiser._IDS_AHEAD", 0)
+    by_batch = DenoiserTask(config)
+    assert ahead.encoded is not None and by_batch.encoded is None
+    for index in range(3):
+        assert torch.equal(ahead.batch(index).prompt.ids, by_batch.batch(index).prompt.ids)
+        assert torch.equal(ahead.batch(index).prompt.slot_start, by_batch.batch(index).prompt.slot_start)
+
+
 def test_the_mix_of_scenes_is_the_configurations(workspace: Path) -> None:
     overrides = ["output=mixed", "cache.path=mixed-cache", "data.mix={counting: 1}"]
     captions = DenoiserTask(load_config(DenoiserRunConfig, "denoiser.yaml", overrides)).cache.captions

@@ -45,6 +45,8 @@ from smalti.vq.groups import CodeGroups, file_name
 from smalti.vq.patches import PatchMemory
 from smalti.vq.tokenizer import ImageTokenizer
 
+_IDS_AHEAD = 2**26  # ids of prompts that are kept from the start, half a GB; more are encoded batch by batch
+
 
 class Batch(NamedTuple):
     """Everything a step needs, made ahead of it.
@@ -100,7 +102,9 @@ class DenoiserTask:
         if config.compile:
             check_compiler(device)
             compile_layers(self.model)
-        self.encoded = self.prompts(self.cache.captions)
+        length = self.model_config.slots(*self.grid) + self.model_config.max_prompt_tokens
+        few = len(self.cache) * length <= _IDS_AHEAD
+        self.encoded = self.prompts(self.cache.captions) if few else None
 
     @property
     def codebook(self) -> torch.Tensor:
@@ -235,7 +239,11 @@ class DenoiserTask:
             generator=generator,
         )
         dropped = torch.rand(len(rows), generator=generator) < objective.prompt_drop_rate
-        prompt = self.encoded.select(rows).drop(dropped)
+        if self.encoded is None:
+            prompt = self.prompts([self.cache.captions[row] for row in rows])
+        else:
+            prompt = self.encoded.select(rows)
+        prompt = prompt.drop(dropped)
         return Batch(targets, corrupted.tokens, corrupted.masked, prompt)
 
     def loss(
