@@ -19,8 +19,9 @@ from PIL import Image
 from smalti.checkpoint import load_codebook, load_denoiser, load_image_tokenizer
 from smalti.data.cache import TokenCache, build_cache
 from smalti.errors import SmaltiError
+from smalti.training.caching import fingerprint
 from smalti.training.config import DenoiserRunConfig, OptimizerConfig, TokenizerRunConfig, load_config
-from smalti.training.denoiser import DenoiserTask, fingerprint, train_denoiser
+from smalti.training.denoiser import DenoiserTask, train_denoiser
 from smalti.training.optimizer import learning_rate
 from smalti.training.sources import shuffled_indices
 from smalti.training.tokenizer import TokenizerTask, busiest_part, train_tokenizer

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -19,7 +16,6 @@ from smalti.checkpoint import (
     save_image_tokenizer,
 )
 from smalti.compiling import check_compiler, compile_layers
-from smalti.data.cache import TokenCache, build_cache
 from smalti.devices import find_device
 from smalti.errors import SmaltiError
 from smalti.files import write_text_atomic
@@ -33,17 +29,15 @@ from smalti.objective.loss import denoising_loss
 from smalti.sampling.orders import StratifiedOrder, halton_order, stratified_order
 from smalti.sampling.sampler import sample
 from smalti.settings import GenerationSettings
+from smalti.training.caching import fingerprint, make_cache
 from smalti.training.codes import add_code_networks, fold_code_networks
 from smalti.training.config import DenoiserRunConfig, check_model_keys
 from smalti.training.distribution import first_alone, spread
 from smalti.training.loop import train
 from smalti.training.preview import save_grid
-from smalti.training.sources import Source, make_source, shuffled_indices
+from smalti.training.sources import shuffled_indices
 from smalti.training.state import latest_checkpoint
-from smalti.vq.autoencoder import PatchEncoder
 from smalti.vq.groups import CodeGroups, file_name
-from smalti.vq.patches import PatchMemory
-from smalti.vq.tokenizer import ImageTokenizer
 
 _IDS_AHEAD = 2**26  # ids of prompts that are kept from the start, half a GB; more are encoded batch by batch
 
@@ -343,54 +337,6 @@ def init_codes(denoiser: Denoiser, codebook: torch.Tensor, generator: torch.Gene
     for weight in (denoiser.gen_embedding.weight, denoiser.gen_predictor.weight):
         projection = torch.randn(codes.shape[1], weight.shape[1], generator=generator)
         weight[: len(codes)] = 0.02 * codes @ projection
-
-
-def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCache:
-    """Open the configuration's token cache, after encoding what is missing of it."""
-    source = make_source(config.data)
-    device = find_device(config.loop.device)
-    tokenizer = tokenizer.eval().to(device).to(memory_format=torch.channels_last)
-    # What came later is named only where it says something, so that older caches stay valid.
-    later = {"mix": None, "lattice_share": 1.0}
-    data = {
-        key: value
-        for key, value in config.data.model_dump().items()
-        if key not in later or value != later[key]
-    }
-    facts = {"tokenizer": fingerprint(tokenizer), "data": data}
-
-    by_square = PatchMemory(tokenizer) if isinstance(tokenizer.encoder, PatchEncoder) else None
-
-    # In float32, as pictures are encoded everywhere else: bf16 gave one token in four another id.
-    @torch.inference_mode()
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        if by_square:
-            return by_square(pixels)
-        return tokenizer.from_pixels(pixels.to(device).contiguous(memory_format=torch.channels_last))
-
-    cache = build_cache(config.cache.path, _in_order(source), config.cache.samples, encode, facts)
-    tokenizer.cpu()
-    return cache
-
-
-def fingerprint(tokenizer: ImageTokenizer) -> str:
-    """A short hash of what turns pictures into tokens, the weights but for the decoder's.
-
-    Tokens mean nothing with another codebook; how they are drawn is another matter.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tokenizer.state_dict().items()):
-        if name.startswith(("decoder.", "post_quant_conv.")):
-            continue
-        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _in_order(source: Source) -> Iterator[dict[str, Any]]:
-    """The samples of a source by number, a finite one again and again."""
-    at: Callable[[int], int] = (lambda i: i % len(source)) if hasattr(source, "__len__") else (lambda i: i)
-    for index in count():
-        yield source[at(index)]
 
 
 def train_denoiser(config: DenoiserRunConfig) -> dict[str, float]:
