@@ -134,3 +134,11 @@ def test_a_missing_scikit_image_is_one_clear_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delitem(sys.modules, "smalti.evaluation.detector")
     with pytest.raises(SmaltiError, match=r"scikit-image.*smalti\[evaluate\]"):
         importlib.import_module("smalti.evaluation.detector")
+
+
+def test_a_patchwork_of_all_colors_is_no_error() -> None:
+    """What a model draws in one step: a blob in which no colour has a large share."""
+    image = np.full((256, 256, 3), BACKGROUNDS["grey"], dtype=np.uint8)
+    for number, color in enumerate(COLORS.values()):
+        image[64 + 10 * number : 74 + 10 * number, 64:164] = color
+    assert all(isinstance(found, Detection) for found in detect(image))

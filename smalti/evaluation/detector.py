@@ -160,7 +160,8 @@ def _split_by_color(lab: np.ndarray, blob: np.ndarray) -> list[tuple[np.ndarray,
         inside = blob
     names = _name_colors(lab[inside])
     share = np.bincount(names, minlength=len(COLORS)) / len(names)
-    present = [index for index in np.argsort(-share) if share[index] >= _SECOND_COLOR_SHARE]
+    first, *others = np.argsort(-share)
+    present = [first, *(index for index in others if share[index] >= _SECOND_COLOR_SHARE)]
     if len(present) == 1:
         return [(blob, COLORS[present[0]])]
     medians = np.stack([np.median(lab[inside][names == index], axis=0) for index in present])
