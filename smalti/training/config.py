@@ -201,7 +201,7 @@ class DenoiserRunConfig(RunConfig):
         "that look alike share what is learned; written to the model as tables. None gives every code rows of its own",
     )
     compile: bool = Field(
-        False, description="the layers, by torch.compile: takes a minute, and pays in long runs on a GPU"
+        False, description="the layers, by torch.compile, which takes a minute when training starts"
     )
     objective: ObjectiveConfig = ObjectiveConfig()
     cache: CacheConfig
