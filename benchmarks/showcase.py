@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     pipe = smalti.load(options.model)
-    pictures = pipe(PROMPTS, seed=0, output_type="pt").images
+    pictures = pipe.start(PROMPTS, pipe.preset("quality"), seed=0).output("pt").images
     grid = make_grid((pictures * 255).round().to(torch.uint8), columns=4, gap=6)
     grid.resize((grid.width * 3 // 4, grid.height * 3 // 4), Image.LANCZOS).save(
         options.out / "showcase.png", optimize=True
