@@ -6,7 +6,7 @@ import torch
 
 from smalti.vq.tokenizer import ImageTokenizer
 
-_MOST = 2**20  # squares that are remembered: of a 16-fold grid under 1 GB
+_MOST = 2**18  # squares that are remembered: of a 16-fold grid a quarter of a GB
 
 
 class PatchMemory:
@@ -30,12 +30,11 @@ class PatchMemory:
         squares = squares.reshape(-1, channels, side, side).contiguous()
         keys = [square.tobytes() for square in squares.numpy()]
         fresh = {key: index for index, key in enumerate(keys) if key not in self._known}
-        found = self._known
+        new: dict[bytes, int] = {}
         if fresh:
             ids = self._tokenizer.from_pixels(squares[list(fresh.values())].to(self._device)).flatten()
             new = dict(zip(fresh, ids.tolist(), strict=True))
             if len(self._known) + len(new) <= _MOST:
                 self._known.update(new)
-            else:
-                found = {**self._known, **new}
-        return torch.tensor([found[key] for key in keys]).reshape(B, rows, columns)
+        found = [new[key] if key in new else self._known[key] for key in keys]
+        return torch.tensor(found).reshape(B, rows, columns)
