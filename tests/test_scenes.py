@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from smalti.data import layout
 from smalti.data.captions import NUMBERS, geneval_prompt, plural
+from smalti.data.extra_shapes import EXTRA_SHAPES, blob, resembles
 from smalti.data.palette import BACKGROUNDS, COLORS
 from smalti.data.scenes import HELD_OUT, TRAINING_MIX, Scene, SceneObject, Scenes, compose, render
 from smalti.data.shapes import SHAPES
@@ -181,6 +182,96 @@ def test_captions_come_in_several_wordings() -> None:
     for scene in scenes:
         if "small" in scene.caption or "large" in scene.caption:
             assert (scene.objects[0].size < 0.4) == ("small" in scene.caption)
+
+
+def looks_like(item: SceneObject) -> frozenset[str]:
+    if item.shape in SHAPES:
+        return frozenset({item.shape})
+    return resembles(blob(item.outline) if item.shape == "blob" else EXTRA_SHAPES[item.shape])
+
+
+@given(indices)
+@settings(max_examples=300, deadline=None)
+def test_variety_keeps_training_clear_of_held_out_pairs_and_captions_true(index: int) -> None:
+    scene = Scenes(lattice=8, extra_shapes=0.5, halves=0.5, blobs=0.4).scene(index)
+    for item in scene.objects:
+        for color in (item.color, item.right_color):
+            assert not any((shape, color) in HELD_OUT for shape in looks_like(item))
+    for entry in scene.metadata["include"]:
+        objects = [
+            item
+            for item in scene.objects
+            if item.shape == entry["class"] and (item.color == entry.get("color", item.color))
+        ]
+        assert len(objects) == entry["count"]
+        for item in objects:
+            assert item.right_color == entry.get("right_color") != item.color
+            if item.right_color:
+                assert f"{item.color} and {item.right_color} {item.shape}" in scene.caption.replace(
+                    plural(item.shape), item.shape
+                )
+    for entry in scene.metadata.get("exclude", []):
+        assert entry["class"] == scene.metadata["include"][0]["class"]
+
+
+def test_blobs_of_a_scene_have_one_outline_and_different_colours() -> None:
+    scenes = [Scenes(lattice=8, blobs=0.5).scene(index) for index in range(600)]
+    several = [scene for scene in scenes if len(scene.metadata["include"]) > 1]
+    blobs = [scene for scene in several if scene.objects[0].shape == "blob"]
+    assert abs(len(blobs) / len(several) - 0.5) < 0.1
+    assert not any(item.shape == "blob" for scene in scenes if scene not in several for item in scene.objects)
+    for scene in blobs:
+        assert len({(item.shape, item.outline) for item in scene.objects}) == 1
+        assert len({item.color for item in scene.objects}) == len(scene.metadata["include"])
+    outlines = {scene.objects[0].outline for scene in blobs}
+    assert len(outlines) == len(blobs)
+    with pytest.raises(SmaltiError, match="blobs must be"):
+        Scenes(blobs=1.5)
+
+
+def test_a_shape_resembles_itself_and_what_covers_most_of_it() -> None:
+    for name, field in SHAPES.items():
+        assert name in resembles(field)
+    assert "circle" in resembles(EXTRA_SHAPES["octagon"]) and "square" in resembles(EXTRA_SHAPES["frame"])
+    assert not resembles(EXTRA_SHAPES["bar"]) and not resembles(EXTRA_SHAPES["tee"])
+    assert resembles(lambda x, y: x * 0 + y * 0 + 1) == frozenset()
+
+
+def test_variety_is_as_frequent_as_asked_for_and_changes_nothing_else() -> None:
+    varied = [Scenes(lattice=8, extra_shapes=0.3, halves=0.2).scene(index) for index in range(1000)]
+    kinds = [entry for scene in varied for entry in scene.metadata["include"]]
+    assert abs(np.mean([entry["class"] in EXTRA_SHAPES for entry in kinds]) - 0.3) < 0.05
+    assert abs(np.mean(["right_color" in entry for entry in kinds if "color" in entry]) - 0.2) < 0.05
+    assert {entry["class"] for entry in kinds} == {*SHAPES, *EXTRA_SHAPES}
+    assert [scene.tag for scene in varied] == [Scenes(lattice=8).scene(index).tag for index in range(1000)]
+    for wrong in (-0.1, 1.1):
+        with pytest.raises(SmaltiError, match="extra_shapes must be"):
+            Scenes(extra_shapes=wrong)
+        with pytest.raises(SmaltiError, match="halves must be"):
+            Scenes(halves=wrong)
+
+
+def test_halves_have_their_colours() -> None:
+    item = SceneObject("circle", "red", 0.5, 0.5, 0.5, "blue")
+    picture = render(Scene((item,), "sky", False, "", "single_object", {}), 128)
+    assert (picture[64, 40:64] == COLORS["red"]).all() and (picture[64, 64:88] == COLORS["blue"]).all()
+    assert Scene((SceneObject("square", "red", 0.5, 0.5, 0.5, "pink"),), "sky", False, "", "", {}).held_out
+
+
+@pytest.mark.parametrize("shape", EXTRA_SHAPES)
+def test_extra_shapes_lie_in_their_box_with_fields_that_are_distances(shape: str) -> None:
+    axis = np.linspace(-1.5, 1.5, 301, dtype=np.float32)
+    field = np.broadcast_to(EXTRA_SHAPES[shape](axis[None, :], axis[:, None]), (301, 301))
+    inside = field < 0
+    rows, columns = axis[inside.any(axis=1)], axis[inside.any(axis=0)]
+    for ends in (rows[[0, -1]], columns[[0, -1]]):
+        assert np.abs(ends).max() <= 1
+        assert abs(ends.sum()) < 0.35
+    assert max(np.ptp(rows), np.ptp(columns)) > 1.6 and inside.sum() > 0.1 * 200**2
+    # No steeper than a distance, and as steep at most places of the edge, which anti-aliasing needs.
+    slope = np.hypot(*np.gradient(field, axis, axis))
+    assert np.quantile(slope, 0.99) < 1.05
+    assert np.median(slope[np.abs(field) < 0.02]) == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -21,18 +21,24 @@ _RELATION_WORDS = {
     "below": ("below", "below", "under"),
 }
 
+_PLURALS = {"fish": "fish", "leaf": "leaves"}
+
 _BACKGROUND_SHARE = 0.25
 
 
 def plural(shape: str) -> str:
-    """`circle` to `circles`, `cross` to `crosses`."""
+    """`circle` to `circles`, `cross` to `crosses`, `leaf` to `leaves`."""
+    if shape in _PLURALS:
+        return _PLURALS[shape]
     return shape + ("es" if shape.endswith("s") else "s")
 
 
 def noun_phrase(entry: dict[str, Any], size_word: str = "") -> str:
     """One entry of `include` in words: "a red circle", "an arrow", "three large squares"."""
-    shape, count = entry["class"], entry["count"]
-    words = " ".join(word for word in (size_word, entry.get("color", "")) if word)
+    shape, count, color = entry["class"], entry["count"], entry.get("color", "")
+    if entry.get("right_color"):
+        color = f"{color} and {entry['right_color']}"
+    words = " ".join(word for word in (size_word, color) if word)
     words = f"{words} {shape if count == 1 else plural(shape)}".strip()
     if count > 1:
         return f"{NUMBERS[count]} {words}"

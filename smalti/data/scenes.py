@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from smalti.checks import check_real
 from smalti.data import layout
 from smalti.data.captions import write_caption
+from smalti.data.extra_shapes import EXTRA_SHAPES, Field, blob, resembles
 from smalti.data.palette import BACKGROUNDS, COLORS
 from smalti.data.shapes import SHAPES
 from smalti.errors import SmaltiError
@@ -65,13 +67,20 @@ _GRADIENT = 0.05
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: shape, colour by name, centre and side of its box, in fractions of the picture's side."""
+    """One object: shape, colour by name, centre and side of its box, in fractions of the picture's side.
+
+    Attributes:
+        right_color: of its right half, if that has another.
+        outline: which one, of a "blob".
+    """
 
     shape: str
     color: str
     x: float
     y: float
     size: float
+    right_color: str | None = None
+    outline: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,11 @@ class Scene:
     @property
     def held_out(self) -> bool:
         """Whether an object is one of the `HELD_OUT` pairs."""
-        return any((item.shape, item.color) in HELD_OUT for item in self.objects)
+        return any(
+            (item.shape, color) in HELD_OUT
+            for item in self.objects
+            for color in (item.color, item.right_color)
+        )
 
 
 class Scenes:
@@ -113,6 +126,10 @@ class Scenes:
             learn: sides of boxes are multiples of 2/L of the picture's, their edges multiples of 1/L, and backgrounds
             are plain.
         lattice_share: the probability that a scene is on the lattice; the others are as without one.
+        extra_shapes: the probability that a shape is one of `EXTRA_SHAPES` instead.
+        halves: the probability that an object whose colour the caption says has another colour in its right half.
+        blobs: the probability that a scene of several kinds of objects has blobs instead, all of one random outline and
+            of different colours.
 
     Raises:
         SmaltiError: an argument is not one of these.
@@ -126,6 +143,9 @@ class Scenes:
         mix: Mapping[str, float] | None = None,
         lattice: int | None = None,
         lattice_share: float = 1.0,
+        extra_shapes: float = 0.0,
+        halves: float = 0.0,
+        blobs: float = 0.0,
     ) -> None:
         if split not in SPLITS:
             raise SmaltiError(f'split must be "train" or "test", not {split!r}')
@@ -137,10 +157,16 @@ class Scenes:
         if lattice is not None and (not isinstance(lattice, int) or lattice < 8 or lattice % 8):
             raise SmaltiError(f"lattice must be a multiple of 8, or None, not {lattice!r}")
         check_real("lattice_share", lattice_share, 0, 1)
+        check_real("extra_shapes", extra_shapes, 0, 1)
+        check_real("halves", halves, 0, 1)
+        check_real("blobs", blobs, 0, 1)
         self.seed = seed
         self.size = _sides(size)
         self.lattice = lattice
         self.lattice_share = lattice_share
+        self.extra_shapes = extra_shapes
+        self.halves = halves
+        self.blobs = blobs
         self.split = split
         self._tags = list(mix)
         self._weights = list(mix.values())
@@ -154,6 +180,10 @@ class Scenes:
         tag = random.choices(self._tags, self._weights)[0]
         metadata = sample_metadata(tag, random, self.split)
         lattice = self.lattice
+        if self.blobs and len(metadata["include"]) > 1 and random.random() < self.blobs:
+            _make_blobs(metadata, random, self.split)
+        elif self.extra_shapes or self.halves:
+            _vary(metadata, random, self.split, self.extra_shapes, self.halves)
         # Without a share no number is drawn for it, so that scenes stay what they were.
         if self.lattice_share < 1 and random.random() >= self.lattice_share:
             lattice = None
@@ -192,6 +222,35 @@ def sample_metadata(tag: str, random: Random, split: str = "train") -> dict[str,
     return metadata
 
 
+def _vary(metadata: dict[str, Any], random: Random, split: str, extra_shapes: float, halves: float) -> None:
+    """Give some entries one of the extra shapes, and some a second colour (`right_color`), none of a held-out pair."""
+    free = random.sample(list(EXTRA_SHAPES), len(metadata["include"]))
+    for entry in metadata["include"]:
+        if random.random() < extra_shapes:
+            entry["class"] = free.pop()
+            allowed = _colors_of(entry["class"], split)
+            if "color" in entry and entry["color"] not in allowed:
+                used = {other.get("color") for other in metadata["include"]}
+                entry["color"] = random.choice([color for color in allowed if color not in used])
+        if random.random() < halves and "color" in entry:
+            others = [color for color in _colors_of(entry["class"], split) if color != entry["color"]]
+            entry["right_color"] = random.choice(others)
+    for excluded in metadata.get("exclude", []):
+        excluded["class"] = metadata["include"][0]["class"]
+
+
+def _make_blobs(metadata: dict[str, Any], random: Random, split: str) -> None:
+    """Let all entries be blobs of one outline (`outline`), in different colours.
+
+    Of two things that differ in nothing but their colours, one in sight shows all of the other but that. To lay it is
+    to put the outline of the one and the colour that the prompt says together, for outlines never seen before.
+    """
+    outline = random.randrange(2**32)
+    colors = random.sample(_colors_of("blob", split, outline), len(metadata["include"]))
+    for entry, color in zip(metadata["include"], colors, strict=True):
+        entry.update({"class": "blob", "color": color, "outline": outline})
+
+
 def compose(
     metadata: dict[str, Any], random: Random, *, split: str = "test", lattice: int | None = None
 ) -> Scene:
@@ -203,16 +262,22 @@ def compose(
     Raises:
         SmaltiError: an unknown shape, colour or relation, or more than four objects.
     """
-    kinds: list[tuple[str, str]] = []
+    kinds: list[tuple[str, str, str | None, int]] = []
     for entry in metadata["include"]:
-        if entry["class"] not in SHAPES:
-            raise SmaltiError(f"class must be one of {list(SHAPES)}, not {entry['class']!r}")
+        known = [*SHAPES, *EXTRA_SHAPES, "blob"]
+        if entry["class"] not in known:
+            raise SmaltiError(f"class must be one of {known}, not {entry['class']!r}")
         color = entry.get("color") or random.choice(_colors_of(entry["class"], split))
-        if color not in COLORS:
-            raise SmaltiError(f"color must be one of {list(COLORS)}, not {color!r}")
-        kinds += [(entry["class"], color)] * entry["count"]
+        right_color = entry.get("right_color")
+        for name in (color, right_color or color):
+            if name not in COLORS:
+                raise SmaltiError(f"color must be one of {list(COLORS)}, not {name!r}")
+        kinds += [(entry["class"], color, right_color, entry.get("outline", 0))] * entry["count"]
     boxes = _boxes(metadata, len(kinds), random, lattice)
-    objects = tuple(SceneObject(shape, color, *box) for (shape, color), box in zip(kinds, boxes, strict=True))
+    objects = tuple(
+        SceneObject(shape, color, *box, right_color, outline)
+        for (shape, color, right_color, outline), box in zip(kinds, boxes, strict=True)
+    )
     background = random.choice(list(BACKGROUNDS))
     gradient = lattice is None and random.random() < 0.5
     caption = metadata.get("prompt")
@@ -252,10 +317,13 @@ def _draw(canvas: np.ndarray, item: SceneObject) -> None:
     x = ((np.arange(left, right, dtype=np.float32) + 0.5 - center_x) / radius)[None, :].astype(np.float32)
     y = ((np.arange(top, bottom, dtype=np.float32) + 0.5 - center_y) / radius)[:, None].astype(np.float32)
     # A pixel's coverage, from the distance of its centre to the edge in pixels.
-    coverage = np.clip(0.5 - SHAPES[item.shape](x, y) * np.float32(radius), 0, 1)[..., None]
+    coverage = np.clip(0.5 - _field(item.shape, item.outline)(x, y) * np.float32(radius), 0, 1)[..., None]
     box = canvas[top:bottom, left:right]
     behind = box.astype(np.float32)
-    behind += coverage * (np.array(COLORS[item.color], dtype=np.float32) - behind)
+    color = np.array(COLORS[item.color], dtype=np.float32)
+    if item.right_color:
+        color = np.where(x[..., None] < 0, color, np.array(COLORS[item.right_color], dtype=np.float32))
+    behind += coverage * (color - behind)
     box[:] = (behind + np.float32(0.5)).astype(np.uint8)
 
 
@@ -286,8 +354,23 @@ def _size_word(objects: tuple[SceneObject, ...], random: Random) -> str:
     return "small" if objects[0].size <= _SMALL else "large"
 
 
-def _colors_of(shape: str, split: str) -> list[str]:
-    return [color for color in COLORS if split == "test" or (shape, color) not in HELD_OUT]
+def _colors_of(shape: str, split: str, outline: int = 0) -> list[str]:
+    """The colours that a shape may have. In "train" what looks like a shape shares its held-out pair."""
+    if split == "test":
+        return list(COLORS)
+    alike = {shape} if shape in SHAPES else _alike(shape, outline)
+    return [color for color in COLORS if not any((name, color) in HELD_OUT for name in alike)]
+
+
+@lru_cache(4096)
+def _alike(shape: str, outline: int) -> frozenset[str]:
+    return resembles(_field(shape, outline))
+
+
+def _field(shape: str, outline: int) -> Field:
+    if shape == "blob":
+        return blob(outline)
+    return SHAPES[shape] if shape in SHAPES else EXTRA_SHAPES[shape]
 
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:

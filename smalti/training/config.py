@@ -37,6 +37,15 @@ class DataConfig(Strict):
         None, description="scenes that are easier to learn, with boxes on a lattice (see smalti.data.scenes)"
     )
     lattice_share: float = Field(1.0, ge=0, le=1, description="of the scenes; the others have none")
+    extra_shapes: float = Field(
+        0.0, ge=0, le=1, description="share of shapes that are one of forty more (smalti.data.extra_shapes)"
+    )
+    halves: float = Field(
+        0.0, ge=0, le=1, description="share of coloured objects with two colours, half and half"
+    )
+    blobs: float = Field(
+        0.0, ge=0, le=1, description="share of scenes of several things that are blobs of one outline instead"
+    )
     mix: dict[str, NonNegativeFloat] | None = Field(
         None, description="weight of each kind of scene; None is smalti.data.scenes.TRAINING_MIX"
     )

@@ -33,6 +33,9 @@ def make_source(config: DataConfig) -> Source:
             mix=config.mix,
             lattice=config.lattice,
             lattice_share=config.lattice_share,
+            extra_shapes=config.extra_shapes,
+            halves=config.halves,
+            blobs=config.blobs,
         )
     if config.path is None:
         raise SmaltiError("data.path must name a folder of pictures when data.kind is folder")
