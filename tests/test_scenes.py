@@ -229,6 +229,23 @@ def test_blobs_of_a_scene_have_one_outline_and_different_colours() -> None:
         Scenes(blobs=1.5)
 
 
+def test_colours_can_be_named_without_another_picture() -> None:
+    quiet = [Scenes(lattice=8).scene(index) for index in range(400)]
+    named = [Scenes(lattice=8, named=1).scene(index) for index in range(400)]
+    some = [Scenes(lattice=8, named=0.5).scene(index) for index in range(400)]
+    for scene, other in zip(quiet, named, strict=True):
+        assert (scene.objects, scene.background) == (other.objects, other.background)
+        assert all(item.color in other.caption for item in other.objects)
+
+    def open_colours(scenes: list[Scene]) -> int:
+        return sum("color" not in entry for scene in scenes for entry in scene.metadata["include"])
+
+    assert open_colours(named) == 0 < open_colours(quiet)
+    assert 0.35 < open_colours(some) / open_colours(quiet) < 0.65
+    with pytest.raises(SmaltiError, match="named must be"):
+        Scenes(named=-1)
+
+
 def test_a_shape_resembles_itself_and_what_covers_most_of_it() -> None:
     for name, field in SHAPES.items():
         assert name in resembles(field)

@@ -24,7 +24,14 @@ def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCac
     device = find_device(config.loop.device)
     tokenizer = tokenizer.eval().to(device).to(memory_format=torch.channels_last)
     # What came later is named only where it says something, so that older caches stay valid.
-    later = {"mix": None, "lattice_share": 1.0, "extra_shapes": 0.0, "halves": 0.0, "blobs": 0.0}
+    later = {
+        "mix": None,
+        "lattice_share": 1.0,
+        "extra_shapes": 0.0,
+        "halves": 0.0,
+        "blobs": 0.0,
+        "named": 0.0,
+    }
     data = {
         key: value
         for key, value in config.data.model_dump().items()

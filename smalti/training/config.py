@@ -46,6 +46,12 @@ class DataConfig(Strict):
     blobs: float = Field(
         0.0, ge=0, le=1, description="share of scenes of several things that are blobs of one outline instead"
     )
+    named: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the captions that could leave colours open that say them all the same",
+    )
     mix: dict[str, NonNegativeFloat] | None = Field(
         None, description="weight of each kind of scene; None is smalti.data.scenes.TRAINING_MIX"
     )

@@ -36,6 +36,7 @@ def make_source(config: DataConfig) -> Source:
             extra_shapes=config.extra_shapes,
             halves=config.halves,
             blobs=config.blobs,
+            named=config.named,
         )
     if config.path is None:
         raise SmaltiError("data.path must name a folder of pictures when data.kind is folder")
