@@ -31,7 +31,7 @@ FROM=(tokenizer=smalti/models/scenes)
 DATA=(data.seed=7 "data.mix=$MIX" "${FROM[@]}")
 # What a training is to see so that shapes do not depend on the colours they were seen in (docs/bundled-model.md).
 MORE="{single_object: 0.03, two_object: 0.05, counting: 0.15, colors: 0.1, position: 0.14, color_attr: 0.23, mixed: 0.3}"
-VARIED=(data.seed=10 "data.mix=$MORE" data.extra_shapes=0.5 data.halves=0.25 data.blobs=0.35 data.named=0.85
+VARIED=(data.seed=10 "data.mix=$MORE" data.extra_shapes=0.5 data.halves=0.25 data.blobs=0.35 data.named=0.5
     cache.path=cache/varied cache.samples=163840 "${FROM[@]}")
 ONE=("loop.device=$DEVICE" loop.accumulate=1 loop.processes=1 loop.preview_every=1000000)
 
