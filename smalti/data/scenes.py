@@ -159,11 +159,14 @@ class Scenes:
             raise SmaltiError(f"mix must weight some of {list(TRAINING_MIX)} with 0 or more, not {mix!r}")
         if lattice is not None and (not isinstance(lattice, int) or lattice < 8 or lattice % 8):
             raise SmaltiError(f"lattice must be a multiple of 8, or None, not {lattice!r}")
-        check_real("lattice_share", lattice_share, 0, 1)
-        check_real("extra_shapes", extra_shapes, 0, 1)
-        check_real("halves", halves, 0, 1)
-        check_real("blobs", blobs, 0, 1)
-        check_real("named", named, 0, 1)
+        shares = {
+            "lattice_share": lattice_share,
+            "extra_shapes": extra_shapes,
+            "halves": halves,
+            "blobs": blobs,
+        }
+        for name, share in {**shares, "named": named}.items():
+            check_real(name, share, 0, 1)
         self.seed = seed
         self.size = _sides(size)
         self.lattice = lattice
@@ -273,8 +276,8 @@ def compose(
         SmaltiError: an unknown shape, colour or relation, or more than four objects.
     """
     kinds: list[tuple[str, str, str | None, int]] = []
+    known = [*SHAPES, *EXTRA_SHAPES, "blob"]
     for entry in metadata["include"]:
-        known = [*SHAPES, *EXTRA_SHAPES, "blob"]
         if entry["class"] not in known:
             raise SmaltiError(f"class must be one of {known}, not {entry['class']!r}")
         color = entry.get("color") or random.choice(_colors_of(entry["class"], split))
