@@ -159,13 +159,10 @@ class Scenes:
             raise SmaltiError(f"mix must weight some of {list(TRAINING_MIX)} with 0 or more, not {mix!r}")
         if lattice is not None and (not isinstance(lattice, int) or lattice < 8 or lattice % 8):
             raise SmaltiError(f"lattice must be a multiple of 8, or None, not {lattice!r}")
-        shares = {
-            "lattice_share": lattice_share,
-            "extra_shapes": extra_shapes,
-            "halves": halves,
-            "blobs": blobs,
-        }
-        for name, share in {**shares, "named": named}.items():
+        shares = dict(
+            lattice_share=lattice_share, extra_shapes=extra_shapes, halves=halves, blobs=blobs, named=named
+        )
+        for name, share in shares.items():
             check_real(name, share, 0, 1)
         self.seed = seed
         self.size = _sides(size)
