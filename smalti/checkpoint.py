@@ -18,7 +18,7 @@ from smalti.checks import check_choice
 from smalti.errors import SmaltiError
 from smalti.files import read_json
 from smalti.headers import PREFIX, VQ_PREFIX, Entry, is_denoisers, is_image_tokenizers, read_headers
-from smalti.mapping import MappedEmbedding, read_tensor
+from smalti.mapping import FLOATS, MappedEmbedding, read_tensor
 from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import TextTokenizer
@@ -49,7 +49,7 @@ def load_denoiser(
     folder: str | Path,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     mapped: Collection[str] = (),
     quantize: str | None = None,
     offload: str | None = None,
@@ -57,7 +57,8 @@ def load_denoiser(
     """Read the denoiser of a model folder. As it is by default, it can be trained; the options are for drawing.
 
     Args:
-        device, dtype: of the parameters. On the device "meta" nothing but headers is read.
+        device, dtype: of the parameters. On the device "meta" nothing but headers is read; the dtype None is that
+            of each tensor in its file.
         mapped: embeddings that stay in their file, of which only the rows asked for are read: `EMBEDDINGS`
             or one of them.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits (`smalti.quantization`).
@@ -79,13 +80,14 @@ def load_denoiser(
 
     def special(name: str, entry: Entry) -> torch.Tensor | nn.Module | None:
         module = name.removesuffix(".weight")
+        target = dtype or FLOATS[entry.dtype]
         if module in mapped:
-            return MappedEmbedding(entry, dtype)
+            return MappedEmbedding(entry, target)
         if quantize is not None and module.startswith(("layers.", "text_layers.")) and len(entry.shape) == 2:
-            linear = quantized_linear(read_tensor(entry, device, dtype), quantize)
+            linear = quantized_linear(read_tensor(entry, device, target), quantize)
             return linear.pin() if streamed and module.startswith("layers.") else linear
         if streamed and module.startswith("layers."):
-            return read_tensor(entry, "cpu", dtype, pinned=True)
+            return read_tensor(entry, "cpu", target, pinned=True)
         return None
 
     folder = existing(folder)
@@ -104,11 +106,14 @@ def load_denoiser(
 
 
 def load_image_tokenizer(
-    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = torch.float32
 ) -> ImageTokenizer:
     """Read an image tokenizer from its own folder, or from the folder of the model that it belongs to.
 
     Of a model folder that lacks the one `mm_vqvae` names, the copy inside the model's weights is read.
+
+    Args:
+        device, dtype: of the parameters; the dtype None is that of each tensor in its file.
 
     Raises:
         SmaltiError: as for `load_denoiser`.

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from smalti.commands import edit, evaluate, models
+from smalti.commands.average import average
 from smalti.commands.generate import generate
 from smalti.commands.groups import groups
 from smalti.errors import SmaltiError
@@ -27,6 +28,7 @@ app.command()(edit.vary)
 app.command()(models.info)
 app.command()(models.train)
 app.command()(models.train_tokenizer)
+app.command()(average)
 app.command()(groups)
 app.add_typer(evaluate.app, name="evaluate")
 

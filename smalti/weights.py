@@ -52,7 +52,7 @@ def read_weights(
     prefix: str,
     folder: Path,
     device: torch.device | str,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     special: Callable[[str, Entry], torch.Tensor | nn.Module | None] | None = None,
 ) -> None:
     """Check the headers, then read tensor by tensor into a module that was built on the meta device.
@@ -60,14 +60,14 @@ def read_weights(
     Args:
         module: its parameters are replaced; it has no buffers.
         entries: the tensors, their names with `prefix` in front.
-        device, dtype: of the parameters.
+        device, dtype: of the parameters; the dtype None is that of each tensor in its file.
         special: of a name without the prefix and its entry, what to put in place: a tensor for the parameter,
             a module for the one that has it, or None to read it like the others.
 
     Raises:
         SmaltiError: the tensors are not those of the module, a file cannot be read, or the dtype is unfit.
     """
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise SmaltiError(f"dtype must be floating-point, not {dtype}")
     check_weights(module, entries, prefix, folder)
     # In the order of the files, which is how disks read fastest.
@@ -75,7 +75,7 @@ def read_weights(
         name = name.removeprefix(prefix)
         found = special(name, entry) if special else None
         if found is None:
-            found = read_tensor(entry, device, dtype)
+            found = read_tensor(entry, device, dtype or FLOATS[entry.dtype])
         owner, _, leaf = name.rpartition(".")
         if isinstance(found, nn.Module):
             parent, _, leaf = owner.rpartition(".")

@@ -1,0 +1,100 @@
+"""A model between two others: their weights, averaged.
+
+After fine-tuning, a model between the old one and the new can keep what the old one knew and what the new one learned
+(WiSE-FT, arXiv 2109.01903). One must come from the other, or both from a third: weights of models that were trained
+apart have nothing to do with each other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from smalti.checkpoint import (
+    load_codebook,
+    load_config,
+    load_denoiser,
+    load_image_tokenizer,
+    load_text_tokenizer,
+    save_denoiser,
+    save_image_tokenizer,
+)
+from smalti.checks import check_real
+from smalti.errors import SmaltiError
+from smalti.files import write_text_atomic
+from smalti.headers import PREFIX, is_denoisers, read_headers
+from smalti.mapping import read_tensor
+from smalti.weights import check_weights
+
+# How a model was trained and how it is drawn from. What its weights mean does not depend on these.
+_FREE = {
+    "flip_ratio",
+    "gen_edit_loss_weight",
+    "group_ce_weight",
+    "mm_vqvae",
+    "presets",
+    "prompt_drop_rate",
+    "sampling",
+}
+
+
+def average_models(
+    first: str | Path,
+    second: str | Path,
+    folder: str | Path,
+    *,
+    share: float = 0.5,
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write a model whose denoiser's weights are (1 - share) · first + share · second.
+
+    All else is the first's: configuration, tokenizers, the dtype of each weight. Sums are made in float32, tensor by
+    tensor, so that little more than one model is in memory.
+
+    Args:
+        first, second: model folders of one architecture, with the same image codes and the same text tokenizer.
+        folder: of the new model. It is made if there is none, and may be one of the two.
+        share: of the second, from 0 to 1.
+        max_shard_bytes: larger files are cut.
+
+    Raises:
+        SmaltiError: the two do not go together, one cannot be read, or the folder cannot be written.
+    """
+    check_real("share", share, 0, 1)
+    first, second, folder = Path(first), Path(second), Path(folder)
+    text = _check_fit(first, second)
+    denoiser = load_denoiser(first, dtype=None)
+    entries = {
+        name: entry for name, entry in read_headers(second, is_denoisers).items() if is_denoisers(name)
+    }
+    check_weights(denoiser, entries, PREFIX, second)
+    with torch.no_grad():
+        for name, weight in denoiser.state_dict().items():
+            other = read_tensor(entries[PREFIX + name], "cpu", torch.float32)
+            weight.copy_(weight.float().lerp(other, share))
+    image_tokenizer = load_image_tokenizer(first, dtype=None)
+    # The denoiser, config.json with it, comes last: without it the folder is not yet a model.
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(folder / "tokenizer.json", text)
+    save_image_tokenizer(image_tokenizer, folder / denoiser.config.mm_vqvae)
+    save_denoiser(denoiser, folder, max_shard_bytes=max_shard_bytes)
+
+
+def _check_fit(first: Path, second: Path) -> str:
+    """Raise SmaltiError unless two models are of one kind; returns their tokenizer.json."""
+    pair = f"{first} and {second}"
+    ours, theirs = (load_config(model).to_dict() for model in (first, second))
+    for name in sorted((ours.keys() | theirs.keys()) - _FREE):
+        if ours.get(name) != theirs.get(name):
+            values = f"{ours.get(name)} and {theirs.get(name)}"
+            raise SmaltiError(f"{pair} must be of one architecture, but {name} is {values}")
+    if not torch.equal(load_codebook(first), load_codebook(second)):
+        raise SmaltiError(f"{pair} must have the same image codes")
+    texts = []
+    for model in (first, second):
+        load_text_tokenizer(model)
+        texts.append((model / "tokenizer.json").read_text(encoding="utf-8"))
+    if texts[0] != texts[1]:
+        raise SmaltiError(f"{pair} must have the same tokenizer.json")
+    return texts[0]

@@ -1,0 +1,52 @@
+"""`smalti average`: a model between two others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smalti.checks import check_real
+from smalti.commands import options
+
+_FOLDER = "Folder of a model, or a name on the Hugging Face hub."
+
+
+def average(
+    first: Annotated[str, typer.Argument(metavar="FIRST", help=_FOLDER, show_default=False)],
+    second: Annotated[
+        str,
+        typer.Argument(
+            metavar="SECOND", help="Another that came from it, or both from a third.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            help="Of the new model; it may be one of the two.",
+            show_default=False,
+        ),
+    ],
+    share: Annotated[float, typer.Option(metavar="SHARE", help="Of the second model, from 0 to 1.")] = 0.5,
+    as_json: options.Json = False,
+) -> None:
+    """Average the weights of two models, such as one before and after fine-tuning.
+
+    What lies between them often keeps what the one knew and what the other learned. Settings and tokenizers are the
+    first's.
+
+    Example: smalti average before/model after/model --share 0.7 -o runs/between
+    """
+    check_real("--share", share, 0, 1)
+    from smalti.averaging import average_models
+    from smalti.loading import find_model
+
+    models = [find_model(name) for name in (first, second)]
+    average_models(*models, out, share=share)
+    report = {"folder": str(out), "share": share}
+    print(json.dumps(report) if as_json else out)
