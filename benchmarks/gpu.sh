@@ -6,7 +6,7 @@
 # check: the tests that a GPU changes, and the recorded outputs of the release's code. time: gce, release, tail and decode,
 # also stages by themselves: the operators, the release's shape, the decoder. probe: pictures a second in training, with
 # compiled layers and without. sweep: what each part of the training brings, AT_ONCE (8) trainings at a time; VARIANTS
-# names some of them, with | between. train: the bundled model goes on, on scenes of more variety, with STEPS steps of
+# names some of them, with | between. train: the bundled model goes on, with STEPS steps of
 # BATCH pictures, and with whatever OVERRIDES says in words of key=value; START names another model to go on from, or,
 # empty, none. pack: the trained model and its log, cut into files of 15 MB.
 #
@@ -25,14 +25,9 @@ START=${START-smalti/models/scenes}
 mkdir -p "$OUT"
 export PYTHON DEVICE PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
-MIX="{single_object: 0.08, two_object: 0.1, counting: 0.28, colors: 0.12, position: 0.12, color_attr: 0.25, mixed: 0.05}"
-FROM=(tokenizer=smalti/models/scenes)
+# The scenes are those of the configuration, in one cache for all stages.
+FROM=(tokenizer=smalti/models/scenes cache.path=cache/scenes)
 [[ -n $START ]] && FROM+=("start_from=$START")
-DATA=(data.seed=7 "data.mix=$MIX" "${FROM[@]}")
-# What a training is to see so that shapes do not depend on the colours they were seen in (docs/bundled-model.md).
-MORE="{single_object: 0.03, two_object: 0.05, counting: 0.15, colors: 0.1, position: 0.14, color_attr: 0.23, mixed: 0.3}"
-VARIED=(data.seed=10 "data.mix=$MORE" data.extra_shapes=0.5 data.halves=0.25 data.blobs=0.35 data.named=0.5
-    cache.path=cache/varied cache.samples=163840 "${FROM[@]}")
 ONE=("loop.device=$DEVICE" loop.accumulate=1 loop.processes=1 loop.preview_every=1000000)
 
 run() { # name, command…: the output goes to the terminal and to a log
@@ -73,17 +68,17 @@ decode() {
 probe() {
     local kind
     for kind in ${COMPILE:-false true}; do
-        run "probe-compile-$kind" "$PYTHON" -m smalti train configs/scenes.yaml "${DATA[@]}" "${ONE[@]}" cache.path=cache/long \
-            cache.samples=262144 output="runs/probe-$kind" compile=$kind loop.batch_size="$BATCH" loop.steps="${PROBE_STEPS:-300}" \
+        run "probe-compile-$kind" "$PYTHON" -m smalti train configs/scenes.yaml "${FROM[@]}" "${ONE[@]}" \
+            output="runs/probe-$kind" compile=$kind loop.batch_size="$BATCH" loop.steps="${PROBE_STEPS:-300}" \
             loop.log_every=50
         tail -n 3 "runs/probe-$kind/log.jsonl"
     done
 }
 
 one_of_the_sweep() { # name, seed
-    "$PYTHON" benchmarks/sweep.py --tokenizer smalti/models/scenes --start-from smalti/models/scenes --cache cache/short \
+    "$PYTHON" benchmarks/sweep.py --tokenizer smalti/models/scenes --start-from smalti/models/scenes --cache cache/scenes \
         --output runs/sweep --device "$DEVICE" --variants "$1" --seeds "$2" --steps "${SWEEP_STEPS:-400}" \
-        --images "${SWEEP_IMAGES:-480}" --scenes 256 --set "${DATA[@]}" "${ONE[@]}" cache.samples=65536 loop.batch_size=128 \
+        --images "${SWEEP_IMAGES:-480}" --scenes 256 --set "${FROM[@]}" "${ONE[@]}" loop.batch_size=128 \
         loop.checkpoint_every=1000000 optimizer.learning_rate=5e-4 2>&1 | tail -n 3
 }
 
@@ -96,7 +91,7 @@ sweep() {
         mapfile -t variants < <("$PYTHON" benchmarks/sweep.py --list-variants --tokenizer x | cut -d: -f1)
     fi
     for seed in ${SEEDS:-0}; do
-        printf '%s\0' "${variants[@]}" | timeout "$LIMIT" xargs -0 -P "${AT_ONCE:-8}" -I{} bash -c "$(declare -p DATA ONE); one_of_the_sweep '{}' $seed"
+        printf '%s\0' "${variants[@]}" | timeout "$LIMIT" xargs -0 -P "${AT_ONCE:-8}" -I{} bash -c "$(declare -p FROM ONE); one_of_the_sweep '{}' $seed"
     done
     mkdir -p "$OUT/sweep"
     for folder in runs/sweep/*/; do
@@ -105,14 +100,14 @@ sweep() {
 }
 
 train() {
-    run train "$PYTHON" -m smalti train configs/scenes.yaml "${VARIED[@]}" "${ONE[@]}" output=runs/varied \
+    run train "$PYTHON" -m smalti train configs/scenes.yaml "${FROM[@]}" "${ONE[@]}" output=runs/on \
         loop.batch_size="$BATCH" loop.steps="$STEPS" loop.log_every=50 loop.checkpoint_every=2000 ${OVERRIDES:-}
 }
 
 pack() { # the newest model, cut into files of at most 15 MB: cat model.tar.* | tar x
     local model
-    model=$(ls -d runs/varied/model runs/varied/checkpoint-*/model 2>/dev/null | head -n 1)
-    tar cf - "$model" runs/varied/log.jsonl | split -b 15M - "$OUT/model.tar."
+    model=$(ls -d runs/on/model runs/on/checkpoint-*/model 2>/dev/null | head -n 1)
+    tar cf - "$model" runs/on/log.jsonl | split -b 15M - "$OUT/model.tar."
 }
 
 for stage in "${@:-check}"; do
