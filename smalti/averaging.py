@@ -75,9 +75,8 @@ def average_models(
             weight.copy_(weight.float().lerp(other, share))
     image_tokenizer = load_image_tokenizer(first, dtype=None)
     # The denoiser, config.json with it, comes last: without it the folder is not yet a model.
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(folder / "tokenizer.json", text)
     save_image_tokenizer(image_tokenizer, folder / denoiser.config.mm_vqvae)
+    write_text_atomic(folder / "tokenizer.json", text)
     save_denoiser(denoiser, folder, max_shard_bytes=max_shard_bytes)
 
 

@@ -117,6 +117,8 @@ def test_the_command(first: Path, second: Path, tmp_path: Path, capsys: pytest.C
     assert main(["average", str(first), str(tmp_path / "none"), "-o", str(made)]) == 2
     assert main(["average", str(first), str(second), "--share", "2", "-o", str(made)]) == 2
     (tmp_path / "file").write_text("")
+    with pytest.raises(SmaltiError, match="cannot write"):
+        average_models(first, second, tmp_path / "file")
     assert main(["average", str(first), str(second), "-o", str(tmp_path / "file")]) == 2
     for line in capsys.readouterr().err.splitlines():
         assert line.startswith("smalti: ")
