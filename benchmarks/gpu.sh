@@ -6,9 +6,9 @@
 # check: the tests that a GPU changes, and the recorded outputs of the release's code. time: gce, release, tail and decode,
 # also stages by themselves: the operators, the release's shape, the decoder. probe: pictures a second in training, with
 # compiled layers and without. sweep: what each part of the training brings, AT_ONCE (8) trainings at a time; VARIANTS
-# names some of them, with | between. train: the bundled model goes on, with STEPS steps of
-# BATCH pictures, and with whatever OVERRIDES says in words of key=value; START names another model to go on from, or,
-# empty, none. pack: the trained model and its log, cut into files of 15 MB.
+# names some of them, with | between. train: the bundled model goes on, with STEPS steps of BATCH pictures, and with
+# whatever OVERRIDES says in words of key=value; START names another model to go on from, or, empty, none. pack: the
+# trained model and its log, cut into files of 15 MB.
 #
 # Results are written to $OUT (default: runs/gpu-results) as they come. PYTHON is a Python with a CUDA build of PyTorch
 # and the packages of pyproject.toml. LIMIT bounds each command of a stage in seconds (default 240); a training that is
@@ -25,8 +25,8 @@ START=${START-smalti/models/scenes}
 mkdir -p "$OUT"
 export PYTHON DEVICE PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
-# The scenes are those of the configuration, in one cache for all stages.
-FROM=(tokenizer=smalti/models/scenes cache.path=cache/scenes)
+# Scenes and cache are the configuration's.
+FROM=(tokenizer=smalti/models/scenes)
 [[ -n $START ]] && FROM+=("start_from=$START")
 ONE=("loop.device=$DEVICE" loop.accumulate=1 loop.processes=1 loop.preview_every=1000000)
 

@@ -23,7 +23,7 @@ from smalti.checkpoint import (
 from smalti.checks import check_real
 from smalti.errors import SmaltiError
 from smalti.files import write_text_atomic
-from smalti.headers import PREFIX, is_denoisers, read_headers
+from smalti.headers import PREFIX, read_denoisers
 from smalti.mapping import read_tensor
 from smalti.weights import check_weights
 
@@ -65,9 +65,7 @@ def average_models(
     first, second, folder = Path(first), Path(second), Path(folder)
     text = _check_fit(first, second)
     denoiser = load_denoiser(first, dtype=None)
-    entries = {
-        name: entry for name, entry in read_headers(second, is_denoisers).items() if is_denoisers(name)
-    }
+    entries = read_denoisers(second)
     check_weights(denoiser, entries, PREFIX, second)
     with torch.no_grad():
         for name, weight in denoiser.state_dict().items():
@@ -90,10 +88,8 @@ def _check_fit(first: Path, second: Path) -> str:
             raise SmaltiError(f"{pair} must be of one architecture, but {name} is {values}")
     if not torch.equal(load_codebook(first), load_codebook(second)):
         raise SmaltiError(f"{pair} must have the same image codes")
-    texts = []
-    for model in (first, second):
-        load_text_tokenizer(model)
-        texts.append((model / "tokenizer.json").read_text(encoding="utf-8"))
-    if texts[0] != texts[1]:
+    load_text_tokenizer(first)
+    text, other_text = ((model / "tokenizer.json").read_text(encoding="utf-8") for model in (first, second))
+    if text != other_text:
         raise SmaltiError(f"{pair} must have the same tokenizer.json")
-    return texts[0]
+    return text

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from smalti.checks import check_choice
 from smalti.errors import SmaltiError
 from smalti.files import read_json
-from smalti.headers import PREFIX, VQ_PREFIX, Entry, is_denoisers, is_image_tokenizers, read_headers
+from smalti.headers import PREFIX, VQ_PREFIX, Entry, is_image_tokenizers, read_denoisers, read_headers
 from smalti.mapping import FLOATS, MappedEmbedding, read_tensor
 from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
@@ -94,10 +94,7 @@ def load_denoiser(
     config = load_config(folder)
     with torch.device("meta"), NoInit():
         denoiser = Denoiser(config)
-    entries = {
-        name: entry for name, entry in read_headers(folder, is_denoisers).items() if is_denoisers(name)
-    }
-    read_weights(denoiser, entries, PREFIX, folder, device, dtype, special)
+    read_weights(denoiser, read_denoisers(folder), PREFIX, folder, device, dtype, special)
     if streamed:
         from smalti.streaming import StreamedLayers
 
@@ -171,7 +168,7 @@ def load_config(folder: str | Path) -> DenoiserConfig:
         if (inner / "config.json").is_file():
             values["codebook_size"] = load_vq_config(inner).codebook_size
         else:
-            head = read_headers(folder, is_denoisers).get(PREFIX + "gen_predictor.weight")
+            head = read_denoisers(folder).get(PREFIX + "gen_predictor.weight")
             values["codebook_size"] = head.shape[0] if head and head.shape else None
     return _named(path, lambda: DenoiserConfig.from_dict(values))
 

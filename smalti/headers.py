@@ -95,6 +95,11 @@ def read_headers(folder: Path, needed: Callable[[str], bool] | None = None) -> d
     return entries
 
 
+def read_denoisers(folder: Path) -> dict[str, Entry]:
+    """The denoiser's tensors of a model folder, as `read_headers`, which has more where a file has more."""
+    return {name: entry for name, entry in read_headers(folder, is_denoisers).items() if is_denoisers(name)}
+
+
 def read_index(path: Path) -> dict[str, str]:
     """The file of each tensor, from an index of shards.
 
