@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The measurements of a model, in stages that can be run one at a time.
 #
-#   benchmarks/results.sh [--list] [STAGE …]      default: all but sweep and gce, which train
+#   benchmarks/results.sh [--list] [STAGE …]      default: all but the last four, which train
 #
 # Results go to $OUT (default: runs/results), a file a stage, with the minutes that it took. How long it will take is
 # said first. --list says what the stages are and how long they took on two CPU cores. MODEL is a model folder (default:
@@ -13,7 +13,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 MODEL=${MODEL:-}
 DTYPE=${DTYPE:-bfloat16}
 
-STAGES=(ceiling contrast scores again editing steps tokenizer distance edits edit_time tables sweep gce)
+STAGES=(ceiling contrast scores again editing steps tokenizer distance edits edit_time rules16 mistakes held_out tables sweep gce shape codebook)
 declare -A WHAT=(
     [ceiling]="right drawings, and those after the image tokenizer: what a score can be at most"
     [contrast]="whether prompts are told apart"
@@ -26,16 +26,22 @@ declare -A WHAT=(
     [edits]="200 edits with known truth"
     [edit_time]="seconds of an edit against a drawing"
     [tables]="the tables of docs/results.md"
+    [rules16]="at 16 steps, three seeds: other rules, other thresholds, refinement"
+    [mistakes]="what is wrong with wrong pictures of 16 steps, and whether editing could mend it"
+    [held_out]="shapes in colours that training never shows them in, pair by pair"
     [sweep]="what each part of the training brings: 24 short trainings"
     [gce]="grouped cross-entropy against cross-entropy: ten trainings"
+    [shape]="width against depth: six trainings"
+    [codebook]="the codebook's size: three image tokenizers and a denoiser for each"
 )
 
 # Minutes on two cores of a CPU on which the yardstick takes so many seconds. Those of sweep and gce are reckoned from
 # shorter runs, the others were measured.
 YARDSTICK_SECONDS=8
 declare -A MINUTES=(
-    [ceiling]=2 [contrast]=2 [scores]=24 [again]=13 [editing]=14 [steps]=14 [tokenizer]=1 [distance]=3 [edits]=7 [edit_time]=1 [tables]=1
-    [sweep]=142 [gce]=140
+    [ceiling]=2 [contrast]=2 [scores]=24 [again]=13 [editing]=14 [steps]=14 [tokenizer]=1 [distance]=3 [edits]=7 [edit_time]=1
+    [rules16]=20 [mistakes]=7 [held_out]=1 [tables]=1
+    [sweep]=142 [gce]=140 [shape]=38 [codebook]=42
 )
 
 # Seconds that a few pictures take here: the measure of this machine.
@@ -99,6 +105,20 @@ tables() {
     "$PYTHON" benchmarks/results.py "$OUT" >"$OUT/tables.md"
 }
 
+rules16() {
+    "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/rules16" --steps 16 \
+        --pictures 240 --rules threshold:edit_threshold=0.15 token_to_mask token_to_mask:edit_threshold=0.25 \
+        none:refine_share=0.25 threshold:refine_share=0.25
+}
+
+mistakes() {
+    "$PYTHON" benchmarks/mistakes.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --json >"$OUT/mistakes.json"
+}
+
+held_out() {
+    "$PYTHON" benchmarks/held_out.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" >"$OUT/held-out.md"
+}
+
 sweep() {
     "$PYTHON" benchmarks/sweep.py --tokenizer "${MODEL:-smalti/models/scenes}" --start-from "${MODEL:-smalti/models/scenes}" \
         --cache cache/scenes --output "$OUT/sweep" --set optimizer.learning_rate=3e-4
@@ -113,6 +133,30 @@ gce() {
         --output "$OUT/gce" --set cache.samples=32768
 }
 
+# Settings of a denoiser of some width and depth; the configured one has 256 and 8.
+of_shape() {
+    echo "model.hidden_size=$1 model.num_hidden_layers=$2 model.num_attention_heads=$(($1 / 32))" \
+        "model.num_key_value_heads=$(($1 / 32)) model.intermediate_size=$(($1 * 11 / 4))"
+}
+
+shape() {
+    "$PYTHON" benchmarks/sweep.py --tokenizer "${MODEL:-smalti/models/scenes}" --cache cache/scenes --output "$OUT/shape" \
+        --steps 400 --images 0 --variants "as configured" \
+        --own "352 wide 4 deep: $(of_shape 352 4)" "192 wide 14 deep: $(of_shape 192 14)"
+}
+
+codebook() {
+    local size folder
+    for size in 1024 4096 16384; do
+        folder=runs/codebook-$size
+        "$PYTHON" -m smalti train-tokenizer configs/scenes-tokenizer.yaml output=$folder model.codebook_size=$size \
+            loop.steps=1500
+        "$PYTHON" -m smalti evaluate tokenizer --model $folder/model --json >"$OUT/tokenizer-$size.json"
+        "$PYTHON" benchmarks/sweep.py --tokenizer $folder/model --cache cache/codebook-$size --output "$OUT/codebook-$size" \
+            --steps 250 --images 0 --seeds 0 --variants "as configured" --set cache.samples=8000
+    done
+}
+
 list() {
     local stage
     for stage in "${STAGES[@]}"; do
@@ -124,7 +168,7 @@ if [[ ${1:-} == --list ]]; then
     list
     exit
 fi
-[[ $# -gt 0 ]] || set -- "${STAGES[@]:0:11}"
+[[ $# -gt 0 ]] || set -- "${STAGES[@]:0:${#STAGES[@]}-4}"
 total=0
 for stage in "$@"; do
     [[ -n ${WHAT[$stage]:-} ]] || { echo "no stage $stage; there are: ${STAGES[*]}" >&2; exit 1; }

@@ -1,0 +1,180 @@
+"""What is wrong with pictures that are wrong, and whether editing could mend it.
+
+python benchmarks/mistakes.py [--model FOLDER] [--steps 16] [--seeds 0 1 2] [--pictures 240] [--again 8] [--json]
+
+Pictures have the prompts and the seeds of `benchmarks/steps.py`. First, with the model's own editing and without it:
+how many are wrong, of which kind, and how many both times. Then, of those drawn without editing, whether the mistake is
+one that the model itself would see: all tokens of one detected object are hidden and filled again, in more steps
+(`--again`), four times, and so for every object of every wrong picture, and once for all that is outside of the objects
+found, where those may be that are too ragged to be found. How often the picture is right afterwards with the best of
+these choices bounds what any rule could reach that takes back an object. The same of every sixteenth right picture says
+what such a rule would spoil.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import torch
+
+import smalti
+from smalti.evaluation.detector import Detection, detect
+from smalti.evaluation.geneval import is_correct
+from smalti.evaluation.prompts import TAGS, Prompt, scene_prompts
+from smalti.generation import make_sampler
+from smalti.pipeline import Pipeline
+from smalti.sampling.sampler import sample
+from smalti.settings import GenerationSettings
+
+_BATCH = 16
+_TRIES = 4
+_RIGHT_ONES = 16  # one of so many right pictures is tried
+_COVERED = 0.35  # of a token's height and width, from which on it belongs to an object
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="model folder; by default the bundled model")
+    parser.add_argument("--dtype", help="of the denoiser; by default float32 on a CPU")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--pictures", type=int, default=240, help="a seed, over GenEval's six tasks")
+    parser.add_argument("--again", type=int, default=8, help="steps that fill again what was hidden")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    pipe = smalti.load(options.model, device=options.device, dtype=options.dtype)
+    report = measure(pipe, options)
+    if options.json:
+        print(json.dumps(report))
+        return
+    for key, value in report.items():
+        print(f"{key}: {value}")
+
+
+def measure(pipe: Pipeline, options: argparse.Namespace) -> dict[str, Any]:
+    edited = pipe.settings.replaced({"num_inference_steps": options.steps})
+    plain = edited.replaced({"edit_rule": "threshold", "edit_threshold": 0.0})
+    again = plain.replaced({"num_inference_steps": options.again})
+    kinds: dict[str, Counter[str]] = {"without editing": Counter(), "with editing": Counter()}
+    both = pictures = 0
+    # How often a wrong picture is right afterwards, object by object, and last with all else; the same of a right one.
+    mended: list[list[float]] = []
+    kept: list[list[float]] = []
+    rights = 0
+    for seed in options.seeds:
+        prompts = scene_prompts(options.pictures // len(TAGS), seed)
+        pictures += len(prompts)
+        with_editing = [found for _, found in drawn(pipe, edited, prompts, seed)]
+        for prompt, other, (tokens, found) in zip(
+            prompts, with_editing, drawn(pipe, plain, prompts, seed), strict=True
+        ):
+            wrong = [kind(prompt, one) for one in (found, other)]
+            for counts, one in zip(kinds.values(), wrong, strict=True):
+                counts.update([one] if one else [])
+            both += all(wrong)
+            rights += not wrong[0]
+            if wrong[0] or rights % _RIGHT_ONES == 0:
+                objects = [hide(tokens, [item]) for item in found]
+                shares = [laid_again(pipe, again, prompt, tokens, hidden) for hidden in objects]
+                shares.append(laid_again(pipe, again, prompt, tokens, ~hide(tokens, found)))
+                (mended if wrong[0] else kept).append(shares)
+    return {
+        "pictures": pictures,
+        "wrong": {name: dict(counts) for name, counts in kinds.items()},
+        "wrong_both_times": both,
+        "laid_again": {
+            "wrong_pictures": len(mended),
+            "right_with_the_best_choice": mean([max(shares) for shares in mended]),
+            "right_with_the_best_object": mean([max(shares[:-1], default=0.0) for shares in mended]),
+            "right_with_all_else": mean([shares[-1] for shares in mended]),
+            "right_pictures": len(kept),
+            "still_right_with_any_object": mean([share for shares in kept for share in shares[:-1]]),
+            "still_right_with_all_else": mean([shares[-1] for shares in kept]),
+        },
+    }
+
+
+def drawn(
+    pipe: Pipeline, settings: GenerationSettings, prompts: list[Prompt], seed: int
+) -> list[tuple[torch.Tensor, list[Detection]]]:
+    """Of each prompt's picture its tokens (h, w) and what the detector finds."""
+    pictures = []
+    for first in range(0, len(prompts), _BATCH):
+        texts = [prompt["prompt"] for prompt in prompts[first : first + _BATCH]]
+        seeds = [seed + first + index for index in range(len(texts))]
+        output = pipe.start(texts, settings, seed=seeds).output()
+        pictures += [
+            (tokens, detect(np.asarray(image)))
+            for tokens, image in zip(output.tokens, output.images, strict=True)
+        ]
+    return pictures
+
+
+def kind(prompt: Prompt, found: list[Detection]) -> str | None:
+    """What is wrong with a picture, by what the detector finds in it; None if nothing is."""
+    if is_correct(prompt, found):
+        return None
+    shapes = Counter[str]()
+    for entry in prompt["include"]:
+        shapes[entry["class"]] += entry["count"]
+    if len(found) != shapes.total():
+        return "too many objects" if len(found) > shapes.total() else "too few objects"
+    if Counter(item.shape for item in found) != shapes:
+        return "a wrong shape"
+    wanted = {(entry["class"], entry["color"]) for entry in prompt["include"] if "color" in entry}
+    if wanted - {(item.shape, item.color) for item in found}:
+        return "a wrong colour"
+    return "a wrong place"
+
+
+@torch.inference_mode()
+def laid_again(
+    pipe: Pipeline, settings: GenerationSettings, prompt: Prompt, tokens: torch.Tensor, hidden: torch.Tensor
+) -> float:
+    """How often the picture is right after the `hidden` ones of its tokens, (h, w) bool, were filled again."""
+    height, width = tokens.shape
+    grids = tokens.masked_fill(hidden, pipe.denoiser.config.mask_code).repeat(_TRIES, 1, 1)
+    steps = sample(
+        pipe.denoiser,
+        pipe.prompts([prompt["prompt"]] * _TRIES, settings),
+        grid=(height, width),
+        sampler=make_sampler(settings),
+        generators=[torch.Generator().manual_seed(1000 + number) for number in range(_TRIES)],
+        tokens=grids,
+        editable=hidden.repeat(_TRIES, 1, 1),
+    )
+    *_, last = steps
+    pixels = pipe.decode(last.tokens).permute(0, 2, 3, 1).numpy()
+    return statistics.fmean(is_correct(prompt, detect(image)) for image in pixels)
+
+
+def hide(tokens: torch.Tensor, objects: list[Detection]) -> torch.Tensor:
+    """(h, w) bool: the tokens that objects' boxes cover."""
+    height, width = tokens.shape
+    hidden = torch.zeros_like(tokens, dtype=torch.bool)
+    for left, top, right, bottom in (item.box for item in objects):
+        hidden[covered(top, bottom, height), covered(left, right, width)] = True
+    return hidden
+
+
+def covered(first: float, last: float, count: int) -> slice:
+    """Of `count` tokens in a row those that a box covers from `first` to `last`, fractions of the row."""
+    start, stop = math.floor(first * count + _COVERED), math.ceil(last * count - _COVERED)
+    return slice(max(0, start), max(start + 1, stop))
+
+
+def mean(values: list[float]) -> float | None:
+    return round(statistics.fmean(values), 3) if values else None
+
+
+if __name__ == "__main__":
+    main()
