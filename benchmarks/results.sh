@@ -31,7 +31,7 @@ declare -A WHAT=(
     [held_out]="shapes in colours that training never shows them in, pair by pair"
     [sweep]="what each part of the training brings: 24 short trainings"
     [gce]="grouped cross-entropy against cross-entropy: ten trainings"
-    [shape]="width against depth: six trainings"
+    [shape]="width against depth: three trainings"
     [codebook]="the codebook's size: three image tokenizers and a denoiser for each"
 )
 
@@ -41,7 +41,7 @@ YARDSTICK_SECONDS=8
 declare -A MINUTES=(
     [ceiling]=2 [contrast]=2 [scores]=24 [again]=13 [editing]=14 [steps]=14 [tokenizer]=1 [distance]=3 [edits]=7 [edit_time]=1
     [rules16]=20 [mistakes]=7 [held_out]=1 [tables]=1
-    [sweep]=142 [gce]=140 [shape]=38 [codebook]=42
+    [sweep]=142 [gce]=140 [shape]=18 [codebook]=45
 )
 
 # Seconds that a few pictures take here: the measure of this machine.
@@ -141,7 +141,7 @@ of_shape() {
 
 shape() {
     "$PYTHON" benchmarks/sweep.py --tokenizer "${MODEL:-smalti/models/scenes}" --cache cache/scenes --output "$OUT/shape" \
-        --steps 400 --images 0 --variants "as configured" \
+        --steps 400 --images 0 --seeds 0 --set loop.processes=1 --variants "as configured" \
         --own "352 wide 4 deep: $(of_shape 352 4)" "192 wide 14 deep: $(of_shape 192 14)"
 }
 
@@ -153,7 +153,9 @@ codebook() {
             loop.steps=1500
         "$PYTHON" -m smalti evaluate tokenizer --model $folder/model --json >"$OUT/tokenizer-$size.json"
         "$PYTHON" benchmarks/sweep.py --tokenizer $folder/model --cache cache/codebook-$size --output "$OUT/codebook-$size" \
-            --steps 250 --images 0 --seeds 0 --variants "as configured" --set cache.samples=8000
+            --steps 250 --images 0 --seeds 0 --variants "as configured" --set cache.samples=8000 loop.processes=1
+        "$PYTHON" -m smalti evaluate scenes --ground-truth --tokenized --lattice 8 --images 420 \
+            --model "$OUT/codebook-$size/as-configured-seed0/model" --json >"$OUT/score-tokenized-$size.json"
     done
 }
 
