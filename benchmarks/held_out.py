@@ -24,6 +24,7 @@ from smalti.data.captions import geneval_prompt
 from smalti.data.palette import COLORS
 from smalti.data.scenes import HELD_OUT
 from smalti.data.shapes import SHAPES
+from smalti.errors import SmaltiError
 from smalti.evaluation.detector import detect
 from smalti.evaluation.geneval import is_correct
 from smalti.evaluation.prompts import Prompt
@@ -45,8 +46,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7000, help="of the pictures; prompts are always the same")
     parser.add_argument("--sheet", type=Path, help="a picture of all of them, a row a pair")
     options = parser.parse_args()
+    changes = {}
+    for pair in options.set:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise SmaltiError(f"--set must have key=value, not {pair!r}")
+        changes[key] = yaml.safe_load(value)
     pipe = smalti.load(options.model, device=options.device, dtype=options.dtype)
-    changes = {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in options.set)}
     settings = pipe.preset(options.preset).replaced(changes)
     prompts = list(pair_prompts(options.prompts))
     texts = [prompt["prompt"] for prompt in prompts]
