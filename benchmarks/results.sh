@@ -29,14 +29,15 @@ declare -A WHAT=(
     [rules16]="at 16 steps, three seeds: other rules, other thresholds, refinement"
     [mistakes]="what is wrong with wrong pictures of 16 steps, and whether editing could mend it"
     [held_out]="shapes in colours that training never shows them in, pair by pair"
-    [sweep]="what each part of the training brings: 24 short trainings"
+    [sweep]="what each part of the training brings: 24 short trainings, and half an hour for their token cache"
     [gce]="grouped cross-entropy against cross-entropy: ten trainings"
-    [shape]="width against depth: three trainings"
+    [shape]="width against depth: three trainings, and half an hour for their token cache"
     [codebook]="the codebook's size: three image tokenizers and a denoiser for each"
 )
 
-# Minutes on two cores of a CPU on which the yardstick takes so many seconds. Those of sweep and gce are reckoned from
-# shorter runs, the others were measured.
+# Minutes on two cores of a CPU on which the yardstick takes so many seconds. Those of rules16,
+# mistakes, sweep, gce, shape and codebook are reckoned from shorter runs or from one core's, the others were measured.
+# Sweep and shape share a token cache, which takes half an hour more where it is not there yet.
 YARDSTICK_SECONDS=8
 declare -A MINUTES=(
     [ceiling]=2 [contrast]=2 [scores]=24 [again]=26 [editing]=14 [steps]=14 [tokenizer]=1 [distance]=3 [edits]=7 [edit_time]=1
