@@ -10,13 +10,14 @@ and a brown ring". This is the hardest set that the scenes have.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import numpy as np
-import yaml
 from PIL import Image
+from steps import parse_changes
 
 import smalti
 from smalti.commands.drawing import draw
@@ -46,12 +47,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7000, help="of the pictures; prompts are always the same")
     parser.add_argument("--sheet", type=Path, help="a picture of all of them, a row a pair")
     options = parser.parse_args()
-    changes = {}
-    for pair in options.set:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise SmaltiError(f"--set must have key=value, not {pair!r}")
-        changes[key] = yaml.safe_load(value)
+    changes = parse_changes("--set", options.set)
     pipe = smalti.load(options.model, device=options.device, dtype=options.dtype)
     settings = pipe.preset(options.preset).replaced(changes)
     prompts = list(pair_prompts(options.prompts))
@@ -92,4 +88,7 @@ def pair_prompts(count: int) -> Iterator[Prompt]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SmaltiError as error:
+        sys.exit(f"benchmark: {error}")

@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import statistics
+import sys
 from collections import Counter
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 
 import smalti
+from smalti.errors import SmaltiError
 from smalti.evaluation.detector import Detection, detect
 from smalti.evaluation.geneval import is_correct
 from smalti.evaluation.prompts import TAGS, Prompt, scene_prompts
@@ -177,4 +179,7 @@ def mean(values: list[float]) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SmaltiError as error:
+        sys.exit(f"benchmark: {error}")

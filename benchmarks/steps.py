@@ -19,7 +19,7 @@ import hashlib
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -130,12 +130,19 @@ def settings_of(own: GenerationSettings, rule: str) -> GenerationSettings:
     changes = dict(RULES[name])
     if name == "threshold" and own.edit_rule == "threshold" and own.edit_threshold:
         changes["edit_threshold"] = own.edit_threshold
-    for pair in given.split(",") if given else []:
+    changes |= parse_changes("--rules", given.split(",") if given else [])
+    return own.replaced({"edit_rule": "threshold", "edit_threshold": 0.0}).replaced(changes)
+
+
+def parse_changes(option: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Settings from SETTING=VALUE; the option that had them is named in errors."""
+    changes = {}
+    for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise SmaltiError(f"--rules must have SETTING=VALUE behind the colon, not {pair!r}")
+            raise SmaltiError(f"{option} must have SETTING=VALUE, not {pair!r}")
         changes[key] = yaml.safe_load(value)
-    return own.replaced({"edit_rule": "threshold", "edit_threshold": 0.0}).replaced(changes)
+    return changes
 
 
 def lookup(found: list[Cell], cell: Cell) -> Cell | None:
