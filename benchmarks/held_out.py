@@ -21,6 +21,7 @@ from steps import parse_changes
 
 import smalti
 from smalti.commands.drawing import draw
+from smalti.common.files import atomic_path
 from smalti.data.captions import geneval_prompt
 from smalti.data.palette import COLORS
 from smalti.data.scenes import HELD_OUT
@@ -29,7 +30,6 @@ from smalti.errors import SmaltiError
 from smalti.evaluation.detector import detect
 from smalti.evaluation.geneval import is_correct
 from smalti.evaluation.prompts import Prompt
-from smalti.files import atomic_path
 
 _SIDE = 128  # of a picture on the sheet
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from smalti.common.files import read_json
 from smalti.evaluation.edit_pairs import KINDS
 from smalti.evaluation.prompts import TAGS
-from smalti.files import read_json
 
 PRESETS = ("quality", "balanced", "fast")
 

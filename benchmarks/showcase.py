@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import smalti
-from smalti.images import save_gif
+from smalti.common.images import save_gif
 from smalti.training.preview import make_grid
 
 PROMPTS = [

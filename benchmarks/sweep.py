@@ -28,12 +28,12 @@ from typing import Any
 import torch
 
 from smalti.commands.drawing import draw
+from smalti.common.files import write_json_atomic, write_text_atomic
 from smalti.data.scenes import Scenes
 from smalti.errors import SmaltiError
 from smalti.evaluation.contrast import measure_contrasts
 from smalti.evaluation.geneval import score_images
 from smalti.evaluation.prompts import TAGS, scene_prompts
-from smalti.files import write_json_atomic, write_text_atomic
 from smalti.loading import load
 from smalti.objective.loss import denoising_loss
 from smalti.pipeline import Pipeline

@@ -20,9 +20,9 @@ from smalti.checkpoint import (
     save_denoiser,
     save_image_tokenizer,
 )
-from smalti.checks import check_real
+from smalti.common.checks import check_real
+from smalti.common.files import write_text_atomic
 from smalti.errors import SmaltiError
-from smalti.files import write_text_atomic
 from smalti.headers import PREFIX, read_denoisers
 from smalti.mapping import read_tensor
 from smalti.weights import check_weights

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from smalti.checks import check_choice
+from smalti.common.checks import check_choice
+from smalti.common.files import read_json
 from smalti.errors import SmaltiError
-from smalti.files import read_json
 from smalti.headers import PREFIX, VQ_PREFIX, Entry, is_image_tokenizers, read_denoisers, read_headers
 from smalti.mapping import FLOATS, MappedEmbedding, read_tensor
 from smalti.model.config import MODEL_TYPE, DenoiserConfig

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from smalti.checks import check_choice
+from smalti.common.checks import check_choice
+from smalti.common.images import to_pil
 from smalti.errors import SmaltiError
-from smalti.images import to_pil
 from smalti.sampling.adaptive import AdaptiveBudget
 from smalti.sampling.editing import (
     Editing,

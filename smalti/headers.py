@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from smalti.common.files import read_json
 from smalti.errors import SmaltiError
-from smalti.files import read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from smalti.checkpoint import image_tokenizer_name
+from smalti.common.files import read_json
 from smalti.errors import SmaltiError
-from smalti.files import read_json
 from smalti.headers import (
     INDEX,
     WEIGHTS,

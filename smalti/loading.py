@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from smalti.checkpoint import OFFLOADS, load_config, load_denoiser, load_image_tokenizer, load_text_tokenizer
-from smalti.checks import check_choice
-from smalti.devices import find_device, free_bytes, host_bytes
+from smalti.common.checks import check_choice
+from smalti.common.devices import find_device, free_bytes, host_bytes
 from smalti.errors import SmaltiError
 from smalti.fitting import choose, what_fits
 from smalti.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from smalti.checks import check_choice, check_whole
+from smalti.common.checks import check_choice, check_whole
+from smalti.common.images import paint_unknown, to_pil
 from smalti.editing.edit import edit_picture
 from smalti.editing.result import EditResult
 from smalti.editing.selection import Selection
 from smalti.errors import SmaltiError
 from smalti.generation import OUTPUT_TYPES, Generation, PipelineOutput, make_sampler, picture_seeds
-from smalti.images import paint_unknown, to_pil
 from smalti.memory import Mode
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from smalti.checks import check_choice
+from smalti.common.checks import check_choice
 from smalti.errors import SmaltiError
 from smalti.memory import INT4_GROUP
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from smalti.checks import check_choice, check_real, check_whole
+from smalti.common.checks import check_choice, check_real, check_whole
 from smalti.errors import SmaltiError
 
 BUDGETS = ("shift", "cosine", "linear", "adaptive")

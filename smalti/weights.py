@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from smalti.checks import check_whole
+from smalti.common.checks import check_whole
+from smalti.common.files import atomic_path, write_json_atomic
 from smalti.errors import SmaltiError
-from smalti.files import atomic_path, write_json_atomic
 from smalti.headers import INDEX, WEIGHTS, Entry
 from smalti.mapping import FLOATS, read_tensor
 

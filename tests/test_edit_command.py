@@ -122,7 +122,7 @@ def test_ten_edits_of_files_in_a_row(run, pipe, tmp_path):
     with Image.open("10.png") as image:
         changed, text = image.copy(), image.text[TEXT]
     changed.putpixel((63, 63), (1, 2, 3))
-    from smalti.images import save_png
+    from smalti.common.images import save_png
 
     save_png(changed, "changed.png", {TEXT: text, "prompt": "ten stars"})
     report = json.loads(run("edit", "changed.png", NEW, "-o", "b.png", "--json", "--steps", 2)[1])

@@ -19,7 +19,7 @@ from tiny import GOLDEN, golden_expectations
 
 import smalti
 from smalti import SmaltiError
-from smalti.images import paint_unknown, save_gif, save_png
+from smalti.common.images import paint_unknown, save_gif, save_png
 from smalti.settings import GenerationSettings
 
 PROMPT = "a red circle left of a blue square"

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from smalti.checks import check_real
 from smalti.commands import options
+from smalti.common.checks import check_real
 
 _FOLDER = "Folder of a model, or a name on the Hugging Face hub."
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smalti.checks import check_real, check_whole
 from smalti.commands import drawing, options, output
+from smalti.common.checks import check_real, check_whole
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
     for index, path in enumerate(places):
         _write(result, index, path, pipe)
     if show_mask:
-        from smalti.images import save_png
+        from smalti.common.images import save_png
 
         save_png(result.map(), show_mask)
     seconds = {"load": loaded, **result.seconds}
@@ -296,9 +296,9 @@ def _write(result: EditResult, index: int, path: Path, pipe: Pipeline) -> None:
     import numpy as np
 
     import smalti
+    from smalti.common.images import save_png
     from smalti.editing.kept import TEXT
     from smalti.editing.picture import Picture
-    from smalti.images import save_png
 
     image = result.images[index]
     text = {

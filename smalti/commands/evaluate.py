@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smalti.checks import check_whole
 from smalti.commands import drawing, options, output
 from smalti.commands.evaluate_contrast import contrast
 from smalti.commands.evaluate_distance import distance
 from smalti.commands.evaluate_edits import edits
 from smalti.commands.evaluate_tokenizer import tokenizer
+from smalti.common.checks import check_whole
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from smalti.checks import check_whole
 from smalti.commands import drawing, options, output
+from smalti.common.checks import check_whole
 
 
 def contrast(

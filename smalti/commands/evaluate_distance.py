@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smalti.checks import check_whole
 from smalti.commands import drawing, options, output
+from smalti.common.checks import check_whole
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smalti.checks import check_choice, check_whole
 from smalti.commands import drawing, options, output
+from smalti.common.checks import check_choice, check_whole
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
@@ -136,10 +136,10 @@ def _make_folder(folder: Path) -> None:
 
 def _keep(folder: Path, pair: EditPair, way: str, edited: Edited, size: int) -> None:
     """before.png, truth.png, WAY.png, WAY-chosen.png and edit.json."""
+    from smalti.common.files import write_json_atomic
+    from smalti.common.images import save_png, to_pil
     from smalti.editing.blending import draw_map
     from smalti.editing.canvas import fit
-    from smalti.files import write_json_atomic
-    from smalti.images import save_png, to_pil
 
     _make_folder(folder)
     before, after = pair.pictures(size)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from smalti.checks import check_whole
 from smalti.commands import options
+from smalti.common.checks import check_whole
 
 
 def tokenizer(
@@ -38,8 +38,8 @@ def tokenizer(
     import torch
 
     from smalti.checkpoint import load_image_tokenizer
+    from smalti.common.devices import find_device
     from smalti.data.scenes import Scenes
-    from smalti.devices import find_device
     from smalti.loading import find_model
     from smalti.training.tokenizer import measure
 

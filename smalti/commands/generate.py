@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smalti.checks import check_whole
 from smalti.commands import drawing, options, output
+from smalti.common.checks import check_whole
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
@@ -163,9 +163,9 @@ def _write_pictures(result: PipelineOutput, places: list[Path], pipe: Pipeline) 
     import numpy as np
 
     import smalti
+    from smalti.common.images import save_png
     from smalti.editing.kept import TEXT, keep
     from smalti.editing.picture import Picture
-    from smalti.images import save_png
 
     rows = zip(result.images, result.prompts, result.seeds, result.tokens, places, strict=True)
     for image, prompt, seed, tokens, path in rows:
@@ -182,7 +182,7 @@ def _write_pictures(result: PipelineOutput, places: list[Path], pipe: Pipeline) 
 
 
 def _write_animations(animations: list[list[Any]], places: list[Path]) -> None:
-    from smalti.images import save_gif
+    from smalti.common.images import save_gif
 
     for frames, path in zip(animations, places, strict=True):
         save_gif(frames, path)
@@ -191,7 +191,7 @@ def _write_animations(animations: list[list[Any]], places: list[Path]) -> None:
 def _write_tokens(tokens: list[Any], path: Path) -> None:
     import numpy as np
 
-    from smalti.files import atomic_path
+    from smalti.common.files import atomic_path
 
     grids = np.stack(tokens).astype(np.int32)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:

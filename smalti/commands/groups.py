@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from smalti.checks import check_whole
 from smalti.commands import options, output
+from smalti.common.checks import check_whole
 from smalti.errors import SmaltiError
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smalti.checks import check_choice
+from smalti.common.checks import check_choice
 from smalti.errors import SmaltiError
 from smalti.settings import BUDGETS, EDIT_RULES, ORDERS, PRESETS, SCHEDULES, GenerationSettings
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from smalti.common.files import atomic_path, read_json, write_json_atomic
 from smalti.errors import SmaltiError
-from smalti.files import atomic_path, read_json, write_json_atomic
 
 _PART = 4096  # samples a file: what a kill can cost
 

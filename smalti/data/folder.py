@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from smalti.common.images import to_rgb
 from smalti.errors import SmaltiError
-from smalti.images import to_rgb
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from smalti.checks import check_real
+from smalti.common.checks import check_real
 from smalti.data import layout
 from smalti.data.captions import write_caption
 from smalti.data.extra_shapes import EXTRA_SHAPES, Field, blob, resembles

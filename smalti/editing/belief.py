@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from smalti.checks import check_whole
+from smalti.common.checks import check_whole
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from smalti.checks import check_whole
+from smalti.common.checks import check_whole
+from smalti.common.images import to_pil
 from smalti.editing.blending import blend, redrawn
 from smalti.editing.canvas import Canvas
 from smalti.editing.kept import codebook_name
@@ -17,7 +18,6 @@ from smalti.editing.result import EditResult
 from smalti.editing.selection import Selection, block_side, choose
 from smalti.editing.start import Work, open_start, prepare
 from smalti.errors import SmaltiError
-from smalti.images import to_pil
 from smalti.sampling.sampler import Step
 from smalti.settings import GenerationSettings
 

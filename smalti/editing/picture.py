@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from smalti.common.images import to_rgb
 from smalti.errors import SmaltiError
-from smalti.images import to_rgb
 
 LARGEST_PIXELS = 64_000_000
 """Pictures of more are refused by their header, before they are decoded."""

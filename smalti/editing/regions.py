@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from smalti.checks import check_real
+from smalti.common.checks import check_real
 from smalti.errors import SmaltiError
 
 # The loss that the threshold is a part of: nearly the largest, so that one odd token does not set it.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from PIL import Image
 
-from smalti.checks import check_whole
+from smalti.common.checks import check_whole
 from smalti.editing.blending import draw_map
 from smalti.editing.canvas import Canvas
 from smalti.editing.kept import KeptTokens

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from smalti.checks import check_real, check_whole
+from smalti.common.checks import check_real, check_whole
 from smalti.editing.belief import belief_loss, disbelief, glimpses
 from smalti.editing.picture import open_mask
 from smalti.editing.regions import losing_tokens, most_losing, random_share, touched_tokens

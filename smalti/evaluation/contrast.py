@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from smalti.checks import check_choice, check_whole
+from smalti.common.checks import check_choice, check_whole
 from smalti.data.captions import geneval_prompt
 from smalti.data.palette import COLORS
 from smalti.data.scenes import HELD_OUT, Scene, compose, render, sample_metadata

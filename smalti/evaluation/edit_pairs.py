@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from smalti.checks import check_choice, check_whole
+from smalti.common.checks import check_choice, check_whole
 from smalti.data.captions import geneval_prompt
 from smalti.data.palette import BACKGROUNDS, COLORS
 from smalti.data.scenes import HELD_OUT, Scene, SceneObject, compose, render, sample_metadata

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from smalti.common.files import atomic_path, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.evaluation.detector import Detection, detect, relations
 from smalti.evaluation.prompts import PAIR_TAGS, TAGS, Prompt, check_prompt, read_prompts, shuffle
-from smalti.files import atomic_path, write_text_atomic
 
 
 def is_correct(prompt: Prompt, detections: Sequence[Detection]) -> bool:

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from smalti.common.files import write_text_atomic
 from smalti.data.captions import geneval_prompt
 from smalti.data.layout import RELATIONS
 from smalti.data.palette import COLORS
 from smalti.data.scenes import HELD_OUT, compose, render
 from smalti.data.shapes import SHAPES
 from smalti.errors import SmaltiError
-from smalti.files import write_text_atomic
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 

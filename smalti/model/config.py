@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from smalti.checks import check_choice, check_real, check_whole
+from smalti.common.checks import check_choice, check_real, check_whole
 from smalti.errors import SmaltiError
 from smalti.model.prompt import RELEASE_TEMPLATE, PromptTemplate
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from smalti.checks import check_whole
+from smalti.common.checks import check_whole
+from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
-from smalti.files import atomic_path
 
 _FIELD = re.compile(r"(\{prompt\}|\{micro\}|\{slots\})")
 # What a special token of this family looks like, to catch a template that names one the tokenizer lacks.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from smalti.checks import check_real, check_whole
+from smalti.common.checks import check_real, check_whole
 from smalti.errors import SmaltiError
 from smalti.ops.backend import choose_backend
 

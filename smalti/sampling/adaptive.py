@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from smalti.checks import check_real
+from smalti.common.checks import check_real
 from smalti.sampling.schedules import CosineBudget
 from smalti.sampling.view import StepView
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 
 import torch
 
-from smalti.checks import check_real
+from smalti.common.checks import check_real
 from smalti.sampling.ranking import first_among, places
 from smalti.sampling.view import StepView
 

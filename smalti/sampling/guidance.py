@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from smalti.checks import check_real
+from smalti.common.checks import check_real
 from smalti.errors import SmaltiError
 
 

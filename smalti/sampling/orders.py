@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 
 import torch
 
-from smalti.checks import check_real, check_whole
+from smalti.common.checks import check_real, check_whole
 from smalti.errors import SmaltiError
 from smalti.sampling.schedules import TemperatureSchedule
 from smalti.sampling.view import StepView

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from smalti.checks import check_real
+from smalti.common.checks import check_real
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
 

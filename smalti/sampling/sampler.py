@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import torch
 
-from smalti.checks import check_choice, check_whole
+from smalti.common.checks import check_choice, check_whole
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Protocol
 
-from smalti.checks import check_real, check_whole
+from smalti.common.checks import check_real, check_whole
 from smalti.errors import SmaltiError
 
 # Temperature schedules end here rather than at 0.

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from smalti.common.devices import find_device
 from smalti.data.cache import TokenCache, build_cache
-from smalti.devices import find_device
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.sources import Source, make_source
 from smalti.vq.autoencoder import PatchEncoder

@@ -15,10 +15,10 @@ from smalti.checkpoint import (
     save_denoiser,
     save_image_tokenizer,
 )
+from smalti.common.devices import find_device
+from smalti.common.files import write_text_atomic
 from smalti.compiling import check_compiler, compile_layers
-from smalti.devices import find_device
 from smalti.errors import SmaltiError
-from smalti.files import write_text_atomic
 from smalti.generation import make_sampler
 from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
 from smalti.model.denoiser import Denoiser

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from smalti.devices import find_device, has_bf16
+from smalti.common.devices import find_device, has_bf16
+from smalti.common.files import write_text_atomic
 from smalti.errors import SmaltiError
-from smalti.files import write_text_atomic
 from smalti.training.config import LoopConfig, RunConfig
 from smalti.training.distribution import add_up, add_up_numbers, rank, size, take_from_first
 from smalti.training.optimizer import learning_rate, make_optimizer

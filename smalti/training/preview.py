@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from smalti.files import atomic_path
+from smalti.common.files import atomic_path
 
 
 def make_grid(images: torch.Tensor, columns: int, gap: int = 4) -> Image.Image:

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from smalti.common.files import read_json, write_json_atomic
 from smalti.errors import SmaltiError
-from smalti.files import read_json, write_json_atomic
 
 _PREFIX = "checkpoint-"
 

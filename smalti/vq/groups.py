@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from smalti.checks import check_choice, check_whole
+from smalti.common.checks import check_choice, check_whole
+from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
-from smalti.files import atomic_path
 from smalti.vq.kmeans import LARGEST, kmeans
 
 KINDS = ("groups", "neighbours")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smalti.devices import exact_convolutions
+from smalti.common.devices import exact_convolutions
 from smalti.errors import SmaltiError
 from smalti.vq.autoencoder import Decoder, Encoder, PatchEncoder
 from smalti.vq.banded import decode_in_bands, encode_in_bands, largest_map_bytes

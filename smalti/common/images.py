@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from smalti.files import atomic_path
+from smalti.common.files import atomic_path
 
 # A position that is still unknown is a blank tile: two dark greys in turn, with a darker joint around it.
 _TILES = ((94, 98, 106), (86, 90, 98))

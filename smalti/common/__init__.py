@@ -1,0 +1,1 @@
+"""What every room uses: argument checks, atomic files, devices, images, random streams."""
