@@ -28,11 +28,11 @@ import torch
 from measure import DTYPES, device_name, operations_of, product_rate
 
 from smalti.commands.output import peak_memory_mb
-from smalti.compiling import check_compiler, compile_layers
 from smalti.generation import make_sampler
 from smalti.model.config import DenoiserConfig, RopeConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
+from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.sampling import sampler as sampling
 from smalti.settings import GenerationSettings
 from smalti.vq.config import VQConfig

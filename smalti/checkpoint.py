@@ -61,9 +61,9 @@ def load_denoiser(
             of each tensor in its file.
         mapped: embeddings that stay in their file, of which only the rows asked for are read: `EMBEDDINGS`
             or one of them.
-        quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits (`smalti.quantization`).
+        quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits (`smalti.runtime.quantization`).
         offload: "layers" keeps the layers in the host's memory, whence they are copied to the device as they
-            are needed (`smalti.streaming`); on the CPU they are there anyway.
+            are needed (`smalti.runtime.streaming`); on the CPU they are there anyway.
 
     Raises:
         SmaltiError: the folder is missing or of another architecture; a file is missing, truncated or not
@@ -76,7 +76,7 @@ def load_denoiser(
     device = torch.device(device)
     streamed = offload is not None and device.type == "cuda"
     if quantize is not None:
-        from smalti.quantization import quantized_linear
+        from smalti.runtime.quantization import quantized_linear
 
     def special(name: str, entry: Entry) -> torch.Tensor | nn.Module | None:
         module = name.removesuffix(".weight")
@@ -96,7 +96,7 @@ def load_denoiser(
         denoiser = Denoiser(config)
     read_weights(denoiser, read_denoisers(folder), PREFIX, folder, device, dtype, special)
     if streamed:
-        from smalti.streaming import StreamedLayers
+        from smalti.runtime.streaming import StreamedLayers
 
         denoiser.layers = StreamedLayers(denoiser.layers, device)
     return denoiser.eval()

@@ -11,10 +11,10 @@ from smalti.checkpoint import OFFLOADS, load_config, load_denoiser, load_image_t
 from smalti.common.checks import check_choice
 from smalti.common.devices import find_device, free_bytes, host_bytes
 from smalti.errors import SmaltiError
-from smalti.fitting import choose, what_fits
-from smalti.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory
 from smalti.pipeline import Pipeline
-from smalti.quantization import QUANTIZATIONS
+from smalti.runtime.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory
+from smalti.runtime.modes import choose, what_fits
+from smalti.runtime.quantization import QUANTIZATIONS
 
 BUNDLED_MODEL = Path(__file__).parent / "models" / "scenes"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -72,7 +72,7 @@ def load(
     if precision not in DTYPES.values():
         raise SmaltiError(f"dtype must be {' or '.join(DTYPES)}, not {dtype}")
     if compile:
-        from smalti.compiling import check_compiler, compile_layers
+        from smalti.runtime.compiling import check_compiler, compile_layers
 
         check_compiler(place, quantize)
     folder = find_model(model, revision=revision, local_files_only=local_files_only)

@@ -16,9 +16,9 @@ from smalti.editing.result import EditResult
 from smalti.editing.selection import Selection
 from smalti.errors import SmaltiError
 from smalti.generation import OUTPUT_TYPES, Generation, PipelineOutput, make_sampler, picture_seeds
-from smalti.memory import Mode
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts
+from smalti.runtime.memory import Mode
 from smalti.sampling.sampler import Step, sample
 from smalti.settings import GenerationSettings, find_preset
 from smalti.vq.tokenizer import ImageTokenizer

@@ -14,14 +14,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 import smalti
-from smalti import compiling
 from smalti.checkpoint import load_denoiser, save_denoiser
 from smalti.cli import app, main
-from smalti.compiling import check_compiler, compile_layers
 from smalti.errors import SmaltiError
+from smalti.runtime import compiling
+from smalti.runtime.compiling import check_compiler, compile_layers
+from smalti.runtime.streaming import StreamedLayers
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.sampler import Sampler, sample
-from smalti.streaming import StreamedLayers
 
 TEXTS = ["a red circle", "two blue squares and a dog", "a red square"]
 needs_compiler = pytest.mark.skipif(

@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_leaves
 
 import smalti
 import smalti.loading
-import smalti.memory
+import smalti.runtime.memory
 from smalti.errors import SmaltiError
-from smalti.fitting import cards, choose, modes, table
 from smalti.inspection import inspect
 from smalti.mapping import MappedEmbedding
-from smalti.memory import Mode, ModelSize, need, parse_memory, working_bytes
+from smalti.runtime.memory import Mode, ModelSize, need, parse_memory, working_bytes
+from smalti.runtime.modes import cards, choose, modes, table
 
 GB = 10**9
 
@@ -98,11 +98,13 @@ def test_constants_are_those_of_the_code():
     from smalti.ops import sample, sample_torch
     from smalti.vq import banded, tokenizer
 
-    assert smalti.memory._TAIL_LOGITS == sample._CHUNK_ELEMENTS_ELSEWHERE
-    assert smalti.memory._TAIL_ROWS == sample._LEAST_ROWS
-    assert smalti.memory._TAIL_SWEPT == sample_torch._SWEPT_ELEMENTS_ELSEWHERE
-    assert smalti.memory._WHOLE_MAP == tokenizer.WHOLE_BYTES
-    assert smalti.memory._BAND >= banded.BAND_BYTES and smalti.memory._KEPT == banded.KEEP_BYTES
+    assert smalti.runtime.memory._TAIL_LOGITS == sample._CHUNK_ELEMENTS_ELSEWHERE
+    assert smalti.runtime.memory._TAIL_ROWS == sample._LEAST_ROWS
+    assert smalti.runtime.memory._TAIL_SWEPT == sample_torch._SWEPT_ELEMENTS_ELSEWHERE
+    assert smalti.runtime.memory._WHOLE_MAP == tokenizer.WHOLE_BYTES
+    assert (
+        smalti.runtime.memory._BAND >= banded.BAND_BYTES and smalti.runtime.memory._KEPT == banded.KEEP_BYTES
+    )
 
 
 class Peak(TorchDispatchMode):
@@ -165,7 +167,7 @@ def test_a_pass_holds_what_was_computed(grid, monkeypatch):
         image_size=512,
     )
     # The arithmetic allows for a prompt of a usual length.
-    monkeypatch.setattr(smalti.memory, "_TEXT_POSITIONS", prompt.ids.shape[1] - prompt.slots)
+    monkeypatch.setattr(smalti.runtime.memory, "_TEXT_POSITIONS", prompt.ids.shape[1] - prompt.slots)
     stages = working_bytes(size, Mode(guidance_batched=False), 16 * grid[0], 16 * grid[1])
     # In two passes the first one's result waits for the second's, which is not made here.
     computed = stages["pass"] - grid[0] * grid[1] * 128 * 2

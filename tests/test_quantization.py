@@ -12,8 +12,8 @@ from tiny import tiny_denoiser, tiny_prompts
 import smalti
 from smalti.checkpoint import load_denoiser, save_denoiser
 from smalti.errors import SmaltiError
-from smalti.memory import matrix_bytes
-from smalti.quantization import QUANTIZATIONS, GroupLinear, RowLinear, quantized_linear
+from smalti.runtime.memory import matrix_bytes
+from smalti.runtime.quantization import QUANTIZATIONS, GroupLinear, RowLinear, quantized_linear
 
 pytest.importorskip("torchao")
 # The most that storing a normally distributed weight may cost, as a share of the result's size.
@@ -108,7 +108,7 @@ def test_no_more_than_one_tensor_is_ever_whole(tmp_path, monkeypatch):
         smalti.checkpoint, "read_tensor", lambda *a, **o: events.append("read") or real_read(*a, **o)
     )
     monkeypatch.setattr(
-        "smalti.quantization.quantized_linear", lambda *a: events.append("store") or real_quantize(*a)
+        "smalti.runtime.quantization.quantized_linear", lambda *a: events.append("store") or real_quantize(*a)
     )
     load_denoiser(tmp_path, quantize="int8")
     assert events == ["read", "store"] * 14

@@ -22,7 +22,7 @@ from smalti.errors import SmaltiError
 from smalti.headers import read_headers
 from smalti.inspection import inspect
 from smalti.mapping import MappedEmbedding, map_tensor, read_tensor
-from smalti.memory import ModelSize
+from smalti.runtime.memory import ModelSize
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +294,7 @@ class TestBroken:
 
 
 def test_golden_draws_the_same_with_mapped_embeddings(tmp_path, monkeypatch):
-    monkeypatch.setattr("smalti.memory.MAPPED_BYTES", 1)
+    monkeypatch.setattr("smalti.runtime.memory.MAPPED_BYTES", 1)
     pipe = smalti.load(GOLDEN)
     assert isinstance(pipe.denoiser.embed_tokens, MappedEmbedding)
     monkeypatch.undo()

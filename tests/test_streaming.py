@@ -11,7 +11,7 @@ from torch import nn
 import smalti
 from smalti.checkpoint import load_denoiser, save_denoiser
 from smalti.errors import SmaltiError
-from smalti.streaming import StreamedLayers
+from smalti.runtime.streaming import StreamedLayers
 
 
 def numbered(count):

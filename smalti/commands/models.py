@@ -35,10 +35,10 @@ def info(
     as_json: options.Json = False,
 ) -> None:
     """Show what a model holds and the memory that it will need, without reading (or fetching) the weights."""
-    from smalti.fitting import cards, table
     from smalti.inspection import inspect
     from smalti.loading import find_model
-    from smalti.memory import ModelSize
+    from smalti.runtime.memory import ModelSize
+    from smalti.runtime.modes import cards, table
 
     folder = find_model(model, revision=revision, parts=())
     if model is None or Path(model).is_dir():
@@ -120,7 +120,7 @@ def _weights(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _memory(rows: list[dict[str, Any]], cards: list[dict[str, Any]], side: int) -> list[tuple[str, str]]:
     """What each precision needs, and what would be chosen for smaller GPUs, one line each."""
-    from smalti.memory import gigabytes
+    from smalti.runtime.memory import gigabytes
 
     lines = [("", ""), ("memory", f"computed, on a device, for one {side}×{side} picture with guidance:")]
     for row in rows:

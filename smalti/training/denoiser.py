@@ -17,7 +17,6 @@ from smalti.checkpoint import (
 )
 from smalti.common.devices import find_device
 from smalti.common.files import write_text_atomic
-from smalti.compiling import check_compiler, compile_layers
 from smalti.errors import SmaltiError
 from smalti.generation import make_sampler
 from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
@@ -26,6 +25,7 @@ from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts, train
 from smalti.objective.corruption import Corrupted, corrupt
 from smalti.objective.drafts import draft
 from smalti.objective.loss import denoising_loss
+from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.sampling.orders import StratifiedOrder, halton_order, stratified_order
 from smalti.sampling.sampler import sample
 from smalti.settings import GenerationSettings

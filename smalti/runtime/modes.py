@@ -1,4 +1,4 @@
-"""Which way of loading a model fits into a device's memory, by the arithmetic of smalti/memory.py."""
+"""Which way of loading a model fits into a device's memory, by the arithmetic of smalti/runtime/memory.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from smalti.errors import SmaltiError
-from smalti.memory import BYTES, Mode, ModelSize, gigabytes, mapped_by_default, need
+from smalti.runtime.memory import BYTES, Mode, ModelSize, gigabytes, mapped_by_default, need
 
 
 def modes(

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from smalti.common.checks import check_choice
 from smalti.errors import SmaltiError
-from smalti.memory import INT4_GROUP
+from smalti.runtime.memory import INT4_GROUP
 
 QUANTIZATIONS = ("int8", "int4", "fp8")
 _LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max

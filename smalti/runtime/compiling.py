@@ -16,7 +16,7 @@ from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.reuse import PromptMemory
 from smalti.model.rotary import RotaryTables
-from smalti.streaming import StreamedLayers
+from smalti.runtime.streaming import StreamedLayers
 
 _RECORDINGS = 8  # of the latest shapes; they share their memory, but for inputs and result
 _FP8_CAPABILITY = (8, 9)  # the least that Triton converts float8_e4m3fn on

@@ -1,0 +1,1 @@
+"""Fitting a model to a device: memory arithmetic, loading modes, quantization, streaming, compiling."""
