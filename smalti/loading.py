@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from smalti.checkpoint import OFFLOADS, load_config, load_denoiser, load_image_tokenizer, load_text_tokenizer
 from smalti.common.checks import check_choice
 from smalti.common.devices import find_device, free_bytes, host_bytes
 from smalti.errors import SmaltiError
@@ -15,6 +14,13 @@ from smalti.pipeline import Pipeline
 from smalti.runtime.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory
 from smalti.runtime.modes import choose, what_fits
 from smalti.runtime.quantization import QUANTIZATIONS
+from smalti.storage.folder import (
+    OFFLOADS,
+    load_config,
+    load_denoiser,
+    load_image_tokenizer,
+    load_text_tokenizer,
+)
 
 BUNDLED_MODEL = Path(__file__).parent / "models" / "scenes"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -111,12 +117,12 @@ def find_model(
 
     Args:
         model, revision, local_files_only: as for `load`.
-        parts: of a model on the hub, which to fetch, as `smalti.hub.fetch`; None is all.
+        parts: of a model on the hub, which to fetch, as `smalti.storage.hub.fetch`; None is all.
 
     Raises:
         SmaltiError: there is none.
     """
-    from smalti.hub import PARTS, fetch, is_hub_id
+    from smalti.storage.hub import PARTS, fetch, is_hub_id
 
     if model is None:
         if not (BUNDLED_MODEL / "config.json").is_file():
@@ -161,7 +167,7 @@ def _choose_mode(
         config = load_config(folder)
         mapped = mapped_by_default(config.vocab_size * config.hidden_size, dtype)
         return Mode(dtype, quantize, offload, mapped, compiled=compiled)
-    from smalti.inspection import inspect
+    from smalti.storage.inspection import inspect
 
     report = inspect(folder)
     if report.get("image_tokenizer") is None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tiny import GOLDEN, tiny_denoiser
 
-from smalti.checkpoint import save_denoiser, save_image_tokenizer
+from smalti.storage.folder import save_denoiser, save_image_tokenizer
 from smalti.vq.config import VQConfig
 from smalti.vq.tokenizer import ImageTokenizer
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from tiny import GOLDEN
 
-from smalti.checkpoint import NoInit
 from smalti.model.config import DenoiserConfig
 from smalti.model.denoiser import Denoiser
+from smalti.storage.folder import NoInit
 from smalti.vq.config import VQConfig
 from smalti.vq.tokenizer import ImageTokenizer
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from tiny import GOLDEN, tiny_denoiser
 
 import smalti
-from smalti.averaging import average_models
-from smalti.checkpoint import save_denoiser
 from smalti.cli import main
 from smalti.errors import SmaltiError
+from smalti.storage.averaging import average_models
+from smalti.storage.folder import save_denoiser
 
 
 def write_other(

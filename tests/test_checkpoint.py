@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import GOLDEN, tiny_denoiser
 
-import smalti.mapping
-import smalti.weights
-from smalti.checkpoint import (
+import smalti.storage.mapping
+import smalti.storage.weights
+from smalti.errors import SmaltiError
+from smalti.model.prompt import train_text_tokenizer
+from smalti.storage.folder import (
     load_config,
     load_denoiser,
     load_image_tokenizer,
@@ -20,11 +22,9 @@ from smalti.checkpoint import (
     save_denoiser,
     save_image_tokenizer,
 )
-from smalti.errors import SmaltiError
-from smalti.headers import read_headers
-from smalti.inspection import inspect
-from smalti.mapping import map_tensor
-from smalti.model.prompt import train_text_tokenizer
+from smalti.storage.headers import read_headers
+from smalti.storage.inspection import inspect
+from smalti.storage.mapping import map_tensor
 
 
 def equal(one, other):
@@ -69,7 +69,7 @@ class TestRelease:
             read.append(names[entry.path, entry.offset])
             return map_tensor(entry, *arguments, **options)
 
-        monkeypatch.setattr(smalti.mapping, "map_tensor", spy)
+        monkeypatch.setattr(smalti.storage.mapping, "map_tensor", spy)
         denoiser = load_denoiser(GOLDEN)
         assert sorted(read) == sorted("encoder." + name for name in denoiser.state_dict())
         read.clear()
@@ -153,7 +153,7 @@ class TestSaving:
                 raise OSError(28, "No space left on device")
             save_file(tensors, path, **options)
 
-        monkeypatch.setattr(smalti.weights, "save_file", full)
+        monkeypatch.setattr(smalti.storage.weights, "save_file", full)
         with pytest.raises(SmaltiError, match="cannot write .*safetensors"):
             save_denoiser(tiny_denoiser(seed=2), tmp_path, max_shard_bytes=30_000)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

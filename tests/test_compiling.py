@@ -14,7 +14,6 @@ from torch import nn
 from typer.testing import CliRunner
 
 import smalti
-from smalti.checkpoint import load_denoiser, save_denoiser
 from smalti.cli import app, main
 from smalti.errors import SmaltiError
 from smalti.runtime import compiling
@@ -22,6 +21,7 @@ from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.runtime.streaming import StreamedLayers
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.sampler import Sampler, sample
+from smalti.storage.folder import load_denoiser, save_denoiser
 
 TEXTS = ["a red circle", "two blue squares and a dog", "a red square"]
 needs_compiler = pytest.mark.skipif(

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from tiny import GOLDEN, generators, golden_expectations
 
-from smalti.checkpoint import load_denoiser, load_text_tokenizer
 from smalti.model.prompt import build_prompts
 from smalti.ops.sample import sample_tokens
 from smalti.sampling.editing import NoEditing, ThresholdEditing
@@ -23,6 +22,7 @@ from smalti.sampling.schedules import (
     ShiftBudget,
     ShiftTemperature,
 )
+from smalti.storage.folder import load_denoiser, load_text_tokenizer
 
 EXPECTED = load_file(GOLDEN / "expected.safetensors")
 CASES = {name: case for name, case in golden_expectations().items() if name != "common"}

@@ -15,15 +15,15 @@ from safetensors.torch import save_file
 from tiny import GOLDEN
 from typer.testing import CliRunner
 
-import smalti.mapping
+import smalti.storage.mapping
 import smalti.vq.groups
 import smalti.vq.kmeans
-from smalti.checkpoint import load_codebook, load_denoiser, load_image_tokenizer
 from smalti.cli import app, main
 from smalti.errors import SmaltiError
-from smalti.headers import Entry, read_headers
-from smalti.inspection import inspect
-from smalti.mapping import map_tensor
+from smalti.storage.folder import load_codebook, load_denoiser, load_image_tokenizer
+from smalti.storage.headers import Entry, read_headers
+from smalti.storage.inspection import inspect
+from smalti.storage.mapping import map_tensor
 from smalti.vq.groups import CodeGroups, file_name, fingerprint
 from smalti.vq.kmeans import kmeans, nearest, plus_plus
 
@@ -433,7 +433,7 @@ def test_only_the_codebook_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             (folder / path.name).symlink_to(path)
     holder = folder if inside else folder / "emu3_vqvae"
     names = {(entry.path, entry.offset): name for name, entry in read_headers(holder).items()}
-    monkeypatch.setattr(smalti.mapping, "map_tensor", spy)
+    monkeypatch.setattr(smalti.storage.mapping, "map_tensor", spy)
     codebook = load_codebook(folder)
     assert torch.equal(codebook, expected) and codebook.dtype == torch.float32
     assert not codebook.requires_grad and read == [prefix + "quantize.embedding.weight"]

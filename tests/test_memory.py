@@ -16,10 +16,10 @@ import smalti
 import smalti.loading
 import smalti.runtime.memory
 from smalti.errors import SmaltiError
-from smalti.inspection import inspect
-from smalti.mapping import MappedEmbedding
 from smalti.runtime.memory import Mode, ModelSize, need, parse_memory, working_bytes
 from smalti.runtime.modes import cards, choose, modes, table
+from smalti.storage.inspection import inspect
+from smalti.storage.mapping import MappedEmbedding
 
 GB = 10**9
 

@@ -10,10 +10,10 @@ from folders import write_tiny_model
 from tiny import tiny_denoiser, tiny_prompts
 
 import smalti
-from smalti.checkpoint import load_denoiser, save_denoiser
 from smalti.errors import SmaltiError
 from smalti.runtime.memory import matrix_bytes
 from smalti.runtime.quantization import QUANTIZATIONS, GroupLinear, RowLinear, quantized_linear
+from smalti.storage.folder import load_denoiser, save_denoiser
 
 pytest.importorskip("torchao")
 # The most that storing a normally distributed weight may cost, as a share of the result's size.
@@ -98,14 +98,14 @@ def test_a_denoiser(tmp_path, quantize):
 
 def test_no_more_than_one_tensor_is_ever_whole(tmp_path, monkeypatch):
     """Each matrix is stored in short before the next one is read."""
-    import smalti.checkpoint
-    import smalti.weights
+    import smalti.storage.folder
+    import smalti.storage.weights
 
     save_denoiser(tiny_denoiser(), tmp_path)
     events = []
-    real_read, real_quantize = smalti.checkpoint.read_tensor, quantized_linear
+    real_read, real_quantize = smalti.storage.folder.read_tensor, quantized_linear
     monkeypatch.setattr(
-        smalti.checkpoint, "read_tensor", lambda *a, **o: events.append("read") or real_read(*a, **o)
+        smalti.storage.folder, "read_tensor", lambda *a, **o: events.append("read") or real_read(*a, **o)
     )
     monkeypatch.setattr(
         "smalti.runtime.quantization.quantized_linear", lambda *a: events.append("store") or real_quantize(*a)

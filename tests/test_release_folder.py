@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from tiny import GOLDEN, tiny_denoiser
 
 import smalti
-import smalti.mapping
-from smalti.checkpoint import load_denoiser, load_image_tokenizer, save_denoiser
+import smalti.storage.mapping
 from smalti.errors import SmaltiError
-from smalti.headers import read_headers
-from smalti.inspection import inspect
-from smalti.mapping import MappedEmbedding, map_tensor, read_tensor
 from smalti.runtime.memory import ModelSize
+from smalti.storage.folder import load_denoiser, load_image_tokenizer, save_denoiser
+from smalti.storage.headers import read_headers
+from smalti.storage.inspection import inspect
+from smalti.storage.mapping import MappedEmbedding, map_tensor, read_tensor
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ class TestTrueSize:
         def never(*arguments, **options):
             raise AssertionError("weights were read")
 
-        monkeypatch.setattr(smalti.mapping, "map_tensor", never)
+        monkeypatch.setattr(smalti.storage.mapping, "map_tensor", never)
         denoiser = load_denoiser(release, device="meta", dtype=torch.bfloat16)
         assert denoiser.head.is_meta and denoiser.head.shape == (131072, 4096)
         assert load_image_tokenizer(release, device="meta").quantize.embedding.weight.shape == (131072, 256)
@@ -126,7 +126,7 @@ def test_only_needed_tensors_are_asked_for(cut, monkeypatch):
         asked.add(names[entry.path, entry.offset])
         return map_tensor(entry, *arguments, **options)
 
-    monkeypatch.setattr(smalti.mapping, "map_tensor", spy)
+    monkeypatch.setattr(smalti.storage.mapping, "map_tensor", spy)
     pipe = smalti.load(cut)
     assert asked == {"encoder." + name for name in pipe.denoiser.state_dict()} | {"vq"}
 
@@ -159,7 +159,7 @@ print(peak("VmHWM") - before - held, held, type(pipe.denoiser.embed_tokens).__na
 
 class TestMapping:
     def test_windows_and_copies_are_the_tensor(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(smalti.mapping, "_CHUNK_BYTES", 1000)
+        monkeypatch.setattr(smalti.storage.mapping, "_CHUNK_BYTES", 1000)
         values = torch.randn(37, 129, dtype=torch.float64)
         for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             save_file({"first": torch.zeros(3), "weight": values.to(dtype)}, tmp_path / "model.safetensors")

@@ -9,9 +9,9 @@ from tiny import tiny_denoiser, tiny_prompts
 from torch import nn
 
 import smalti
-from smalti.checkpoint import load_denoiser, save_denoiser
 from smalti.errors import SmaltiError
 from smalti.runtime.streaming import StreamedLayers
+from smalti.storage.folder import load_denoiser, save_denoiser
 
 
 def numbered(count):

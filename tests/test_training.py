@@ -16,9 +16,9 @@ import torch
 import yaml
 from PIL import Image
 
-from smalti.checkpoint import load_codebook, load_denoiser, load_image_tokenizer
 from smalti.data.cache import TokenCache, build_cache
 from smalti.errors import SmaltiError
+from smalti.storage.folder import load_codebook, load_denoiser, load_image_tokenizer
 from smalti.training.caching import fingerprint
 from smalti.training.config import DenoiserRunConfig, OptimizerConfig, TokenizerRunConfig, load_config
 from smalti.training.denoiser import DenoiserTask, train_denoiser

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import smalti
-from smalti.checkpoint import load_image_tokenizer
 from smalti.errors import SmaltiError
+from smalti.storage.folder import load_image_tokenizer
 from smalti.vq import tokenizer as tokenizer_file
 from smalti.vq.autoencoder import Decoder, Encoder
 from smalti.vq.banded import _statistics, decode_in_bands, encode_in_bands, largest_map_bytes

@@ -37,10 +37,10 @@ def tokenizer(
     place = options.check_lattice(lattice)
     import torch
 
-    from smalti.checkpoint import load_image_tokenizer
     from smalti.common.devices import find_device
     from smalti.data.scenes import Scenes
     from smalti.loading import find_model
+    from smalti.storage.folder import load_image_tokenizer
     from smalti.training.tokenizer import measure
 
     unseen = Scenes(seed=seed, size=size, split="test", lattice=place)

@@ -68,8 +68,8 @@ def groups(
     option, number = ("--groups", count) if neighbours is None else ("--neighbours", neighbours)
     check_whole(option, number)
     check_whole("--seed", seed, 0)
-    from smalti.checkpoint import load_codebook
     from smalti.loading import find_model
+    from smalti.storage.folder import load_codebook
     from smalti.vq.groups import CodeGroups, file_name
 
     folder = find_model(model, parts=("image_tokenizer",))

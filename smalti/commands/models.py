@@ -35,16 +35,16 @@ def info(
     as_json: options.Json = False,
 ) -> None:
     """Show what a model holds and the memory that it will need, without reading (or fetching) the weights."""
-    from smalti.inspection import inspect
     from smalti.loading import find_model
     from smalti.runtime.memory import ModelSize
     from smalti.runtime.modes import cards, table
+    from smalti.storage.inspection import inspect
 
     folder = find_model(model, revision=revision, parts=())
     if model is None or Path(model).is_dir():
         report = inspect(folder)
     else:
-        from smalti.hub import remote_headers
+        from smalti.storage.hub import remote_headers
 
         report = inspect(folder, remote_headers(model, folder))
     if report.get("image_tokenizer"):

@@ -62,7 +62,7 @@ class ModelSize:
 
     @classmethod
     def of(cls, report: Mapping[str, Any]) -> ModelSize:
-        """From what `smalti.inspection.inspect` says of a model that has an image tokenizer."""
+        """From what `smalti.storage.inspection.inspect` says of a model that has an image tokenizer."""
         config, parts = report["config"], dict(report["parameters"])
         vq = report["image_tokenizer"]["config"]
         total = parts["total"]
@@ -99,7 +99,7 @@ class Mode:
         dtype: of the denoiser: "float32", "bfloat16" or "float16".
         quantize: "int8", "int4" or "fp8" for the layers' matrices, or None.
         offload: "layers" to stream the layers from the host's memory, or None.
-        mapped: embeddings that stay in their file, as in `smalti.checkpoint.load_denoiser`.
+        mapped: embeddings that stay in their file, as in `smalti.storage.folder.load_denoiser`.
         guidance_batched: whether guidance computes both of its passes at once.
         image_tokenizer_dtype: of the image tokenizer.
         image_tokenizer_on_cpu: whether pictures are decoded on the CPU, wherever the denoiser is.

@@ -8,13 +8,6 @@ from typing import NamedTuple
 
 import torch
 
-from smalti.checkpoint import (
-    load_config,
-    load_denoiser,
-    load_image_tokenizer,
-    save_denoiser,
-    save_image_tokenizer,
-)
 from smalti.common.devices import find_device
 from smalti.common.files import write_text_atomic
 from smalti.errors import SmaltiError
@@ -29,6 +22,13 @@ from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.sampling.orders import StratifiedOrder, halton_order, stratified_order
 from smalti.sampling.sampler import sample
 from smalti.settings import GenerationSettings
+from smalti.storage.folder import (
+    load_config,
+    load_denoiser,
+    load_image_tokenizer,
+    save_denoiser,
+    save_image_tokenizer,
+)
 from smalti.training.caching import fingerprint, make_cache
 from smalti.training.codes import add_code_networks, fold_code_networks
 from smalti.training.config import DenoiserRunConfig, check_model_keys

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smalti.checkpoint import load_image_tokenizer, save_image_tokenizer
 from smalti.data.scenes import Scenes
 from smalti.errors import SmaltiError
+from smalti.storage.folder import load_image_tokenizer, save_image_tokenizer
 from smalti.training.config import TokenizerRunConfig, check_model_keys
 from smalti.training.distribution import size, spread, take_from_first
 from smalti.training.loop import train

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from smalti.checkpoint import (
+from smalti.model.config import MODEL_TYPE
+from smalti.model.denoiser import Denoiser
+from smalti.storage.folder import (
     NoInit,
     existing,
     image_tokenizer_name,
@@ -19,12 +21,10 @@ from smalti.checkpoint import (
     load_vq_config,
     read_model_type,
 )
-from smalti.headers import PREFIX, VQ_PREFIX, Entry, is_denoisers, is_image_tokenizers, read_headers
-from smalti.model.config import MODEL_TYPE
-from smalti.model.denoiser import Denoiser
+from smalti.storage.headers import PREFIX, VQ_PREFIX, Entry, is_denoisers, is_image_tokenizers, read_headers
+from smalti.storage.weights import check_weights
 from smalti.vq.config import VQConfig
 from smalti.vq.tokenizer import ImageTokenizer
-from smalti.weights import check_weights
 
 # Gives the headers of a folder's weights, of which only the tensors with fitting names must be there.
 Headers = Callable[[Path, Callable[[str], bool] | None], dict[str, Entry]]
@@ -44,7 +44,7 @@ def inspect(folder: str | Path, headers: Headers = read_headers) -> dict[str, An
         tokenizer beside the model or inside its files, or None.
 
     Raises:
-        SmaltiError: as for `smalti.checkpoint.load_denoiser`.
+        SmaltiError: as for `smalti.storage.folder.load_denoiser`.
     """
     folder = existing(folder)
     if read_model_type(folder) != MODEL_TYPE:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
-from smalti.headers import Entry
+from smalti.storage.headers import Entry
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Copied at a time. Pages of the file that are mapped count as this process's memory while they are.

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import torch
 
-from smalti.checkpoint import (
+from smalti.common.checks import check_real
+from smalti.common.files import write_text_atomic
+from smalti.errors import SmaltiError
+from smalti.storage.folder import (
     load_codebook,
     load_config,
     load_denoiser,
@@ -20,12 +23,9 @@ from smalti.checkpoint import (
     save_denoiser,
     save_image_tokenizer,
 )
-from smalti.common.checks import check_real
-from smalti.common.files import write_text_atomic
-from smalti.errors import SmaltiError
-from smalti.headers import PREFIX, read_denoisers
-from smalti.mapping import read_tensor
-from smalti.weights import check_weights
+from smalti.storage.headers import PREFIX, read_denoisers
+from smalti.storage.mapping import read_tensor
+from smalti.storage.weights import check_weights
 
 # How a model was trained and how it is drawn from. What its weights mean does not depend on these.
 _FREE = {

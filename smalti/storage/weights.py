@@ -20,8 +20,8 @@ from torch import nn
 from smalti.common.checks import check_whole
 from smalti.common.files import atomic_path, write_json_atomic
 from smalti.errors import SmaltiError
-from smalti.headers import INDEX, WEIGHTS, Entry
-from smalti.mapping import FLOATS, read_tensor
+from smalti.storage.headers import INDEX, WEIGHTS, Entry
+from smalti.storage.mapping import FLOATS, read_tensor
 
 
 def check_weights(module: nn.Module, entries: dict[str, Entry], prefix: str, folder: Path) -> None:

@@ -17,15 +17,15 @@ from torch.overrides import TorchFunctionMode
 from smalti.common.checks import check_choice
 from smalti.common.files import read_json
 from smalti.errors import SmaltiError
-from smalti.headers import PREFIX, VQ_PREFIX, Entry, is_image_tokenizers, read_denoisers, read_headers
-from smalti.mapping import FLOATS, MappedEmbedding, read_tensor
 from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import TextTokenizer
+from smalti.storage.headers import PREFIX, VQ_PREFIX, Entry, is_image_tokenizers, read_denoisers, read_headers
+from smalti.storage.mapping import FLOATS, MappedEmbedding, read_tensor
+from smalti.storage.weights import read_weights, write_weights
 from smalti.vq.config import VQConfig
 from smalti.vq.quantizer import Quantizer
 from smalti.vq.tokenizer import ImageTokenizer
-from smalti.weights import read_weights, write_weights
 
 VQ_TYPE = "Emu3p5VisionVQ"
 EMBEDDINGS = ("embed_tokens", "gen_embedding")

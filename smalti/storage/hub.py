@@ -11,10 +11,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from smalti.checkpoint import image_tokenizer_name
 from smalti.common.files import read_json
 from smalti.errors import SmaltiError
-from smalti.headers import (
+from smalti.model.config import MODEL_TYPE
+from smalti.storage.folder import image_tokenizer_name
+from smalti.storage.headers import (
     INDEX,
     WEIGHTS,
     Entry,
@@ -24,7 +25,6 @@ from smalti.headers import (
     read_header,
     read_index,
 )
-from smalti.model.config import MODEL_TYPE
 
 PARTS = ("denoiser", "image_tokenizer", "text_tokenizer")
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -90,7 +90,7 @@ def fetch(
 def remote_headers(
     repo: str, folder: Path, *, local_files_only: bool = False
 ) -> Callable[[Path, Callable[[str], bool] | None], dict[str, Entry]]:
-    """A reader of headers for `smalti.inspection.inspect` that does without the weights.
+    """A reader of headers for `smalti.storage.inspection.inspect` that does without the weights.
 
     Files that are in the cache are read there; of others only the header comes from the hub. Offsets are then
     counted from the end of the header.

@@ -1,0 +1,1 @@
+"""Model folders: headers, mapped tensors, weights, reading, writing, the hub, inspection, averaging."""
