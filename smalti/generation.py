@@ -16,16 +16,16 @@ from smalti.common.checks import check_choice
 from smalti.common.images import to_pil
 from smalti.errors import SmaltiError
 from smalti.sampling.adaptive import AdaptiveBudget
-from smalti.sampling.editing import (
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.orders import make_order
+from smalti.sampling.refinement import Refinement
+from smalti.sampling.revision import (
     Editing,
     NoEditing,
     RunningConfidenceEditing,
     ThresholdEditing,
     TokenToMaskEditing,
 )
-from smalti.sampling.guidance import Guidance
-from smalti.sampling.orders import make_order
-from smalti.sampling.refinement import Refinement
 from smalti.sampling.sampler import Sampler, Step
 from smalti.sampling.schedules import (
     CosineBudget,

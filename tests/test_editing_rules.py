@@ -15,15 +15,15 @@ from tiny import GRID, TEXTS, generators, tiny_denoiser, tiny_prompts
 from smalti.errors import SmaltiError
 from smalti.generation import make_sampler
 from smalti.sampling.adaptive import AdaptiveBudget
-from smalti.sampling.editing import (
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.orders import ConfidenceOrder, HaltonOrder, HistoryOrder, RandomOrder, make_order
+from smalti.sampling.ranking import first_among, places
+from smalti.sampling.revision import (
     NoEditing,
     RunningConfidenceEditing,
     ThresholdEditing,
     TokenToMaskEditing,
 )
-from smalti.sampling.guidance import Guidance
-from smalti.sampling.orders import ConfidenceOrder, HaltonOrder, HistoryOrder, RandomOrder, make_order
-from smalti.sampling.ranking import first_among, places
 from smalti.sampling.sampler import Sampler, sample
 from smalti.sampling.schedules import CosineBudget, LinearTemperature, ShiftBudget
 from smalti.sampling.view import StepView

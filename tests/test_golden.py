@@ -11,9 +11,9 @@ from tiny import GOLDEN, generators, golden_expectations
 
 from smalti.model.prompt import build_prompts
 from smalti.ops.sample import sample_tokens
-from smalti.sampling.editing import NoEditing, ThresholdEditing
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.orders import ConfidenceOrder, StratifiedOrder, stratified_order
+from smalti.sampling.revision import NoEditing, ThresholdEditing
 from smalti.sampling.sampler import Sampler, sample
 from smalti.sampling.schedules import (
     CosineTemperature,

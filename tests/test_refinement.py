@@ -13,9 +13,9 @@ from tiny import generators, tiny_denoiser, tiny_prompts
 from smalti.errors import SmaltiError
 from smalti.generation import make_sampler
 from smalti.sampling.adaptive import AdaptiveBudget
-from smalti.sampling.editing import ThresholdEditing
 from smalti.sampling.orders import RandomOrder
 from smalti.sampling.refinement import Refinement, code_frequencies
+from smalti.sampling.revision import ThresholdEditing
 from smalti.sampling.sampler import Sampler, sample
 from smalti.sampling.schedules import LinearTemperature
 from smalti.settings import GenerationSettings

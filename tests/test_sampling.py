@@ -14,7 +14,6 @@ from tiny import GRID, TEXTS, generators, tiny_denoiser, tiny_prompts
 from smalti.errors import SmaltiError
 from smalti.model.prompt import PromptBatch
 from smalti.ops.sample import sample_tokens
-from smalti.sampling.editing import NoEditing, ThresholdEditing
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.orders import (
     ConfidenceOrder,
@@ -27,6 +26,7 @@ from smalti.sampling.orders import (
     stratified_order,
 )
 from smalti.sampling.refinement import Refinement
+from smalti.sampling.revision import NoEditing, ThresholdEditing
 from smalti.sampling.sampler import Sampler, sample
 from smalti.sampling.schedules import (
     CosineBudget,

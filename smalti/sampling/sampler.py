@@ -16,12 +16,12 @@ from smalti.model.prompt import PromptBatch
 from smalti.model.reuse import PromptMemory
 from smalti.ops.sample import TokenChoice, check_filters, sample_tokens
 from smalti.sampling.adaptive import StepwiseBudget
-from smalti.sampling.editing import Editing, NoEditing
-from smalti.sampling.groups import Group, make_groups
+from smalti.sampling.batches import Group, make_groups
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.orders import ConfidenceOrder, Order
 from smalti.sampling.ranking import first_among
 from smalti.sampling.refinement import Refinement, code_frequencies
+from smalti.sampling.revision import Editing, NoEditing
 from smalti.sampling.schedules import Budget, ShiftBudget, TemperatureSchedule, check_steps
 from smalti.sampling.view import Step, StepView
 
