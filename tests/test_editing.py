@@ -19,12 +19,12 @@ from tiny import tiny_denoiser, tiny_prompts
 import smalti
 from smalti import SmaltiError
 from smalti.common.images import save_png
-from smalti.editing.belief import belief_loss, disbelief, glimpses, log_probabilities
 from smalti.editing.blending import blend, falloff
 from smalti.editing.canvas import Canvas, fit
 from smalti.editing.kept import TEXT, find_kept
 from smalti.editing.picture import LARGEST_PIXELS, Picture, open_picture
 from smalti.editing.regions import NothingChosen, losing_tokens, most_losing, random_share, touched_tokens
+from smalti.reading.likelihood import belief_loss, disbelief, glimpses, log_probabilities
 from smalti.settings import GenerationSettings
 
 NEW, OLD = "a green circle", "a red circle"

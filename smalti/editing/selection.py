@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from smalti.common.checks import check_real, check_whole
-from smalti.editing.belief import belief_loss, disbelief, glimpses
 from smalti.editing.picture import open_mask
 from smalti.editing.regions import losing_tokens, most_losing, random_share, touched_tokens
 from smalti.editing.start import Work
 from smalti.errors import SmaltiError
 from smalti.model.prompt import PromptBatch
+from smalti.reading.likelihood import belief_loss, disbelief, glimpses
 
 if TYPE_CHECKING:
     from smalti.pipeline import Pipeline

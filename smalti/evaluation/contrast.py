@@ -19,7 +19,7 @@ from smalti.data.captions import geneval_prompt
 from smalti.data.palette import COLORS
 from smalti.data.scenes import HELD_OUT, Scene, compose, render, sample_metadata
 from smalti.data.shapes import SHAPES
-from smalti.editing.belief import log_probabilities
+from smalti.reading.likelihood import log_probabilities
 
 if TYPE_CHECKING:
     from smalti.pipeline import Pipeline

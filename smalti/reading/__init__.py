@@ -1,0 +1,1 @@
+"""What a model knows of an image: likelihood."""
