@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from smalti.data.scenes import Scenes, render
 from smalti.evaluation.features import (
     ONE_OF,
     SEVERAL,
@@ -30,6 +29,7 @@ from smalti.evaluation.features import (
     save_classifier,
     targets,
 )
+from smalti.worlds.scenes.world import Scenes, render
 
 _LATTICES = (None, 8)
 _TRAINING_SEEDS = 1_000_000  # where those of training start; `smalti evaluate` counts from 0

@@ -22,14 +22,14 @@ from steps import parse_changes
 import smalti
 from smalti.commands.drawing import draw
 from smalti.common.files import atomic_path
-from smalti.data.captions import geneval_prompt
-from smalti.data.palette import COLORS
-from smalti.data.scenes import HELD_OUT
-from smalti.data.shapes import SHAPES
 from smalti.errors import SmaltiError
 from smalti.evaluation.detector import detect
 from smalti.evaluation.geneval import is_correct
 from smalti.evaluation.prompts import Prompt
+from smalti.worlds.scenes.captions import geneval_prompt
+from smalti.worlds.scenes.palette import COLORS
+from smalti.worlds.scenes.shapes import SHAPES
+from smalti.worlds.scenes.world import HELD_OUT
 
 _SIDE = 128  # of a picture on the sheet
 

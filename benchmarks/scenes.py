@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from smalti.data.scenes import Scenes
+from smalti.worlds.scenes.world import Scenes
 
 
 def main() -> None:

@@ -29,7 +29,6 @@ import torch
 
 from smalti.commands.drawing import draw
 from smalti.common.files import write_json_atomic, write_text_atomic
-from smalti.data.scenes import Scenes
 from smalti.errors import SmaltiError
 from smalti.evaluation.contrast import measure_contrasts
 from smalti.evaluation.geneval import score_images
@@ -41,6 +40,7 @@ from smalti.settings import GenerationSettings
 from smalti.training.config import DenoiserRunConfig, load_config
 from smalti.training.denoiser import train_denoiser
 from smalti.vq.groups import CodeGroups
+from smalti.worlds.scenes.world import Scenes
 
 VARIANTS: dict[str, list[str]] = {
     "as configured": [],

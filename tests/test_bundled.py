@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 import smalti
-from smalti.data.scenes import Scenes
 from smalti.evaluation.geneval import score_images
 from smalti.evaluation.prompts import scene_prompts
 from smalti.loading import BUNDLED_MODEL
 from smalti.pipeline import Pipeline
 from smalti.training.tokenizer import measure
+from smalti.worlds.scenes.world import Scenes
 
 ROOT = Path(__file__).parent.parent
 

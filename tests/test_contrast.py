@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smalti
-from smalti.data.scenes import HELD_OUT
 from smalti.errors import SmaltiError
 from smalti.evaluation.contrast import KINDS, contrasts, measure_contrasts
+from smalti.worlds.scenes.world import HELD_OUT
 
 
 @settings(max_examples=40, deadline=None)

@@ -14,13 +14,13 @@ from PIL import Image, ImageFilter
 
 pytest.importorskip("skimage")
 
-from smalti.data.palette import BACKGROUNDS, COLORS  # noqa: E402
-from smalti.data.scenes import Scene, SceneObject, Scenes, render  # noqa: E402
-from smalti.data.shapes import SHAPES  # noqa: E402
 from smalti.errors import SmaltiError  # noqa: E402
 from smalti.evaluation import detector, outlines  # noqa: E402
 from smalti.evaluation.detector import Detection, detect, relations  # noqa: E402
 from smalti.evaluation.geneval import is_correct  # noqa: E402
+from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS  # noqa: E402
+from smalti.worlds.scenes.shapes import SHAPES  # noqa: E402
+from smalti.worlds.scenes.world import Scene, SceneObject, Scenes, render  # noqa: E402
 
 
 def degrade(picture: np.ndarray, seed: int) -> np.ndarray:

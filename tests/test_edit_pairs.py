@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 import smalti
 from smalti import SmaltiError
 from smalti.cli import main
-from smalti.data.palette import BACKGROUNDS
-from smalti.data.scenes import HELD_OUT, render
 from smalti.evaluation.detector import detect
 from smalti.evaluation.edit_pairs import KINDS, changed_tokens, edit_pair, edit_pairs
 from smalti.evaluation.edits import (
@@ -28,6 +26,8 @@ from smalti.evaluation.edits import (
     summarize,
     truth,
 )
+from smalti.worlds.scenes.palette import BACKGROUNDS
+from smalti.worlds.scenes.world import HELD_OUT, render
 
 kinds = st.sampled_from(KINDS)
 lattices = st.sampled_from([None, 8, 16])

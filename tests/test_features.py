@@ -11,9 +11,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from smalti.data.palette import BACKGROUNDS, COLORS
-from smalti.data.scenes import Scene, SceneObject, Scenes
-from smalti.data.shapes import SHAPES
 from smalti.errors import SmaltiError
 from smalti.evaluation.distance import fit, frechet_distance
 from smalti.evaluation.features import (
@@ -26,6 +23,9 @@ from smalti.evaluation.features import (
     save_classifier,
     targets,
 )
+from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
+from smalti.worlds.scenes.shapes import SHAPES
+from smalti.worlds.scenes.world import Scene, SceneObject, Scenes
 
 TRAINING = Path(__file__).parent.parent / "benchmarks" / "features.py"
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 pytest.importorskip("skimage")
 
-from smalti.data.scenes import HELD_OUT  # noqa: E402
 from smalti.errors import SmaltiError  # noqa: E402
 from smalti.evaluation.detector import Detection  # noqa: E402
 from smalti.evaluation.geneval import is_correct, score_folder, score_images, write_sample  # noqa: E402
@@ -25,6 +24,7 @@ from smalti.evaluation.prompts import (  # noqa: E402
     shuffle,
     write_prompts,
 )
+from smalti.worlds.scenes.world import HELD_OUT  # noqa: E402
 
 KEYS = [*TAGS, "mean", "held_out", "seen", "images", "seconds"]
 

@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smalti.data import layout
-from smalti.data.captions import NUMBERS, geneval_prompt, plural
-from smalti.data.extra_shapes import EXTRA_SHAPES, blob, resembles
-from smalti.data.palette import BACKGROUNDS, COLORS
-from smalti.data.scenes import HELD_OUT, TRAINING_MIX, Scene, SceneObject, Scenes, compose, render
-from smalti.data.shapes import SHAPES
 from smalti.errors import SmaltiError
+from smalti.worlds.scenes import layout
+from smalti.worlds.scenes.captions import NUMBERS, geneval_prompt, plural
+from smalti.worlds.scenes.extra_shapes import EXTRA_SHAPES, blob, resembles
+from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
+from smalti.worlds.scenes.shapes import SHAPES
+from smalti.worlds.scenes.world import HELD_OUT, TRAINING_MIX, Scene, SceneObject, Scenes, compose, render
 
 indices = st.integers(0, 10**9)
 splits = st.sampled_from(["train", "test"])

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from smalti.data.scenes import Scenes
 from smalti.errors import SmaltiError
 from smalti.loading import BUNDLED_MODEL
 from smalti.storage.folder import load_image_tokenizer
@@ -19,6 +18,7 @@ from smalti.vq.discriminator import PatchDiscriminator
 from smalti.vq.kmeans import kmeans, nearest
 from smalti.vq.patches import PatchMemory
 from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
+from smalti.worlds.scenes.world import Scenes
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 TINY = {

@@ -16,7 +16,7 @@ from smalti.common.checks import check_whole
 if TYPE_CHECKING:
     import torch
 
-    from smalti.data.scenes import Scenes
+    from smalti.worlds.scenes.world import Scenes
 
 _LABELS = {
     "distance": "the model's pictures",
@@ -62,9 +62,9 @@ def distance(
     check_whole("--seed", seed, 0)
     place = options.check_lattice(lattice)
     pipe, settings = drawing.load_for(context.params)
-    from smalti.data.scenes import Scenes
     from smalti.evaluation.distance import fit, frechet_distance
     from smalti.evaluation.features import features, load_classifier
+    from smalti.worlds.scenes.world import Scenes
 
     unseen = Scenes(seed=seed, size=(settings.height, settings.width), split="test", lattice=place)
     captions = [unseen.scene(index).caption for index in range(images)]

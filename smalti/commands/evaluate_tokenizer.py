@@ -38,10 +38,10 @@ def tokenizer(
     import torch
 
     from smalti.common.devices import find_device
-    from smalti.data.scenes import Scenes
     from smalti.loading import find_model
     from smalti.storage.folder import load_image_tokenizer
     from smalti.training.tokenizer import measure
+    from smalti.worlds.scenes.world import Scenes
 
     unseen = Scenes(seed=seed, size=size, split="test", lattice=place)
     folder = find_model(model, revision=revision, parts=("image_tokenizer",))

@@ -254,7 +254,7 @@ def setting_changes(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_lattice(lattice: int) -> int | None:
-    """The lattice as `smalti.data.scenes.Scenes` takes it.
+    """The lattice as `smalti.worlds.scenes.world.Scenes` takes it.
 
     Raises:
         SmaltiError: it is neither 0 nor a multiple of 8.

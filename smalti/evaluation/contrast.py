@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from smalti.common.checks import check_choice, check_whole
-from smalti.data.captions import geneval_prompt
-from smalti.data.palette import COLORS
-from smalti.data.scenes import HELD_OUT, Scene, compose, render, sample_metadata
-from smalti.data.shapes import SHAPES
 from smalti.reading.likelihood import log_probabilities
+from smalti.worlds.scenes.captions import geneval_prompt
+from smalti.worlds.scenes.palette import COLORS
+from smalti.worlds.scenes.shapes import SHAPES
+from smalti.worlds.scenes.world import HELD_OUT, Scene, compose, render, sample_metadata
 
 if TYPE_CHECKING:
     from smalti.pipeline import Pipeline

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from smalti.common.checks import check_choice, check_whole
-from smalti.data.captions import geneval_prompt
-from smalti.data.palette import BACKGROUNDS, COLORS
-from smalti.data.scenes import HELD_OUT, Scene, SceneObject, compose, render, sample_metadata
-from smalti.data.shapes import SHAPES
 from smalti.evaluation.prompts import Prompt
+from smalti.worlds.scenes.captions import geneval_prompt
+from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
+from smalti.worlds.scenes.shapes import SHAPES
+from smalti.worlds.scenes.world import HELD_OUT, Scene, SceneObject, compose, render, sample_metadata
 
 # The least side of an object whose background changes.
 _LARGE = 0.4
@@ -62,7 +62,7 @@ def edit_pairs(count: int = 200, *, seed: int = 0, lattice: int | None = 8) -> I
     shape-colour pairs that training never shows, so that the score is one of editing alone.
 
     Args:
-        lattice: of the scenes (`smalti.data.scenes.Scenes`); None for objects of any size anywhere.
+        lattice: of the scenes (`smalti.worlds.scenes.world.Scenes`); None for objects of any size anywhere.
 
     Raises:
         SmaltiError: `count` is not a positive whole number.

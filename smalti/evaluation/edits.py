@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from skimage.color import rgb2lab
 
-from smalti.data.palette import BACKGROUNDS
-from smalti.data.scenes import SceneObject
 from smalti.editing.regions import NothingChosen, random_share
 from smalti.evaluation.detector import Detection, detect
 from smalti.evaluation.edit_pairs import KINDS, EditPair, changed_tokens
 from smalti.evaluation.geneval import is_correct
+from smalti.worlds.scenes.palette import BACKGROUNDS
+from smalti.worlds.scenes.world import SceneObject
 
 if TYPE_CHECKING:
     from smalti.pipeline import Pipeline

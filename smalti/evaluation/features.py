@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from smalti.common.files import atomic_path
-from smalti.data.layout import SIZES
-from smalti.data.palette import BACKGROUNDS, COLORS
-from smalti.data.scenes import Scene
-from smalti.data.shapes import SHAPES
 from smalti.errors import SmaltiError
+from smalti.worlds.scenes.layout import SIZES
+from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
+from smalti.worlds.scenes.shapes import SHAPES
+from smalti.worlds.scenes.world import Scene
 
 WEIGHTS = Path(__file__).parent.parent / "models" / "classifier.safetensors"
 

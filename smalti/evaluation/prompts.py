@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from smalti.common.files import write_text_atomic
-from smalti.data.captions import geneval_prompt
-from smalti.data.layout import RELATIONS
-from smalti.data.palette import COLORS
-from smalti.data.scenes import HELD_OUT, compose, render
-from smalti.data.shapes import SHAPES
 from smalti.errors import SmaltiError
+from smalti.worlds.scenes.captions import geneval_prompt
+from smalti.worlds.scenes.layout import RELATIONS
+from smalti.worlds.scenes.palette import COLORS
+from smalti.worlds.scenes.shapes import SHAPES
+from smalti.worlds.scenes.world import HELD_OUT, compose, render
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
@@ -61,7 +61,7 @@ def ground_truth(
 ) -> Iterator[np.ndarray]:
     """A drawn picture, uint8 (size, size, 3), that satisfies each prompt: what a perfect model would make.
 
-    `lattice` is explained at `smalti.data.scenes.Scenes`.
+    `lattice` is explained at `smalti.worlds.scenes.world.Scenes`.
     """
     for index, prompt in enumerate(prompts):
         yield render(compose(prompt, Random(f"smalti ground truth {seed} {index}"), lattice=lattice), size)

@@ -34,11 +34,15 @@ class DataConfig(Strict):
     size: int = Field(256, ge=16, le=4096, description="side in pixels")
     seed: int = Field(0, description="which scenes")
     lattice: int | None = Field(
-        None, description="scenes that are easier to learn, with boxes on a lattice (see smalti.data.scenes)"
+        None,
+        description="scenes that are easier to learn, with boxes on a lattice (see smalti.worlds.scenes.world)",
     )
     lattice_share: float = Field(1.0, ge=0, le=1, description="of the scenes; the others have none")
     extra_shapes: float = Field(
-        0.0, ge=0, le=1, description="share of shapes that are one of forty more (smalti.data.extra_shapes)"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of shapes that are one of forty more (smalti.worlds.scenes.extra_shapes)",
     )
     halves: float = Field(
         0.0, ge=0, le=1, description="share of coloured objects with two colours, half and half"
@@ -53,7 +57,7 @@ class DataConfig(Strict):
         description="share of the captions that could leave colours open that say them all the same",
     )
     mix: dict[str, NonNegativeFloat] | None = Field(
-        None, description="weight of each kind of scene; None is smalti.data.scenes.TRAINING_MIX"
+        None, description="weight of each kind of scene; None is smalti.worlds.scenes.world.TRAINING_MIX"
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import torch
 
 from smalti.data.folder import ImageFolder
-from smalti.data.scenes import Scenes
 from smalti.errors import SmaltiError
 from smalti.training.config import DataConfig
+from smalti.worlds.scenes.world import Scenes
 
 
 class Source(Protocol):

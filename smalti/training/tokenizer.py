@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smalti.data.scenes import Scenes
 from smalti.errors import SmaltiError
 from smalti.storage.folder import load_image_tokenizer, save_image_tokenizer
 from smalti.training.config import TokenizerRunConfig, check_model_keys
@@ -23,6 +22,7 @@ from smalti.vq.discriminator import PatchDiscriminator
 from smalti.vq.groups import CodeGroups
 from smalti.vq.kmeans import kmeans
 from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
+from smalti.worlds.scenes.world import Scenes
 
 _VALIDATION_PICTURES = 64
 _SEEDING_PICTURES = 1024

@@ -1,6 +1,6 @@
 """More shapes, for variety in training: forty by name, and random blobs without end.
 
-They are signed distance functions as in `smalti.data.shapes`. Nothing is scored on them. A model that has seen few
+They are signed distance functions as in `smalti.worlds.scenes.shapes`. Nothing is scored on them. A model that has seen few
 shapes in every colour learns each pair of the two by heart; one that has seen many has to learn what a colour is.
 """
 
@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 
-from smalti.data.shapes import SHAPES
+from smalti.worlds.scenes.shapes import SHAPES
 
 Field = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

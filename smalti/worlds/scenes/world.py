@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from smalti.common.checks import check_real
-from smalti.data import layout
-from smalti.data.captions import write_caption
-from smalti.data.extra_shapes import EXTRA_SHAPES, Field, blob, resembles
-from smalti.data.palette import BACKGROUNDS, COLORS
-from smalti.data.shapes import SHAPES
 from smalti.errors import SmaltiError
+from smalti.worlds.scenes import layout
+from smalti.worlds.scenes.captions import write_caption
+from smalti.worlds.scenes.extra_shapes import EXTRA_SHAPES, Field, blob, resembles
+from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
+from smalti.worlds.scenes.shapes import SHAPES
 
 HELD_OUT: frozenset[tuple[str, str]] = frozenset(
     {

@@ -1,0 +1,1 @@
+"""A world of flat shapes on plain backgrounds, with captions."""
