@@ -20,7 +20,7 @@ import torch
 from measure import device_name
 
 import smalti
-from smalti.evaluation.edit_pairs import edit_pairs
+from smalti.evaluation.suites.scenes.edit_pairs import edit_pairs
 
 STEPS = (4, 8, 16, 32)
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import smalti
-from smalti.evaluation.edit_pairs import KINDS, edit_pairs
+from smalti.evaluation.suites.scenes.edit_pairs import KINDS, edit_pairs
 from smalti.pipeline import Pipeline
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"

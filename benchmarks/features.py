@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from smalti.evaluation.features import (
+from smalti.evaluation.suites.scenes.features import (
     ONE_OF,
     SEVERAL,
     SIDE,

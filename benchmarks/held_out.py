@@ -23,9 +23,9 @@ import smalti
 from smalti.commands.drawing import draw
 from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
-from smalti.evaluation.detector import detect
-from smalti.evaluation.geneval import is_correct
-from smalti.evaluation.prompts import Prompt
+from smalti.evaluation.suites.scenes.detector import detect
+from smalti.evaluation.suites.scenes.prompts import Prompt
+from smalti.evaluation.suites.scenes.score import is_correct
 from smalti.worlds.scenes.captions import geneval_prompt
 from smalti.worlds.scenes.palette import COLORS
 from smalti.worlds.scenes.shapes import SHAPES

@@ -26,9 +26,9 @@ import torch
 
 import smalti
 from smalti.errors import SmaltiError
-from smalti.evaluation.detector import Detection, detect
-from smalti.evaluation.geneval import is_correct
-from smalti.evaluation.prompts import TAGS, Prompt, scene_prompts
+from smalti.evaluation.suites.scenes.detector import Detection, detect
+from smalti.evaluation.suites.scenes.prompts import TAGS, Prompt, scene_prompts
+from smalti.evaluation.suites.scenes.score import is_correct
 from smalti.generation import make_sampler
 from smalti.pipeline import Pipeline
 from smalti.sampling.sampler import sample

@@ -22,7 +22,7 @@ from measure import device_name, operations_of
 
 import smalti
 from smalti.errors import SmaltiError
-from smalti.evaluation.prompts import TAGS, scene_prompts
+from smalti.evaluation.suites.scenes.prompts import TAGS, scene_prompts
 from smalti.generation import PipelineOutput
 from smalti.pipeline import Pipeline
 

@@ -30,9 +30,9 @@ import torch
 from smalti.commands.drawing import draw
 from smalti.common.files import write_json_atomic, write_text_atomic
 from smalti.errors import SmaltiError
-from smalti.evaluation.contrast import measure_contrasts
-from smalti.evaluation.geneval import score_images
-from smalti.evaluation.prompts import TAGS, scene_prompts
+from smalti.evaluation.suites.scenes.contrast import measure_contrasts
+from smalti.evaluation.suites.scenes.prompts import TAGS, scene_prompts
+from smalti.evaluation.suites.scenes.score import score_images
 from smalti.loading import load
 from smalti.objective.loss import denoising_loss
 from smalti.pipeline import Pipeline

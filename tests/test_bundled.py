@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import smalti
-from smalti.evaluation.geneval import score_images
-from smalti.evaluation.prompts import scene_prompts
+from smalti.evaluation.suites.scenes.prompts import scene_prompts
+from smalti.evaluation.suites.scenes.score import score_images
 from smalti.loading import BUNDLED_MODEL
 from smalti.pipeline import Pipeline
 from smalti.training.tokenizer import measure

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import smalti
 from smalti.errors import SmaltiError
-from smalti.evaluation.contrast import KINDS, contrasts, measure_contrasts
+from smalti.evaluation.suites.scenes.contrast import KINDS, contrasts, measure_contrasts
 from smalti.worlds.scenes.world import HELD_OUT
 
 

@@ -16,8 +16,8 @@ pytest.importorskip("skimage")
 
 from smalti.errors import SmaltiError  # noqa: E402
 from smalti.evaluation import detector, outlines  # noqa: E402
-from smalti.evaluation.detector import Detection, detect, relations  # noqa: E402
-from smalti.evaluation.geneval import is_correct  # noqa: E402
+from smalti.evaluation.suites.scenes.detector import Detection, detect, relations  # noqa: E402
+from smalti.evaluation.suites.scenes.score import is_correct  # noqa: E402
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS  # noqa: E402
 from smalti.worlds.scenes.shapes import SHAPES  # noqa: E402
 from smalti.worlds.scenes.world import Scene, SceneObject, Scenes, render  # noqa: E402
@@ -131,9 +131,9 @@ def test_a_missing_scikit_image_is_one_clear_line(monkeypatch: pytest.MonkeyPatc
     import sys
 
     monkeypatch.setitem(sys.modules, "skimage.color", None)
-    monkeypatch.delitem(sys.modules, "smalti.evaluation.detector")
+    monkeypatch.delitem(sys.modules, "smalti.evaluation.suites.scenes.detector")
     with pytest.raises(SmaltiError, match=r"scikit-image.*smalti\[evaluate\]"):
-        importlib.import_module("smalti.evaluation.detector")
+        importlib.import_module("smalti.evaluation.suites.scenes.detector")
 
 
 def test_a_patchwork_of_all_colors_is_no_error() -> None:

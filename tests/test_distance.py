@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smalti.errors import SmaltiError
-from smalti.evaluation.distance import Gaussian, fit, frechet_distance
+from smalti.evaluation.frechet import Gaussian, fit, frechet_distance
 
 sizes = st.integers(1, 6)
 seeds = st.integers(0, 2**32 - 1)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import smalti
 from smalti import SmaltiError
 from smalti.cli import main
-from smalti.evaluation.detector import detect
-from smalti.evaluation.edit_pairs import KINDS, changed_tokens, edit_pair, edit_pairs
-from smalti.evaluation.edits import (
+from smalti.evaluation.suites.scenes.detector import detect
+from smalti.evaluation.suites.scenes.edit_pairs import KINDS, changed_tokens, edit_pair, edit_pairs
+from smalti.evaluation.suites.scenes.edits import (
     NUMBERS,
     WAYS,
     Edited,

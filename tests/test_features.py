@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from smalti.errors import SmaltiError
-from smalti.evaluation.distance import fit, frechet_distance
-from smalti.evaluation.features import (
+from smalti.evaluation.frechet import fit, frechet_distance
+from smalti.evaluation.suites.scenes.features import (
     DIMENSION,
     SIDE,
     WEIGHTS,

@@ -13,9 +13,8 @@ from PIL import Image
 pytest.importorskip("skimage")
 
 from smalti.errors import SmaltiError  # noqa: E402
-from smalti.evaluation.detector import Detection  # noqa: E402
-from smalti.evaluation.geneval import is_correct, score_folder, score_images, write_sample  # noqa: E402
-from smalti.evaluation.prompts import (  # noqa: E402
+from smalti.evaluation.suites.scenes.detector import Detection  # noqa: E402
+from smalti.evaluation.suites.scenes.prompts import (  # noqa: E402
     TAGS,
     check_prompt,
     ground_truth,
@@ -24,6 +23,7 @@ from smalti.evaluation.prompts import (  # noqa: E402
     shuffle,
     write_prompts,
 )
+from smalti.evaluation.suites.scenes.score import is_correct, score_folder, score_images, write_sample  # noqa: E402
 from smalti.worlds.scenes.world import HELD_OUT  # noqa: E402
 
 KEYS = [*TAGS, "mean", "held_out", "seen", "images", "seconds"]

@@ -117,9 +117,9 @@ def scenes(
         raise SmaltiError("--ground-truth and --shuffled check the ruler, not a model: leave out --model")
     if shuffled and save:
         raise SmaltiError("--save would keep pictures with the wrong prompts: leave out --shuffled")
-    from smalti.evaluation.geneval import score_folder, score_images
-    from smalti.evaluation.prompts import ground_truth as draw_truth
-    from smalti.evaluation.prompts import shuffle
+    from smalti.evaluation.suites.scenes.prompts import ground_truth as draw_truth
+    from smalti.evaluation.suites.scenes.prompts import shuffle
+    from smalti.evaluation.suites.scenes.score import score_folder, score_images
 
     facts: dict[str, Any] = {"seed": seed}
     passes: list[int] = []
@@ -160,7 +160,7 @@ def scenes(
 
 def _prompts(images: int, images_per_prompt: int, seed: int) -> list[dict[str, Any]]:
     """Prompts for so many pictures, one task after the other."""
-    from smalti.evaluation.prompts import scene_prompts
+    from smalti.evaluation.suites.scenes.prompts import scene_prompts
 
     count = images // images_per_prompt
     every = scene_prompts(-(-count // _TASKS), seed)
@@ -189,7 +189,7 @@ def _kept(
     groups: Iterator[list[Any]], prompts: Sequence[dict[str, Any]], folder: Path
 ) -> Iterator[list[Any]]:
     """The same pictures, written in GenEval's layout on their way."""
-    from smalti.evaluation.geneval import write_sample
+    from smalti.evaluation.suites.scenes.score import write_sample
 
     for index, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
         write_sample(folder, index, prompt, group)

@@ -40,7 +40,7 @@ def contrast(
     check_whole("--seed", seed, 0)
     place = options.check_lattice(lattice)
     pipe = options.load_pipeline(model, device, dtype, quantize, offload, memory, compile, revision)
-    from smalti.evaluation.contrast import KINDS, MASK_RATIOS, measure_contrasts
+    from smalti.evaluation.suites.scenes.contrast import KINDS, MASK_RATIOS, measure_contrasts
 
     show = output.shows_progress(as_json)
     found = {

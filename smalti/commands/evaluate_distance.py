@@ -62,8 +62,8 @@ def distance(
     check_whole("--seed", seed, 0)
     place = options.check_lattice(lattice)
     pipe, settings = drawing.load_for(context.params)
-    from smalti.evaluation.distance import fit, frechet_distance
-    from smalti.evaluation.features import features, load_classifier
+    from smalti.evaluation.frechet import fit, frechet_distance
+    from smalti.evaluation.suites.scenes.features import features, load_classifier
     from smalti.worlds.scenes.world import Scenes
 
     unseen = Scenes(seed=seed, size=(settings.height, settings.width), split="test", lattice=place)

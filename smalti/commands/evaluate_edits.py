@@ -15,8 +15,8 @@ from smalti.common.checks import check_choice, check_whole
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
-    from smalti.evaluation.edit_pairs import EditPair
-    from smalti.evaluation.edits import Edited
+    from smalti.evaluation.suites.scenes.edit_pairs import EditPair
+    from smalti.evaluation.suites.scenes.edits import Edited
 
 _TRUTH = "ground_truth"
 _WAYS = ("automatic", "true_mask", "redraw_all", "random_share")
@@ -82,9 +82,9 @@ def edits(
             raise SmaltiError(
                 f"--height and --width must be the same, not {settings.height} and {settings.width}"
             )
-    from smalti.evaluation.detector import detect
-    from smalti.evaluation.edit_pairs import edit_pairs
-    from smalti.evaluation.edits import edit_by, score_edit, summarize, truth
+    from smalti.evaluation.suites.scenes.detector import detect
+    from smalti.evaluation.suites.scenes.edit_pairs import edit_pairs
+    from smalti.evaluation.suites.scenes.edits import edit_by, score_edit, summarize, truth
 
     size = settings.height if settings else 256
     rows: dict[str, list[Any]] = {}

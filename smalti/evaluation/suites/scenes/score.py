@@ -17,8 +17,15 @@ from PIL import Image
 
 from smalti.common.files import atomic_path, write_text_atomic
 from smalti.errors import SmaltiError
-from smalti.evaluation.detector import Detection, detect, relations
-from smalti.evaluation.prompts import PAIR_TAGS, TAGS, Prompt, check_prompt, read_prompts, shuffle
+from smalti.evaluation.suites.scenes.detector import Detection, detect, relations
+from smalti.evaluation.suites.scenes.prompts import (
+    PAIR_TAGS,
+    TAGS,
+    Prompt,
+    check_prompt,
+    read_prompts,
+    shuffle,
+)
 
 
 def is_correct(prompt: Prompt, detections: Sequence[Detection]) -> bool:
@@ -51,7 +58,7 @@ def score_images(
     """Score pictures against prompts, in step; `images` may be a generator, so that not all are held at once.
 
     Args:
-        prompts: as in `smalti.evaluation.prompts`.
+        prompts: as in `smalti.evaluation.suites.scenes.prompts`.
         images: a picture, or a list of pictures, for each prompt: PIL, or uint8 (H, W, 3).
 
     Returns:

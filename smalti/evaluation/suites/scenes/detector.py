@@ -21,7 +21,7 @@ try:
 except ImportError as error:
     raise SmaltiError("evaluation needs scikit-image: pip install 'smalti[evaluate]'") from error
 
-from smalti.evaluation.outlines import AREA, SIDE, masks
+from smalti.evaluation.suites.scenes.outlines import AREA, SIDE, masks
 
 # A few sRGB examples of what each colour's name covers; a colour has the name of the nearest example in Lab.
 _EXAMPLES: dict[str, tuple[tuple[int, int, int], ...]] = {

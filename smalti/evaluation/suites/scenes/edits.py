@@ -10,9 +10,9 @@ import torch
 from skimage.color import rgb2lab
 
 from smalti.editing.regions import NothingChosen, random_share
-from smalti.evaluation.detector import Detection, detect
-from smalti.evaluation.edit_pairs import KINDS, EditPair, changed_tokens
-from smalti.evaluation.geneval import is_correct
+from smalti.evaluation.suites.scenes.detector import Detection, detect
+from smalti.evaluation.suites.scenes.edit_pairs import KINDS, EditPair, changed_tokens
+from smalti.evaluation.suites.scenes.score import is_correct
 from smalti.worlds.scenes.palette import BACKGROUNDS
 from smalti.worlds.scenes.world import SceneObject
 

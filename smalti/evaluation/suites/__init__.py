@@ -1,0 +1,1 @@
+"""Benchmark suites, one file or folder each."""

@@ -1,0 +1,1 @@
+"""GenEval's protocol on scenes of flat shapes."""
