@@ -17,13 +17,13 @@ import yaml
 from PIL import Image
 
 from smalti.data.cache import TokenCache, build_cache
+from smalti.data.sources import shuffled_indices
 from smalti.errors import SmaltiError
 from smalti.storage.folder import load_codebook, load_denoiser, load_image_tokenizer
 from smalti.training.caching import fingerprint
 from smalti.training.config import DenoiserRunConfig, OptimizerConfig, TokenizerRunConfig, load_config
 from smalti.training.denoiser import DenoiserTask, train_denoiser
 from smalti.training.optimizer import learning_rate
-from smalti.training.sources import shuffled_indices
 from smalti.training.tokenizer import TokenizerTask, busiest_part, train_tokenizer
 from smalti.vq.groups import CodeGroups
 

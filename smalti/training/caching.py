@@ -11,8 +11,8 @@ import torch
 
 from smalti.common.devices import find_device
 from smalti.data.cache import TokenCache, build_cache
+from smalti.data.sources import Source, make_source
 from smalti.training.config import DenoiserRunConfig
-from smalti.training.sources import Source, make_source
 from smalti.vq.autoencoder import PatchEncoder
 from smalti.vq.patches import PatchMemory
 from smalti.vq.tokenizer import ImageTokenizer

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from smalti.data.sources import make_source, source_batch, stack_images
 from smalti.errors import SmaltiError
 from smalti.storage.folder import load_image_tokenizer, save_image_tokenizer
 from smalti.training.config import TokenizerRunConfig, check_model_keys
 from smalti.training.distribution import size, spread, take_from_first
 from smalti.training.loop import train
 from smalti.training.preview import save_grid
-from smalti.training.sources import make_source, source_batch, stack_images
 from smalti.vq.config import VQConfig
 from smalti.vq.discriminator import PatchDiscriminator
 from smalti.vq.groups import CodeGroups
