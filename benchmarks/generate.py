@@ -85,7 +85,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def memory(options: argparse.Namespace) -> dict[str, float]:
     """In a process of its own: the most memory that one picture takes, loading and all, in MB."""
-    from smalti.commands.output import peak_memory_mb
+    from smalti.cli.output import peak_memory_mb
 
     pipe = _load(options)
     _draw(pipe, options.memory_of, options.size or pipe.settings.height)

@@ -20,7 +20,7 @@ from PIL import Image
 from steps import parse_changes
 
 import smalti
-from smalti.commands.drawing import draw
+from smalti.cli.drawing import draw
 from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
 from smalti.evaluation.suites.scenes.detector import detect

@@ -27,7 +27,7 @@ from unittest import mock
 import torch
 from measure import DTYPES, device_name, operations_of, product_rate
 
-from smalti.commands.output import peak_memory_mb
+from smalti.cli.output import peak_memory_mb
 from smalti.generation import make_sampler
 from smalti.model.config import DenoiserConfig, RopeConfig
 from smalti.model.denoiser import Denoiser

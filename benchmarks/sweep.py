@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from smalti.commands.drawing import draw
+from smalti.cli.drawing import draw
 from smalti.common.files import write_json_atomic, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.evaluation.suites.scenes.contrast import measure_contrasts

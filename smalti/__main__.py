@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from smalti.cli import main
+from smalti.cli.main import main
 
 sys.exit(main())

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny import GOLDEN, tiny_denoiser
 
 import smalti
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.errors import SmaltiError
 from smalti.storage.averaging import average_models
 from smalti.storage.folder import save_denoiser

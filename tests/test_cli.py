@@ -21,9 +21,8 @@ from tiny import GOLDEN, golden_expectations
 from typer.testing import CliRunner
 
 import smalti
-from smalti.cli import app, main
-from smalti.commands import options, output
-from smalti.commands.evaluate import distance, scenes
+from smalti.cli.evaluate import distance, scenes
+from smalti.cli.main import app, main, options, output
 from smalti.settings import GenerationSettings
 
 PROMPT = "a red circle left of a blue square"
@@ -340,7 +339,7 @@ def test_help(command):
 
 
 def test_help_is_light():
-    code = "import sys, smalti.cli; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'PIL')))"
+    code = "import sys, smalti.cli.main; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'PIL')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(smalti.__file__).parents[1]).returncode == 0
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import smalti
-from smalti.cli import app, main
+from smalti.cli.main import app, main
 from smalti.errors import SmaltiError
 from smalti.runtime import compiling
 from smalti.runtime.compiling import check_compiler, compile_layers

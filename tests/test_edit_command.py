@@ -14,8 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import smalti
-from smalti.cli import app, main
-from smalti.commands import edit, options
+from smalti.cli.main import app, edit, main, options
 from smalti.editing.kept import TEXT, find_kept
 from smalti.editing.picture import open_picture
 from smalti.settings import GenerationSettings

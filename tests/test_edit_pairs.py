@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import smalti
 from smalti import SmaltiError
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.evaluation.suites.scenes.detector import detect
 from smalti.evaluation.suites.scenes.edit_pairs import KINDS, changed_tokens, edit_pair, edit_pairs
 from smalti.evaluation.suites.scenes.edits import (

@@ -326,7 +326,7 @@ def test_the_command_line_offline(tmp_path, model):
 
 def test_the_hub_is_imported_only_when_it_is_named(tmp_path, model):
     code = (
-        "import sys, smalti, smalti.cli; smalti.load(sys.argv[1]); "
+        "import sys, smalti, smalti.cli.main; smalti.load(sys.argv[1]); "
         "print(any(name.startswith('huggingface_hub.') for name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code, model], capture_output=True, text=True, check=True)

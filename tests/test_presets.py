@@ -9,7 +9,7 @@ from folders import write_tiny_model
 
 import smalti
 from smalti import SmaltiError
-from smalti.cli import main
+from smalti.cli.main import main
 
 PROMPT = "a red circle"
 

@@ -1,7 +1,7 @@
 """More shapes, for variety in training: forty by name, and random blobs without end.
 
-They are signed distance functions as in `smalti.worlds.scenes.shapes`. Nothing is scored on them. A model that has seen few
-shapes in every colour learns each pair of the two by heart; one that has seen many has to learn what a colour is.
+They are signed distance functions as in `smalti.worlds.scenes.shapes`. Nothing is scored on them. A model that has seen
+few shapes in every colour learns each pair of the two by heart; one that has seen many has to learn what a colour is.
 """
 
 from __future__ import annotations

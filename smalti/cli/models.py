@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from smalti.commands import options
+from smalti.cli import options
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)]
 Overrides = Annotated[

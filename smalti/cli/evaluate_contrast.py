@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from smalti.commands import drawing, options, output
+from smalti.cli import drawing, options, output
 from smalti.common.checks import check_whole
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smalti.commands import drawing, options, output
-from smalti.commands.evaluate_contrast import contrast
-from smalti.commands.evaluate_distance import distance
-from smalti.commands.evaluate_edits import edits
-from smalti.commands.evaluate_tokenizer import tokenizer
+from smalti.cli import drawing, options, output
+from smalti.cli.evaluate_contrast import contrast
+from smalti.cli.evaluate_distance import distance
+from smalti.cli.evaluate_edits import edits
+from smalti.cli.evaluate_tokenizer import tokenizer
 from smalti.common.checks import check_whole
 from smalti.errors import SmaltiError
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smalti.commands import drawing, options, output
+from smalti.cli import drawing, options, output
 from smalti.common.checks import check_choice, check_whole
 from smalti.errors import SmaltiError
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from smalti.commands import options, output
+from smalti.cli import options, output
 from smalti.common.checks import check_whole
 from smalti.errors import SmaltiError
 

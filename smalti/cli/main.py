@@ -1,4 +1,4 @@
-"""The command line: drawing, editing, training, measuring; each command is in `smalti/commands/`."""
+"""The command line: drawing, editing, training, measuring; each command is in `smalti/cli/`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from smalti.commands import edit, evaluate, models
-from smalti.commands.average import average
-from smalti.commands.generate import generate
-from smalti.commands.groups import groups
+from smalti.cli import edit, evaluate, models
+from smalti.cli.average import average
+from smalti.cli.generate import generate
+from smalti.cli.groups import groups
 from smalti.errors import SmaltiError
 
 # What typer raises for a command line that it does not understand. It is click's, or typer's own copy of it.

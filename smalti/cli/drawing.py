@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from smalti.commands import options
+from smalti.cli import options
 
 if TYPE_CHECKING:
     import torch

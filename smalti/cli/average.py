@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from smalti.commands import options
+from smalti.cli import options
 from smalti.common.checks import check_real
 
 _FOLDER = "Folder of a model, or a name on the Hugging Face hub."
