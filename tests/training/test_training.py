@@ -452,7 +452,7 @@ def test_broken_configuration_files(tmp_path: Path, text: str | None) -> None:
 
 
 def test_shipped_configurations_are_valid() -> None:
-    configs = Path(__file__).parent.parent / "configs"
+    configs = Path(__file__).parents[2] / "configs"
     load_config(TokenizerRunConfig, configs / "scenes-tokenizer.yaml")
     load_config(DenoiserRunConfig, configs / "scenes.yaml")
 

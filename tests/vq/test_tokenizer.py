@@ -20,7 +20,7 @@ from smalti.vq.patches import PatchMemory
 from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
 from smalti.worlds.scenes.world import Scenes
 
-GOLDEN = Path(__file__).parent / "data" / "golden"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 TINY = {
     "ch": 8,
     "ch_mult": [1, 2],

@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 
 import smalti
 from smalti.cli.evaluate import distance, scenes
-from smalti.cli.main import app, main, options, output
+from smalti.cli import options, output
+from smalti.cli.main import app, main
 from smalti.settings import GenerationSettings
 
 PROMPT = "a red circle left of a blue square"

@@ -22,7 +22,7 @@ from smalti.vq.banded import _statistics, decode_in_bands, encode_in_bands, larg
 from smalti.vq.config import VQConfig
 from smalti.vq.tokenizer import ImageTokenizer
 
-GOLDEN = Path(__file__).parent / "data" / "golden" / "emu3_vqvae"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "emu3_vqvae"
 BUNDLED = Path(smalti.__file__).parent / "models" / "scenes" / "vq"
 SMALL = VQConfig(
     ch=8,

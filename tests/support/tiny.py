@@ -13,7 +13,7 @@ from smalti.model.config import DenoiserConfig, RopeConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, PromptTemplate, TextTokenizer, build_prompts
 
-GOLDEN = Path(__file__).parent / "data" / "golden"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SHORT = PromptTemplate("{prompt}<|im_end|>{slots}")
 GRID = (4, 4)
 TEXTS = ["a red circle", "a blue square left of a yellow star", "two dogs", "one cat"]
