@@ -1,0 +1,122 @@
+"""The loaded parts of a model: text and pixels become what the denoiser reads, and its tokens become pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from smalti.errors import SmaltiError
+from smalti.model.denoiser import Denoiser
+from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts
+from smalti.runtime.memory import Mode
+from smalti.vq.tokenizer import ImageTokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """A denoiser, an image tokenizer and a text tokenizer that belong together. It knows nothing of sampling.
+
+    Example:
+        >>> import smalti
+        >>> components = smalti.load().components
+        >>> components.encode(torch.zeros(1, 3, 256, 256, dtype=torch.uint8)).shape
+        torch.Size([1, 16, 16])
+
+    Attributes:
+        denoiser: predicts hidden states of a token grid from the grid and a prompt.
+        image_tokenizer: pixels to token ids and back.
+        text_tokenizer: text to text ids.
+        name: name of the model in reports.
+        mode: loading mode that was chosen to fit into memory, or None.
+
+    Raises:
+        SmaltiError: the two have different numbers of codes.
+    """
+
+    denoiser: Denoiser
+    image_tokenizer: ImageTokenizer
+    text_tokenizer: TextTokenizer
+    name: str = "unnamed"
+    mode: Mode | None = None
+
+    def __post_init__(self) -> None:
+        expected, found = self.denoiser.config.codebook_size, self.image_tokenizer.config.codebook_size
+        if expected != found:
+            raise SmaltiError(f"the image tokenizer must have the denoiser's {expected} codes, not {found}")
+
+    @property
+    def device(self) -> torch.device:
+        """The denoiser's device."""
+        return self.denoiser.head.device
+
+    @property
+    def mask_code(self) -> int:
+        """The token id that means unknown."""
+        return self.denoiser.config.mask_code
+
+    @property
+    def guidance_batched(self) -> bool:
+        """Whether memory allows the conditional and the unconditional pass as one batch."""
+        return self.mode is None or self.mode.guidance_batched
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return (rows, columns) of the token grid of an image of height × width pixels.
+
+        Raises:
+            SmaltiError: a side is no multiple of what the model needs, or the image is larger than it can place.
+        """
+        config, downscale = self.denoiser.config, self.image_tokenizer.config.downscale
+        unit = downscale * config.cell
+        for name, side in (("height", height), ("width", width)):
+            if side % unit:
+                raise SmaltiError(f"{name} must be a multiple of {unit} pixels, not {side}", argument=name)
+        # Beyond the length that the rotary positions are made for, nothing sensible comes out.
+        longest = int(config.rope.original_max_position_embeddings * config.rope.factor)
+        if height // unit * (width // unit) > longest:
+            raise SmaltiError(
+                f"height and width must be at most {longest * unit**2} pixels together (height × width), "
+                f"not {height}×{width}",
+                argument="height",
+            )
+        return height // downscale, width // downscale
+
+    def prompts(self, texts: Sequence[str], height: int, width: int) -> PromptBatch:
+        """Return texts as the denoiser reads them, on its device, for images of height × width pixels.
+
+        Raises:
+            SmaltiError: a text that is blank or too long, or a size that the model cannot have.
+        """
+        config = self.denoiser.config
+        batch = build_prompts(
+            list(texts),
+            config.prompt,
+            self.text_tokenizer,
+            height=height,
+            width=width,
+            slots=config.slots(*self.grid(height, width)),
+        )
+        return batch.to(self.device)
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the token ids, (B, h, w) int64 on the CPU, of pixels (B, 3, H, W) uint8.
+
+        Raises:
+            SmaltiError: a side is not a multiple of the image tokenizer's downscale.
+        """
+        tokenizer = self.image_tokenizer
+        return torch.cat([tokenizer.from_pixels(one.to(tokenizer.device)).cpu() for one in pixels.split(1)])
+
+    @torch.inference_mode()
+    def decode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the pixels, (B, 3, H, W) uint8 on the CPU, of token ids (B, h, w) int64."""
+        tokenizer = self.image_tokenizer
+        # One image at a time, which bounds the memory.
+        return torch.cat(
+            [
+                tokenizer.to_pixels(one.to(tokenizer.device), dtype=tokenizer.dtype).cpu()
+                for one in tokens.split(1)
+            ]
+        )
