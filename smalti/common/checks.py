@@ -12,7 +12,9 @@ from smalti.errors import SmaltiError
 def check_whole(name: str, value: Any, minimum: int = 1) -> None:
     """Raise SmaltiError unless `value` is a whole number of at least `minimum`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise SmaltiError(f"{name} must be a whole number of at least {minimum}, not {value!r}", argument=name)
+        raise SmaltiError(
+            f"{name} must be a whole number of at least {minimum}, not {value!r}", argument=name
+        )
 
 
 def check_real(name: str, value: Any, low: float = 0, high: float = math.inf, *, above: bool = False) -> None:

@@ -196,6 +196,11 @@ class DenoiserConfig:
         """The image-token id that means unknown: row codebook_size + 1 of the image-token embedding."""
         return self.codebook_size + 1
 
+    @property
+    def cell(self) -> int:
+        """Side in tokens of what shares one position of the backbone: 2 with `downsample`, else 1."""
+        return 2 if self.downsample else 1
+
     def slots(self, height: int, width: int) -> int:
         """How many slots a prompt reserves for a grid of height × width tokens; none under cross-attention.
 
@@ -211,7 +216,7 @@ class DenoiserConfig:
         Raises:
             SmaltiError: the grid is empty, or cannot be laid out in 2×2 blocks.
         """
-        side = 2 if self.downsample else 1
+        side = self.cell
         if height < 1 or width < 1 or height % side or width % side:
             raise SmaltiError(
                 f"a grid's sides must be positive multiples of {side} tokens, not {height}×{width}"

@@ -44,7 +44,7 @@ def measure(tokenizer: ImageTokenizer, images: torch.Tensor, batch_size: int = 1
         `codes_used` (share of the codebook that these pictures use) and `perplexity` (of the distribution of codes).
     """
     values, counts = [], torch.zeros(tokenizer.config.codebook_size)
-    device = tokenizer.quant_conv.weight.device
+    device = tokenizer.device
     for part in images.split(batch_size):
         tokens = tokenizer.from_pixels(part.to(device))
         values.append(psnr(part, tokenizer.to_pixels(tokens).cpu()))

@@ -19,7 +19,7 @@ class PatchMemory:
     def __init__(self, tokenizer: ImageTokenizer) -> None:
         self._tokenizer = tokenizer
         self._side = tokenizer.config.downscale
-        self._device = tokenizer.quant_conv.weight.device
+        self._device = tokenizer.device
         self._known: dict[bytes, int] = {}
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:

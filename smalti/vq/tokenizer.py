@@ -39,6 +39,16 @@ class ImageTokenizer(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
         self.quantize = Quantizer(config)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.quant_conv.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.quant_conv.weight.dtype
+
     @torch.no_grad()
     def init_weights(self) -> None:
         """Set the convolutions for training from scratch.

@@ -14,7 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import smalti
-from smalti.cli.main import app, edit, main, options
+from smalti.cli import edit, options
+from smalti.cli.main import app, main
 from smalti.editing.kept import TEXT, find_kept
 from smalti.editing.picture import open_picture
 from smalti.settings import GenerationSettings

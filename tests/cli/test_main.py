@@ -21,8 +21,8 @@ from tiny import GOLDEN, golden_expectations
 from typer.testing import CliRunner
 
 import smalti
-from smalti.cli.evaluate import distance, scenes
 from smalti.cli import options, output
+from smalti.cli.evaluate import distance, scenes
 from smalti.cli.main import app, main
 from smalti.settings import GenerationSettings
 
