@@ -34,7 +34,7 @@ def main() -> None:
             shift=float(case["shift"]),
             order=ORDERS[case.get("confidence_policy", "stratified")],
             order_temperature=0.0 if case.get("confidence_policy") == "mmada" else None,
-            draw="argmax",
+            argmax=True,
             guidance_scale=case.get("guidance_scale", 0.0),
             guidance_interval=tuple(case.get("cfg_interval", (0.0, 1.0))),
             edit_threshold=case.get("edit_threshold", 0.0),

@@ -63,9 +63,9 @@ def main() -> None:
 
 
 def measure(pipe: Pipeline, options: argparse.Namespace) -> dict[str, Any]:
-    edited = pipe.settings.replaced({"num_inference_steps": options.steps})
-    plain = edited.replaced({"edit_rule": "threshold", "edit_threshold": 0.0})
-    again = plain.replaced({"num_inference_steps": options.again})
+    edited = pipe.settings.replaced(num_inference_steps=options.steps)
+    plain = edited.replaced(edit_rule="threshold", edit_threshold=0.0)
+    again = plain.replaced(num_inference_steps=options.again)
     kinds: dict[str, Counter[str]] = {"without editing": Counter(), "with editing": Counter()}
     both = pictures = 0
     # How often a wrong picture is right afterwards, object by object, and last with all else; the same of a right one.

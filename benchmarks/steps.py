@@ -117,7 +117,7 @@ def cells(pipe: Pipeline, options: argparse.Namespace) -> list[Cell]:
     for seed in options.seeds:
         for steps in options.steps:
             for rule, settings in rules.items():
-                changed = settings.replaced({"num_inference_steps": steps}).to_dict()
+                changed = settings.replaced(num_inference_steps=steps).to_dict()
                 found.append({"rule": rule, "steps": steps, "seed": seed, "settings": changed, **common})
     return found
 
@@ -131,7 +131,7 @@ def settings_of(own: GenerationSettings, rule: str) -> GenerationSettings:
     if name == "threshold" and own.edit_rule == "threshold" and own.edit_threshold:
         changes["edit_threshold"] = own.edit_threshold
     changes |= parse_changes("--rules", given.split(",") if given else [])
-    return own.replaced({"edit_rule": "threshold", "edit_threshold": 0.0}).replaced(changes)
+    return own.replaced(edit_rule="threshold", edit_threshold=0.0).replaced(changes)
 
 
 def parse_changes(option: str, pairs: Sequence[str]) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def predict(pipe: Pipeline, missing: list[Cell], options: argparse.Namespace) ->
     taken = {}
     for steps in (1, 2, 8):  # the first one warms up
         started = time.perf_counter()
-        few = settings.replaced({"num_inference_steps": steps})
+        few = settings.replaced(num_inference_steps=steps)
         images = pipe.start([prompt["prompt"] for prompt in prompts], few, seed=0).output().images
         score_images(prompts, ([image] for image in images))
         taken[steps] = (time.perf_counter() - started) / len(prompts)

@@ -232,7 +232,7 @@ def scores(pipe: Pipeline, number: int) -> dict[str, float | None]:
         images = draw(pipe, settings, texts, seed=0, batch_size=_BATCH, passes=[])
         return score_images(prompts, ([image] for image in images))
 
-    found, few = score(pipe.settings), score(pipe.settings.replaced({"num_inference_steps": 8}))
+    found, few = score(pipe.settings), score(pipe.settings.replaced(num_inference_steps=8))
     return {"score": found["mean"], "held_out_score": found["held_out"], "score_8_steps": few["mean"]}
 
 

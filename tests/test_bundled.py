@@ -15,8 +15,8 @@ from PIL import Image
 import smalti
 from smalti.evaluation.suites.scenes.prompts import scene_prompts
 from smalti.evaluation.suites.scenes.score import score_images
-from smalti.loading import BUNDLED_MODEL
 from smalti.pipeline import Pipeline
+from smalti.storage.loading import BUNDLED_MODEL
 from smalti.training.tokenizer import measure
 from smalti.worlds.scenes.world import Scenes
 

@@ -7,7 +7,6 @@ import math
 import re
 import subprocess
 import sys
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -19,8 +18,8 @@ from tiny import GOLDEN, golden_expectations
 
 import smalti
 from smalti import SmaltiError
-from smalti.common.images import paint_unknown, save_gif, save_png
-from smalti.settings import GenerationSettings
+from smalti.common.images import paint_unknown, save_gif, save_image
+from smalti.generation.settings import GenerationSettings
 
 PROMPT = "a red circle left of a blue square"
 
@@ -46,7 +45,7 @@ def test_output_types(pipe):
     assert results["tokens"].images is tokens or torch.equal(results["tokens"].images, tokens)
     picture = np.asarray(results["pil"].images[0])
     assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
-    assert np.array_equal(pipe.decode(tokens)[0].permute(1, 2, 0).numpy(), picture)
+    assert np.array_equal(pipe.components.decode(tokens)[0].permute(1, 2, 0).numpy(), picture)
     floats = results["np"].images
     assert floats.shape == (1, 64, 64, 3) and floats.dtype == np.float32
     assert np.array_equal((floats[0] * 255).round(), picture)
@@ -57,7 +56,8 @@ def test_output_types(pipe):
 
 
 def test_result_reports_everything(pipe):
-    result = pipe([PROMPT, "a star"], seed=5, num_images_per_prompt=2, edit_threshold=0.05)
+    settings = pipe.settings.replaced(revision="threshold:0.05")
+    result = pipe([PROMPT, "a star"], seed=5, num_images_per_prompt=2, settings=settings)
     assert result.prompts == [PROMPT, PROMPT, "a star", "a star"]
     assert result.seeds == [5, 6, 5, 6]
     assert len(result.images) == 4 and result.tokens.shape == (4, 8, 8)
@@ -66,19 +66,16 @@ def test_result_reports_everything(pipe):
     assert all(taken > 0 for taken in result.seconds.values())
     assert len(result.tokens_edited) == 4 and sum(result.tokens_edited) > 0
     assert result.tokens_remasked == [0] * 4 and result.passes == [16] * 4
-    assert result.settings == pipe.settings.replaced({"edit_threshold": 0.05})
+    assert result.settings == settings and result.negative_prompts is None
     assert json.loads(json.dumps(result.settings.to_dict()))["height"] == 64
 
 
 def test_a_picture_does_not_depend_on_its_batch(pipe):
     prompts = [PROMPT, "a star", "four yellow hearts on a slate background, please"]
-    options = dict(
-        num_inference_steps=6,
-        edit_threshold=0.1,
-        order_temperature=0.5,
-        temperature=1.3,
-        output_type="tokens",
+    settings = pipe.settings.replaced(
+        num_inference_steps=6, revision="threshold:0.1", order="confidence:temperature=0.5", temperature=1.3
     )
+    options = dict(settings=settings, output_type="tokens")
     together = pipe(prompts, num_images_per_prompt=3, seed=11, **options)
     alone = [
         pipe(prompt, seed=seed, **options).tokens
@@ -120,7 +117,7 @@ def test_steps_and_callback(pipe):
     assert [entry[:2] for entry in seen] == [(True, index) for index in range(4)]
     unknown = [entry[2] for entry in seen]
     assert unknown == sorted(unknown, reverse=True) and unknown[-1] == 0
-    generation = pipe.start(PROMPT, pipe.settings.replaced({"num_inference_steps": 4}), seed=1)
+    generation = pipe.start(PROMPT, pipe.settings.replaced(num_inference_steps=4), seed=1)
     steps = [next(generation), next(generation)]
     assert torch.equal(steps[1].tokens, seen[1][3])
     # What is left of the steps is taken by asking for the output.
@@ -128,7 +125,7 @@ def test_steps_and_callback(pipe):
 
 
 def test_frames(pipe):
-    generation = pipe.start([PROMPT, "a star"], pipe.settings.replaced({"num_inference_steps": 3}), seed=1)
+    generation = pipe.start([PROMPT, "a star"], pipe.settings.replaced(num_inference_steps=3), seed=1)
     frames = pipe.frames(list(generation))
     pictures = generation.output().images
     assert [len(one) for one in frames] == [4, 4]
@@ -160,9 +157,6 @@ def test_defaults_come_from_the_model(tmp_path):
         num_inference_steps=2, order="draw", guidance_interval=(0.0, 0.5), height=32, width=64
     )
     assert pipe.settings == expected
-    assert pipe.settings.order_temperature == 1.0
-    # Another order does not inherit the temperature of the first.
-    assert pipe.settings.replaced({"order": "confidence"}).order_temperature == 0.0
     assert pipe(PROMPT, seed=0).settings == expected
     write_tiny_model(tmp_path / "bad", sampling={"steps": 4})
     with pytest.raises(SmaltiError, match=r"sampling in the model's config.json: unknown setting 'steps'"):
@@ -174,17 +168,17 @@ def test_golden(case):
     common = golden_expectations()["common"]
     settings = golden_expectations()[case]
     confident = "confidence_policy" in settings
-    result = smalti.load(GOLDEN)(
-        common["prompt"],
+    pipe = smalti.load(GOLDEN)
+    chosen = pipe.settings.replaced(
         num_inference_steps=common["n_steps"],
         guidance_scale=settings.get("guidance_scale", 0.0),
-        edit_threshold=settings["edit_threshold"],
-        shift=common["shift"],
+        revision=f"threshold:{settings['edit_threshold']}",
+        budget=f"shift:{common['shift']}",
         order="confidence" if confident else "stratified",
         draw="argmax",
         final="release",
-        output_type="tokens",
     )
+    result = pipe(common["prompt"], settings=chosen, output_type="tokens")
     expected = load_file(GOLDEN / "expected.safetensors")[f"tokens_{case}"]
     assert torch.equal(result.tokens.flatten(1), expected.long())
     assert result.tokens_edited == [settings["total_edited"]]
@@ -192,59 +186,89 @@ def test_golden(case):
 
 BAD_ARGUMENTS = {
     "prompt": ["", "  \n", 3, None, [], ["a star", ""], ["a star", 3], {"a": 1}, "\ud800", "word " * 3000],
+    "negative_prompt": [3, ["a star", "a heart"], []],
     "num_inference_steps": [0, -1, 65, 2.5, "4", True],
     "guidance_scale": [-0.1, math.nan, math.inf, "3"],
-    "guidance_interval": [(0.5,), (-0.1, 1), (0, 1.1), (0.6, 0.5), "01", 0.5],
-    "edit_rule": ["mask", 3],
-    "edit_threshold": [-0.1, 1.1, math.nan],
-    "refine_share": [-0.1, 1.1, math.nan],
-    "refine_frequency": [-0.1, 1.1],
-    "adaptive_threshold": [-0.1, 1.1, "0.9"],
-    "adaptive_range": [(0.5,), (0.5, 0.2), (0, 2), 0.5],
-    "budget": ["sine"],
-    "shift": [0, -1, math.inf],
-    "order": ["raster"],
-    "order_temperature": [-1, math.nan],
-    "order_temperature_schedule": ["hot"],
-    "draw": ["mode"],
-    "temperature": [-1, math.inf],
-    "temperature_schedule": ["cold"],
-    "top_k": [-1, 2.5],
-    "top_p": [0, 1.5, math.nan],
-    "final": ["last"],
     "height": [0, -64, 60, 8, 64.0, 10**6],
     "width": [0, 28, "64"],
     "num_images_per_prompt": [0, 1.5],
     "seed": [-1, 2**63, 1.5, [1, 2], [], "0", [True]],
     "generator": [3, [torch.Generator(), torch.Generator()], [3]],
     "output_type": ["latent", None],
+    "preset": ["best", 3],
+}
+BAD_SETTINGS = {
+    "guidance_interval": [(0.5,), (-0.1, 1), (0, 1.1), (0.6, 0.5), "01", 0.5],
+    "revision": ["mask", 3, "threshold:0", "threshold:1.5", "token_to_mask:share=2", "none:0.5"],
+    "refinement": ["common", "rare:share=1.1", "rare:frequency=-1", "rare:steps=3"],
+    "budget": ["sine", "shift:0", "shift:-1", "shift:inf", "adaptive:floor=0.5,ceiling=0.2", "cosine:2"],
+    "order": [
+        "raster",
+        "confidence:temperature=-1",
+        "history:window=0.5",
+        "history:8,8",
+        "draw:a=1",
+    ],
+    "draw": ["mode"],
+    "temperature": [-1, math.inf],
+    "temperature_schedule": ["cold", "shift:0"],
+    "top_k": [-1, 2.5],
+    "top_p": [0, 1.5, math.nan],
+    "final": ["last"],
+    "reuse": ["all"],
+    "reuse_every": [0],
 }
 
 
-@pytest.mark.parametrize(
-    "name, value", [(name, value) for name, values in BAD_ARGUMENTS.items() for value in values]
-)
+def cases(table):
+    return [(name, value) for name, values in table.items() for value in values]
+
+
+@pytest.mark.parametrize("name, value", cases(BAD_ARGUMENTS))
 def test_bad_arguments_are_named(pipe, name, value):
-    arguments = {"prompt": PROMPT, name: value}
     with pytest.raises(SmaltiError, match=rf"\b{name}\b") as caught:
-        pipe(**arguments)
+        pipe(**{"prompt": PROMPT, name: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name, value", cases(BAD_SETTINGS))
+def test_bad_settings_are_named(name, value):
+    with pytest.raises(SmaltiError, match=rf"^{name}\b") as caught:
+        GenerationSettings().replaced(**{name: value})
+    assert caught.value.argument == name and "\n" not in str(caught.value)
+    assert caught.value.named("--x").startswith("--x")
 
 
 def test_arguments_that_do_not_go_together(pipe):
     with pytest.raises(SmaltiError, match="seed and generator"):
         pipe(PROMPT, seed=0, generator=torch.Generator())
     with pytest.raises(SmaltiError, match="order.*square"):
-        pipe(PROMPT, order="stratified", width=96)
-    with pytest.raises(SmaltiError, match="order_temperature_schedule.*'confidence'"):
-        pipe(PROMPT, order="draw", order_temperature_schedule="linear")
+        pipe(PROMPT, settings=pipe.settings.replaced(order="stratified"), width=96)
+    with pytest.raises(SmaltiError, match="settings and preset must not both be given"):
+        pipe(PROMPT, settings=pipe.settings, preset="fast")
+    with pytest.raises(SmaltiError, match="negative_prompt needs guidance"):
+        pipe(PROMPT, negative_prompt="a star", guidance_scale=0.0)
 
 
-def test_every_setting_is_an_argument():
-    import inspect
+def test_negative_prompts(pipe):
+    options = dict(seed=3, num_inference_steps=4, output_type="tokens")
+    plain = pipe([PROMPT, "a star"], **options)
+    assert torch.equal(pipe([PROMPT, "a star"], negative_prompt="", **options).tokens, plain.tokens)
+    one = pipe([PROMPT, "a star"], negative_prompt="a heart", **options)
+    assert one.negative_prompts == ["a heart", "a heart"] and not torch.equal(one.tokens, plain.tokens)
+    listed = pipe([PROMPT, "a star"], negative_prompt=["a heart", "two rings"], **options)
+    assert torch.equal(listed.tokens[0], one.tokens[0]) and not torch.equal(listed.tokens[1], one.tokens[1])
+    alone = pipe("a star", negative_prompt="two rings", **options)
+    assert torch.equal(alone.tokens[0], listed.tokens[1])
 
-    parameters = inspect.signature(smalti.Pipeline.__call__).parameters
-    assert {field.name for field in fields(GenerationSettings)} <= set(parameters)
+
+def test_a_preview_changes_no_token(pipe):
+    settings = pipe.settings.replaced(num_inference_steps=4, order="halton")
+    plain, shown = (pipe.start(PROMPT, settings, seed=1, preview=preview) for preview in (False, True))
+    for step, other in zip(plain, shown, strict=True):
+        assert torch.equal(step.tokens, other.tokens)
+        assert bool((other.candidate < pipe.components.mask_code).all())
+        pipe.components.decode(other.candidate)
 
 
 def test_load_refuses(tmp_path, folder):
@@ -284,7 +308,7 @@ def test_import_is_light():
 
 def test_png_text(tmp_path):
     path = tmp_path / "a.png"
-    save_png(Image.new("RGB", (4, 4)), path, {"prompt": "ein roter Kreis, 赤い円", "seed": "3"})
+    save_image(Image.new("RGB", (4, 4)), path, {"prompt": "ein roter Kreis, 赤い円", "seed": "3"})
     with Image.open(path) as image:
         assert image.text == {"prompt": "ein roter Kreis, 赤い円", "seed": "3"}
 
@@ -303,6 +327,6 @@ def test_interrupted_writing_keeps_the_old_file(tmp_path, monkeypatch, interrupt
     monkeypatch.setattr(Image.Image, "save", save)
     image = Image.new("RGB", (4, 4))
     with pytest.raises((SmaltiError, KeyboardInterrupt), match="No space left|^$"):
-        save_png(image, path) if kind == "png" else save_gif([image, image], path)
+        save_image(image, path) if kind == "png" else save_gif([image, image], path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -65,6 +65,7 @@ class GenerationSettings:
     revision: str = setting(
         "none",
         Rule("smalti.sampling.revision:REVISIONS"),
+        option="--revise",
         help="Which tokens that are already set change or are masked again, such as threshold:0.6.",
     )
     refinement: str = setting(

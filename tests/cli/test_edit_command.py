@@ -18,7 +18,7 @@ from smalti.cli import edit, options
 from smalti.cli.main import app, main
 from smalti.editing.kept import TEXT, find_kept
 from smalti.editing.picture import open_picture
-from smalti.settings import GenerationSettings
+from smalti.generation.settings import GenerationSettings
 
 NEW, OLD = "a green circle", "a red circle"
 

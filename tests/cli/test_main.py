@@ -24,7 +24,7 @@ import smalti
 from smalti.cli import options, output
 from smalti.cli.evaluate import distance, scenes
 from smalti.cli.main import app, main
-from smalti.settings import GenerationSettings
+from smalti.generation.settings import GenerationSettings
 
 PROMPT = "a red circle left of a blue square"
 
@@ -306,7 +306,7 @@ def test_other_ends(run, folder, monkeypatch, error, code, message):
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr("smalti.loading.load", fail)
+    monkeypatch.setattr("smalti.storage.loading.load", fail)
     found, out, err = run(*[folder if part == "MODEL" else part for part in GENERATE])
     assert (found, out) == (code, "")
     assert err.startswith(message) and err.count("\n") == (1 if message else 0)

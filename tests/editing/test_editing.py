@@ -24,13 +24,13 @@ from smalti.editing.canvas import Canvas, fit
 from smalti.editing.kept import TEXT, find_kept
 from smalti.editing.picture import LARGEST_PIXELS, Picture, open_picture
 from smalti.editing.regions import NothingChosen, losing_tokens, most_losing, random_share, touched_tokens
+from smalti.generation.settings import GenerationSettings
 from smalti.reading.likelihood import (
     complementary_masks,
     likelihood_drop,
     log_probabilities,
     negative_log_likelihood,
 )
-from smalti.settings import GenerationSettings
 
 NEW, OLD = "a green circle", "a red circle"
 
@@ -76,7 +76,7 @@ def test_tokens_that_are_not_chosen_stay_bit_for_bit(pipe, scene, way):
         {"edit_threshold": 0.01, "final": "release", "order": "random"},
         {"edit_rule": "running_confidence", "budget": "adaptive"},
     ):
-        chosen = pipe.settings.replaced({"num_inference_steps": 6, **changes})
+        chosen = pipe.settings.replaced(num_inference_steps=6, **changes)
         result = pipe.edit(scene, NEW, settings=chosen, seed=3, num_images_per_prompt=2, **WAYS[way])
         region, before = result.region, result.tokens_before
         assert region.any() and not region.all()

@@ -41,22 +41,22 @@ def test_a_model_without_settings_gets_those_of_the_release(with_config):
     steps = {name: pipe.preset(name).num_inference_steps for name in ("fast", "balanced", "quality")}
     assert steps == {"fast": 8, "balanced": 20, "quality": 64}
     quality = pipe.preset("quality")
-    assert (quality.guidance_scale, quality.edit_threshold, quality.temperature) == (5.0, 0.6, 0.86)
+    assert (quality.guidance_scale, quality.revision, quality.temperature) == (5.0, "threshold:0.6", 0.86)
     assert pipe.preset(None) == pipe.settings
 
 
 def test_a_model_keeps_its_own_settings_and_may_have_its_own_presets(with_config):
     pipe = with_config(
-        sampling={"temperature": 0.5}, presets={"fast": {"num_inference_steps": 4, "shift": 9}}
+        sampling={"temperature": 0.5}, presets={"fast": {"num_inference_steps": 4, "budget": "shift:9"}}
     )
-    assert pipe.preset("quality") == pipe.settings.replaced({"num_inference_steps": 64})
+    assert pipe.preset("quality") == pipe.settings.replaced(num_inference_steps=64)
     fast = pipe.preset("fast")
-    assert (fast.num_inference_steps, fast.shift, fast.temperature) == (4, 9, 0.5)
+    assert (fast.num_inference_steps, fast.budget, fast.temperature) == (4, "shift:9", 0.5)
 
 
 def test_what_is_named_beside_a_preset_wins(with_config):
-    result = with_config()(PROMPT, seed=0, preset="fast", shift=2.0, output_type="tokens")
-    assert result.settings.num_inference_steps == 8 and result.settings.shift == 2.0
+    result = with_config()(PROMPT, seed=0, preset="fast", guidance_scale=2.0, output_type="tokens")
+    assert result.settings.num_inference_steps == 8 and result.settings.guidance_scale == 2.0
 
 
 def test_wrong_presets_name_themselves(with_config, folder, capsys):

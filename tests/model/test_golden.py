@@ -9,17 +9,18 @@ import torch
 from safetensors.torch import load_file
 from tiny import GOLDEN, generators, golden_expectations
 
+from smalti.common.low_discrepancy import stratified_order
 from smalti.model.prompt import build_prompts
 from smalti.ops.sample import sample_tokens
+from smalti.sampling.budgets import ShiftBudget
 from smalti.sampling.guidance import Guidance
-from smalti.sampling.orders import ConfidenceOrder, StratifiedOrder, stratified_order
-from smalti.sampling.revision import NoEditing, ThresholdEditing
+from smalti.sampling.orders import ConfidenceOrder, StratifiedOrder
+from smalti.sampling.revision import NoRevision, ThresholdRevision
 from smalti.sampling.sampler import Sampler, sample
-from smalti.sampling.schedules import (
+from smalti.sampling.temperatures import (
     CosineTemperature,
     ExponentialTemperature,
     LinearTemperature,
-    ShiftBudget,
     ShiftTemperature,
 )
 from smalti.storage.folder import load_denoiser, load_text_tokenizer
@@ -91,9 +92,9 @@ def run_case(denoiser, prompt, case):
         steps=settings["n_steps"],
         budget=ShiftBudget(settings["shift"]),
         order=ConfidenceOrder() if settings.get("confidence_policy") == "mmada" else StratifiedOrder(),
-        editing=ThresholdEditing(threshold) if threshold > 0 else NoEditing(),
+        revision=ThresholdRevision(threshold) if threshold > 0 else NoRevision(),
         guidance=Guidance(settings.get("guidance_scale", 0.0), settings.get("cfg_interval", (0, 1))),
-        draw="argmax",
+        argmax=True,
         final="release",
     )
     seeds = generators(*range(len(prompt)))
@@ -110,7 +111,7 @@ def test_tokens(denoiser, prompt, case, monkeypatch):
         calls.append((tensors, options, sample_tokens(*tensors, **options)))
         return calls[-1][-1]
 
-    monkeypatch.setattr("smalti.sampling.sampler.sample_tokens", remembered)
+    monkeypatch.setattr("smalti.sampling.predictor.sample_tokens", remembered)
     settings, steps = run_case(denoiser, prompt, case)
     assert torch.equal(steps[-1].tokens.flatten(1), EXPECTED[f"tokens_{case}"].long())
     assert sum(int(step.edited.sum()) for step in steps) == settings["total_edited"]
@@ -129,7 +130,7 @@ def test_tokens(denoiser, prompt, case, monkeypatch):
 
 def test_tokens_one_row_at_a_time(denoiser, prompt, monkeypatch):
     one = functools.partial(sample_tokens, chunk_rows=1)
-    monkeypatch.setattr("smalti.sampling.sampler.sample_tokens", one)
+    monkeypatch.setattr("smalti.sampling.predictor.sample_tokens", one)
     _, steps = run_case(denoiser, prompt, "1step")
     assert torch.equal(steps[-1].tokens.flatten(1), EXPECTED["tokens_1step"].long())
 

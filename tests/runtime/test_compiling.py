@@ -81,7 +81,7 @@ def test_what_it_goes_with(variant, every, monkeypatch):
     denoiser = tiny_denoiser(**variant)
     prompt = tiny_prompts(denoiser, TEXTS[::2])
     sampler = Sampler(
-        steps=6, guidance=Guidance(2.0, (0.3, 0.6)), draw="argmax", prompt_every=every, guidance_batched=False
+        steps=6, guidance=Guidance(2.0, (0.3, 0.6)), argmax=True, prompt_every=every, guidance_batched=False
     )
 
     def tokens():
@@ -178,7 +178,7 @@ def test_without_a_compiler(folder, tmp_path, monkeypatch, capsys):
     import torch._inductor.config
 
     read = []
-    monkeypatch.setattr("smalti.loading.load_denoiser", lambda *_, **__: read.append(1))
+    monkeypatch.setattr("smalti.storage.loading.load_denoiser", lambda *_, **__: read.append(1))
     line = ["generate", "a cat", "-o", str(tmp_path / "a.png"), "--model", str(folder), "--compile"]
     with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
         assert main(line) == 2

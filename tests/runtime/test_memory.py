@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import smalti
-import smalti.loading
 import smalti.runtime.memory
+import smalti.storage.loading
 from smalti.errors import SmaltiError
 from smalti.runtime.memory import Mode, ModelSize, need, parse_memory, working_bytes
 from smalti.runtime.modes import cards, choose, modes, table
@@ -251,7 +251,7 @@ class TestLoading:
         size = ModelSize.of(inspect(folder))
         ways = list(modes(size, dtype="float32", streams=False))
         tight = next(mode for mode in ways if not mode.guidance_batched and mode.quantize is None)
-        monkeypatch.setattr(smalti.loading, "choose", lambda *arguments, **options: tight)
+        monkeypatch.setattr(smalti.storage.loading, "choose", lambda *arguments, **options: tight)
         pipe = smalti.load(folder, memory="1GB", dtype="float32")
         assert pipe.mode == tight and isinstance(pipe.denoiser.gen_embedding, MappedEmbedding)
         assert pipe.image_tokenizer.quant_conv.weight.dtype == torch.bfloat16
@@ -263,7 +263,7 @@ class TestLoading:
 
     def test_too_small_before_anything_is_read(self, tmp_path, monkeypatch):
         folder = write_release(tmp_path / "m", config=CUT, vq=CUT_VQ, vision_tower=(8, 8))
-        monkeypatch.setattr(smalti.loading, "load_denoiser", None)
+        monkeypatch.setattr(smalti.storage.loading, "load_denoiser", None)
         with pytest.raises(SmaltiError, match=r"memory must be at least .* for this model, not 1.0 MB"):
             smalti.load(folder, memory="1MB")
         with pytest.raises(SmaltiError, match="memory must be a size such as"):
@@ -273,10 +273,10 @@ class TestLoading:
         """Said before anything is loaded, with what would fit."""
         folder = write_release(tmp_path / "m")
         place = torch.device("cuda:0")
-        monkeypatch.setattr(smalti.loading, "find_device", lambda device: place)
-        monkeypatch.setattr(smalti.loading, "load_denoiser", None)
-        monkeypatch.setattr(smalti.loading, "host_bytes", lambda: 20 * GB)
-        monkeypatch.setattr(smalti.loading, "free_bytes", lambda device: int(15.6 * GB))
+        monkeypatch.setattr(smalti.storage.loading, "find_device", lambda device: place)
+        monkeypatch.setattr(smalti.storage.loading, "load_denoiser", None)
+        monkeypatch.setattr(smalti.storage.loading, "host_bytes", lambda: 20 * GB)
+        monkeypatch.setattr(smalti.storage.loading, "free_bytes", lambda device: int(15.6 * GB))
         with pytest.raises(SmaltiError) as caught:
             smalti.load(folder, device="cuda")
         message = str(caught.value)
@@ -284,13 +284,13 @@ class TestLoading:
             "device cuda:0 has 15.6 GB of memory free, and the model needs 21.1 GB (computed)"
         )
         assert "memory='15.6GB' would load it with int8 layers" in message and "\n" not in message
-        monkeypatch.setattr(smalti.loading, "free_bytes", lambda device: GB)
+        monkeypatch.setattr(smalti.storage.loading, "free_bytes", lambda device: GB)
         with pytest.raises(SmaltiError, match="memory must be at least"):
             smalti.load(folder, device="cuda")
         with pytest.raises(SmaltiError, match="memory must be at least"):
             smalti.load(folder, device="cuda", memory="24GB")
-        monkeypatch.setattr(smalti.loading, "free_bytes", lambda device: 80 * GB)
-        monkeypatch.setattr(smalti.loading, "host_bytes", lambda: 8 * GB)
+        monkeypatch.setattr(smalti.storage.loading, "free_bytes", lambda device: 80 * GB)
+        monkeypatch.setattr(smalti.storage.loading, "host_bytes", lambda: 8 * GB)
         with pytest.raises(
             SmaltiError, match=r"offload='layers' keeps 17.1 GB in the host's memory, which has 8.0 GB"
         ):

@@ -1,4 +1,4 @@
-"""Refinement: the last steps lay rare tokens again, and nothing else changes."""
+"""Refinement: the last steps sample rare tokens again, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from tiny import generators, tiny_denoiser, tiny_prompts
 
 from smalti.errors import SmaltiError
-from smalti.generation import make_sampler
-from smalti.sampling.adaptive import AdaptiveBudget
+from smalti.generation.build import make_sampler
+from smalti.generation.settings import GenerationSettings
+from smalti.sampling.budgets import AdaptiveBudget
 from smalti.sampling.orders import RandomOrder
-from smalti.sampling.refinement import Refinement, code_frequencies
-from smalti.sampling.revision import ThresholdEditing
+from smalti.sampling.refinement import NoRefinement, RareRefinement, code_frequencies
+from smalti.sampling.revision import ThresholdRevision
 from smalti.sampling.sampler import Sampler, sample
-from smalti.sampling.schedules import LinearTemperature
-from smalti.settings import GenerationSettings
+from smalti.sampling.temperatures import LinearTemperature
 
 TEXTS = ["a red circle", "two dogs", "a blue square left of a yellow star"]
-SAMPLER = Sampler(steps=8, order=RandomOrder(), refinement=Refinement(0.5, 1 / 64))
+SAMPLER = Sampler(steps=8, order=RandomOrder(), refinement=RareRefinement(0.5, 1 / 64))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_frequencies_are_what_the_model_expects_of_nothing(denoiser):
 def test_common_tokens_stay_and_rare_ones_are_laid_again(denoiser):
     """Up to refinement it is the drawing of so many steps; after it, what was common is still there."""
     steps = run(denoiser, SAMPLER)
-    drawn = run(denoiser, replace(SAMPLER, steps=4, refinement=None))[-1].tokens
+    drawn = run(denoiser, replace(SAMPLER, steps=4, refinement=NoRefinement()))[-1].tokens
     frequencies = code_frequencies(denoiser, tiny_prompts(denoiser, TEXTS), (4, 4))
     rare = (frequencies.gather(1, drawn.flatten(1)) < 1 / 64).view(drawn.shape)
     assert 0 < rare.sum() < rare.numel()
@@ -70,7 +70,7 @@ def test_common_tokens_stay_and_rare_ones_are_laid_again(denoiser):
 
 
 def test_a_picture_does_not_depend_on_its_batch(denoiser):
-    sampler = replace(SAMPLER, editing=ThresholdEditing(0.2), temperature_schedule=LinearTemperature())
+    sampler = replace(SAMPLER, revision=ThresholdRevision(0.2), temperature_schedule=LinearTemperature())
     together = run(denoiser, sampler)[-1].tokens
     for index, text in enumerate(TEXTS):
         alone = run(denoiser, sampler, [text], (index,))[-1].tokens
@@ -92,7 +92,7 @@ def test_what_must_stay_stays(denoiser):
 
 @pytest.mark.parametrize("frequency", [0.0, 1.0])
 def test_nothing_and_everything_may_be_rare(denoiser, frequency):
-    steps = run(denoiser, replace(SAMPLER, refinement=Refinement(0.5, frequency)))
+    steps = run(denoiser, replace(SAMPLER, refinement=RareRefinement(0.5, frequency)))
     assert steps[3].remasked.all() if frequency else not steps[3].remasked.any()
     assert (steps[-1].tokens < denoiser.config.codebook_size).all()
 
@@ -100,17 +100,17 @@ def test_nothing_and_everything_may_be_rare(denoiser, frequency):
 @settings(max_examples=50, deadline=None)
 @given(steps=st.integers(1, 64), share=st.floats(0, 1))
 def test_parts_add_up_and_one_step_fills(steps, share):
-    filling, refining = Sampler(steps=steps, refinement=Refinement(share)).parts()
+    filling, refining = Sampler(steps=steps, refinement=RareRefinement(share)).parts()
     assert filling >= 1 and refining >= 0 and filling + refining == steps
     assert refining == min(steps - 1, int(share * steps + 1e-9))
 
 
 def test_settings():
-    assert make_sampler(GenerationSettings()).refinement is None
-    wanted = GenerationSettings(refine_share=0.25, refine_frequency=0.01)
-    assert make_sampler(wanted).refinement == Refinement(0.25, 0.01)
-    assert make_sampler(wanted.replaced({"budget": "adaptive"})).refinement is None
-    with pytest.raises(SmaltiError, match="planned ahead"):
-        Sampler(budget=AdaptiveBudget(), refinement=Refinement())
-    with pytest.raises(SmaltiError, match="refine share"):
-        Refinement(1.5)
+    assert make_sampler(GenerationSettings()).refinement == NoRefinement()
+    wanted = GenerationSettings(refinement="rare:share=0.25,frequency=0.01")
+    assert make_sampler(wanted).refinement == RareRefinement(0.25, 0.01)
+    assert make_sampler(wanted.replaced(budget="adaptive")).refinement == NoRefinement()
+    with pytest.raises(SmaltiError, match="budget that is planned"):
+        Sampler(budget=AdaptiveBudget(), refinement=RareRefinement())
+    with pytest.raises(SmaltiError, match="share"):
+        RareRefinement(1.5)

@@ -80,7 +80,7 @@ def test_sampling_recomputes_when_asked(guidance, conditioning, monkeypatch):
 
     def tokens(**settings):
         shapes.clear()
-        sampler = Sampler(steps=6, guidance=guidance, draw="argmax", **settings)
+        sampler = Sampler(steps=6, guidance=guidance, argmax=True, **settings)
         return list(sample(denoiser, prompt, grid=(4, 4), sampler=sampler, generators=generators(1, 2, 3)))[
             -1
         ].tokens

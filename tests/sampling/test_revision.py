@@ -13,32 +13,31 @@ from hypothesis import strategies as st
 from tiny import GRID, TEXTS, generators, tiny_denoiser, tiny_prompts
 
 from smalti.errors import SmaltiError
-from smalti.generation import make_sampler
-from smalti.sampling.adaptive import AdaptiveBudget
+from smalti.generation.build import make_sampler
+from smalti.generation.settings import GenerationSettings
+from smalti.sampling.budgets import AdaptiveBudget, CosineBudget, ShiftBudget
 from smalti.sampling.guidance import Guidance
-from smalti.sampling.orders import ConfidenceOrder, HaltonOrder, HistoryOrder, RandomOrder, make_order
+from smalti.sampling.orders import ConfidenceOrder, HaltonOrder, HistoryOrder, RandomOrder
 from smalti.sampling.ranking import first_among, places
 from smalti.sampling.revision import (
-    NoEditing,
-    RunningConfidenceEditing,
-    ThresholdEditing,
-    TokenToMaskEditing,
+    NoRevision,
+    RunningConfidenceRevision,
+    ThresholdRevision,
+    TokenToMaskRevision,
 )
 from smalti.sampling.sampler import Sampler, sample
-from smalti.sampling.schedules import CosineBudget, LinearTemperature, ShiftBudget
 from smalti.sampling.view import StepView
-from smalti.settings import GenerationSettings
 
 EDITINGS = [
-    NoEditing(),
-    ThresholdEditing(0.2),
-    TokenToMaskEditing(0.3, 0.25),
-    RunningConfidenceEditing(),
-    RunningConfidenceEditing(0.4),
+    NoRevision(),
+    ThresholdRevision(0.2),
+    TokenToMaskRevision(0.3, 0.25),
+    RunningConfidenceRevision(),
+    RunningConfidenceRevision(0.4),
 ]
 REMASKING = EDITINGS[2:]
 BUDGETS = [ShiftBudget(3.0), CosineBudget(), AdaptiveBudget(0.3, 0.0, 0.3), AdaptiveBudget(0.6, 0.1, 1.0)]
-ORDERS = [ConfidenceOrder(), HistoryOrder(3), HistoryOrder(4, 1.0, LinearTemperature()), HaltonOrder()]
+ORDERS = [ConfidenceOrder(), HistoryOrder(3), HistoryOrder(4, 1.0, "linear"), HaltonOrder()]
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +120,7 @@ class TestLoop:
     def test_any_composition_keeps_its_promises(
         self, denoiser, steps, seed, editing, order, budget, started, final
     ):
-        sampler = Sampler(steps=steps, editing=editing, order=order, budget=budget, final=final)
+        sampler = Sampler(steps=steps, revision=editing, order=order, budget=budget, final=final)
         mask, everywhere = denoiser.config.mask_code, torch.ones(2, *GRID, dtype=torch.bool)
         before, editable = torch.full((2, *GRID), mask), everywhere
         options = {}
@@ -160,7 +159,7 @@ class TestLoop:
 
     @pytest.mark.parametrize("editing", REMASKING)
     def test_what_is_masked_again_is_filled_again(self, denoiser, editing):
-        taken = run(denoiser, Sampler(steps=8, editing=editing), TEXTS, range(4), (8, 8))
+        taken = run(denoiser, Sampler(steps=8, revision=editing), TEXTS, range(4), (8, 8))
         revealed, remasked = (
             sum(getattr(step, name).long() for step in taken) for name in ("revealed", "remasked")
         )
@@ -172,7 +171,7 @@ class TestLoop:
     @pytest.mark.parametrize("budget", [BUDGETS[1], AdaptiveBudget(0.35, 0.0, 0.2)])
     def test_an_image_does_not_depend_on_its_batch(self, editing, order, budget):
         denoiser = tiny_denoiser(image_positions="axial")
-        sampler = Sampler(steps=9, order=order, budget=budget, guidance=Guidance(1.0), editing=editing)
+        sampler = Sampler(steps=9, order=order, budget=budget, guidance=Guidance(1.0), revision=editing)
         together = run(denoiser, sampler, TEXTS, range(4), (8, 8))
         again = run(denoiser, sampler, TEXTS, range(4), (8, 8))
         assert all(torch.equal(one.tokens, two.tokens) for one, two in zip(together, again, strict=True))
@@ -201,7 +200,7 @@ class TestLoop:
         sampler = Sampler(
             steps=8,
             budget=AdaptiveBudget(1.0),
-            editing=ThresholdEditing(0.01),
+            revision=ThresholdRevision(0.01),
             prompt_every=prompt_every,
         )
         taken = run(denoiser, sampler, TEXTS[:3], range(3), tokens=start)
@@ -238,7 +237,7 @@ class TestWhatRulesAreTold:
         """Against a plain account, position by position, of what happened to each token."""
         watched = Watched(editing)
         tokens, editable = start_grid(denoiser, seed) if started else (None, None)
-        sampler = Sampler(steps=steps, editing=watched, order=order)
+        sampler = Sampler(steps=steps, revision=watched, order=order)
         taken = run(denoiser, sampler, TEXTS[:2], (seed, seed + 1), tokens=tokens, editable=editable)
         assert len(watched.views) == len(taken) == steps
         account = [[0.0] * 16 for _ in range(2)]
@@ -266,8 +265,8 @@ class TestWhatRulesAreTold:
 
     def test_current_probabilities_are_the_models(self, denoiser):
         """At the second step, from the first one's tokens."""
-        watched = Watched(RunningConfidenceEditing())
-        taken = run(denoiser, Sampler(steps=3, editing=watched))
+        watched = Watched(RunningConfidenceRevision())
+        taken = run(denoiser, Sampler(steps=3, revision=watched))
         with torch.inference_mode():
             logits = denoiser(taken[0].tokens, tiny_prompts(denoiser, TEXTS[:1]))[0] @ denoiser.head.T
         view = watched.views[1]
@@ -301,7 +300,7 @@ class TestRules:
             visible=torch.tensor([[n in shown for n in range(len(p))]]),
             remaining=torch.tensor([left]),
         )
-        rule = TokenToMaskEditing(threshold, share)
+        rule = TokenToMaskRevision(threshold, share)
         doubtful = [n for n in shown if bool(current[0, n] < threshold)]
         doubtful.sort(key=lambda n: (float(current[0, n]), n))
         limit = min(int((share * torch.tensor(len(shown))).ceil()), left)
@@ -326,13 +325,13 @@ class TestRules:
         )
         best = sorted(range(len(p)), key=lambda n: (-float(score[0, n]), n not in shown, n))
         lost = [n for n in best[len(p) - left :] if n in shown and bool(score[0, n] < threshold)]
-        rule = RunningConfidenceEditing(threshold)
+        rule = RunningConfidenceRevision(threshold)
         assert rule.remasks(view)[0].nonzero()[:, 0].tolist() == sorted(lost)
 
     def test_with_the_confidence_order_the_winners_are_visible(self, denoiser):
         """After every step those positions are visible that had the highest confidence or candidate's probability."""
-        watched = Watched(RunningConfidenceEditing())
-        taken = run(denoiser, Sampler(steps=8, editing=watched), TEXTS, range(4), (8, 8))
+        watched = Watched(RunningConfidenceRevision())
+        taken = run(denoiser, Sampler(steps=8, revision=watched), TEXTS, range(4), (8, 8))
         moved = 0
         for view, step in zip(watched.views, taken, strict=True):
             score = torch.where(view.visible, view.confidence, view.probability)
@@ -363,14 +362,11 @@ class TestRules:
         torch.testing.assert_close(found, torch.tensor(expected).log(), atol=1e-5, rtol=1e-5)
 
     def test_a_history_of_one_step_is_the_confidence_order(self, denoiser):
-        schedule = LinearTemperature()
         ends = [
             run(denoiser, Sampler(steps=5, order=order))[-1].tokens
-            for order in (ConfidenceOrder(1.5, schedule), HistoryOrder(1, 1.5, schedule))
+            for order in (ConfidenceOrder(1.5, "linear"), HistoryOrder(1, 1.5, "linear"))
         ]
         assert torch.equal(*ends)
-        assert make_order("history", 0.5, schedule) == HistoryOrder(4, 0.5, schedule)
-        assert make_order("history") == HistoryOrder()
 
     @settings(max_examples=80, deadline=None)
     @given(
@@ -389,7 +385,7 @@ class TestRules:
         floor, ceiling = sorted(shares)
         budget = AdaptiveBudget(threshold, floor, ceiling)
         sure = hidden & (probability > threshold)
-        assert torch.equal(budget.sure(view), sure)
+        assert torch.equal(budget.first(view), sure)
         count = min(max(int(sure.sum()), round(floor * len(p)), 1), max(round(ceiling * len(p)), 1))
         left = int(hidden.sum())
         assert budget.remaining(view).tolist() == [min(max(left - count, 0), planned)]
@@ -397,12 +393,12 @@ class TestRules:
     @pytest.mark.parametrize(("threshold", "kind"), [(0.1, "more are sure"), (0.4, "fewer are sure")])
     def test_adaptive_takes_the_sure_ones_first_then_the_order(self, denoiser, threshold, kind):
         budget, order, kinds = AdaptiveBudget(threshold, 0.0, 0.1), HaltonOrder(), set()
-        watched = Watched(NoEditing())
-        sampler = Sampler(steps=12, budget=budget, order=order, editing=watched)
+        watched = Watched(NoRevision())
+        sampler = Sampler(steps=12, budget=budget, order=order, revision=watched)
         taken = run(denoiser, sampler, TEXTS, range(4), (8, 8))
         for view, step in zip(watched.views, taken, strict=True):
             revealed = step.revealed.flatten(1)
-            sure, priority = budget.sure(view), order.priority(view)
+            sure, priority = budget.first(view), order.priority(view)
             for image in range(4):
                 count, number = int(revealed[image].sum()), int(sure[image].sum())
                 masked = view.masked[image].nonzero()[:, 0].tolist()
@@ -445,14 +441,14 @@ class TestRules:
     @pytest.mark.parametrize(
         ("rule", "arguments", "message"),
         [
-            (TokenToMaskEditing, (0,), "edit threshold must be a finite number above 0"),
-            (TokenToMaskEditing, (0.1, 1.5), "edit share must be"),
-            (RunningConfidenceEditing, (math.nan,), "edit threshold must be"),
-            (HistoryOrder, (0,), "order window must be a whole number of at least 1"),
-            (HistoryOrder, (2, -1.0), "order temperature must be"),
-            (AdaptiveBudget, (1.5,), "adaptive threshold must be"),
-            (AdaptiveBudget, (0.9, -0.1), "floor of the adaptive range must be"),
-            (AdaptiveBudget, (0.9, 0.5, 0.4), "ceiling of the adaptive range must be .* of at least 0.5"),
+            (TokenToMaskRevision, (0,), "threshold must be a finite number above 0"),
+            (TokenToMaskRevision, (0.1, 1.5), "share must be"),
+            (RunningConfidenceRevision, (math.nan,), "threshold must be"),
+            (HistoryOrder, (0,), "window must be a whole number of at least 1"),
+            (HistoryOrder, (2, -1.0), "temperature must be"),
+            (AdaptiveBudget, (1.5,), "threshold must be"),
+            (AdaptiveBudget, (0.9, -0.1), "floor must be"),
+            (AdaptiveBudget, (0.9, 0.5, 0.4), "ceiling must be .* of at least 0.5"),
         ],
     )
     def test_bad_values_are_named(self, rule, arguments, message):
@@ -460,30 +456,21 @@ class TestRules:
             rule(*arguments)
 
 
-class TestSettings:
-    def test_names_stand_for_rules(self):
-        def editing(**changes):
-            return make_sampler(GenerationSettings(**changes)).editing
+def test_strings_stand_for_rules():
+    def made(**changes):
+        return make_sampler(GenerationSettings(**changes))
 
-        assert editing() == NoEditing() == editing(edit_rule="running_confidence", edit_threshold=0)
-        assert editing(edit_threshold=0.4) == ThresholdEditing(0.4)
-        assert editing(edit_rule="token_to_mask") == TokenToMaskEditing()
-        assert editing(edit_rule="token_to_mask", edit_threshold=0.2) == TokenToMaskEditing(0.2)
-        assert editing(edit_rule="running_confidence") == RunningConfidenceEditing()
-        adaptive = GenerationSettings(budget="adaptive", adaptive_threshold=0.7, adaptive_range=(0.1, 0.5))
-        assert make_sampler(adaptive).budget == AdaptiveBudget(0.7, 0.1, 0.5)
-        assert make_sampler(GenerationSettings(budget="adaptive")).budget == AdaptiveBudget()
-        assert make_sampler(GenerationSettings(order="history")).order == HistoryOrder()
-
-    def test_another_rule_starts_from_its_own_threshold(self):
-        own = GenerationSettings(edit_threshold=0.3)
-        assert own.replaced({"edit_rule": "threshold"}).edit_threshold == 0.3
-        assert own.replaced({"edit_rule": "token_to_mask"}).edit_threshold == 0.1
-        assert own.replaced({"edit_rule": "token_to_mask", "edit_threshold": 0.2}).edit_threshold == 0.2
-        changed = own.replaced({"edit_rule": "running_confidence"})
-        assert (
-            changed.edit_threshold == 1.0 and changed.replaced({"edit_rule": "threshold"}).edit_threshold == 0
-        )
+    assert made().revision == NoRevision() == made(revision="none").revision
+    assert made(revision="threshold:0.4").revision == ThresholdRevision(0.4)
+    assert made(revision="token_to_mask").revision == TokenToMaskRevision()
+    assert made(revision="token_to_mask:share=0.3,threshold=0.2").revision == TokenToMaskRevision(0.2, 0.3)
+    assert made(revision="running_confidence").revision == RunningConfidenceRevision()
+    adaptive = made(budget="adaptive:threshold=0.7,floor=0.1,ceiling=0.5")
+    assert adaptive.budget == AdaptiveBudget(0.7, 0.1, 0.5)
+    assert made(budget="adaptive").budget == AdaptiveBudget()
+    assert made(order="history:window=8").order == HistoryOrder(8)
+    shifted = made(order="history:temperature=1,schedule=shift:5").order
+    assert shifted == HistoryOrder(temperature=1.0, schedule="shift:5")
 
 
 def test_the_lower_the_adaptive_threshold_the_fewer_the_passes(denoiser):

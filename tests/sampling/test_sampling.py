@@ -11,37 +11,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import GRID, TEXTS, generators, tiny_denoiser, tiny_prompts
 
+from smalti.common.low_discrepancy import halton_order, stratified_order
 from smalti.errors import SmaltiError
 from smalti.model.prompt import PromptBatch
 from smalti.ops.sample import sample_tokens
+from smalti.sampling.budgets import CosineBudget, LinearBudget, ShiftBudget
 from smalti.sampling.guidance import Guidance
-from smalti.sampling.orders import (
-    ConfidenceOrder,
-    DrawOrder,
-    HaltonOrder,
-    RandomOrder,
-    StratifiedOrder,
-    halton_order,
-    make_order,
-    stratified_order,
-)
-from smalti.sampling.refinement import Refinement
-from smalti.sampling.revision import NoEditing, ThresholdEditing
+from smalti.sampling.orders import ConfidenceOrder, DrawOrder, HaltonOrder, RandomOrder, StratifiedOrder
+from smalti.sampling.predictor import Draw
+from smalti.sampling.refinement import RareRefinement
+from smalti.sampling.revision import NoRevision, ThresholdRevision
 from smalti.sampling.sampler import Sampler, sample
-from smalti.sampling.schedules import (
-    CosineBudget,
+from smalti.sampling.temperatures import (
+    ConstantTemperature,
     CosineTemperature,
     ExponentialTemperature,
-    LinearBudget,
     LinearTemperature,
-    ShiftBudget,
     ShiftTemperature,
 )
 from smalti.sampling.view import StepView
 
 ORDERS = [
     ConfidenceOrder(),
-    ConfidenceOrder(2.0, LinearTemperature()),
+    ConfidenceOrder(2.0, "linear"),
     DrawOrder(0.1),
     StratifiedOrder(),
     HaltonOrder(),
@@ -163,7 +155,7 @@ class TestOrders:
         first = ConfidenceOrder(1.0).priority(view).argmax(dim=1)
         torch.testing.assert_close(first.bincount() / 100_000, p, atol=0.01, rtol=0)
         last = dataclasses.replace(view, index=3)
-        cold = ConfidenceOrder(1.0, LinearTemperature()).priority(last).argmax(dim=1)
+        cold = ConfidenceOrder(1.0, "linear").priority(last).argmax(dim=1)
         assert float((cold == 0).float().mean()) > 0.999
 
     def test_priorities_are_finite_at_the_ends(self):
@@ -172,22 +164,13 @@ class TestOrders:
         for order in (ConfidenceOrder(1.0), DrawOrder(1e-5), RandomOrder(), HaltonOrder()):
             assert bool(order.priority(self.view(p, noise)).isfinite().all())
 
-    def test_names(self):
-        assert make_order("confidence") == ConfidenceOrder(0.0)
-        schedule = CosineTemperature()
-        assert make_order("confidence", 1.5, schedule) == ConfidenceOrder(1.5, schedule)
-        assert make_order("draw", 0.5) == DrawOrder(0.5)
-        assert [make_order(name) for name in ("stratified", "halton", "random")] == [
-            StratifiedOrder(),
-            HaltonOrder(),
-            RandomOrder(),
-        ]
-        with pytest.raises(SmaltiError, match="order must be confidence, draw, .* not 'spiral'"):
-            make_order("spiral")
-        with pytest.raises(SmaltiError, match="schedule goes with the order 'confidence'"):
-            make_order("halton", schedule=schedule)
-        with pytest.raises(SmaltiError, match="order temperature must be"):
-            make_order("confidence", -1.0)
+    @pytest.mark.parametrize("temperature", [-1.0, math.inf, "hot"])
+    def test_bad_temperatures_are_named(self, temperature):
+        for order in (ConfidenceOrder, DrawOrder):
+            with pytest.raises(SmaltiError, match="temperature must be"):
+                order(temperature)
+        with pytest.raises(SmaltiError, match="schedule must be 'constant' or"):
+            ConfidenceOrder(1.0, "boiling")
 
     @pytest.mark.parametrize("grid", [(6, 6), (4, 8)])
     def test_stratified_says_which_grids_it_takes(self, denoiser, grid):
@@ -226,7 +209,7 @@ class TestGuidance:
         assert sizes == [2, 2, 1, 1]
 
     def test_it_combines_the_logits(self, denoiser):
-        step = run(denoiser, Sampler(steps=1, guidance=Guidance(1.5), draw="argmax"))[0]
+        step = run(denoiser, Sampler(steps=1, guidance=Guidance(1.5), argmax=True))[0]
         prompt = tiny_prompts(denoiser, TEXTS[:1])
         masks = torch.full((1, *GRID), denoiser.config.mask_code)
         with torch.inference_mode():
@@ -240,7 +223,7 @@ class TestLoop:
     @pytest.mark.parametrize("order", ORDERS)
     @pytest.mark.parametrize("draw", ["sample", "argmax"])
     def test_every_position_is_revealed_once_and_stays(self, denoiser, order, draw):
-        sampler = Sampler(steps=5, order=order, draw=draw, guidance=Guidance(1.0))
+        sampler = Sampler(steps=5, order=order, argmax=draw == "argmax", guidance=Guidance(1.0))
         steps = run(denoiser, sampler, TEXTS, range(4))
         counts = sampler.budget.counts(16, 5)
         mask = denoiser.config.mask_code
@@ -261,7 +244,11 @@ class TestLoop:
     def test_an_image_does_not_depend_on_its_batch(self, order, conditioning):
         denoiser = tiny_denoiser(conditioning=conditioning, image_positions="axial")
         sampler = Sampler(
-            steps=6, order=order, guidance=Guidance(2.0, (0, 0.7)), editing=ThresholdEditing(0.3), top_p=0.95
+            steps=6,
+            order=order,
+            guidance=Guidance(2.0, (0, 0.7)),
+            revision=ThresholdRevision(0.3),
+            draw=Draw(top_p=0.95),
         )
         together = run(denoiser, sampler, TEXTS, range(4), (8, 8))
         turned = run(denoiser, sampler, TEXTS[::-1], range(3, -1, -1), (8, 8))
@@ -304,7 +291,7 @@ class TestLoop:
         assert [int(step.revealed.sum()) for step in steps] == [1] * 16
 
     @pytest.mark.parametrize("order", [StratifiedOrder(), HaltonOrder(), RandomOrder()])
-    @pytest.mark.parametrize("editing", [NoEditing(), ThresholdEditing(0.05)])
+    @pytest.mark.parametrize("editing", [NoRevision(), ThresholdRevision(0.05)])
     def test_what_is_known_beforehand_is_not_asked_for(self, denoiser, monkeypatch, order, editing):
         """An order that needs nothing of a pass gives the same grids from fewer rows of the head."""
         rows = []
@@ -313,10 +300,14 @@ class TestLoop:
             rows.append(len(hidden))
             return sample_tokens(hidden, *arguments, **options)
 
-        monkeypatch.setattr("smalti.sampling.sampler.sample_tokens", counted)
-        sighted = type("Sighted", (type(order),), {"blind": False})()
+        monkeypatch.setattr("smalti.sampling.predictor.sample_tokens", counted)
+        sighted = type("Sighted", (type(order),), {"fixed": False})()
         sampler = Sampler(
-            steps=5, order=order, editing=editing, guidance=Guidance(1.0), refinement=Refinement(0.4, 0.02)
+            steps=5,
+            order=order,
+            revision=editing,
+            guidance=Guidance(1.0),
+            refinement=RareRefinement(0.4, 0.02),
         )
         start = torch.full((4, *GRID), denoiser.config.mask_code)
         start[1, 1:], start[2, 0, 0] = 5, 7
@@ -328,6 +319,41 @@ class TestLoop:
         assert sum(few_rows) < sum(rows)
         if not editing.enabled:
             assert few_rows == [int(step.revealed.sum()) for step in few]
+
+    @pytest.mark.parametrize("order", [ConfidenceOrder(), HaltonOrder()])
+    def test_a_preview_knows_every_masked_position_and_changes_nothing(self, denoiser, order):
+        sampler = Sampler(steps=5, order=order, revision=ThresholdRevision(0.2))
+        plain = run(denoiser, sampler, TEXTS, range(4))
+        shown = run(denoiser, sampler, TEXTS, range(4), preview=True)
+        for step, other in zip(plain, shown, strict=True):
+            assert torch.equal(step.tokens, other.tokens)
+            assert bool((other.candidate < denoiser.config.codebook_size).all())
+            assert torch.equal(other.candidate[other.revealed], other.tokens[other.revealed])
+
+    def test_a_negative_prompt_takes_the_place_of_the_empty_one(self, denoiser):
+        prompt = tiny_prompts(denoiser, TEXTS)
+        sampler = Sampler(steps=4, guidance=Guidance(2.0))
+
+        def last(negative, guided=sampler):
+            return list(
+                sample(
+                    denoiser,
+                    prompt,
+                    grid=GRID,
+                    sampler=guided,
+                    generators=generators(*range(4)),
+                    negative=negative,
+                )
+            )[-1].tokens
+
+        assert torch.equal(last(None), last(prompt.unconditional()))
+        negative = tiny_prompts(denoiser, TEXTS[::-1])
+        assert not torch.equal(last(None), last(negative))
+        # Of another length it is another pass; in two passes it is the same.
+        apart = dataclasses.replace(sampler, guidance_batched=False)
+        assert torch.equal(last(negative), last(negative, apart))
+        # The prompt as its own negative prompt is no guidance.
+        assert torch.equal(last(prompt), last(None, dataclasses.replace(sampler, guidance=Guidance(0.0))))
 
     def test_stopping_early_costs_no_more_passes(self, denoiser):
         calls = []
@@ -357,7 +383,7 @@ class TestLoop:
         budget=st.sampled_from([ShiftBudget(3.0), CosineBudget(), LinearBudget()]),
         threshold=st.sampled_from([None, 0.05, 1.0]),
         top_k=st.sampled_from([None, 1, 7]),
-        schedule=st.sampled_from([None, LinearTemperature()]),
+        schedule=st.sampled_from([ConstantTemperature(), LinearTemperature()]),
         final=st.sampled_from(["grid", "release"]),
     )
     def test_any_composition_fills_the_grid(
@@ -367,8 +393,8 @@ class TestLoop:
             steps=steps,
             budget=budget,
             order=order,
-            editing=NoEditing() if threshold is None else ThresholdEditing(threshold),
-            top_k=top_k,
+            revision=NoRevision() if threshold is None else ThresholdRevision(threshold),
+            draw=Draw(top_k=top_k),
             temperature_schedule=schedule,
             final=final,
         )
@@ -378,7 +404,7 @@ class TestLoop:
 
 class TestEditing:
     def test_only_visible_tokens_with_a_surer_other_candidate_change(self, denoiser):
-        sampler = Sampler(steps=6, editing=ThresholdEditing(0.2))
+        sampler = Sampler(steps=6, revision=ThresholdRevision(0.2))
         steps = run(denoiser, sampler, TEXTS, range(4))
         visible = torch.zeros(4, *GRID, dtype=torch.bool)
         before = torch.full((4, *GRID), denoiser.config.mask_code)
@@ -393,7 +419,7 @@ class TestEditing:
         assert edits > 0
 
     def test_the_releases_end_takes_the_last_candidate_everywhere(self, denoiser):
-        grid = Sampler(steps=6, editing=ThresholdEditing(0.9), draw="argmax")
+        grid = Sampler(steps=6, revision=ThresholdRevision(0.9), argmax=True)
         release = dataclasses.replace(grid, final="release")
         kept, last = run(denoiser, grid)[-1], run(denoiser, release)[-1]
         with torch.inference_mode():
@@ -410,8 +436,8 @@ class TestEditing:
 
     @pytest.mark.parametrize("threshold", [0, -0.5, 1.5, math.nan, math.inf, "0.6", None])
     def test_bad_thresholds_are_named(self, threshold):
-        with pytest.raises(SmaltiError, match="edit threshold must be a finite number above 0 and at most 1"):
-            ThresholdEditing(threshold)
+        with pytest.raises(SmaltiError, match="threshold must be a finite number above 0 and at most 1"):
+            ThresholdRevision(threshold)
 
 
 class TestStartGrids:
@@ -440,7 +466,7 @@ class TestStartGrids:
         editable = torch.ones(2, *GRID, dtype=torch.bool)
         editable[:, 0] = False
         for final in ("grid", "release"):
-            sampler = Sampler(steps=3, editing=ThresholdEditing(0.01), final=final)
+            sampler = Sampler(steps=3, revision=ThresholdRevision(0.01), final=final)
             steps = run(denoiser, sampler, TEXTS[:2], (0, 1), tokens=start, editable=editable)
             assert sum(int(step.edited.sum()) for step in steps) > 0
             assert torch.equal(steps[-1].tokens[:, 0], start[:, 0])
@@ -462,17 +488,25 @@ class TestBadInput:
         [
             ({"steps": 0}, "steps must be a whole number of at least 1, not 0"),
             ({"steps": 1.5}, "steps must be a whole number"),
-            ({"draw": "greedy"}, "draw must be 'sample' or 'argmax', not 'greedy'"),
             ({"final": "x0"}, "final must be 'grid' or 'release', not 'x0'"),
+        ],
+    )
+    def test_samplers(self, options, message):
+        with pytest.raises(SmaltiError, match=message):
+            Sampler(**options)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
             ({"temperature": -0.1}, "temperature must be"),
             ({"temperature": math.inf}, "temperature must be"),
             ({"top_k": 0}, "top_k must be"),
             ({"top_p": 0.0}, "top_p must be"),
         ],
     )
-    def test_samplers(self, options, message):
+    def test_draws(self, options, message):
         with pytest.raises(SmaltiError, match=message):
-            Sampler(**options)
+            Draw(**options)
 
     def test_it_is_raised_before_the_first_step(self, denoiser):
         with pytest.raises(SmaltiError, match="steps must be at most 16, the number of tokens, not 17"):
@@ -532,7 +566,7 @@ def test_guidance_in_two_passes_is_the_same(prompt_every):
         sampler = Sampler(
             steps=4,
             guidance=Guidance(2.0, (0.3, 1.0)),
-            editing=ThresholdEditing(0.2),
+            revision=ThresholdRevision(0.2),
             guidance_batched=batched,
             prompt_every=prompt_every,
         )

@@ -18,9 +18,9 @@ from safetensors import safe_open
 
 import smalti
 from smalti.errors import SmaltiError
-from smalti.loading import find_model
 from smalti.storage.hub import fetch, is_hub_id, remote_headers
 from smalti.storage.inspection import inspect
+from smalti.storage.loading import find_model
 
 REPO = "someone/a-model"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -142,7 +142,7 @@ def test_memory_beyond_the_weights(tmp_path, dtype):
     code = f"""
 import smalti, torch, sys
 from pathlib import Path
-import smalti.loading
+import smalti.storage.loading
 def peak(name):
     return int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0]) * 1024
 before = peak("VmRSS")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from smalti.errors import SmaltiError
-from smalti.loading import BUNDLED_MODEL
 from smalti.storage.folder import load_image_tokenizer
+from smalti.storage.loading import BUNDLED_MODEL
 from smalti.vq.config import VQConfig
 from smalti.vq.discriminator import PatchDiscriminator
 from smalti.vq.kmeans import kmeans, nearest

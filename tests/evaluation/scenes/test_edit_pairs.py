@@ -124,9 +124,7 @@ def test_backgrounds_have_their_names(name):
 def test_edits_of_a_model(tmp_path):
     pipe = smalti.load(write_tiny_model(tmp_path / "tiny"))
     for index, pair in enumerate(edit_pairs(5, seed=0)):
-        found = dict(
-            edit_by(pipe, pair, pipe.settings.replaced({"num_inference_steps": 2}), seed=index, size=64)
-        )
+        found = dict(edit_by(pipe, pair, pipe.settings.replaced(num_inference_steps=2), seed=index, size=64))
         assert list(found) == list(WAYS) and all(edited.tokens_kept for edited in found.values())
         before, after = pair.pictures(64)
         assert np.array_equal(found["true_mask"].region, changed_tokens(before, after, 8))
