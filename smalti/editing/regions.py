@@ -50,7 +50,8 @@ def losing_tokens(loss: torch.Tensor, *, threshold: float = 0.3, block: int = 2)
         largest = float(smoothed.max())
     if largest <= 0:
         raise NothingChosen(
-            "prompt takes belief from no token of the picture, so nothing was changed; choose with mask or share"
+            "prompt makes no token of the image less likely, so nothing was changed; choose with mask or share",
+            argument="prompt",
         )
     chosen = smoothed > threshold * largest if threshold < 1 else smoothed >= largest
     return _without_weak_groups(chosen, smoothed)

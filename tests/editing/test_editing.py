@@ -18,12 +18,14 @@ from tiny import tiny_denoiser, tiny_prompts
 
 import smalti
 from smalti import SmaltiError
-from smalti.common.images import save_png
+from smalti.common.images import save_image
 from smalti.editing.blending import blend, falloff
 from smalti.editing.canvas import Canvas, fit
+from smalti.editing.edit import start_edit
 from smalti.editing.kept import TEXT, find_kept
 from smalti.editing.picture import LARGEST_PIXELS, Picture, open_picture
 from smalti.editing.regions import NothingChosen, losing_tokens, most_losing, random_share, touched_tokens
+from smalti.editing.selection import Selection
 from smalti.generation.settings import GenerationSettings
 from smalti.reading.likelihood import (
     complementary_masks,
@@ -72,9 +74,9 @@ WAYS = {
 def test_tokens_that_are_not_chosen_stay_bit_for_bit(pipe, scene, way):
     """Whatever the sampler: editing of any kind happens inside the region only."""
     for changes in (
-        {"edit_threshold": 0.01},
-        {"edit_threshold": 0.01, "final": "release", "order": "random"},
-        {"edit_rule": "running_confidence", "budget": "adaptive"},
+        {"revision": "threshold:0.01"},
+        {"revision": "threshold:0.01", "final": "release", "order": "random"},
+        {"revision": "running_confidence", "budget": "adaptive"},
     ):
         chosen = pipe.settings.replaced(num_inference_steps=6, **changes)
         result = pipe.edit(scene, NEW, settings=chosen, seed=3, num_images_per_prompt=2, **WAYS[way])
@@ -89,7 +91,7 @@ def test_kept_pixels_are_the_pictures_own(pipe, scene):
     mask = np.zeros((8, 8), dtype=bool)
     mask[2:4, 2:4] = True
     result = pipe.edit(scene, NEW, mask=mask, seed=0, num_inference_steps=2)
-    edited, drawn = np.array(result.image), pipe.decode(result.tokens)[0].permute(1, 2, 0).numpy()
+    edited, drawn = np.array(result.image), pipe.components.decode(result.tokens)[0].permute(1, 2, 0).numpy()
     inside = np.zeros((64, 64), dtype=bool)
     inside[16:32, 16:32] = True
     far = np.ones((64, 64), dtype=bool)
@@ -159,20 +161,20 @@ def test_a_drawn_picture_brings_its_tokens_and_its_prompt(pipe):
     assert not torch.equal(
         pipe.edit(drawn.images[0], NEW, num_inference_steps=4).tokens_before, drawn.tokens[0]
     )
-    with pytest.raises(SmaltiError, match="image must be one picture, but the result holds 2"):
+    with pytest.raises(SmaltiError, match="image must be one image, but the result holds 2"):
         pipe.edit(pipe([OLD, NEW], num_inference_steps=1), NEW)
 
 
 def test_kept_tokens_hold_for_the_same_pixels_and_codebook_only(pipe, tmp_path):
     result = pipe.edit(noise(50, 70), NEW, strength=0.5, seed=0, num_inference_steps=2)
     text = result.kept().to_text(Picture(np.array(result.image)))
-    save_png(result.image, tmp_path / "a.png", {TEXT: text, "prompt": NEW})
+    save_image(result.image, tmp_path / "a.png", {TEXT: text, "prompt": NEW})
     found = find_kept(open_picture(tmp_path / "a.png"), pipe.image_tokenizer)
     assert torch.equal(found.tokens, result.tokens[0]) and found.canvas == result.canvas
     # Stored anew as another kind of file's pixels, they are still the same picture; one pixel changed, not.
     changed = np.array(result.image)
     changed[0, 0, 0] ^= 1
-    save_png(Image.fromarray(changed), tmp_path / "b.png", {TEXT: text})
+    save_image(Image.fromarray(changed), tmp_path / "b.png", {TEXT: text})
     assert find_kept(open_picture(tmp_path / "b.png"), pipe.image_tokenizer) is None
     with torch.no_grad():
         codes = pipe.image_tokenizer.quantize.embedding.weight
@@ -309,7 +311,7 @@ BAD_EDITS = {
     "grow must be four numbers": {"grow": (1, 2)},
     "grow must be a whole number of at least 0, not -1": {"grow": (-1, 0, 0, 0)},
     "grow must add at least one pixel": {"grow": (0, 0, 0, 0)},
-    "leave out mask and strength": {"grow": (64, 0, 0, 0), "strength": 0.5},
+    "grow excludes mask and strength": {"grow": (64, 0, 0, 0), "strength": 0.5},
     "height must be a multiple of 16 pixels, not 60": {"strength": 0.5, "height": 60},
     "prompt must not be empty": {"prompt": " ", "strength": 0.5},
     "prompt must be text": {"prompt": 3},
@@ -334,7 +336,7 @@ def test_bad_edits_are_named_in_one_line(pipe, scene, message):
 
 def test_files_that_are_no_pictures(pipe, tmp_path):
     (tmp_path / "a.png").write_text("no picture")
-    save_png(Image.fromarray(noise(64, 64)), tmp_path / "b.png")
+    save_image(Image.fromarray(noise(64, 64)), tmp_path / "b.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:2000])
     for name in ("a.png", "b.png", "."):
         with pytest.raises(SmaltiError, match="is not a picture that can be read"):
@@ -428,7 +430,7 @@ def test_the_threshold_takes_what_loses_and_leaves_specks():
     expected[4:, 4:] = True
     assert torch.equal(losing_tokens(loss, threshold=0.3), expected)
     assert torch.equal(losing_tokens(1000 * loss, threshold=0.3), expected)
-    with pytest.raises(NothingChosen, match="takes belief from no token"):
+    with pytest.raises(NothingChosen, match="makes no token of the image less likely"):
         losing_tokens(-loss)
     assert losing_tokens(loss, threshold=1).any()
 
@@ -542,3 +544,27 @@ def test_touched_tokens():
     mask = np.zeros((16, 24), dtype=bool)
     mask[7, 8] = True
     assert touched_tokens(mask, 8).tolist() == [[False, True, False], [False, False, False]]
+
+
+def test_an_edit_is_taken_step_by_step(pipe, scene):
+    """The region is known before the first step, and a caller may stop there."""
+    settings = pipe.settings.replaced(num_inference_steps=6)
+    whole = pipe.edit(scene, NEW, settings=settings, seed=3)
+    edit = start_edit(pipe.components, scene, NEW, Selection(), settings, seed=3)
+    assert torch.equal(edit.region, whole.region) and edit.seeds == [3]
+    calls = []
+    hook = pipe.denoiser.register_forward_pre_hook(lambda *event: calls.append(1))
+    steps = [next(edit), next(edit)]
+    hook.remove()
+    assert len(calls) == 2 and not bool(steps[1].revealed[0][~whole.region].any())
+    assert torch.equal(edit.output().tokens, whole.tokens)
+
+
+def test_a_negative_prompt_of_an_edit(pipe, scene):
+    settings = pipe.settings.replaced(num_inference_steps=6)
+    plain, negative = (
+        pipe.edit(scene, NEW, settings=settings, seed=3, strength=0.6, negative_prompt=text)
+        for text in (None, "a yellow star")
+    )
+    assert torch.equal(plain.region, negative.region) and not torch.equal(plain.tokens, negative.tokens)
+    assert (plain.negative_prompt, negative.negative_prompt) == (None, "a yellow star")
