@@ -36,7 +36,7 @@ def losing_tokens(loss: torch.Tensor, *, threshold: float = 0.3, block: int = 2)
     new one some tenths of a nat. Groups of neighbours that hold little of the loss are left out.
 
     Args:
-        loss: in nats, from `smalti.reading.likelihood.belief_loss`.
+        loss: in nats, from `smalti.reading.likelihood.likelihood_drop`.
         threshold: from 0 to 1.
         block: side of a block in tokens.
 

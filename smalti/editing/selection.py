@@ -14,7 +14,7 @@ from smalti.editing.regions import losing_tokens, most_losing, random_share, tou
 from smalti.editing.start import Work
 from smalti.errors import SmaltiError
 from smalti.model.prompt import PromptBatch
-from smalti.reading.likelihood import belief_loss, disbelief, glimpses
+from smalti.reading.likelihood import complementary_masks, likelihood_drop, negative_log_likelihood
 
 if TYPE_CHECKING:
     from smalti.pipeline import Pipeline
@@ -120,15 +120,15 @@ def choose(
     if selection.mask is not None:
         region = _masked(selection.mask, work, side)
     if selection.strength is not None:
-        sights = glimpses(*work.tokens.shape, block, _SIGHTS, torch.Generator().manual_seed(0))
-        believed = disbelief(pipeline.denoiser, prompt, work.tokens, sights, at_once=at_once)
+        sights = complementary_masks(*work.tokens.shape, block, _SIGHTS, torch.Generator().manual_seed(0))
+        believed = negative_log_likelihood(pipeline.denoiser, prompt, work.tokens, sights, at_once=at_once)
         draw = torch.Generator().manual_seed(_first_seed(seed))
         region = random_share(believed, selection.strength, draw, within=region, block=block)
         return Chosen(region, None, _SIGHTS)
     if region is not None:
         return Chosen(region, None, 0)
     passes = _passes(steps, work.tokens.numel() // block**2)
-    loss = belief_loss(pipeline.denoiser, prompt, reference, work.tokens, passes=passes, at_once=at_once)
+    loss = likelihood_drop(pipeline.denoiser, prompt, reference, work.tokens, passes=passes, at_once=at_once)
     if selection.share is not None:
         region = most_losing(loss, selection.share, block=block)
     elif selection.threshold is not None:
@@ -152,7 +152,7 @@ def _masked(mask: Any, work: Work, side: int) -> torch.Tensor:
 
 
 def _passes(steps: int, blocks: int) -> int:
-    """Passes with each prompt: so few that the choice takes no longer than the filling, and not 2 (`belief_loss`)."""
+    """Passes with each prompt: few, so that the choice takes no longer than the filling, and not 2."""
     count = min(_PASSES, steps // 2, 1 + blocks)
     return count if count >= 3 else 1
 

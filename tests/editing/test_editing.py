@@ -24,7 +24,12 @@ from smalti.editing.canvas import Canvas, fit
 from smalti.editing.kept import TEXT, find_kept
 from smalti.editing.picture import LARGEST_PIXELS, Picture, open_picture
 from smalti.editing.regions import NothingChosen, losing_tokens, most_losing, random_share, touched_tokens
-from smalti.reading.likelihood import belief_loss, disbelief, glimpses, log_probabilities
+from smalti.reading.likelihood import (
+    complementary_masks,
+    likelihood_drop,
+    log_probabilities,
+    negative_log_likelihood,
+)
 from smalti.settings import GenerationSettings
 
 NEW, OLD = "a green circle", "a red circle"
@@ -360,13 +365,13 @@ def test_large_pictures_are_refused_by_their_header(tmp_path, recwarn):
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 2]), st.integers(2, 9), st.integers(0, 99))
-def test_glimpses_show_every_token_once_in_whole_blocks(rows, columns, block, count, seed):
+def test_complementary_masks_show_every_token_once_in_whole_blocks(rows, columns, block, count, seed):
     generator = torch.Generator().manual_seed(seed)
     if rows * columns < count:
         with pytest.raises(SmaltiError, match="number of blocks"):
-            glimpses(rows * block, columns * block, block, count, generator)
+            complementary_masks(rows * block, columns * block, block, count, generator)
         return
-    hidden = glimpses(rows * block, columns * block, block, count, generator)
+    hidden = complementary_masks(rows * block, columns * block, block, count, generator)
     assert hidden.shape == (count, rows * block, columns * block)
     assert ((~hidden).sum(dim=0) == 1).all() and (~hidden).flatten(1).any(dim=1).all()
     first = hidden[:, ::block, ::block].repeat_interleave(block, 1).repeat_interleave(block, 2)
@@ -385,30 +390,30 @@ def test_log_probabilities_are_those_of_the_whole_distribution():
             expected = (vectors[0] @ denoiser.head.T).log_softmax(dim=1).gather(1, tokens.view(-1, 1))
         assert torch.allclose(values[sight], expected.view(6, 4)[sight], atol=1e-4)
         assert (values[~sight] == 0).all()
-    mean = disbelief(denoiser, prompt, tokens, hidden)
+    mean = negative_log_likelihood(denoiser, prompt, tokens, hidden)
     assert torch.allclose(mean, -found.sum(0) / hidden.sum(0).clamp_min(1), atol=1e-5)
 
 
-def test_belief_loss_compares_prompts():
+def test_likelihood_drop_compares_prompts():
     denoiser = tiny_denoiser(scale=4.0)
     new, old = (tiny_prompts(denoiser, [text], (6, 4)) for text in (NEW, OLD))
     tokens = torch.randint(0, 64, (6, 4), generator=torch.Generator().manual_seed(0))
     for passes in (1, 3, 5):
-        loss = belief_loss(denoiser, new, old, tokens, passes=passes)
+        loss = likelihood_drop(denoiser, new, old, tokens, passes=passes)
         assert loss.shape == (6, 4) and loss.abs().max() > 0.001
-        assert torch.allclose(belief_loss(denoiser, old, new, tokens, passes=passes), -loss, atol=1e-4)
-        assert (belief_loss(denoiser, new, new, tokens, passes=passes) == 0).all()
-        one_by_one = belief_loss(denoiser, new, old, tokens, passes=passes, at_once=1)
+        assert torch.allclose(likelihood_drop(denoiser, old, new, tokens, passes=passes), -loss, atol=1e-4)
+        assert (likelihood_drop(denoiser, new, new, tokens, passes=passes) == 0).all()
+        one_by_one = likelihood_drop(denoiser, new, old, tokens, passes=passes, at_once=1)
         assert torch.allclose(one_by_one, loss, atol=1e-4)
     everything = torch.ones(1, 6, 4, dtype=torch.bool)
     blind = [log_probabilities(denoiser, one, tokens, everything)[0] for one in (old, new)]
     expected = torch.logaddexp(blind[0], torch.tensor(1 / 16 / 64).log()) - torch.logaddexp(
         blind[1], torch.tensor(1 / 16 / 64).log()
     )
-    assert torch.allclose(belief_loss(denoiser, new, old, tokens, passes=1), expected, atol=1e-4)
+    assert torch.allclose(likelihood_drop(denoiser, new, old, tokens, passes=1), expected, atol=1e-4)
     for passes in (0, 2, 8):
         with pytest.raises(SmaltiError, match="passes|count"):
-            belief_loss(denoiser, new, old, tokens, passes=passes)
+            likelihood_drop(denoiser, new, old, tokens, passes=passes)
 
 
 def test_the_threshold_takes_what_loses_and_leaves_specks():
