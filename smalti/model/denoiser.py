@@ -186,7 +186,7 @@ class Denoiser(nn.Module):
             if start is None or prompt.padded:
                 raise SmaltiError("a prompt memory needs prompts of one length")
             if memory.layers:
-                return self._beside(image, prompt, rows, columns, memory)
+                return self._beside(image, prompt, start, rows, columns, memory)
             memory.layers += [LayerMemory(start, S) for _ in range(len(self.layers))]
         if start is not None:
             before, after = self._embed_around(prompt.ids, start, start + S)
@@ -203,13 +203,19 @@ class Denoiser(nn.Module):
         return self.norm(x)
 
     def _beside(
-        self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int, memory: PromptMemory
+        self,
+        image: torch.Tensor,
+        prompt: PromptBatch,
+        start: int,
+        rows: int,
+        columns: int,
+        memory: PromptMemory,
     ) -> torch.Tensor:
         """Run the backbone over the image alone, beside a prompt that is remembered; (B, S, D) → (B, S, D)."""
         # Positions are those that the image has in the whole sequence, whose length the tables are kept by.
         sequence = image.new_empty(1, 1, 1).expand(*prompt.ids.shape, 1)
-        tables = self._rotary(sequence, prompt.slot_start, prompt.common_start, rows, columns)
-        tables = tables.part(prompt.common_start, image.shape[1])
+        tables = self._rotary(sequence, prompt.slot_start, start, rows, columns)
+        tables = tables.part(start, image.shape[1])
         return self.norm(self.run_layers(image, tables, memory=memory))
 
     def _across(self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int) -> torch.Tensor:

@@ -25,8 +25,8 @@ class RotaryTables(NamedTuple):
 
     def part(self, start: int, length: int) -> RotaryTables:
         """The tables of `length` positions from `start` on."""
-        pieces = (table if table is None else table.narrow(-2, start, length) for table in self)
-        return RotaryTables(*pieces)
+        scale = None if self.query_scale is None else self.query_scale.narrow(-2, start, length)
+        return RotaryTables(self.cos.narrow(-2, start, length), self.sin.narrow(-2, start, length), scale)
 
 
 def inverse_frequencies(rope: RopeConfig, dim: int) -> tuple[torch.Tensor, float]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -70,7 +70,7 @@ class _GroupedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: Any,
         hidden: torch.Tensor,
         head_weight: torch.Tensor,
         targets: torch.Tensor,
@@ -131,9 +131,7 @@ class _GroupedCrossEntropy(torch.autograd.Function):
         return total, *details
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, total: torch.Tensor, *_: torch.Tensor
-    ) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, total: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden_grad, head_grad = ctx.saved_tensors
         # A graph that is not kept needs its gradients no more: scaling them in place saves a copy of the head.
         kept = _graph_is_kept()

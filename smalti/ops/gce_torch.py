@@ -78,7 +78,10 @@ def pass_in_place(
             *(tensor.split(max(size, 1)) for tensor in (logits, targets, row_weight)), strict=True
         )
     ]
-    return parts[0] if len(parts) == 1 else tuple(torch.cat(values) for values in zip(*parts, strict=True))
+    if len(parts) == 1:
+        return parts[0]
+    token_loss, group_loss, token_hit, group_hit, scale = map(torch.cat, zip(*parts, strict=True))
+    return token_loss, group_loss, token_hit, group_hit, scale
 
 
 def _pass_over_rows(

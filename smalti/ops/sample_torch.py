@@ -54,7 +54,7 @@ def choose_tokens(
         if uniform is not None and coldness == 1:
             chosen = _invert(p, uniform[part])
         probability[part] = p.gather(1, chosen)[:, 0]
-        if current is not None:
+        if current is not None and current_probability is not None:
             asked = current[part, None]
             known = (asked >= 0) & (asked < V)
             current_probability[part] = (p.gather(1, asked.where(known, 0)) * known)[:, 0]

@@ -9,6 +9,7 @@ the next call: guidance in two passes needs both.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -56,11 +57,16 @@ def compile_layers(denoiser: Denoiser) -> None:
     only. The weights must stay where they are from then on.
     """
     streamed = isinstance(denoiser.layers, StreamedLayers)
-    layers = denoiser.layers.on_device if streamed else denoiser.layers
-    for layer in [*layers, *getattr(denoiser, "text_layers", ())]:
+    layers = list(
+        denoiser.layers.on_device if isinstance(denoiser.layers, StreamedLayers) else denoiser.layers
+    )
+    if denoiser.config.conditioning == "cross_attention":
+        layers += denoiser.text_layers
+    for layer in layers:
         layer.compile(dynamic=True)
     if denoiser.head.is_cuda and not streamed:
-        denoiser.run_layers = Recorded(denoiser.run_layers, denoiser.head.device)
+        recorded = Recorded(denoiser.run_layers, denoiser.head.device)
+        denoiser.run_layers = recorded  # type: ignore[method-assign]  # the module's own attribute comes first
 
 
 class Recorded:
@@ -72,7 +78,9 @@ class Recorded:
     def __init__(self, run: Callable[..., torch.Tensor], device: torch.device) -> None:
         self._run, self._capture = run, _Capture(device)
         # By the shapes and dtypes of the inputs, the latest used last: inputs, result, and what computes it anew.
-        self._recordings: dict[tuple, tuple[list[torch.Tensor | None], torch.Tensor, Callable[[], None]]] = {}
+        self._recordings: dict[
+            tuple[Any, ...], tuple[list[torch.Tensor | None], torch.Tensor, Callable[[], None]]
+        ] = {}
 
     def __call__(
         self,
@@ -95,15 +103,17 @@ class Recorded:
                 del self._recordings[next(iter(self._recordings))]
             # Made under inference mode they could not be written to outside of it.
             with torch.inference_mode(False):
-                own = [None if one is None else one.clone() for one in given]
-            place, cos, sin, scale, *masks = own
+                place, cos, sin = x.clone(), tables.cos.clone(), tables.sin.clone()
+                rest = [None if one is None else one.clone() for one in given[3:]]
+            scale, *masks = rest
+            own = [place, cos, sin, *rest]
             named = dict(zip(("visible", "text", "text_visible"), masks, strict=True))
             result, replay = self._capture(lambda: self._run(place, RotaryTables(cos, sin, scale), **named))
             recording = own, result, replay
         self._recordings[key] = recording
         own, result, replay = recording
         for target, source in zip(own, given, strict=True):
-            if target is not None:
+            if target is not None and source is not None:
                 target.copy_(source)
         replay()
         return result.clone()

@@ -170,7 +170,7 @@ def need(size: ModelSize, mode: Mode, *, height: int | None = None, width: int |
     """What one picture with guidance needs; height and width in pixels, the model's own if None."""
     one = BYTES[mode.dtype]
     matrix = matrix_bytes(mode.quantize, mode.dtype)
-    resident = size.layers
+    resident: float = size.layers
     host = 0.0
     if mode.offload:
         in_slots = size.streamable * min(_SLOTS, size.layer_count) / size.layer_count

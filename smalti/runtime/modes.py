@@ -134,7 +134,7 @@ def table(size: ModelSize) -> list[dict[str, Any]]:
 
 def cards(size: ModelSize, sizes: tuple[int, ...] = (24, 16, 12, 8)) -> list[dict[str, Any]]:
     """What `memory=` would choose for GPUs of so many GB, for `smalti info`, from the first that needs savings on."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for count in sizes:
         try:
             mode = choose(size, count * 10**9, dtype="bfloat16", streams=True)

@@ -25,6 +25,9 @@ _LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max
 class RowLinear(nn.Module):
     """A linear layer with weights W[i, j] ≈ scale[i] · stored[i, j] in int8 or float8_e4m3fn, without bias."""
 
+    stored: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, stored: torch.Tensor, scale: torch.Tensor) -> None:
         """stored: (out, in) int8 or float8_e4m3fn; scale: (out,) float."""
         super().__init__()
@@ -50,6 +53,10 @@ class GroupLinear(nn.Module):
 
     g is the group of `in / groups` neighbours that j belongs to. Of each byte the low half is the even j's.
     """
+
+    stored: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor
 
     def __init__(self, stored: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> None:
         """stored: (out, in / 2) uint8; scale: (out, groups) float; zero: (out, groups) uint8."""

@@ -213,8 +213,8 @@ class _Repository:
                 "private needs hf auth login)"
             ) from error
         except Exception as error:  # what a network and its libraries can raise has no end
-            reason = str(error).strip().splitlines()
+            lines = str(error).strip().splitlines()
             raise SmaltiError(
                 f"{self.repo}{at}: {name} cannot be fetched from the Hugging Face hub: "
-                f"{reason[0] if reason else type(error).__name__}"
+                f"{lines[0] if lines else type(error).__name__}"
             ) from error

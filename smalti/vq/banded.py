@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,15 @@ from torch import nn
 from smalti.errors import SmaltiError
 from smalti.vq.autoencoder import Decoder, Encoder
 from smalti.vq.config import VQConfig
-from smalti.vq.layers import AttentionBlock, Downsample, ResnetBlock, Upsample, position_norm
+from smalti.vq.layers import (
+    AttentionBlock,
+    Downsample,
+    Level,
+    PositionNorm,
+    ResnetBlock,
+    Upsample,
+    position_norm,
+)
 
 # In the release's shape at 1024²: four rows of the finest map, at which convolutions already run at full speed, and all
 # inner maps but those of the finest level.
@@ -68,9 +77,9 @@ def decode_in_bands(
         SmaltiError: the dtype is not a floating one, or a number of bytes is below one.
     """
     plan = _Plan(torch.float32, band_bytes, keep_bytes)
-    finest, *deeper = decoder.up
+    finest, *deeper = cast(list[Level], list(decoder.up))
     layers = [*decoder.mid.layers(), *(layer for level in reversed(deeper) for layer in level.layers())]
-    steps = [(layer, plan) for layer in layers]
+    steps: list[tuple[nn.Module, _Plan]] = [(layer, plan) for layer in layers]
     steps += [(layer, replace(plan, dtype=dtype)) for layer in finest.layers()]
     x = _run(decoder, z, steps, plan)
     return (F.pixel_shuffle(x, decoder.patch_size) if decoder.patch_size > 1 else x).contiguous()
@@ -92,7 +101,10 @@ def encode_in_bands(
         images: (B, 3, H, W) in [-1, 1], any floating dtype, sides that are multiples of the tokenizer's downscale.
     """
     plan = _Plan(torch.float32, band_bytes, keep_bytes)
-    layers = [*(layer for level in encoder.down for layer in level.layers()), *encoder.mid.layers()]
+    layers = [
+        *(layer for level in cast(list[Level], list(encoder.down)) for layer in level.layers()),
+        *encoder.mid.layers(),
+    ]
     x = F.pixel_unshuffle(images, encoder.patch_size) if encoder.patch_size > 1 else images
     return _run(encoder, x, [(layer, plan) for layer in layers], plan)
 
@@ -140,7 +152,7 @@ def _block(block: ResnetBlock, x: torch.Tensor, plan: _Plan) -> torch.Tensor:
 
     kept = None
     inner_bytes = x[:, :1].numel() * channels * plan.dtype.itemsize
-    if inner_bytes <= plan.keep_bytes and _needs_statistics(block.norm2):
+    if inner_bytes <= plan.keep_bytes and isinstance(block.norm2, nn.GroupNorm):
         # One tensor rather than a list of bands, which would leave the allocator in pieces.
         kept = plan.bands(_collect(inner(), x.shape[2], plan.dtype))
     second = _normaliser(block.norm2, kept or inner())
@@ -186,7 +198,7 @@ def _downsample(layer: Downsample, x: torch.Tensor, plan: _Plan) -> torch.Tensor
     return _collect((_convolve_rows(layer.conv, band) for band in padded), height // 2)
 
 
-_APPLY: dict[type, Callable[[nn.Module, torch.Tensor, _Plan], torch.Tensor]] = {
+_APPLY: dict[type, Callable[[Any, torch.Tensor, _Plan], torch.Tensor]] = {
     ResnetBlock: _block,
     AttentionBlock: _attend,
     Upsample: _upsample,
@@ -196,19 +208,21 @@ _APPLY: dict[type, Callable[[nn.Module, torch.Tensor, _Plan], torch.Tensor]] = {
 
 def _convolve(conv: nn.Conv2d, bands: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
     """A 3×3 convolution of a map that arrives in bands: each row comes out once the row below it has come in."""
-    held = None
+    held: torch.Tensor | None = None
     for band in bands:
         held = F.pad(band, (0, 0, 1, 0)) if held is None else torch.cat([held, band], dim=2)
         if held.shape[2] > 2:
             yield _convolve_rows(conv, held)
             held = held[:, :, -2:].clone()  # a view would keep the whole band alive
-    yield _convolve_rows(conv, F.pad(held, (0, 0, 0, 1)))
+    if held is not None:
+        yield _convolve_rows(conv, F.pad(held, (0, 0, 0, 1)))
 
 
 def _convolve_rows(conv: nn.Conv2d, rows: torch.Tensor) -> torch.Tensor:
     """Convolve in the dtype of `rows`, which bring along what lies above and below; only the sides are padded."""
-    weight, bias = conv.weight.to(rows.dtype), conv.bias.to(rows.dtype)
-    return F.conv2d(rows, weight, bias, conv.stride, padding=(0, conv.padding[1]))
+    weight = conv.weight.to(rows.dtype)
+    bias = None if conv.bias is None else conv.bias.to(rows.dtype)
+    return F.conv2d(rows, weight, bias, conv.stride, padding=(0, int(conv.padding[1])))
 
 
 def _active(
@@ -218,18 +232,15 @@ def _active(
     return (F.silu(normalise(band), inplace=True).to(dtype) for band in bands)
 
 
-def _needs_statistics(norm: nn.Module) -> bool:
-    """Whether a normalisation needs statistics of the whole map."""
-    return isinstance(norm, nn.GroupNorm)
+def _normaliser(
+    norm: PositionNorm | nn.GroupNorm, bands: Iterable[torch.Tensor]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function that normalises a band of the map that `bands` make up, to a new float32 tensor.
 
-
-def _normaliser(norm: nn.Module, bands: Iterable[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The function that normalises a band of the map that `bands` are; its result is a new float32 tensor.
-
-    `bands` are read only if the normalisation has something to count.
+    `bands` are read only if the normalisation needs statistics of the whole map.
     """
     weight, bias = norm.weight.float(), norm.bias.float()
-    if not _needs_statistics(norm):
+    if isinstance(norm, PositionNorm):
         return lambda band: position_norm(band.float(), weight, bias)
     mean, variance = _statistics(bands, norm.num_groups)
     scale = weight * (variance + norm.eps).rsqrt()
@@ -244,14 +255,14 @@ def _statistics(bands: Iterable[torch.Tensor], groups: int) -> tuple[torch.Tenso
     what was counted before (Chan, Golub and LeVeque, 1979). Nothing small outlives a band: between bands it would
     leave the heap in pieces too small for the next.
     """
-    count, mean, squares = 0, None, None
+    count, mean, squares = 0, torch.empty(0), torch.empty(0)
     for band in bands:
         band = band.float()
         new = band.shape[2] * band.shape[3]
         band_mean = band.mean(dim=(2, 3), keepdim=True)
         band_squares = (band - band_mean).square_().sum(dim=(2, 3))
         band_mean = band_mean[:, :, 0, 0]
-        if mean is None:
+        if count == 0:
             mean, squares = band_mean.clone(), band_squares.clone()
         else:
             apart = band_mean - mean
@@ -269,9 +280,9 @@ def _statistics(bands: Iterable[torch.Tensor], groups: int) -> tuple[torch.Tenso
 
 def _collect(bands: Iterable[torch.Tensor], height: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Bands of a map of so many rows → the map, channels last."""
-    out, top = None, 0
+    out, top = torch.empty(0), 0
     for band in bands:
-        if out is None:
+        if top == 0:
             shape = (*band.shape[:2], height, band.shape[3])
             out = torch.empty(shape, dtype=dtype, device=band.device, memory_format=torch.channels_last)
         out[:, :, top : top + band.shape[2]] = band

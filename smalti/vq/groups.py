@@ -179,7 +179,8 @@ class CodeGroups:
             raise SmaltiError("codebook must be the one that the groups are of")
         codes = codebook.detach().cpu().float()
         generator = _generator(seed)
-        within, between = [], []
+        within: list[torch.Tensor] = []
+        between: list[torch.Tensor] = []
         for _ in range(_PAIRS):
             for found, draw in ((within, self._inside), (between, self._outside)):
                 rows, partners = draw(generator)
@@ -249,7 +250,7 @@ def fingerprint(codebook: torch.Tensor) -> str:
     """A short hash of a codebook (V, C), the same in any dtype that holds the same numbers."""
     values = codebook.detach().cpu().float().contiguous()
     digest = hashlib.sha256(str(tuple(values.shape)).encode())
-    digest.update(values.numpy())
+    digest.update(values.numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -29,7 +29,7 @@ def position_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> 
     return F.layer_norm(last, weight.shape, weight, bias, eps=1e-6).permute(0, 3, 1, 2)
 
 
-def make_norm(channels: int, config: VQConfig) -> nn.Module:
+def make_norm(channels: int, config: VQConfig) -> PositionNorm | nn.GroupNorm:
     """The configuration's normalisation: GroupNorm with the VQGAN's eps of 1e-6, or `PositionNorm`."""
     if config.norm == "position":
         return PositionNorm(channels)
@@ -104,6 +104,9 @@ class Level(nn.Module):
     Its tensors are named `block.B.*`, `attn.B.*` and, where it changes the resolution, `downsample.*` or
     `upsample.*`.
     """
+
+    downsample: Downsample
+    upsample: Upsample
 
     def __init__(
         self, in_channels: int, out_channels: int, blocks: int, attends: bool, config: VQConfig

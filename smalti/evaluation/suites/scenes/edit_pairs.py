@@ -120,8 +120,10 @@ def _background_pair(random: Random, lattice: int | None) -> EditPair:
         scene = _plain(metadata, random, lattice)
     tint = random.choice([name for name in BACKGROUNDS if name != scene.background])
     after = dataclasses.replace(scene, background=tint)
-    words = [f"{_words(metadata['include'])} on a {one.background} background" for one in (scene, after)]
-    return EditPair("background", scene, after, *words, _asked(metadata["include"]), scene.objects)
+    source, target = (
+        f"{_words(metadata['include'])} on a {one.background} background" for one in (scene, after)
+    )
+    return EditPair("background", scene, after, source, target, _asked(metadata["include"]), scene.objects)
 
 
 def changed_tokens(before: np.ndarray, after: np.ndarray, side: int) -> np.ndarray:

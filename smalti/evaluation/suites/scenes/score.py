@@ -83,7 +83,7 @@ def score_images(
         group = next(pictures, None)
         if group is None:
             raise SmaltiError("images must have as many entries as prompts, not fewer")
-        for image in group if isinstance(group, list | tuple) else [group]:
+        for image in group if isinstance(group, Sequence) else [group]:
             right = is_correct(prompt, detect(np.asarray(_rgb(image))))
             results[prompt["tag"]].append(right)
             if prompt["tag"] in PAIR_TAGS:
