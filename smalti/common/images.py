@@ -1,4 +1,4 @@
-"""Pictures as files: PNG with text metadata, the unmasking as an animated GIF."""
+"""Images as files: PNG with text metadata, the unmasking as an animated GIF."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LAST_FRAME_MILLISECONDS = 2000
 
 
 def to_pil(pixels: np.ndarray) -> Image.Image:
-    """(H, W, 3) uint8 → picture."""
+    """(H, W, 3) uint8 → image."""
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 

@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of pictures, as in FID (Heusel et al., 2017, arXiv 1706.08500, equation 6).
+"""The Fréchet distance between two sets of images, as in FID (Heusel et al., 2017, arXiv 1706.08500, equation 6).
 
 FID takes the features of an Inception network trained on photographs; here they are those of `features.py`. As there,
 each set is held for a Gaussian. The distance between two finite samples of the same thing is not 0, and the smaller
@@ -16,7 +16,7 @@ from smalti.errors import SmaltiError
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """What a set of pictures is held for.
+    """What a set of images is held for.
 
     Attributes:
         mean: (D,) float64.
@@ -38,7 +38,7 @@ def fit(features: torch.Tensor) -> Gaussian:
             f"features must be floating-point (N, D), not {features.dtype} {tuple(features.shape)}"
         )
     if len(features) < 2:
-        raise SmaltiError(f"features must be those of at least 2 pictures, not {len(features)}")
+        raise SmaltiError(f"features must be those of at least 2 images, not {len(features)}")
     points = features.detach().cpu().double()
     if not points.isfinite().all():
         raise SmaltiError("features must be finite numbers")
@@ -51,7 +51,7 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
     """|m − m'|² + tr(C + C' − 2 (C C')^½): the squared distance, as FID reports it (Heusel et al., equation 6).
 
     tr (C C')^½ is the sum of the singular values of C^½ C'^½. That takes roots of symmetric matrices only, and none of
-    C C', whose rounding errors a root would blow up where pictures are too few for covariances of full rank.
+    C C', whose rounding errors a root would blow up where images are too few for covariances of full rank.
 
     Raises:
         SmaltiError: the two are not of the same dimension.

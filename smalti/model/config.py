@@ -92,7 +92,7 @@ class DenoiserConfig:
         image_positions*: "raster" (index in the sequence) or "axial" (row and column).
         prompt_convolution*: width of a causal convolution over the prompt's embeddings, in tokens; 0 for none.
         num_text_layers*: depth of the prompt's encoder under "cross_attention".
-        image_size*: side of a picture in pixels when the caller names none.
+        image_size*: side of an image in pixels when the caller names none.
         max_prompt_tokens*: the longest prompt, in text ids.
         prompt*: the prompt template.
         flip_ratio, prompt_drop_rate, gen_edit_loss_weight, group_ce_weight: facts of training.

@@ -29,7 +29,7 @@ class PromptTemplate:
 
     Attributes:
         template: text with special tokens and the fields {prompt}, {slots} (the reserved slots of the
-            picture) and, if wanted, {micro}.
+            image) and, if wanted, {micro}.
         micro_condition: what {micro} stands for; its own fields are {height} and {width}, in pixels.
         slot_id: the text id of a reserved slot.
         unconditional_id: the text id that stands for a dropped prompt (`mask_token_id` of `config.json`).
@@ -253,7 +253,7 @@ def build_prompts(
         prompts: B texts.
         template: the model's (`config.prompt`).
         tokenizer: the model's.
-        height, width: of the picture in pixels, for the micro-condition.
+        height, width: of the image in pixels, for the micro-condition.
         slots: reserved slots a prompt (`config.slots(h, w)`).
 
     Raises:

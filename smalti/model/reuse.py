@@ -12,7 +12,7 @@ class LayerMemory:
     """Keys and values of the prompt's positions in one layer.
 
     Attributes:
-        key, value: (B, heads, P, d), P positions before and after the picture's slots; None until a pass was made.
+        key, value: (B, heads, P, d), P positions before and after the image's slots; None until a pass was made.
     """
 
     start: int
@@ -41,7 +41,7 @@ class LayerMemory:
 class PromptMemory:
     """Of all layers; empty until a pass has filled it. It fits one batch of prompts only.
 
-    In the sequence the prompt sees the picture, so what is remembered is an approximation for any other grid.
+    In the sequence the prompt sees the image, so what is remembered is an approximation for any other grid.
     """
 
     layers: list[LayerMemory] = field(default_factory=list)

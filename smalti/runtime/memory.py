@@ -38,10 +38,10 @@ class ModelSize:
             `offload` can stream.
         text_embedding, image_embedding, head, compression: parameters of these parts, the final norm with the
             compression.
-        image_tokenizer: parameters; its largest feature map of a picture in float32: largest_map bytes a pixel.
+        image_tokenizer: parameters; its largest feature map of an image in float32: largest_map bytes a pixel.
         hidden_size, intermediate_size, vocabulary: widths.
         downscale: pixels a token's side; cell: tokens a backbone position's side.
-        image_size: the side of a picture, in pixels.
+        image_size: the side of an image, in pixels.
     """
 
     layers: int
@@ -102,7 +102,7 @@ class Mode:
         mapped: embeddings that stay in their file, as in `smalti.storage.folder.load_denoiser`.
         guidance_batched: whether guidance computes both of its passes at once.
         image_tokenizer_dtype: of the image tokenizer.
-        image_tokenizer_on_cpu: whether pictures are decoded on the CPU, wherever the denoiser is.
+        image_tokenizer_on_cpu: whether images are decoded on the CPU, wherever the denoiser is.
         compiled: whether the layers are compiled, and recorded as CUDA graphs, which keep their memory.
     """
 
@@ -167,7 +167,7 @@ def mapped_by_default(text_embedding: int, dtype: str) -> tuple[str, ...]:
 
 
 def need(size: ModelSize, mode: Mode, *, height: int | None = None, width: int | None = None) -> Need:
-    """What one picture with guidance needs; height and width in pixels, the model's own if None."""
+    """What one image with guidance needs; height and width in pixels, the model's own if None."""
     one = BYTES[mode.dtype]
     matrix = matrix_bytes(mode.quantize, mode.dtype)
     resident: float = size.layers
@@ -198,7 +198,7 @@ def need(size: ModelSize, mode: Mode, *, height: int | None = None, width: int |
 
 
 def working_bytes(size: ModelSize, mode: Mode, height: int, width: int) -> dict[str, int]:
-    """The most that each stage of one picture with guidance holds at once beside the weights."""
+    """The most that each stage of one image with guidance holds at once beside the weights."""
     one, D = BYTES[mode.dtype], size.hidden_size
     tokens = height * width // size.downscale**2
     sequences = 2 if mode.guidance_batched else 1

@@ -1,4 +1,4 @@
-"""The VQGAN's encoder and decoder: pictures to feature maps and back (docs/format.md, section 1)."""
+"""The VQGAN's encoder and decoder: images to feature maps and back (docs/format.md, section 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The VQGAN in horizontal bands, for pictures whose feature maps are too large to hold several of at once.
+"""The VQGAN in horizontal bands, for images whose feature maps are too large to hold several of at once.
 
 Every layer is a stream: bands of a map's rows go in from the top, bands of the next map's rows come out, and a 3×3
 convolution keeps two rows back until it has seen the row below. One float32 map, the residual stream, stands in memory
@@ -37,7 +37,7 @@ KEEP_BYTES = 2**28
 
 
 def largest_map_bytes(config: VQConfig, height: int, width: int) -> int:
-    """Bytes of the largest float32 feature map of one picture of height × width pixels.
+    """Bytes of the largest float32 feature map of one image of height × width pixels.
 
     Without bands, decoding holds up to five such maps at once.
     """
@@ -63,8 +63,8 @@ def decode_in_bands(
         decoder: its weights may be of any floating dtype; where a layer works in another one, they are converted for
             the time of that layer.
         z: (B, z_channels, h, w), any floating dtype.
-        dtype: what the blocks of the finest level, most of a large picture's work, multiply in. All else is float32:
-            what is rounded deeper down spreads over the picture, what is rounded in the residual stream stays. The
+        dtype: what the blocks of the finest level, most of a large image's work, multiply in. All else is float32:
+            what is rounded deeper down spreads over the image, what is rounded in the residual stream stays. The
             memory is much the same in every dtype, so bfloat16 is for speed where the hardware has it.
         band_bytes: size of a float32 band, at every level; some ten of them are alive at a time. A row is the least.
         keep_bytes: the map between the two convolutions of a block is computed twice where it is larger than this,

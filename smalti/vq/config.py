@@ -20,7 +20,7 @@ class VQConfig:
 
     Attributes:
         ch: channels of the first level; level i has `ch * ch_mult[i]`.
-        ch_mult: one factor a level; the picture is halved between levels.
+        ch_mult: one factor a level; the image is halved between levels.
         num_res_blocks: residual blocks a level in the encoder; the decoder has one more.
         attn_resolutions: sides (counted from `resolution`, whatever comes in) at which blocks get attention.
         resolution: the nominal side in pixels that `attn_resolutions` is counted from.
@@ -32,9 +32,9 @@ class VQConfig:
         patch_size: pixels a side that are folded into channels before the first convolution and unfolded after
             the last one. 1 is the classic VQGAN; 4 makes a tokenizer for CPUs, at a sixteenth of the work of the
             first level.
-        norm: "group" is the classic VQGAN's GroupNorm, whose statistics run over the whole picture; "position"
+        norm: "group" is the classic VQGAN's GroupNorm, whose statistics run over the whole image; "position"
             normalises the channels of each position alone, so that it adds no dependence of a token on the
-            rest of the picture.
+            rest of the image.
         norm_groups: groups of every GroupNorm.
     """
 

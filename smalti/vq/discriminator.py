@@ -1,4 +1,4 @@
-"""A small patch discriminator: it judges patches, not pictures (pix2pix, arXiv 1611.07004; VQGAN, 2012.09841)."""
+"""A small patch discriminator: it judges patches, not images (pix2pix, arXiv 1611.07004; VQGAN, 2012.09841)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ class PatchDiscriminator(nn.Module):
         return -torch.func.functional_call(self, frozen, (reconstruction,)).float().mean()
 
     def own_loss(self, images: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
-        """What the discriminator minimises: hinge loss on real pictures and on detached reconstructions."""
+        """What the discriminator minimises: hinge loss on real images and on detached reconstructions."""
         real, fake = self(images).float(), self(reconstruction.detach()).float()
         return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2

@@ -1,4 +1,4 @@
-"""Encoding of many pictures that are alike in most of their squares, as drawn scenes are."""
+"""Encoding of many images that are alike in most of their squares, as drawn scenes are."""
 
 from __future__ import annotations
 

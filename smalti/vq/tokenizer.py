@@ -1,4 +1,4 @@
-"""The image tokenizer: pictures to grids of token ids and back."""
+"""The image tokenizer: images to grids of token ids and back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def to_float(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Float pictures in about [-1, 1] → uint8: clamp, (x + 1)/2 · 255, truncated (docs/format.md, section 6)."""
+    """Float images in about [-1, 1] → uint8: clamp, (x + 1)/2 · 255, truncated (docs/format.md, section 6)."""
     return ((images.float().clamp(-1.0, 1.0) + 1.0) / 2.0 * 255.0).to(torch.uint8)
 
 
@@ -77,7 +77,7 @@ class ImageTokenizer(nn.Module):
         side = self.config.downscale
         if height % side or width % side or not height or not width:
             raise SmaltiError(
-                f"picture sides must be positive multiples of {side} pixels, not {width}×{height}"
+                f"image sides must be positive multiples of {side} pixels, not {width}×{height}"
             )
         if isinstance(self.encoder, Encoder) and self._wants_bands(height, width):
             encoded = [encode_in_bands(self.encoder, one) for one in images.split(1)]
@@ -92,7 +92,7 @@ class ImageTokenizer(nn.Module):
     def decode(self, tokens: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """(B, h, w) int64 ids → (B, 3, H, W) float, about [-1, 1], not clamped.
 
-        Pictures with feature maps of more than `WHOLE_BYTES` are decoded in bands, one after the other, to float32:
+        Images with feature maps of more than `WHOLE_BYTES` are decoded in bands, one after the other, to float32:
         1024² of the release's shape within 1.5 GB beyond the weights. With gradients enabled they are not, since
         bands carry none.
 

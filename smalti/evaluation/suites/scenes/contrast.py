@@ -1,6 +1,6 @@
-"""What a model has understood of its prompts: does a picture fit its own better than one that is nearly the same?
+"""What a model has understood of its prompts: does an image fit its own better than one that is nearly the same?
 
-The scenes score says whether pictures are right; it moves only when everything about a task works. This measurement
+The scenes score says whether images are right; it moves only when everything about a task works. This measurement
 needs no sampling: it compares the loss of a drawn scene's tokens under its own prompt and under one with one thing
 changed, such as two colours swapped. A model that has not understood the words cannot tell the two apart.
 """
@@ -113,12 +113,12 @@ def measure_contrasts(
     """How well the model tells the prompts of a kind apart, by the share of tokens that are hidden.
 
     Args:
-        size: of the pictures in pixels.
+        size: of the images in pixels.
         watch: wraps the scenes, to show progress.
 
     Returns:
-        By mask ratio: `nats`, by how much the summed loss of a picture's hidden tokens is higher under the other
-        prompt, the mean over pictures; `error`, the standard error of that mean; `right`, the share of pictures for
+        By mask ratio: `nats`, by how much the summed loss of an image's hidden tokens is higher under the other
+        prompt, the mean over images; `error`, the standard error of that mean; `right`, the share of images for
         which it is higher, 0.5 by chance.
     """
     differences: list[torch.Tensor] = []

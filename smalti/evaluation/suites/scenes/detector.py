@@ -1,6 +1,6 @@
 """Finding the objects of a scene by classical vision: what differs from the background, its colour and shape.
 
-It knows the names of ten colours and ten shapes and nothing of how scenes are drawn, and it expects pictures
+It knows the names of ten colours and ten shapes and nothing of how scenes are drawn, and it expects images
 that an image tokenizer has decoded: a little blurred, a little off in colour, with noise.
 """
 
@@ -40,14 +40,14 @@ COLORS = tuple(_EXAMPLES)
 
 _WORKING_SIDE = 256
 _LEAST_DIFFERENCE = 12.0  # from the background, in Lab; below it a pixel is background
-_LEAST_AREA = 0.004  # of the picture; smaller specks are noise
+_LEAST_AREA = 0.004  # of the image; smaller specks are noise
 _LEAST_OVERLAP = 0.75  # with a shape's outline (intersection over union); below it a blob is no shape
 _SECOND_COLOR_SHARE = 0.15  # of a blob's inside; above it the blob is two things that touch
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One object: its shape and colour by name, its box in fractions of the picture, and how well it fits.
+    """One object: its shape and colour by name, its box in fractions of the image, and how well it fits.
 
     Attributes:
         box: (left, top, right, bottom), 0 to 1.
@@ -61,13 +61,13 @@ class Detection:
 
 
 def detect(image: np.ndarray) -> list[Detection]:
-    """The objects in a picture, best fit first.
+    """The objects in an image, best fit first.
 
     Args:
         image: (H, W, 3) uint8.
 
     Raises:
-        SmaltiError: the picture has another shape or type.
+        SmaltiError: the image has another shape or type.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise SmaltiError(f"image must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
@@ -107,7 +107,7 @@ def relations(related: Detection, reference: Detection, threshold: float = 0.1) 
 
 
 def _lab(image: np.ndarray) -> np.ndarray:
-    """The picture in Lab, (H, W, 3) float32, of at most the working size and with its noise smoothed."""
+    """The image in Lab, (H, W, 3) float32, of at most the working size and with its noise smoothed."""
     pixels = image.astype(np.float32) / 255
     shrink = _WORKING_SIDE / min(image.shape[:2])
     if shrink < 0.8:
@@ -120,7 +120,7 @@ def _lab(image: np.ndarray) -> np.ndarray:
 def _background(lab: np.ndarray) -> np.ndarray:
     """The background's Lab in every row, (H, 1, 3), as a straight line over the rows, to follow gradients.
 
-    It starts from the median of the picture's frame and is fitted to all pixels near it.
+    It starts from the median of the image's frame and is fitted to all pixels near it.
     """
     height, width = lab.shape[:2]
     frame = max(1, round(0.02 * min(height, width)))
@@ -196,7 +196,7 @@ def _match(coverage: np.ndarray, color: str) -> Detection | None:
     columns, rows = np.arange(width), np.arange(height)
     x = float(coverage.sum(axis=0) @ columns) / area
     y = float(coverage.sum(axis=1) @ rows) / area
-    # From a normalised mask's pixels to the picture's.
+    # From a normalised mask's pixels to the image's.
     scale = (area / AREA) ** 0.5 / SIDE
     middle = (SIDE - 1) / 2
     mapping = AffineTransform(scale=(scale, scale), translation=(x - middle * scale, y - middle * scale))

@@ -1,6 +1,6 @@
 """Edits whose result is known: a scene, the scene as it should be afterwards, and the prompts of both.
 
-Both pictures are drawn by the same code and differ in nothing but the edit, so that the truly changed tokens are those
+Both images are drawn by the same code and differ in nothing but the edit, so that the truly changed tokens are those
 whose pixels differ.
 """
 
@@ -49,7 +49,7 @@ class EditPair:
     untouched: tuple[SceneObject, ...]
 
     def pictures(self, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-        """The picture and the true edited picture, uint8 (size, size, 3) each."""
+        """The image and the true edited image, uint8 (size, size, 3) each."""
         return render(self.before, size), render(self.after, size)
 
 
@@ -127,7 +127,7 @@ def _background_pair(random: Random, lattice: int | None) -> EditPair:
 
 
 def changed_tokens(before: np.ndarray, after: np.ndarray, side: int) -> np.ndarray:
-    """(H/side, W/side) bool: the tokens of side × side pixels in which two pictures, (H, W, 3) uint8, differ."""
+    """(H/side, W/side) bool: the tokens of side × side pixels in which two images, (H, W, 3) uint8, differ."""
     height, width = before.shape[:2]
     differ = (before != after).any(axis=-1)
     return differ.reshape(height // side, side, width // side, side).any(axis=(1, 3))

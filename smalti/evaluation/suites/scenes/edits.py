@@ -29,11 +29,11 @@ _LEAST_OVERLAP = (
     0.6  # of an object's box then and now (intersection over union); below it the object has moved
 )
 _HIGHEST_PSNR = 100.0  # what counts for pixels that are all equal
-_FRAME = 0.02  # of the picture's side: the frame whose median is the background
+_FRAME = 0.02  # of the image's side: the frame whose median is the background
 
 
 class Edited(NamedTuple):
-    """A picture, (H, W, 3) uint8, which tokens were drawn again, (h, w) bool, and whether the others are as before."""
+    """An image, (H, W, 3) uint8, which tokens were drawn again, (h, w) bool, and whether the others are as before."""
 
     pixels: np.ndarray
     region: np.ndarray
@@ -53,7 +53,7 @@ def edit_by(
 
     Args:
         seed: of the filling, and of the random share.
-        size: of the pictures in pixels.
+        size: of the images in pixels.
     """
     before, after = pair.pictures(size)
     side = pipeline.image_tokenizer.config.downscale
@@ -97,7 +97,7 @@ def score_edit(
     """The numbers of one edit.
 
     Args:
-        seen: what the detector finds in the picture before the edit.
+        seen: what the detector finds in the image before the edit.
 
     Returns:
         success: 1 if the detector sees what the prompt asks for, and nothing that should be gone, else 0.
@@ -144,7 +144,7 @@ def summarize(rows: Iterable[tuple[str, dict[str, float | None]]]) -> dict[str, 
 
 
 def background_name(image: np.ndarray) -> str:
-    """The name of the background: of the tints of scenes, the nearest in Lab to the median of the picture's frame."""
+    """The name of the background: of the tints of scenes, the nearest in Lab to the median of the image's frame."""
     width = max(1, round(_FRAME * min(image.shape[:2])))
     inner = np.zeros(image.shape[:2], dtype=bool)
     inner[width:-width, width:-width] = True

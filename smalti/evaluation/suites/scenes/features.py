@@ -1,4 +1,4 @@
-"""What a small classifier of scenes sees in a picture: the features that distances of sets of pictures are taken on.
+"""What a small classifier of scenes sees in an image: the features that distances of sets of images are taken on.
 
 A convolutional network that was trained to name what drawn scenes show (`benchmarks/features.py`). Its weights come
 with the package, so that a distance means the same for everybody; other weights would change every distance.
@@ -25,10 +25,10 @@ from smalti.worlds.scenes.world import Scene
 WEIGHTS = Path(__file__).parent.parent / "models" / "classifier.safetensors"
 
 DIMENSION = 128
-"""How many features a picture has."""
+"""How many features an image has."""
 
 SIDE = 128
-"""Pictures are averaged down to this many pixels a side before the network sees them."""
+"""Images are averaged down to this many pixels a side before the network sees them."""
 
 SEVERAL = {"shapes": len(SHAPES), "colors": len(COLORS), "pairs": len(SHAPES) * len(COLORS)}
 """What a scene may show several of, and how many there are to tell apart."""
@@ -120,7 +120,7 @@ def save_classifier(classifier: SceneClassifier, path: str | Path) -> None:
 
 @torch.inference_mode()
 def features(classifier: SceneClassifier, batches: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The features of many pictures, of which no more than a batch need be held at a time.
+    """The features of many images, of which no more than a batch need be held at a time.
 
     Args:
         batches: (B, 3, H, W) uint8 each.
@@ -129,15 +129,15 @@ def features(classifier: SceneClassifier, batches: Iterable[torch.Tensor]) -> to
         (N, `DIMENSION`) float32 on the CPU.
 
     Raises:
-        SmaltiError: there are no pictures, or some are not such.
+        SmaltiError: there are no images, or some are not such.
     """
     found = []
     for images in batches:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise SmaltiError(
-                f"pictures must be uint8 (B, 3, H, W), not {images.dtype} {tuple(images.shape)}"
+                f"images must be uint8 (B, 3, H, W), not {images.dtype} {tuple(images.shape)}"
             )
         found.append(classifier.features(images).cpu())
     if not found:
-        raise SmaltiError("there are no pictures to take features of")
+        raise SmaltiError("there are no images to take features of")
     return torch.cat(found)

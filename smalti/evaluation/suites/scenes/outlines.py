@@ -98,7 +98,7 @@ def masks() -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _rasterise(polygons: list[Polygon], center: np.ndarray, scale: float, side: int) -> np.ndarray:
-    """Coverage (side, side) float32 of polygons whose `center` goes to the middle of a picture of side 1."""
+    """Coverage (side, side) float32 of polygons whose `center` goes to the middle of an image of side 1."""
     over = 4
     inside = np.zeros((side * over, side * over), dtype=bool)
     for polygon in polygons:

@@ -1,4 +1,4 @@
-"""Prompts over scenes in the format of GenEval's `evaluation_metadata.jsonl`, and pictures that satisfy them.
+"""Prompts over scenes in the format of GenEval's `evaluation_metadata.jsonl`, and images that satisfy them.
 
 A prompt is a dict with GenEval's keys `tag`, `include`, `exclude` (counting only) and `prompt`, and one of
 ours: `held_out`, true where the prompt asks for a shape in a colour that no training scene shows.
@@ -59,7 +59,7 @@ def scene_prompts(per_tag: int = 50, seed: int = 0) -> list[Prompt]:
 def ground_truth(
     prompts: Iterable[Prompt], *, size: int = 256, seed: int = 0, lattice: int | None = None
 ) -> Iterator[np.ndarray]:
-    """A drawn picture, uint8 (size, size, 3), that satisfies each prompt: what a perfect model would make.
+    """A drawn image, uint8 (size, size, 3), that satisfies each prompt: what a perfect model would make.
 
     `lattice` is explained at `smalti.worlds.scenes.world.Scenes`.
     """
@@ -68,7 +68,7 @@ def ground_truth(
 
 
 def shuffle(prompts: list[Prompt], seed: int = 0) -> list[Prompt]:
-    """The same prompts in another order, none in its old place: each then has a wrong picture.
+    """The same prompts in another order, none in its old place: each then has a wrong image.
 
     Raises:
         SmaltiError: there are fewer than two.
