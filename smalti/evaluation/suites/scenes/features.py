@@ -134,9 +134,7 @@ def features(classifier: SceneClassifier, batches: Iterable[torch.Tensor]) -> to
     found = []
     for images in batches:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise SmaltiError(
-                f"images must be uint8 (B, 3, H, W), not {images.dtype} {tuple(images.shape)}"
-            )
+            raise SmaltiError(f"images must be uint8 (B, 3, H, W), not {images.dtype} {tuple(images.shape)}")
         found.append(classifier.features(images).cpu())
     if not found:
         raise SmaltiError("there are no images to take features of")
