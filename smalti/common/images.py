@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from smalti.common.files import atomic_path
 
-# A position that is still unknown is a blank tile: two dark greys in turn, with a darker joint around it.
+# A masked position is a blank tile: two dark greys in turn, with a darker joint around it.
 _TILES = ((94, 98, 106), (86, 90, 98))
 _JOINT = (70, 73, 80)
 _FRAME_MILLISECONDS = 120
@@ -18,14 +18,14 @@ _LAST_FRAME_MILLISECONDS = 2000
 
 
 def to_pil(pixels: np.ndarray) -> Image.Image:
-    """(H, W, 3) uint8 → image."""
+    """Return (H, W, 3) uint8 pixels as an image."""
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB; what is transparent shows white."""
+    """Convert an image of any mode to RGB; transparent pixels show white."""
     if image.mode == "I" or image.mode.startswith("I;16"):
-        # Sixteen bits a pixel: Pillow's own conversion would cut off instead of scaling.
+        # Sixteen bits a pixel: Pillow's conversion would clip instead of scaling.
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
@@ -38,7 +38,7 @@ def save_png(image: Image.Image, path: str | Path, text: Mapping[str, str] | Non
     """Write a PNG with text metadata, whole or not at all.
 
     Raises:
-        SmaltiError: it cannot be written; a file that was there before stays as it was.
+        SmaltiError: the file cannot be written; an existing file stays as it is.
     """
     info = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
@@ -51,7 +51,7 @@ def save_gif(frames: Sequence[Image.Image], path: str | Path) -> None:
     """Write frames as a GIF that loops and rests at its last frame, whole or not at all.
 
     Raises:
-        SmaltiError: it cannot be written; a file that was there before stays as it was.
+        SmaltiError: the file cannot be written; an existing file stays as it is.
     """
     # Dithering would flicker from frame to frame.
     first, *rest = [frame.quantize(256, dither=Image.Dither.NONE) for frame in frames]
@@ -63,14 +63,14 @@ def save_gif(frames: Sequence[Image.Image], path: str | Path) -> None:
 
 
 def paint_unknown(pixels: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """Lay blank tiles over the positions that are not known yet.
+    """Cover masked positions with blank tiles.
 
     Args:
         pixels: (H, W, 3) uint8.
-        unknown: (h, w) bool; H and W are multiples of h and w.
+        unknown: (h, w) bool, True where masked; H and W are multiples of h and w.
 
     Returns:
-        A new (H, W, 3) uint8.
+        New pixels, (H, W, 3) uint8.
     """
     height, width = unknown.shape
     rows, columns = pixels.shape[0] // height, pixels.shape[1] // width
