@@ -1,6 +1,6 @@
-"""GenEval's scoring (Ghosh et al., 2023) with the detector of scenes in the place of an object detector.
+"""GenEval's scoring (Ghosh et al., 2023) with the detector of scenes in place of an object detector.
 
-An image is right or wrong. It is right when each entry of `include` finds at least `count` objects of its
+An image is correct or wrong. It is correct when each entry of `include` finds at least `count` objects of its
 class, of its colour and in its position where given, and no entry of `exclude` finds as many as `count`.
 """
 
@@ -29,10 +29,10 @@ from smalti.evaluation.suites.scenes.prompts import (
 
 
 def is_correct(prompt: Prompt, detections: Sequence[Detection]) -> bool:
-    """Whether objects found in an image (best first) are what the prompt asks for.
+    """Return whether the objects detected in an image (best first) are those of the prompt.
 
-    As in GenEval, of each class the `count` best detections are looked at, and all of them must have the
-    colour and stand in the relation to all the objects that they are relative to.
+    As in GenEval, the `count` best detections of each class count. All of them must have the colour, and the relation
+    to every object of their reference.
     """
     matched: list[list[Detection]] = []
     for entry in prompt["include"]:
@@ -55,17 +55,17 @@ def is_correct(prompt: Prompt, detections: Sequence[Detection]) -> bool:
 def score_images(
     prompts: Iterable[Prompt], images: Iterable[np.ndarray | Image.Image | Sequence[np.ndarray | Image.Image]]
 ) -> dict[str, Any]:
-    """Score images against prompts, in step; `images` may be a generator, so that not all are held at once.
+    """Score images against prompts, in step; `images` may be a generator, so that few are in memory.
 
     Args:
         prompts: as in `smalti.evaluation.suites.scenes.prompts`.
         images: an image, or a list of images, for each prompt: PIL, or uint8 (H, W, 3).
 
     Returns:
-        `single_object`, `two_object`, `counting`, `colors`, `position`, `color_attr`: the share of right images of
-        each task (None where it has none), `mean`: the mean of these, `held_out`: the share over prompts with held-out
-        pairs (or None), `seen`: that over the others of the same tasks, `images`: how many were scored, `seconds`: how
-        long that took, the making of the images included.
+        `single_object`, `two_object`, `counting`, `colors`, `position`, `color_attr`: the fraction of correct images of
+        each task (None without images); `mean`: the mean over tasks; `held_out`: the fraction over prompts with
+        held-out pairs (or None); `seen`: the fraction over the other prompts of the same tasks; `images`: the number of
+        images; `seconds`: the time, including that of making the images.
 
     Raises:
         SmaltiError: a prompt is not one over scenes, or there is nothing to score, or not an image for each
@@ -73,10 +73,9 @@ def score_images(
     """
     started = time.perf_counter()
     results: dict[str, list[bool]] = {tag: [] for tag in TAGS}
-    # Of prompts that name pairs of shape and colour, by whether one of them is held out.
+    # Results of prompts that name pairs of shape and colour, by whether one of the pairs is held out.
     pairs: dict[bool, list[bool]] = {True: [], False: []}
-    # Not zip(strict=True): its error would not be ours, and it would swallow one raised by a generator of
-    # images.
+    # Not zip(strict=True): its error would not be a SmaltiError, and it would hide one raised by a generator of images.
     pictures = iter(images)
     for prompt in prompts:
         check_prompt(prompt)
@@ -123,7 +122,8 @@ def score_folder(folder: str | Path, *, shuffle_seed: int | None = None) -> dict
     """Score images in GenEval's layout, whatever made them.
 
     Args:
-        shuffle_seed: give each prompt another prompt's images, as a check of the ruler.
+        folder: folder with 00000, 00001, ….
+        shuffle_seed: seed to give each prompt another prompt's images, as a check of the scorer; None for its own.
 
     Raises:
         SmaltiError: the folder is missing or has no prompts, or a prompt has no images or a broken one.
