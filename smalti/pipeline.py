@@ -1,81 +1,129 @@
-"""Text in, pictures out: the `Pipeline`."""
+"""`load` and `Pipeline`: a model that draws and edits, the one object that a user holds."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from smalti.common.checks import check_choice, check_whole
-from smalti.common.images import paint_unknown, to_pil
-from smalti.editing.edit import edit_picture
+from smalti.common.checks import check_choice
+from smalti.components import Components
+from smalti.editing.edit import start_edit
 from smalti.editing.result import EditResult
 from smalti.editing.selection import Selection
 from smalti.errors import SmaltiError
-from smalti.generation import OUTPUT_TYPES, Generation, PipelineOutput, make_sampler, picture_seeds
+from smalti.generation.drawing import Generation, start
+from smalti.generation.frames import make_frames
+from smalti.generation.result import OUTPUT_TYPES, PipelineOutput
+from smalti.generation.settings import GenerationSettings, model_settings, preset_settings
 from smalti.model.denoiser import Denoiser
-from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts
-from smalti.runtime.memory import Mode
-from smalti.sampling.sampler import Step, sample
-from smalti.settings import GenerationSettings, find_preset
+from smalti.model.prompt import TextTokenizer
+from smalti.sampling.view import Step
+from smalti.storage.loading import load_components
 from smalti.vq.tokenizer import ImageTokenizer
+
+Callback = Callable[["Pipeline", int, float, dict[str, Any]], Any]
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    quantize: str | None = None,
+    offload: str | None = None,
+    memory: str | None = None,
+    compile: bool = False,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Pipeline:
+    """Read a model.
+
+    The arguments are those of `smalti.storage.loading.load_components`.
+
+    Args:
+        model: a folder, or a name on the Hugging Face hub (organisation/name); None is the bundled model.
+        device: "cpu", "cuda", "cuda:1", ...
+        dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's; None chooses by device.
+        quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
+        offload: "layers" keeps the layers in the host's memory and copies each to the GPU when its turn comes.
+        memory: such as "8GB" or "8GiB": take the first loading mode whose computed need fits.
+        compile: whether the denoiser's layers are compiled when they are first used. Needs a C++ compiler.
+        revision: git revision of a model on the hub: a branch, a tag or a commit.
+        local_files_only: whether a model on the hub is taken from the cache, without the network.
+
+    Raises:
+        SmaltiError: there is no such model, or it is broken; an argument that is wrong, by name; memory that is too
+            small, before anything is read.
+
+    Example:
+        >>> import smalti
+        >>> smalti.load()("a red circle", seed=0).images[0].size
+        (256, 256)
+    """
+    return Pipeline(
+        load_components(
+            model,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            offload=offload,
+            memory=memory,
+            compile=compile,
+            revision=revision,
+            local_files_only=local_files_only,
+        )
+    )
 
 
 class Pipeline:
-    """A model, ready to draw.
+    """A model, ready to draw and to edit.
 
     Attributes:
-        denoiser, image_tokenizer, text_tokenizer: its parts.
+        components: its loaded parts.
         settings: its default settings.
-        name: what to call it in reports.
-        mode: how it was loaded to fit into memory, or None.
+
+    Raises:
+        SmaltiError: the model's `config.json` has a setting wrong.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        image_tokenizer: ImageTokenizer,
-        text_tokenizer: TextTokenizer,
-        *,
-        name: str = "unnamed",
-        mode: Mode | None = None,
-    ) -> None:
-        config = denoiser.config
-        if image_tokenizer.config.codebook_size != config.codebook_size:
-            raise SmaltiError(
-                f"the image tokenizer must have the denoiser's {config.codebook_size} codes, "
-                f"not {image_tokenizer.config.codebook_size}"
-            )
-        self.denoiser, self.image_tokenizer, self.text_tokenizer = denoiser, image_tokenizer, text_tokenizer
-        self.name, self.mode = name, mode
-        own_size = {"height": config.image_size, "width": config.image_size}
-        try:
-            self.settings = GenerationSettings().replaced({**own_size, **config.sampling})
-        except SmaltiError as error:
-            raise SmaltiError(f"sampling in the model's config.json: {error}") from error
+    def __init__(self, components: Components) -> None:
+        config = components.denoiser.config
+        self.components = components
+        self.settings = model_settings(config.image_size, config.sampling)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The denoiser of `components`."""
+        return self.components.denoiser
+
+    @property
+    def image_tokenizer(self) -> ImageTokenizer:
+        """The image tokenizer of `components`."""
+        return self.components.image_tokenizer
+
+    @property
+    def text_tokenizer(self) -> TextTokenizer:
+        """The text tokenizer of `components`."""
+        return self.components.text_tokenizer
 
     def preset(self, name: str | None) -> GenerationSettings:
-        """The model's settings with those of a preset: "fast", "balanced", "quality", or None for no preset.
+        """Return the model's settings with those of a preset: "fast", "balanced", "quality", or None for no preset.
 
         Raises:
             SmaltiError: there is no such preset, or the model's `config.json` has it wrong.
         """
-        if name is None:
-            return self.settings
         config = self.denoiser.config
-        changes = find_preset(name, config.presets, config.sampling)
-        try:
-            return self.settings.replaced(changes)
-        except SmaltiError as error:
-            raise SmaltiError(f"presets in the model's config.json: {error}") from error
+        return preset_settings(self.settings, name, config.presets, config.sampling)
 
     def __call__(
         self,
         prompt: str | Sequence[str],
         *,
+        negative_prompt: str | Sequence[str] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         height: int | None = None,
@@ -84,81 +132,52 @@ class Pipeline:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int | Sequence[int] | None = None,
         output_type: str = "pil",
-        callback_on_step_end: Callable[[Pipeline, int, float, dict[str, Any]], Any] | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        edit_rule: str | None = None,
-        edit_threshold: float | None = None,
-        refine_share: float | None = None,
-        refine_frequency: float | None = None,
-        budget: str | None = None,
-        shift: float | None = None,
-        adaptive_threshold: float | None = None,
-        adaptive_range: tuple[float, float] | None = None,
-        order: str | None = None,
-        order_temperature: float | None = None,
-        order_temperature_schedule: str | None = None,
-        draw: str | None = None,
-        temperature: float | None = None,
-        temperature_schedule: str | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        final: str | None = None,
-        reuse: str | None = None,
-        reuse_every: int | None = None,
+        callback_on_step_end: Callback | None = None,
         preset: str | None = None,
+        settings: GenerationSettings | None = None,
     ) -> PipelineOutput:
-        """Draw pictures of what the prompts say.
-
-        The settings are those of `GenerationSettings`; None is the model's own.
+        """Draw images of what the prompts say.
 
         Args:
-            prompt: one, or a list.
-            num_images_per_prompt: pictures of each prompt.
-            preset: "fast", "balanced" or "quality" in place of the model's own settings; what is named beside it wins.
+            prompt: one prompt or a list.
+            negative_prompt: what the images should not show; it takes the place of the empty prompt in the
+                unconditional pass.
+            num_inference_steps: number of passes of the denoiser; None is the model's own.
+            guidance_scale: s in (1 + s)·conditional − s·unconditional, which is diffusers' guidance_scale less 1.
+            height, width: size in pixels; None is the model's own.
+            num_images_per_prompt: number of images of each prompt.
             generator, seed: as for `start`.
             output_type: "pil", "np", "pt" or "tokens"; see `PipelineOutput`.
-            callback_on_step_end: called after every step with the pipeline, the step's index from 0, the
-                share of tokens that are still unknown, and {"step": the `Step`}; what it returns is ignored.
+            callback_on_step_end: called after every step with the pipeline, the step's index from 0, the share of
+                tokens that are still unknown, and {"step": the `Step`}; what it returns is ignored.
+            preset: "fast", "balanced" or "quality" in place of the model's own settings.
+            settings: all other settings, such as `pipe.settings.replaced(order="halton", top_p=0.9)`.
 
         Raises:
             SmaltiError: an argument that is wrong, by name.
+
+        Example:
+            >>> import smalti
+            >>> smalti.load()("three blue stars", seed=1, num_inference_steps=8).seeds
+            [1]
         """
         check_choice("output_type", output_type, OUTPUT_TYPES)
-        settings = self.preset(preset).replaced(
-            {
-                "num_inference_steps": num_inference_steps,
-                "guidance_scale": guidance_scale,
-                "guidance_interval": guidance_interval,
-                "edit_rule": edit_rule,
-                "edit_threshold": edit_threshold,
-                "refine_share": refine_share,
-                "refine_frequency": refine_frequency,
-                "budget": budget,
-                "shift": shift,
-                "adaptive_threshold": adaptive_threshold,
-                "adaptive_range": adaptive_range,
-                "order": order,
-                "order_temperature": order_temperature,
-                "order_temperature_schedule": order_temperature_schedule,
-                "draw": draw,
-                "temperature": temperature,
-                "temperature_schedule": temperature_schedule,
-                "top_k": top_k,
-                "top_p": top_p,
-                "final": final,
-                "reuse": reuse,
-                "reuse_every": reuse_every,
-                "height": height,
-                "width": width,
-            }
+        settings = self._settings(preset, settings).replaced(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            height=height,
+            width=width,
         )
         generation = self.start(
-            prompt, settings, num_images_per_prompt=num_images_per_prompt, generator=generator, seed=seed
+            prompt,
+            settings,
+            negative_prompt=negative_prompt,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            seed=seed,
         )
         for step in generation:
-            if callback_on_step_end is not None:
-                unknown = step.tokens == self.denoiser.config.mask_code
-                callback_on_step_end(self, step.index, float(unknown.float().mean()), {"step": step})
+            self._report(callback_on_step_end, step)
         return generation.output(output_type)
 
     def start(
@@ -166,71 +185,44 @@ class Pipeline:
         prompt: str | Sequence[str],
         settings: GenerationSettings | None = None,
         *,
+        negative_prompt: str | Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int | Sequence[int] | None = None,
-        tokens: torch.Tensor | None = None,
-        editable: torch.Tensor | None = None,
+        preview: bool = False,
     ) -> Generation:
-        """Begin a generation, to be taken step by step:
-
-            generation = pipe.start("a red circle", seed=0)
-            for step in generation:
-                print(step.index, int(step.revealed.sum()))
-            generation.output().images[0]
-
-        A picture depends on its prompt, its seed and the settings, not on what else is in the batch.
+        """Begin a generation, to be taken step by step; the arguments are those of `smalti.generation.drawing.start`.
 
         Args:
             settings: None is the model's own, `self.settings`.
-            seed: picture k of every prompt gets seed + k; a list has the seed of every picture, all pictures
-                of the first prompt first; None draws one.
-            generator: in place of a seed: one that every picture draws its seed from, or a list with one a
-                picture.
-            tokens: (B, h, w) int64, the grid of each picture to start from, the mask id where it is to be filled; None
-                is all masks.
-            editable: (B, h, w) bool, False at tokens that must stay as they are; None is True everywhere.
 
         Raises:
             SmaltiError: an argument that is wrong, by name, before the first step.
+
+        Example:
+            >>> import smalti
+            >>> generation = smalti.load().start("a red circle", seed=0)
+            >>> revealed = [int(step.revealed.sum()) for step in generation]
+            >>> sum(revealed), generation.output().images[0].size
+            (256, (256, 256))
         """
-        started = time.perf_counter()
-        settings = self.settings if settings is None else settings
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        if not isinstance(prompts, list | tuple) or not prompts:
-            raise SmaltiError(f"prompt must be text or a list of texts, not {prompt!r}")
-        check_whole("num_images_per_prompt", num_images_per_prompt)
-        seeds = picture_seeds(seed, generator, len(prompts), num_images_per_prompt)
-        grid = self._grid(settings)
-        if settings.num_inference_steps > grid[0] * grid[1]:
-            raise SmaltiError(
-                f"num_inference_steps must be at most {grid[0] * grid[1]}, the number of tokens, "
-                f"not {settings.num_inference_steps}"
-            )
-        sampler = make_sampler(settings, guidance_batched=self.mode is None or self.mode.guidance_batched)
-        try:
-            sampler.check(*grid)
-        except SmaltiError as error:
-            raise SmaltiError(f"order: {error}") from error
-        batch = self.prompts(prompts, settings).repeat_interleave(num_images_per_prompt)
-        generators = [torch.Generator().manual_seed(number) for number in seeds]
-        steps = sample(
-            self.denoiser,
-            batch,
-            grid=grid,
-            sampler=sampler,
-            generators=generators,
-            tokens=tokens,
-            editable=editable,
+        return start(
+            self.components,
+            prompt,
+            self.settings if settings is None else settings,
+            negative_prompt=negative_prompt,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            seed=seed,
+            preview=preview,
         )
-        repeated = [text for text in prompts for _ in range(num_images_per_prompt)]
-        return Generation(steps, self.decode, repeated, seeds, settings, time.perf_counter() - started)
 
     def edit(
         self,
         image: Any,
         prompt: str,
         *,
+        negative_prompt: str | None = None,
         source_prompt: str | None = None,
         mask: Any = None,
         grow: tuple[int, int, int, int] | None = None,
@@ -238,149 +230,84 @@ class Pipeline:
         share: float | None = None,
         threshold: float | None = None,
         keep_pixels: bool = True,
-        num_images_per_prompt: int = 1,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        seed: int | Sequence[int] | None = None,
-        callback_on_step_end: Callable[[Pipeline, int, float, dict[str, Any]], Any] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         height: int | None = None,
         width: int | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int | Sequence[int] | None = None,
+        callback_on_step_end: Callback | None = None,
         preset: str | None = None,
         settings: GenerationSettings | None = None,
     ) -> EditResult:
-        """Change a picture into what the prompt says, by filling some of its tokens again:
+        """Change an image into what the prompt says, by filling some of its tokens again.
 
             pipe.edit("scene.png", "a green circle and a blue square", source_prompt="a red circle and a blue square")
             pipe.edit("scene.png", "a blue square", mask="mask.png")         # inpainting, removal
             pipe.edit("scene.png", "a red circle", grow=(64, 0, 64, 0))      # outpainting
             pipe.edit("scene.png", "a red circle", strength=0.3)             # a variation
 
-        Without mask, grow and strength the tokens are chosen that the model believes in less under the prompt than
-        under the source prompt. Tokens that are not chosen stay as they are, bit for bit.
+        Without mask, grow and strength Smalti selects the tokens that are less likely under the prompt than under the
+        source prompt. The other tokens stay as they are, bit for bit.
 
         Args:
-            image: a file's name, a picture of any size and mode, an array, or the result of a generation or an edit
-                with one picture, whose tokens are then taken over as they are.
-            prompt: the whole picture as it should be.
-            source_prompt: the whole picture as it is; "" compares with the model's belief without a prompt, None with
-                the prompt that the picture was made with, if it is known.
-            mask: white where the picture is to change: an image of its size or the name of its file, or an array, bool
-                or uint8, of its pixels or of the grid's tokens. All tokens that it touches are filled again.
-            grow: pixels to add at the left, top, right and bottom.
-            strength: fill this share of the tokens again, drawn at random, the least believed first; beside a mask, of
-                the tokens that it touches.
-            share: choose this share of the tokens, those that lose most belief, instead of going by a threshold.
-            threshold: choose the tokens whose loss is above this part of (nearly) the largest; by default 0.3.
-            keep_pixels: take what was not chosen from the picture itself, not from its tokens.
-            num_images_per_prompt, generator, seed, callback_on_step_end: as for drawing; all have the same region.
-            num_inference_steps, guidance_scale, preset: as for drawing.
-            height, width: to work at; None takes the model's own, or that of a picture that was edited before.
-            settings: any others; None is the preset's or the model's own.
+            image: a file's name, a PIL image of any size and mode, an array, or the result of a generation or an edit
+                with one image, whose tokens are then taken over as they are.
+            prompt: the whole image as it should be.
+            source_prompt, mask, grow, strength, share, threshold: as in `smalti.editing.selection.Selection`.
+            keep_pixels: whether pixels outside of the region are taken from the image itself, not from its tokens.
+            negative_prompt, num_images_per_prompt, generator, seed, callback_on_step_end: as for drawing; all results
+                have the same region.
+            num_inference_steps, guidance_scale, preset, settings: as for drawing.
+            height, width: size to work at; None takes the model's own, or that of an image that was edited before.
 
         Raises:
             SmaltiError: an argument that is wrong, by name, or an edit that would change nothing.
+
+        Example:
+            >>> import smalti
+            >>> pipe = smalti.load()
+            >>> scene = pipe("a red circle", seed=0)
+            >>> pipe.edit(scene, "a green circle", seed=0).image.size
+            (256, 256)
         """
-        if settings is not None and preset is not None:
-            raise SmaltiError("settings and preset must not both be given")
-        settings = (self.preset(preset) if settings is None else settings).replaced(
-            {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        settings = self._settings(preset, settings).replaced(
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
         )
-        given = settings.replaced({"height": height, "width": width})
-
-        def on_step(step: Step) -> None:
-            if callback_on_step_end is not None:
-                unknown = step.tokens == self.denoiser.config.mask_code
-                callback_on_step_end(self, step.index, float(unknown.float().mean()), {"step": step})
-
-        return edit_picture(
-            self,
+        sized = settings.replaced(height=height, width=width)
+        edit = start_edit(
+            self.components,
             image,
             prompt,
             Selection(source_prompt, mask, grow, strength, share, threshold),
-            settings,
-            size=None if height is None and width is None else (given.height, given.width),
+            sized,
+            size=None if height is None and width is None else (sized.height or 0, sized.width or 0),
+            negative_prompt=negative_prompt,
             keep_pixels=keep_pixels,
             num_images_per_prompt=num_images_per_prompt,
             generator=generator,
             seed=seed,
-            on_step=on_step,
         )
-
-    def prompts(self, texts: Sequence[str], settings: GenerationSettings | None = None) -> PromptBatch:
-        """Texts as the denoiser takes them, on its device, for pictures of the settings' size.
-
-        Raises:
-            SmaltiError: a text that is blank or too long, or a size that the model cannot have.
-        """
-        settings = self.settings if settings is None else settings
-        config = self.denoiser.config
-        batch = build_prompts(
-            list(texts),
-            config.prompt,
-            self.text_tokenizer,
-            height=settings.height,
-            width=settings.width,
-            slots=config.slots(*self._grid(settings)),
-        )
-        return batch.to(self.denoiser.head.device)
-
-    @torch.no_grad()
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) uint8 → (B, h, w) int64 ids on the CPU.
-
-        Raises:
-            SmaltiError: a side is not a multiple of the image tokenizer's downscale.
-        """
-        device = self.image_tokenizer.quant_conv.weight.device
-        return torch.cat([self.image_tokenizer.from_pixels(one.to(device)).cpu() for one in pixels.split(1)])
-
-    @torch.inference_mode()
-    def decode(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, h, w) int64 ids → (B, 3, H, W) uint8 on the CPU."""
-        weight = self.image_tokenizer.quant_conv.weight
-        # One picture at a time, which bounds the memory.
-        return torch.cat(
-            [
-                self.image_tokenizer.to_pixels(one.to(weight.device), dtype=weight.dtype).cpu()
-                for one in tokens.split(1)
-            ]
-        )
+        for step in edit:
+            self._report(callback_on_step_end, step)
+        return edit.output()
 
     def frames(self, steps: Sequence[Step]) -> list[list[Image.Image]]:
-        """The unmasking: for each picture of the batch a blank frame and one a step.
-
-        A decoder needs a token everywhere: unknown positions are decoded as they will be in the end, then
-        covered with blank tiles, so that the edges of what is known already fit what comes later.
+        """Return the unmasking of each image of a batch: a blank frame and one a step.
 
         Args:
             steps: all the `Step`s of a generation.
         """
-        final, mask = steps[-1].tokens, self.denoiser.config.mask_code
-        grids = [torch.full_like(final, mask), *(step.tokens for step in steps)]
-        result: list[list[Image.Image]] = [[] for _ in final]
-        for tokens in grids:
-            unknown = tokens == mask
-            pixels = self.decode(torch.where(unknown, final, tokens)).permute(0, 2, 3, 1).numpy()
-            for frames, image, covered in zip(result, pixels, unknown.cpu().numpy(), strict=True):
-                frames.append(to_pil(paint_unknown(image, covered)))
-        return result
+        return make_frames(self.components, steps)
 
-    def _grid(self, settings: GenerationSettings) -> tuple[int, int]:
-        """Rows and columns of tokens of a picture."""
-        config, downscale = self.denoiser.config, self.image_tokenizer.config.downscale
-        unit = downscale * (2 if config.downsample else 1)
-        for name in ("height", "width"):
-            side = getattr(settings, name)
-            if side % unit:
-                raise SmaltiError(f"{name} must be a multiple of {unit} pixels, not {side}")
-        rows, columns = settings.height // downscale, settings.width // downscale
-        positions = settings.height // unit * (settings.width // unit)
-        # Beyond the length that the rotary positions are made for, nothing sensible comes out.
-        longest = int(config.rope.original_max_position_embeddings * config.rope.factor)
-        if positions > longest:
-            raise SmaltiError(
-                f"height and width must be at most {longest * unit**2} pixels together (height × width), "
-                f"not {settings.height}×{settings.width}"
-            )
-        return rows, columns
+    def _settings(self, preset: str | None, settings: GenerationSettings | None) -> GenerationSettings:
+        """Return the settings that were given, else the preset's or the model's own."""
+        if settings is not None and preset is not None:
+            raise SmaltiError("settings and preset must not both be given", argument="settings")
+        return self.preset(preset) if settings is None else settings
+
+    def _report(self, callback: Callback | None, step: Step) -> None:
+        if callback is not None:
+            unknown = step.tokens == self.components.mask_code
+            callback(self, step.index, float(unknown.float().mean()), {"step": step})

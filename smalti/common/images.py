@@ -1,7 +1,9 @@
-"""Images as files: PNG with text metadata, the unmasking as an animated GIF."""
+"""Images as files: PNG, JPEG and WebP with metadata, the unmasking as an animated GIF."""
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,23 +11,27 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from smalti.common.files import atomic_path
+from smalti.errors import SmaltiError
 
-# A masked position is a blank tile: two dark greys in turn, with a darker joint around it.
+# A position that is still unknown is a blank tile: two dark greys in turn, with a darker joint around it.
 _TILES = ((94, 98, 106), (86, 90, 98))
 _JOINT = (70, 73, 80)
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_QUALITY = 95  # of JPEG and WebP
+_DESCRIPTION, _SOFTWARE = 0x010E, 0x0131  # EXIF tags
 _FRAME_MILLISECONDS = 120
 _LAST_FRAME_MILLISECONDS = 2000
 
 
 def to_pil(pixels: np.ndarray) -> Image.Image:
-    """Return (H, W, 3) uint8 pixels as an image."""
+    """Return (H, W, 3) uint8 as a PIL image."""
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB; transparent pixels show white."""
+    """Return an image of any mode as RGB; what is transparent shows white."""
     if image.mode == "I" or image.mode.startswith("I;16"):
-        # Sixteen bits a pixel: Pillow's conversion would clip instead of scaling.
+        # Sixteen bits a pixel: Pillow's own conversion would cut off instead of scaling.
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
@@ -34,24 +40,58 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, layered).convert("RGB")
 
 
-def save_png(image: Image.Image, path: str | Path, text: Mapping[str, str] | None = None) -> None:
-    """Write a PNG with text metadata, whole or not at all.
+def save_image(image: Image.Image, path: str | Path, text: Mapping[str, str] | None = None) -> None:
+    """Write an image with metadata, whole or not at all; the suffix chooses PNG, JPEG or WebP.
+
+    A PNG holds each entry of `text` as a text chunk. JPEG and WebP hold them as one JSON object in the EXIF tag
+    ImageDescription, and the entry "Software" in its own tag.
+
+    Args:
+        path: a name that ends with .png, .jpg, .jpeg or .webp.
+        text: metadata by key, or None.
 
     Raises:
-        SmaltiError: the file cannot be written; an existing file stays as it is.
+        SmaltiError: another suffix, or it cannot be written; a file that was there before stays as it was.
+
+    Example:
+        >>> save_image(Image.new("RGB", (8, 8)), "/tmp/black.webp", {"prompt": "nothing"})
+        >>> read_metadata(Image.open("/tmp/black.webp"))
+        {'prompt': 'nothing'}
     """
-    info = PngImagePlugin.PngInfo()
-    for key, value in (text or {}).items():
-        info.add_text(key, value)
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise SmaltiError(f"path must end with {' or '.join(_FORMATS)}, not {str(path)!r}", argument="path")
     with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=info)
+        if suffix == ".png":
+            info = PngImagePlugin.PngInfo()
+            for key, value in (text or {}).items():
+                info.add_text(key, value)
+            image.save(temporary, format="PNG", pnginfo=info)
+            return
+        exif = Image.Exif()
+        if text:
+            exif[_SOFTWARE] = text.get("Software", "")
+            exif[_DESCRIPTION] = json.dumps({key: value for key, value in text.items() if key != "Software"})
+        image.save(temporary, format=_FORMATS[suffix], quality=_QUALITY, exif=exif)
+
+
+def read_metadata(image: Image.Image) -> dict[str, str]:
+    """Return the metadata that `save_image` wrote into a file; {} where there is none."""
+    text = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+    try:
+        values = json.loads(image.getexif().get(_DESCRIPTION, "{}"))
+    except (ValueError, TypeError, SyntaxError, struct.error, OSError):
+        return text
+    if isinstance(values, dict):
+        text |= {key: value for key, value in values.items() if isinstance(value, str)}
+    return text
 
 
 def save_gif(frames: Sequence[Image.Image], path: str | Path) -> None:
     """Write frames as a GIF that loops and rests at its last frame, whole or not at all.
 
     Raises:
-        SmaltiError: the file cannot be written; an existing file stays as it is.
+        SmaltiError: it cannot be written; a file that was there before stays as it was.
     """
     # Dithering would flicker from frame to frame.
     first, *rest = [frame.quantize(256, dither=Image.Dither.NONE) for frame in frames]
@@ -63,14 +103,14 @@ def save_gif(frames: Sequence[Image.Image], path: str | Path) -> None:
 
 
 def paint_unknown(pixels: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """Cover masked positions with blank tiles.
+    """Cover the positions that are not known yet with blank tiles.
 
     Args:
         pixels: (H, W, 3) uint8.
-        unknown: (h, w) bool, True where masked; H and W are multiples of h and w.
+        unknown: (h, w) bool; H and W are multiples of h and w.
 
     Returns:
-        New pixels, (H, W, 3) uint8.
+        A new (H, W, 3) uint8.
     """
     height, width = unknown.shape
     rows, columns = pixels.shape[0] // height, pixels.shape[1] // width

@@ -1,124 +1,193 @@
-"""An edit from end to end: picture to tokens, which of them to fill again, the filling, and the pixels."""
+"""An edit from end to end: image to tokens, which of them to fill again, the filling, and the pixels."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
 
 from smalti.common.checks import check_whole
 from smalti.common.images import to_pil
+from smalti.components import Components
 from smalti.editing.blending import blend, redrawn
-from smalti.editing.canvas import Canvas
 from smalti.editing.kept import codebook_name
 from smalti.editing.result import EditResult
-from smalti.editing.selection import Selection, block_side, choose
-from smalti.editing.start import Work, open_start, prepare
+from smalti.editing.selection import Region, Selection, choose
+from smalti.editing.source import WorkingImage, open_source, prepare
 from smalti.errors import SmaltiError
-from smalti.sampling.sampler import Step
-from smalti.settings import GenerationSettings
+from smalti.generation.drawing import Generation, start
+from smalti.generation.settings import GenerationSettings
+from smalti.model.prompt import PromptBatch
+from smalti.sampling.view import Step
 
-if TYPE_CHECKING:
-    from smalti.pipeline import Pipeline
+
+class Edit:
+    """An edit in progress: iterate over it for its `Step`s, then ask it for its `output`.
+
+    Attributes:
+        region: (h, w) bool, the tokens that are filled again.
+        loss: (h, w) float32, how much every token's log-likelihood drops, in nats; None if the region was given.
+        prompt, seeds, settings: as in `EditResult`, known from the start.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        work: WorkingImage,
+        region: Region,
+        generation: Generation,
+        source_prompt: str | None,
+        keep_pixels: bool,
+        seconds: dict[str, float],
+    ) -> None:
+        self.region, self.loss = region.tokens, region.loss
+        self.prompt, self.seeds, self.settings = generation.prompts[0], generation.seeds, generation.settings
+        self._components, self._work, self._generation = components, work, generation
+        self._passes, self._source_prompt, self._keep_pixels = region.passes, source_prompt, keep_pixels
+        self._seconds = seconds
+
+    def __iter__(self) -> Iterator[Step]:
+        return self
+
+    def __next__(self) -> Step:
+        return next(self._generation)
+
+    def output(self) -> EditResult:
+        """Take the steps that are left, decode the tokens, and return the images and how they came about."""
+        drawn = self._generation.output("tokens")
+        started = time.perf_counter()
+        images = self._images(drawn.tokens)
+        seconds = {
+            **self._seconds,
+            "prompt": drawn.seconds["prompt"],
+            "denoise": drawn.seconds["denoise"],
+            "decode": time.perf_counter() - started,
+        }
+        return EditResult(
+            images=images,
+            tokens=drawn.tokens,
+            tokens_before=self._work.tokens,
+            region=self.region,
+            loss=self.loss,
+            prompt=self.prompt,
+            source_prompt=self._source_prompt,
+            negative_prompt=drawn.negative_prompts[0] if drawn.negative_prompts else None,
+            seeds=self.seeds,
+            settings=self.settings,
+            seconds={**seconds, "total": sum(seconds.values())},
+            passes=self._passes,
+            canvas=self._work.canvas,
+            picture=self._work.picture,
+            codebook=codebook_name(self._components.image_tokenizer),
+        )
+
+    def _images(self, tokens: torch.Tensor) -> list[Image.Image]:
+        """Return images of tokens (B, h, w), with the source's pixels outside of the region if asked."""
+        work, components = self._work, self._components
+        side = components.image_tokenizer.config.downscale
+        after = components.decode(tokens).permute(0, 2, 3, 1).contiguous().numpy()
+        if not self._keep_pixels:
+            return [to_pil(redrawn(work.canvas, one)) for one in after]
+        before = components.decode(work.tokens[None])[0].permute(1, 2, 0).contiguous().numpy()
+        drawn = work.fresh_pixels
+        if drawn is None:
+            drawn = self.region.numpy().repeat(side, axis=0).repeat(side, axis=1)
+        return [to_pil(blend(work.picture.pixels, work.canvas, before, one, drawn, side)) for one in after]
 
 
-def edit_picture(
-    pipeline: Pipeline,
+def start_edit(
+    components: Components,
     image: Any,
     prompt: str,
     selection: Selection,
     settings: GenerationSettings,
     *,
     size: tuple[int, int] | None = None,
+    negative_prompt: str | None = None,
     keep_pixels: bool = True,
     num_images_per_prompt: int = 1,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     seed: int | Sequence[int] | None = None,
-    on_step: Callable[[Step], Any] | None = None,
-) -> EditResult:
-    """Edit a picture; the arguments are those of `Pipeline.edit`.
+    preview: bool = False,
+) -> Edit:
+    """Begin an edit: choose the tokens to fill again, and return the filling, to be taken step by step.
 
     Args:
-        size: (height, width) to work at; None takes the canvas of a picture that was edited before, else the settings'.
-        on_step: called after every step.
+        image: the name of a file, a PIL image of any size and mode, an array, or the result of a generation or an edit
+            with one image, whose tokens are then taken over as they are.
+        prompt: the whole image as it should be.
+        selection: how the tokens to fill again are chosen.
+        settings: how they are sampled; height and width must be set.
+        size: (height, width) to work at; None takes the canvas of an image that was edited before, else the settings'.
+        negative_prompt, num_images_per_prompt, generator, seed, preview: as for `smalti.generation.drawing.start`; all
+            results have the same region.
+        keep_pixels: whether pixels outside of the region are taken from the image itself, not from its tokens.
 
     Raises:
-        SmaltiError: an argument that is wrong, by name; nothing to change.
+        SmaltiError: an argument that is wrong, by name; an edit that would change nothing.
+
+    Example:
+        >>> import smalti
+        >>> pipe = smalti.load()
+        >>> scene = pipe("a red circle", seed=0)
+        >>> edit = start_edit(pipe.components, scene, "a green circle", Selection(), pipe.settings, seed=0)
+        >>> for step in edit:
+        ...     remaining = int((step.tokens == pipe.components.mask_code).sum())
+        >>> edit.output().image.size
+        (256, 256)
     """
     clock = _Clock()
     check_whole("num_images_per_prompt", num_images_per_prompt)
-    start = open_start(pipeline, image, size or (settings.height, settings.width), reuse=size is None)
-    source = selection.source_prompt if selection.source_prompt is not None else start.prompt
+    given = open_source(components, image, size or _own_size(settings), reuse=size is None)
+    source = selection.source_prompt if selection.source_prompt is not None else given.prompt
     if selection.automatic and source and isinstance(prompt, str) and prompt.split() == source.split():
         raise SmaltiError(
-            "prompt and source_prompt are the same: the picture shows that already, so nothing was changed"
+            "prompt and source_prompt are the same: the image shows that already, so nothing was changed",
+            argument="prompt",
         )
     # Wrong prompts and sizes are found before anything slow.
-    pipeline.prompts([prompt], _sized(settings, start.canvas))
-    work = prepare(pipeline, start, selection.grow, block_side(pipeline))
-    settings = _sized(settings, work.canvas)
-    new = pipeline.prompts([prompt], settings)
-    reference = pipeline.prompts([source], settings) if source else new.unconditional()
+    components.prompts([prompt], *given.canvas.canvas)
+    work = prepare(components, given, selection.grow)
+    height, width = work.canvas.canvas
+    settings = settings.replaced(height=height, width=width)
+    new, reference = _prompts(components, prompt, source, height, width)
     clock.lap("encode")
-    chosen = choose(pipeline, selection, work, new, reference, steps=settings.num_inference_steps, seed=seed)
+    region = choose(
+        components, selection, work, new, reference, steps=settings.num_inference_steps, seed=seed
+    )
     clock.lap("choose")
-    hidden = work.tokens.masked_fill(chosen.region, pipeline.denoiser.config.mask_code)
-    generation = pipeline.start(
+    hidden = work.tokens.masked_fill(region.tokens, components.mask_code)
+    generation = start(
+        components,
         prompt,
         settings,
+        negative_prompt=negative_prompt,
         num_images_per_prompt=num_images_per_prompt,
         generator=generator,
         seed=seed,
         tokens=hidden.expand(num_images_per_prompt, -1, -1),
-        editable=chosen.region.expand(num_images_per_prompt, -1, -1),
+        editable=region.tokens.expand(num_images_per_prompt, -1, -1),
+        preview=preview,
     )
-    for step in generation:
-        if on_step is not None:
-            on_step(step)
-    drawn = generation.output("tokens")
-    clock.seconds |= {name: drawn.seconds[name] for name in ("prompt", "denoise")}
-    clock.restart()
-    images = _pictures(pipeline, work, drawn.tokens, chosen.region, keep_pixels=keep_pixels)
-    clock.lap("decode")
-    return EditResult(
-        images=images,
-        tokens=drawn.tokens,
-        tokens_before=work.tokens,
-        region=chosen.region,
-        loss=chosen.loss,
-        prompt=prompt,
-        source_prompt=(source or None) if selection.automatic else None,
-        seeds=drawn.seeds,
-        settings=settings,
-        seconds={**clock.seconds, "total": sum(clock.seconds.values())},
-        passes=chosen.passes,
-        canvas=work.canvas,
-        picture=work.picture,
-        codebook=codebook_name(pipeline.image_tokenizer),
-    )
+    known = (source or None) if selection.automatic else None
+    return Edit(components, work, region, generation, known, keep_pixels, clock.seconds)
 
 
-def _sized(settings: GenerationSettings, canvas: Canvas) -> GenerationSettings:
-    """The settings for a canvas."""
-    return settings.replaced({"height": canvas.canvas[0], "width": canvas.canvas[1]})
+def _own_size(settings: GenerationSettings) -> tuple[int, int]:
+    if settings.height is None or settings.width is None:
+        raise SmaltiError("height and width must be set in the settings", argument="height")
+    return settings.height, settings.width
 
 
-def _pictures(
-    pipeline: Pipeline, work: Work, tokens: torch.Tensor, region: torch.Tensor, *, keep_pixels: bool
-) -> list[Image.Image]:
-    """(B, h, w) tokens → pictures, with the original's pixels outside of the region if asked."""
-    side = pipeline.image_tokenizer.config.downscale
-    after = pipeline.decode(tokens).permute(0, 2, 3, 1).contiguous().numpy()
-    if not keep_pixels:
-        return [to_pil(redrawn(work.canvas, one)) for one in after]
-    before = pipeline.decode(work.tokens[None])[0].permute(1, 2, 0).contiguous().numpy()
-    drawn = work.fresh_pixels
-    if drawn is None:
-        drawn = region.numpy().repeat(side, axis=0).repeat(side, axis=1)
-    return [to_pil(blend(work.picture.pixels, work.canvas, before, one, drawn, side)) for one in after]
+def _prompts(
+    components: Components, prompt: str, source: str | None, height: int, width: int
+) -> tuple[PromptBatch, PromptBatch]:
+    """Return the prompt, and what the drop of the likelihood is measured against: the source prompt or none."""
+    new = components.prompts([prompt], height, width)
+    return new, components.prompts([source], height, width) if source else new.unconditional()
 
 
 class _Clock:
@@ -126,11 +195,8 @@ class _Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self.restart()
-
-    def restart(self) -> None:
         self._since = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        self.seconds[name] = time.perf_counter() - self._since
-        self.restart()
+        now = time.perf_counter()
+        self.seconds[name], self._since = now - self._since, now

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from smalti.common.images import to_rgb
+from smalti.common.images import read_metadata, to_rgb
 from smalti.errors import SmaltiError
 
 LARGEST_PIXELS = 64_000_000
@@ -60,7 +60,7 @@ def open_picture(image: Any, name: str = "image") -> Picture:
         SmaltiError: it is none of these, is damaged, has no pixels, or has more than `LARGEST_PIXELS`.
     """
     opened = _open(image, name)
-    text = {str(key): value for key, value in opened.info.items() if isinstance(value, str)}
+    text = read_metadata(opened)
     if opened.has_transparency_data:
         return Picture(np.array(opened.convert("RGBA")), text)
     return Picture(np.array(to_rgb(opened)), text)

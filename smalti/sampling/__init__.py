@@ -1,1 +1,1 @@
-"""Filling a grid of masks: schedules, orders, editing, guidance and the loop that composes them."""
+"""Filling a grid of masks: budgets, orders, revision, guidance and the loop that composes them."""

@@ -1,294 +1,218 @@
-"""Which masked positions a step reveals: those that an order gives the highest priority."""
+"""Orders: which masked positions a step reveals, those of the highest priority."""
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Protocol
 
 import torch
 
 from smalti.common.checks import check_real, check_whole
+from smalti.common.low_discrepancy import halton_order, stratified_order
 from smalti.errors import SmaltiError
-from smalti.sampling.schedules import TemperatureSchedule
+from smalti.sampling.temperatures import temperature_factors
 from smalti.sampling.view import StepView
 
 
 class Order(Protocol):
-    """A rule for which masked positions come first."""
+    """A rule for which masked positions come first. A class that inherits from it needs `priority` alone.
 
-    noisy: ClassVar[bool]
-    """Whether the rule wants `StepView.noise`."""
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class EntropyOrder(Order):
+        ...     def priority(self, view):
+        ...         return -view.entropy
+        >>> ORDERS["entropy"] = EntropyOrder
+    """
 
-    blind: ClassVar[bool]
-    """Whether priorities need nothing that a pass finds. What is to be revealed is then known before the pass, and the
-    head is asked for nothing else."""
+    noisy: ClassVar[bool] = False
+    """Whether the rule reads `StepView.noise`."""
 
-    past: int
-    """How many earlier steps the rule wants in `StepView.past`."""
+    fixed: ClassVar[bool] = False
+    """Whether the order is independent of the model's predictions. The positions of a step are then known before the
+    pass, and the head is applied to them alone."""
+
+    @property
+    def past(self) -> int:
+        """How many earlier steps the rule reads in `StepView.past`."""
+        return 0
 
     def check(self, height: int, width: int) -> None:
         """Raise SmaltiError if the rule cannot order a grid of this size."""
 
     def priority(self, view: StepView) -> torch.Tensor:
-        """(B, n) finite floats; the budgeted number of masked positions with the highest is revealed."""
-
-
-def _gumbel(noise: torch.Tensor) -> torch.Tensor:
-    """Uniform numbers in [0, 1) → standard Gumbel ones, finite also at the ends."""
-    return -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))
-
-
-def _log(probability: torch.Tensor) -> torch.Tensor:
-    """log p, finite also where p underflowed."""
-    return probability.clamp_min(torch.finfo(probability.dtype).tiny).log()
+        """Return (B, n) finite floats. The step reveals the masked positions with the highest."""
+        ...
 
 
 @dataclass(frozen=True)
-class ConfidenceOrder:
-    """The surest candidates first: log p(x₀) + temperature·Gumbel noise (the release's `mmada`).
+class ConfidenceOrder(Order):
+    """Reveal the most probable candidates first, by log p(x₀) + temperature·Gumbel noise.
 
     Attributes:
-        temperature: 0 takes the surest, larger values mix the order.
-        schedule: multiplies the temperature step by step, or None.
+        temperature: strength of the noise; 0 is none.
+        schedule: temperature schedule, such as "cosine".
     """
 
     temperature: float = 0.0
-    schedule: TemperatureSchedule | None = None
+    schedule: str = "constant"
     noisy: ClassVar[bool] = True
-    blind: ClassVar[bool] = False
-    past: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
-        check_real("order temperature", self.temperature)
-
-    def check(self, height: int, width: int) -> None:
-        """Any grid will do."""
+        _check_noise(self.temperature, self.schedule)
 
     def priority(self, view: StepView) -> torch.Tensor:
-        """(B, n) log p(x₀) + temperature·Gumbel noise."""
+        """Return log p(x₀) + temperature·Gumbel noise, (B, n)."""
         return _perturbed(_log(view.probability), self.temperature, self.schedule, view)
 
 
 @dataclass(frozen=True)
-class HistoryOrder:
-    """Candidates that stay the same over the last steps first: a confidence that is corrected by its history.
+class DrawOrder(Order):
+    """Draw positions without replacement from softmax(p(x₀) / temperature) over the masked ones.
 
-    With x_j and p_j a position's candidate and its probability j steps ago, its confidence is the mean over the last
-    `window` steps (or as many as there were) of p_j·[x_j = x₀], this step included: one that was another a step ago
-    counts for less, however sure it is now. The idea that consistency over steps tells what is right follows "Time Is
-    a Feature" (arXiv 2508.09138), which votes over the answers of steps; the formula is our own.
+    The largest of p / temperature + Gumbel noise are distributed as such a draw (arXiv 1903.06059). At temperature 0
+    the most probable come first.
 
     Attributes:
-        window: how many steps, this one included; 1 is the confidence order.
-        temperature, schedule: as of `ConfidenceOrder`.
-    """
-
-    window: int = 4
-    temperature: float = 0.0
-    schedule: TemperatureSchedule | None = None
-    noisy: ClassVar[bool] = True
-    blind: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_whole("order window", self.window)
-        check_real("order temperature", self.temperature)
-
-    @property
-    def past(self) -> int:
-        """How many earlier steps are needed."""
-        return self.window - 1
-
-    def check(self, height: int, width: int) -> None:
-        """Any grid will do."""
-
-    def priority(self, view: StepView) -> torch.Tensor:
-        """(B, n) log of the mean of p_j·[x_j = x₀] + temperature·Gumbel noise."""
-        total = view.probability
-        for candidate, probability in view.past:
-            total = total + probability * (candidate == view.candidate)
-        return _perturbed(_log(total / (1 + len(view.past))), self.temperature, self.schedule, view)
-
-
-def _perturbed(
-    priority: torch.Tensor, temperature: float, schedule: TemperatureSchedule | None, view: StepView
-) -> torch.Tensor:
-    """Gumbel noise of a temperature that may fall from step to step, added to a priority."""
-    if schedule is not None:
-        temperature *= schedule.values(view.steps)[view.index]
-    return priority + temperature * _gumbel(view.noise) if temperature else priority
-
-
-@dataclass(frozen=True)
-class DrawOrder:
-    """A draw without replacement from softmax(p(x₀) / temperature) over masked positions (`mask_git`).
-
-    The largest of p / temperature + Gumbel noise are distributed as such a draw (arXiv 1903.06059). At
-    temperature 0 it is the order of p(x₀).
+        temperature: temperature of the softmax.
     """
 
     temperature: float = 1.0
     noisy: ClassVar[bool] = True
-    blind: ClassVar[bool] = False
-    past: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
-        check_real("order temperature", self.temperature)
-
-    def check(self, height: int, width: int) -> None:
-        """Any grid will do."""
+        check_real("temperature", self.temperature)
 
     def priority(self, view: StepView) -> torch.Tensor:
-        """(B, n) p(x₀) / temperature + Gumbel noise."""
+        """Return p(x₀) / temperature + Gumbel noise, (B, n)."""
         if self.temperature < 1e-6:
             return view.probability
         return view.probability / self.temperature + _gumbel(view.noise)
 
 
 @dataclass(frozen=True)
-class RandomOrder:
-    """Every masked position is as likely as any other."""
+class HistoryOrder(Order):
+    """Reveal candidates first that stay the same over the last steps.
 
+    With x_j and p_j a position's candidate and its probability j steps ago, the confidence is the mean over the last
+    `window` steps, this one included, of p_j·[x_j = x₀]. A candidate that has just changed counts for less, however
+    probable it is now. "Time Is a Feature" (arXiv 2508.09138) votes over the answers of steps; this formula is a
+    Smalti extension.
+
+    Attributes:
+        window: number of steps, this one included; 1 is the confidence order.
+        temperature: strength of the noise; 0 is none.
+        schedule: temperature schedule, such as "cosine".
+    """
+
+    window: int = 4
+    temperature: float = 0.0
+    schedule: str = "constant"
     noisy: ClassVar[bool] = True
-    blind: ClassVar[bool] = True
-    past: ClassVar[int] = 0
 
-    def check(self, height: int, width: int) -> None:
-        """Any grid will do."""
+    def __post_init__(self) -> None:
+        check_whole("window", self.window)
+        _check_noise(self.temperature, self.schedule)
+
+    @property
+    def past(self) -> int:
+        """How many earlier steps the rule reads."""
+        return self.window - 1
 
     def priority(self, view: StepView) -> torch.Tensor:
-        """(B, n) the noise itself."""
-        return view.noise
+        """Return the log of the mean of p_j·[x_j = x₀] + temperature·Gumbel noise, (B, n)."""
+        total = view.probability
+        for candidate, probability in view.past:
+            total = total + probability * (candidate == view.candidate)
+        return _perturbed(_log(total / (1 + len(view.past))), self.temperature, self.schedule, view)
 
 
 @dataclass(frozen=True)
-class StratifiedOrder:
-    """A fixed low-discrepancy order of a square grid whose side is a power of two (docs/format.md, section 5)."""
+class StratifiedOrder(Order):
+    """Follow a fixed low-discrepancy order of a square grid whose side is a power of two.
+
+    Attributes:
+        seed: seed of the order (docs/format.md, section 5).
+    """
 
     seed: int = 42
-    noisy: ClassVar[bool] = False
-    blind: ClassVar[bool] = True
-    past: ClassVar[int] = 0
+    fixed: ClassVar[bool] = True
 
     def check(self, height: int, width: int) -> None:
         """Raise SmaltiError unless the grid is square and its side a power of two."""
         if height != width or height & (height - 1):
             raise SmaltiError(
-                f"the stratified order needs a square grid whose side is a power of two, not {height}×{width}"
+                "order 'stratified' needs a square grid of tokens whose side is a power of two, "
+                f"not {height}×{width}",
+                argument="order",
             )
 
     def priority(self, view: StepView) -> torch.Tensor:
-        """(B, n) minus the place in the order, the same for every image."""
+        """Return minus the place in the order, the same for every image, (B, n)."""
         self.check(*view.grid)
         return _ranks(stratified_order(view.grid[0], self.seed), view)
 
 
 @dataclass(frozen=True)
-class HaltonOrder:
-    """A fixed low-discrepancy order of any grid, along the Halton sequence (arXiv 2503.17076)."""
+class HaltonOrder(Order):
+    """Follow a fixed low-discrepancy order of any grid, along the Halton sequence (arXiv 2503.17076)."""
 
-    noisy: ClassVar[bool] = False
-    blind: ClassVar[bool] = True
-    past: ClassVar[int] = 0
-
-    def check(self, height: int, width: int) -> None:
-        """Any grid will do."""
+    fixed: ClassVar[bool] = True
 
     def priority(self, view: StepView) -> torch.Tensor:
-        """(B, n) minus the place in the order, the same for every image."""
+        """Return minus the place in the order, the same for every image, (B, n)."""
         return _ranks(halton_order(*view.grid), view)
 
 
+@dataclass(frozen=True)
+class RandomOrder(Order):
+    """Reveal masked positions at random, each as likely as any other."""
+
+    noisy: ClassVar[bool] = True
+    fixed: ClassVar[bool] = True
+
+    def priority(self, view: StepView) -> torch.Tensor:
+        """Return the noise itself, (B, n)."""
+        assert view.noise is not None
+        return view.noise
+
+
+ORDERS: dict[str, type[Order]] = {
+    "confidence": ConfidenceOrder,
+    "draw": DrawOrder,
+    "history": HistoryOrder,
+    "stratified": StratifiedOrder,
+    "halton": HaltonOrder,
+    "random": RandomOrder,
+}
+"""Every order by the name that settings use."""
+
+
+def _check_noise(temperature: float, schedule: str) -> None:
+    check_real("temperature", temperature)
+    temperature_factors(schedule, 1)
+
+
+def _gumbel(noise: torch.Tensor | None) -> torch.Tensor:
+    """Return standard Gumbel numbers of uniform ones in [0, 1), finite also at the ends."""
+    assert noise is not None
+    return -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))
+
+
+def _log(probability: torch.Tensor) -> torch.Tensor:
+    """Return log p, finite also where p underflowed."""
+    return probability.clamp_min(torch.finfo(probability.dtype).tiny).log()
+
+
+def _perturbed(priority: torch.Tensor, temperature: float, schedule: str, view: StepView) -> torch.Tensor:
+    """Return a priority with Gumbel noise of a temperature that may fall from step to step."""
+    temperature *= temperature_factors(schedule, view.steps)[view.index]
+    return priority + temperature * _gumbel(view.noise) if temperature else priority
+
+
 def _ranks(order: tuple[int, ...], view: StepView) -> torch.Tensor:
-    """An order of positions → minus each position's place in it, (B, n)."""
+    """Return minus each position's place in an order of positions, (B, n)."""
     device = view.masked.device
     places = torch.empty(len(order), device=device)
     places[torch.tensor(order, device=device)] = -torch.arange(len(order), dtype=torch.float32, device=device)
     return places.expand(view.masked.shape)
-
-
-@lru_cache(maxsize=16)
-def stratified_order(side: int, seed: int = 42) -> tuple[int, ...]:
-    """Raster indices of a side × side grid, side a power of two, such that every prefix covers it evenly.
-
-    Level by level every cell is split into four, the children are shuffled, and each child that holds no
-    point yet gets one at random.
-    """
-    generator = random.Random(seed)
-    cells = [(0, 0)]
-    size = side
-    order: dict[int, None] = {}
-    while size > 1:
-        size //= 2
-        # Top left, top right, bottom left, bottom right.
-        cells = [
-            (row + down * size, column + right * size)
-            for row, column in cells
-            for down in (0, 1)
-            for right in (0, 1)
-        ]
-        generator.shuffle(cells)
-        filled = {(index // side // size, index % side // size) for index in order}
-        for row, column in cells:
-            if (row // size, column // size) not in filled:
-                x = generator.randrange(column, column + size)
-                y = generator.randrange(row, row + size)
-                order[y * side + x] = None
-    # The last level has cells of one position, so only a grid of one position is left without an order.
-    return tuple(order) or (0,)
-
-
-@lru_cache(maxsize=16)
-def halton_order(height: int, width: int) -> tuple[int, ...]:
-    """Raster indices of a height × width grid in the order in which the Halton sequence first visits them.
-
-    Rows follow the radical inverse in base 2, columns in base 3; visits to a position already seen are
-    skipped.
-    """
-    order: dict[int, None] = {}
-    point = 0
-    while len(order) < height * width:
-        point += 1
-        row = int(_radical_inverse(point, 2) * height)
-        column = int(_radical_inverse(point, 3) * width)
-        order.setdefault(row * width + column)
-    return tuple(order)
-
-
-def _radical_inverse(number: int, base: int) -> float:
-    """The digits of `number` in `base`, mirrored at the point."""
-    value, scale = 0, 1
-    while number:
-        number, digit = divmod(number, base)
-        value, scale = value * base + digit, scale * base
-    return value / scale
-
-
-def make_order(
-    name: str, temperature: float | None = None, schedule: TemperatureSchedule | None = None
-) -> Order:
-    """The order that a name on the command line stands for.
-
-    Args:
-        name: "confidence", "draw", "history", "stratified", "halton" or "random".
-        temperature: of the first three (None: their defaults); the others ignore it.
-        schedule: of "confidence" and "history", or None.
-
-    Raises:
-        SmaltiError: another name, or a schedule for an order that has none.
-    """
-    fixed = {"stratified": StratifiedOrder, "halton": HaltonOrder, "random": RandomOrder}
-    if schedule is not None and name not in ("confidence", "history"):
-        raise SmaltiError(
-            f"an order temperature schedule goes with the order 'confidence' or 'history', not {name!r}"
-        )
-    if name == "confidence":
-        return ConfidenceOrder(0.0 if temperature is None else temperature, schedule)
-    if name == "history":
-        return HistoryOrder(temperature=0.0 if temperature is None else temperature, schedule=schedule)
-    if name == "draw":
-        return DrawOrder(1.0 if temperature is None else temperature)
-    if name in fixed:
-        return fixed[name]()
-    raise SmaltiError(f"order must be confidence, draw, history, stratified, halton or random, not {name!r}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 
@@ -13,54 +13,70 @@ from smalti.common.checks import check_choice, check_whole
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
-from smalti.model.reuse import PromptMemory
-from smalti.ops.sample import TokenChoice, check_filters, sample_tokens
-from smalti.sampling.adaptive import StepwiseBudget
-from smalti.sampling.batches import Group, make_groups
+from smalti.sampling.budgets import Budget, ShiftBudget, check_steps
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.orders import ConfidenceOrder, Order
+from smalti.sampling.predictor import Draw, Predictor
 from smalti.sampling.ranking import first_among
-from smalti.sampling.refinement import Refinement, code_frequencies
-from smalti.sampling.revision import Editing, NoEditing
-from smalti.sampling.schedules import Budget, ShiftBudget, TemperatureSchedule, check_steps
+from smalti.sampling.refinement import NoRefinement, Refinement
+from smalti.sampling.revision import NoRevision, Revision
+from smalti.sampling.state import State, random_numbers, start_state
+from smalti.sampling.temperatures import ConstantTemperature, TemperatureSchedule
 from smalti.sampling.view import Step, StepView
+
+
+class Change(NamedTuple):
+    """What a step does to the grid; each (B, n) bool.
+
+    Attributes:
+        revealed: masked positions that take the candidate.
+        edited: visible positions that take the candidate.
+        remasked: visible positions that are masked again.
+    """
+
+    revealed: torch.Tensor
+    edited: torch.Tensor
+    remasked: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Sampler:
     """How to fill a grid: a composition of rules.
 
+    Example:
+        >>> from smalti.sampling.orders import HaltonOrder
+        >>> Sampler(steps=8, order=HaltonOrder(), guidance=Guidance(1.0)).parts()
+        (8, 0)
+
     Attributes:
-        steps: passes of the denoiser, from 1 to the number of tokens; with a `StepwiseBudget` the most of them.
+        steps: number of passes of the denoiser, from 1 to the number of tokens; the largest number of them with a
+            budget that is not planned.
         budget: how many tokens each step reveals.
-        order: which.
-        editing: which visible ones change, and which are masked again.
-        refinement: the last steps lay rare tokens again, or None. Each part of the steps has a budget and temperatures
-            of its own. It needs a budget that is planned, not a `StepwiseBudget`.
+        order: which tokens a step reveals.
+        revision: which visible tokens change, and which are masked again.
+        refinement: how the last steps sample some tokens again. Each part of the steps has a budget and temperatures of
+            its own. It needs a planned budget.
         guidance: how strongly the prompt is followed.
-        draw: "sample" draws candidates, "argmax" takes the likeliest.
-        temperature: of the draw; 0 is argmax.
-        temperature_schedule: multiplies the temperature step by step, or None.
-        top_k, top_p: leave out unlikely tokens, or None.
-        final: "grid" ends with the grid as it was filled; "release" as the release does: while editing is on,
-            the last step's candidate at every position, edited or not.
-        prompt_every: steps between passes that compute the prompt's positions; in the others their keys and values are
-            those of an earlier step, an approximation. 1 is exact. It is for prompts in the sequence.
-        guidance_batched: whether the passes with and without the prompt are computed as one batch, or one after
-            the other, in less memory and with the same result up to rounding.
+        draw: how candidates are drawn.
+        argmax: whether the most probable candidate is taken instead of a draw.
+        temperature_schedule: rule that multiplies the temperature step by step.
+        final: "grid" ends with the grid as it was filled. "release" ends as the reference model does: while revision is
+            on, with the last step's candidate at every position.
+        prompt_every: steps between passes that compute the prompt's positions, for prompts in the sequence. In the
+            others their keys and values are those of an earlier step, an approximation; 1 is exact.
+        guidance_batched: whether the passes with and without the prompt are computed as one batch. One after the other
+            takes less memory and gives the same result up to rounding.
     """
 
     steps: int = 16
     budget: Budget = ShiftBudget()
     order: Order = ConfidenceOrder()
-    editing: Editing = NoEditing()
-    refinement: Refinement | None = None
+    revision: Revision = NoRevision()
+    refinement: Refinement = NoRefinement()
     guidance: Guidance = Guidance()
-    draw: str = "sample"
-    temperature: float = 1.0
-    temperature_schedule: TemperatureSchedule | None = None
-    top_k: int | None = None
-    top_p: float | None = None
+    draw: Draw = Draw()
+    argmax: bool = False
+    temperature_schedule: TemperatureSchedule = ConstantTemperature()
     final: str = "grid"
     prompt_every: int = 1
     guidance_batched: bool = True
@@ -68,12 +84,11 @@ class Sampler:
     def __post_init__(self) -> None:
         check_steps(self.steps)
         check_whole("prompt_every", self.prompt_every)
-        check_filters(self.temperature, self.top_k, self.top_p)
-        check_choice("draw", self.draw, ("sample", "argmax"))
         check_choice("final", self.final, ("grid", "release"))
-        if self.refinement is not None and isinstance(self.budget, StepwiseBudget):
+        if self.refinement.steps(self.steps) and not self.budget.planned:
             raise SmaltiError(
-                "refinement needs a budget that is planned ahead, not one that goes step by step"
+                "refinement needs a budget that is planned, not one that decides after every pass",
+                argument="refinement",
             )
 
     def check(self, height: int, width: int) -> None:
@@ -82,21 +97,49 @@ class Sampler:
         self.order.check(height, width)
 
     def temperatures(self) -> list[float]:
-        """The temperature of the draw at every step."""
-        schedule = self.temperature_schedule
-        factors = [schedule.values(steps) if schedule else [1.0] * steps for steps in self.parts() if steps]
-        return [self.temperature * factor for part in factors for factor in part]
+        """Return the temperature of the draw at every step."""
+        factors = [self.temperature_schedule.values(steps) for steps in self.parts() if steps]
+        return [self.draw.temperature * factor for part in factors for factor in part]
 
     @property
     def foresees(self) -> bool:
         """Whether it is known before a pass which positions it will reveal."""
-        planned = not isinstance(self.budget, StepwiseBudget)
-        return planned and self.order.blind and not self.editing.remasking
+        return self.budget.planned and self.order.fixed and not self.revision.remasking
 
     def parts(self) -> tuple[int, int]:
-        """How many steps fill the grid, and how many refine it."""
-        refining = self.refinement.steps(self.steps) if self.refinement else 0
+        """Return how many steps fill the grid, and how many refine it."""
+        refining = self.refinement.steps(self.steps)
         return self.steps - refining, refining
+
+    def plan(self, masked: torch.Tensor, steps: int) -> torch.Tensor:
+        """Return how many positions stay masked after each of so many steps by the budget's plan, (B, steps) int64.
+
+        An image with fewer masks than steps is full after as many steps as it had masks.
+
+        Args:
+            masked: (B, n) bool.
+        """
+        rows = []
+        for count in masked.sum(dim=1).tolist():
+            counts = self.budget.counts(count, min(steps, count)) if count else []
+            rows.append([count - number for number in accumulate(counts)] + [0] * (steps - len(counts)))
+        return torch.tensor(rows, device=masked.device)
+
+    def reveals(self, view: StepView, remasked: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the masked positions to reveal, (B, n) bool: as many as leave `view.remaining` masked afterwards."""
+        counts = view.masked.sum(dim=1) - view.remaining
+        if remasked is not None:
+            counts = counts + remasked.sum(dim=1)
+        first = self.budget.first(view)
+        keys = [self.order.priority(view)] if first is None else [first, self.order.priority(view)]
+        return first_among(view.masked, counts, *keys)
+
+    def decide(self, view: StepView, revealed: torch.Tensor | None) -> Change:
+        """Return what the rules make of a step; `revealed` is given where it was known before the pass."""
+        # Where nothing is left to reveal afterwards, nothing may be masked again.
+        remasked = self.revision.remasks(view) & view.visible & (view.remaining > 0)[:, None]
+        edited = self.revision.changes(view) & view.visible & ~remasked
+        return Change(self.reveals(view, remasked) if revealed is None else revealed, edited, remasked)
 
 
 def sample(
@@ -106,14 +149,15 @@ def sample(
     grid: tuple[int, int],
     sampler: Sampler,
     generators: list[torch.Generator],
+    negative: PromptBatch | None = None,
     tokens: torch.Tensor | None = None,
     editable: torch.Tensor | None = None,
+    preview: bool = False,
 ) -> Iterator[Step]:
-    """Fill grids, yielding a `Step` after every pass of the denoiser. Stop by not asking for the next.
+    """Fill grids, yielding a `Step` after every pass of the denoiser. Close the generator to stop early.
 
-    Every random number is drawn from the image's own generator, for all positions of the grid in raster
-    order, and prompts of different lengths are not computed together, so an image's tokens do not depend on
-    its batch mates.
+    Every random number is drawn from the image's own generator, for all positions of the grid in raster order. Prompts
+    of different lengths are not computed together. So an image's tokens do not depend on its batch mates.
 
     Args:
         denoiser: the model.
@@ -121,229 +165,80 @@ def sample(
         grid: (h, w) in tokens.
         sampler: the rules.
         generators: B generators on the CPU.
-        tokens: (B, h, w) int64, the grid to start from, the mask id where it is to be filled; None is all
-            masks.
+        negative: B prompts in place of the empty one in the unconditional pass, or None.
+        tokens: (B, h, w) int64, the grid to start from, the mask id where it is to be filled; None is all masks.
         editable: (B, h, w) bool, False at visible tokens that must stay as they are; None is True everywhere.
+        preview: whether `Step.candidate` is wanted at every masked position. It costs time and changes no token.
 
     Raises:
         SmaltiError: at once, before the first step, for anything that does not fit together.
+
+    Example:
+        >>> import smalti
+        >>> parts = smalti.load().components
+        >>> steps = sample(parts.denoiser, parts.prompts(["a red circle"], 256, 256), grid=(16, 16),
+        ...                sampler=Sampler(steps=4), generators=[torch.Generator().manual_seed(0)])
+        >>> [int(step.revealed.sum()) for step in steps]
+        [32, 50, 90, 84]
     """
-    height, width = grid
-    config = denoiser.config
-    slots = config.slots(height, width)
-    sampler.check(height, width)
-    B, shape = len(prompt), (len(prompt), height, width)
-    if prompt.slots != slots:
-        raise SmaltiError(
-            f"prompts must reserve {slots} slots for a grid of {height}×{width}, not {prompt.slots}"
-        )
-    if len(generators) != B:
-        raise SmaltiError(f"generators must be one an image, {B}, not {len(generators)}")
-    device = denoiser.head.device
-    if tokens is None:
-        tokens = torch.full(shape, config.mask_code, device=device)
-    if editable is None:
-        editable = torch.ones(shape, dtype=torch.bool, device=device)
-    for name, value, dtype in (("tokens", tokens, torch.int64), ("editable", editable, torch.bool)):
-        if tuple(value.shape) != shape or value.dtype != dtype:
-            raise SmaltiError(f"{name} must be {shape} {dtype}, not {tuple(value.shape)} {value.dtype}")
-    tokens, editable = tokens.to(device).flatten(1), editable.to(device).flatten(1)
-    masked = tokens == config.mask_code
-    if bool(((tokens < 0) | (tokens >= config.codebook_size) & ~masked).any()):
-        raise SmaltiError(
-            f"tokens must be from 0 to {config.codebook_size - 1} or the mask {config.mask_code}"
-        )
-    if bool((masked & ~editable).any()):
-        raise SmaltiError("editable must be True wherever tokens hold the mask")
-    return _steps(denoiser, prompt, grid, sampler, generators, tokens, editable)
+    sampler.check(*grid)
+    slots = denoiser.config.slots(*grid)
+    for name, batch in (("prompts", prompt), ("negative", negative)):
+        if batch is not None and batch.slots != slots:
+            raise SmaltiError(
+                f"{name} must reserve {slots} slots for a grid of {grid[0]}×{grid[1]}, not {batch.slots}",
+                argument=name,
+            )
+    for name, items in (("generators", generators), ("negative", negative)):
+        if items is not None and len(items) != len(prompt):
+            raise SmaltiError(f"{name} must be one an image, {len(prompt)}, not {len(items)}", argument=name)
+    state = start_state(denoiser, (len(prompt), *grid), tokens, editable)
+    predictor = Predictor(
+        denoiser,
+        prompt,
+        sampler.guidance,
+        negative=negative,
+        guidance_batched=sampler.guidance_batched,
+        prompt_every=sampler.prompt_every,
+    )
+    return _steps(predictor, sampler, generators, state, preview)
 
 
 def _steps(
-    denoiser: Denoiser,
-    prompt: PromptBatch,
-    grid: tuple[int, int],
-    sampler: Sampler,
-    generators: list[torch.Generator],
-    tokens: torch.Tensor,
-    editable: torch.Tensor,
+    predictor: Predictor, sampler: Sampler, generators: list[torch.Generator], state: State, preview: bool
 ) -> Iterator[Step]:
-    """The loop of `sample`; tokens and editable are (B, n)."""
-    steps, device, mask = sampler.steps, tokens.device, denoiser.config.mask_code
-    stepwise = isinstance(sampler.budget, StepwiseBudget)
-    masked = tokens == mask
-    filling, refining = sampler.parts()
-    planned = torch.cat(
-        [_planned(sampler, masked, filling), masked.new_zeros(len(tokens), refining).long()], dim=1
-    )
-    frequencies = code_frequencies(denoiser, prompt, grid) if refining else None
+    """Run the loop of `sample`."""
+    steps, (filling, refining) = sampler.steps, sampler.parts()
+    plan = sampler.plan(state.masked, filling)
+    rare = sampler.refinement.finder(predictor.denoiser, predictor.prompt, state.grid) if refining else None
     temperatures = sampler.temperatures()
-    confidence = zeros = torch.zeros(masked.shape, device=device)
-    past: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
-    active = torch.ones(len(tokens), dtype=torch.bool, device=device)
-    grouped = partial(
-        make_groups, prompt, guided=sampler.guidance.scale > 0, batched=sampler.guidance_batched
-    )
-    groups = grouped(active)
-    remembers = sampler.prompt_every > 1 and denoiser.config.conditioning == "sequence"
-    memories: list[dict[bool, list[PromptMemory]]] | None = None
     for index in range(steps):
-        if remembers and index % sampler.prompt_every == 0:
-            # One for every batch that is passed, by whether guidance is on.
-            memories = [
-                {False: [PromptMemory()], True: [PromptMemory() for _ in group.guided]} for group in groups
-            ]
-        uniform = _noise(generators, tokens) if sampler.draw == "sample" else None
-        noise = _noise(generators, tokens) if sampler.order.noisy else None
-        visible = editable & ~masked & active[:, None]
-        part = (index, filling) if index < filling else (index - filling, refining)
-        view = StepView(
-            index=part[0],
-            steps=part[1],
-            grid=grid,
-            masked=masked,
-            visible=visible,
-            tokens=tokens,
-            candidate=tokens,
-            probability=zeros,
-            current_probability=zeros,
-            entropy=zeros,
-            noise=noise,
-            confidence=confidence,
-            remaining=planned[:, index],
-            past=past,
-        )
-        foreseen = _to_reveal(sampler, view) if sampler.foresees else None
-        asked = masked if foreseen is None else foreseen
-        if sampler.editing.enabled:
-            asked = asked | visible
-        rows = asked.flatten().nonzero()[:, 0]
-        choice = _predict(
-            denoiser,
-            groups,
-            tokens.unflatten(1, grid),
-            rows,
-            None if uniform is None else uniform.flatten()[rows],
-            sampler,
-            sampler.guidance.at(index, steps),
-            temperatures[index],
-            memories,
-        )
-        if bool(choice.probability.isnan().any()):
-            raise SmaltiError("the denoiser's output is not finite: its weights or its dtype are unfit")
-        current = _spread(choice.current_probability, rows, zeros)
-        view = replace(
-            view,
-            candidate=_spread(choice.candidate, rows, tokens),
-            probability=_spread(choice.probability, rows, zeros),
-            current_probability=current,
-            entropy=_spread(choice.entropy, rows, zeros),
-            confidence=torch.maximum(confidence, current),
-        )
-        if stepwise:
-            view = replace(view, remaining=sampler.budget.remaining(view))
-        # Where nothing is left to reveal afterwards, nothing may be masked again.
-        remasked = sampler.editing.remasks(view) & visible & (view.remaining > 0)[:, None]
-        edited = sampler.editing.changes(view) & visible & ~remasked
-        revealed = _to_reveal(sampler, view, remasked) if foreseen is None else foreseen
-        tokens = torch.where(revealed | edited, view.candidate, tokens).masked_fill(remasked, mask)
-        masked = masked & ~revealed | remasked
-        past = ((view.candidate, view.probability), *past)[: sampler.order.past]
-        if refining and index == filling - 1:
-            # The grid is full; what is rare starts anew.
-            masked = editable & (frequencies.gather(1, tokens) < sampler.refinement.frequency)
-            remasked, tokens = remasked | masked, tokens.masked_fill(masked, mask)
-            planned[:, filling:], past = _planned(sampler, masked, refining), ()
-        confidence = torch.where(revealed | edited, view.probability, view.confidence).masked_fill(masked, 0)
-        ended = ~masked.any(dim=1) if stepwise else torch.full_like(active, index == steps - 1)
+        part, length = (index, filling) if index < filling else (index - filling, refining)
+        uniform = None if sampler.argmax else random_numbers(generators, state.tokens)
+        noise = random_numbers(generators, state.tokens) if sampler.order.noisy else None
+        view = state.view(part, length, plan[:, part], noise)
+        revealed = sampler.reveals(view) if sampler.foresees else None
+        asked = view.masked if revealed is None or preview else revealed
+        if sampler.revision.enabled:
+            asked = asked | view.visible
+        draw = replace(sampler.draw, temperature=temperatures[index])
+        current = sampler.revision.enabled
+        view = predictor.look(view, asked, draw=draw, uniform=uniform, current=current, step=(index, steps))
+        view = replace(view, remaining=sampler.budget.remaining(view))
+        change = sampler.decide(view, revealed)
+        state.apply(view, change.revealed, change.edited, change.remasked, past=sampler.order.past)
+        if rare is not None and index == filling - 1:
+            change = change._replace(remasked=change.remasked | state.remask(rare(state.tokens)))
+            plan = sampler.plan(state.masked, refining)
+        full = ~state.masked.any(dim=1)
+        ended = torch.full_like(full, index == steps - 1) if sampler.budget.planned else full
         if sampler.final == "release":
-            # Where nothing was asked for, the candidate is the token that is there.
-            tokens = torch.where(ended[:, None], view.candidate, tokens)
-        parts = [part.unflatten(1, grid) for part in (tokens, revealed, edited, remasked, view.probability)]
-        yield Step(index, steps, *parts, active)
-        if stepwise:
+            # Where the head was not applied, the candidate is the token that is there.
+            state.tokens = torch.where(ended[:, None], view.candidate, state.tokens)
+        parts = (state.tokens, view.candidate, *change, view.probability)
+        yield Step(index, steps, *(values.unflatten(1, state.grid) for values in parts), state.active)
+        if not sampler.budget.planned:
             if bool(ended.all()):
                 return
-            # Remembered prompts stay together: computed anew, they would make an image depend on when others end.
-            if not remembers and not torch.equal(active, ~ended):
-                groups = grouped(~ended)
-            active = ~ended
-
-
-@torch.inference_mode()
-def _predict(
-    denoiser: Denoiser,
-    groups: list[Group],
-    tokens: torch.Tensor,
-    rows: torch.Tensor,
-    uniform: torch.Tensor | None,
-    sampler: Sampler,
-    scale: float,
-    temperature: float,
-    memories: list[dict[bool, list[PromptMemory]]] | None,
-) -> TokenChoice:
-    """One pass over tokens (B, h, w), and a choice for the rows (of B·h·w) that can change."""
-    B, h, w = tokens.shape
-    shape = (B, h * w, denoiser.config.hidden_size)
-    hidden = uncond = None
-    for number, group in enumerate(groups):
-        part = tokens[group.images]
-        remembered = memories[number][scale != 0] if memories else [None] * max(1, len(group.guided))
-        if scale:
-            # Conditional and unconditional, as one batch or one after the other.
-            passes = [
-                denoiser(part, batch, memory) for batch, memory in zip(group.guided, remembered, strict=True)
-            ]
-            found, without = passes if len(passes) == 2 else passes[0].chunk(2)
-            uncond = without.new_empty(shape) if uncond is None else uncond
-            uncond[group.images] = without
-        else:
-            found = denoiser(part, group.prompt, remembered[0])
-        hidden = found.new_empty(shape) if hidden is None else hidden
-        hidden[group.images] = found
-    hidden = hidden.flatten(0, 1)[rows]
-    uncond = None if uncond is None else uncond.flatten(0, 1)[rows]
-    return sample_tokens(
-        hidden,
-        denoiser.head,
-        uniform,
-        hidden_uncond=uncond,
-        guidance_scale=scale,
-        temperature=temperature,
-        top_k=sampler.top_k,
-        top_p=sampler.top_p,
-        current_tokens=tokens.flatten()[rows] if sampler.editing.enabled else None,
-    )
-
-
-def _to_reveal(sampler: Sampler, view: StepView, remasked: torch.Tensor | None = None) -> torch.Tensor:
-    """(B, n) bool: the masked positions that a step reveals, as many as leave `view.remaining` masked after it."""
-    counts = view.masked.sum(dim=1) - view.remaining
-    if remasked is not None:
-        counts = counts + remasked.sum(dim=1)
-    first = [sampler.budget.sure(view)] if isinstance(sampler.budget, StepwiseBudget) else []
-    return first_among(view.masked, counts, *first, sampler.order.priority(view))
-
-
-def _spread(values: torch.Tensor | None, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """`values` at `rows` of the flattened (B, n) grid, `others` elsewhere, everywhere without values."""
-    return others if values is None else others.flatten().scatter(0, rows, values).view(others.shape)
-
-
-def _planned(sampler: Sampler, masked: torch.Tensor, steps: int) -> torch.Tensor:
-    """(B, steps) int64: how many of its positions each image has masked after each of so many steps, by the budget.
-
-    An image with fewer masks than steps is full after as many steps as it had masks.
-    """
-    rows = []
-    for count in masked.sum(dim=1).tolist():
-        counts = sampler.budget.counts(count, min(steps, count)) if count else []
-        reached = list(accumulate(counts))
-        rows.append([count - number for number in reached] + [0] * (steps - len(counts)))
-    return torch.tensor(rows, device=masked.device)
-
-
-def _noise(generators: list[torch.Generator], like: torch.Tensor) -> torch.Tensor:
-    """(B, n) uniform numbers in [0, 1), each row from its image's generator."""
-    return torch.stack([torch.rand(like.shape[1], generator=generator) for generator in generators]).to(
-        like.device
-    )
+            state.active = ~ended
+            predictor.keep(state.active)

@@ -1,4 +1,4 @@
-"""What the rules of a sampler see of a step, numbers a position, never logits; and what its caller sees."""
+"""What the rules of a sampler see of a step, numbers per position and never logits; and what its caller sees."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ class StepView:
     """One step, before anything is revealed, edited or masked again. Tensors are (B, n), n = h·w in raster order.
 
     Attributes:
-        index: the step, from 0; of those that fill the grid or, then, of those that refine it.
-        steps: how many there are of these.
-        grid: (h, w).
+        index: number of the step, from 0, among those that fill the grid or, later, those that refine it.
+        steps: how many of these there are.
+        grid: (h, w) in tokens.
         masked: bool, positions that may be revealed.
-        visible: bool, positions that may be edited or masked again; those that are neither are fixed by the caller.
+        visible: bool, positions that may be edited or masked again. The caller fixes those that are neither.
         tokens: int64, the grid, with the mask id at masked positions.
-        candidate: int64, what the model would put there (x₀). This and the following are meaningful at masked
-            positions, where these are all asked for (not so in a blind order), and at visible ones while editing is on.
+        candidate: int64, what the model would put there (x₀). This and the following hold at masked positions, unless
+            the order is fixed, and at visible ones while revision is on.
         probability: float32, p(x₀) at temperature 1.
-        current_probability: float32, p of the token that is there; 0 at masked positions and while editing is
-            off.
-        entropy: float32, of p in nats.
-        noise: float32 in [0, 1), a fresh random number a position from each image's own generator, or None if
-            the order asks for none.
+        current_probability: float32, p of the token that is there; 0 at masked positions and without revision.
+        entropy: float32, entropy of p in nats.
+        noise: float32 in [0, 1), a fresh random number a position from each image's own generator, or None if the
+            order asks for none.
         confidence: float32, the highest probability that the token which is there has had: its own when it was
-            revealed, and `current_probability` at every step since, this one included. A token that takes another's
-            place or is masked again starts anew. 0 at masked positions and where a token was never asked for.
+            revealed, and `current_probability` at every step since, this one included. A new token starts afresh.
+            0 at masked positions and where the head was never applied to a token.
         remaining: (B,) int64, how many positions the budget leaves masked after this step.
-        past: (candidate, probability) of the steps before, newest first, at most as many as the order asks for.
+        past: (candidate, probability) of earlier steps, newest first, at most as many as the order asks for.
     """
 
     index: int
@@ -54,20 +53,22 @@ class Step:
     """The state after one step. The last step's tokens are the result.
 
     Attributes:
-        index: the step, from 0.
-        steps: how many there are at most; fewer are taken where the budget is adaptive and all is filled before.
+        index: number of the step, from 0.
+        steps: largest number of steps; an adaptive budget may take fewer.
         tokens: (B, h, w) int64, the mask id where still unknown.
+        candidate: (B, h, w) int64, what the model would put at each position; the token that was there where the head
+            was not applied. With `preview` it is known at every masked position, and decodes to a preview.
         revealed: (B, h, w) bool, positions that this step filled.
         edited: (B, h, w) bool, visible tokens that this step changed.
         remasked: (B, h, w) bool, visible tokens that this step masked again.
-        probability: (B, h, w) float32, p of this step's candidate where it was asked for, else 0.
-        active: (B,) bool, images that this step worked on. False is a grid that an adaptive budget had filled before:
-            it is finished, whatever else is in the batch.
+        probability: (B, h, w) float32, p of this step's candidate where the head was applied, else 0.
+        active: (B,) bool, images that this step worked on. False is a grid that an adaptive budget had filled before.
     """
 
     index: int
     steps: int
     tokens: torch.Tensor
+    candidate: torch.Tensor
     revealed: torch.Tensor
     edited: torch.Tensor
     remasked: torch.Tensor

@@ -12,7 +12,8 @@ from smalti.common.devices import find_device
 from smalti.common.files import write_text_atomic
 from smalti.data.sources import shuffled_indices
 from smalti.errors import SmaltiError
-from smalti.generation import make_sampler
+from smalti.generation.build import make_sampler
+from smalti.generation.settings import GenerationSettings
 from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts, train_text_tokenizer
@@ -22,7 +23,6 @@ from smalti.objective.loss import denoising_loss
 from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.sampling.orders import StratifiedOrder, halton_order, stratified_order
 from smalti.sampling.sampler import sample
-from smalti.settings import GenerationSettings
 from smalti.storage.folder import (
     load_config,
     load_denoiser,
@@ -302,9 +302,9 @@ class DenoiserTask:
     def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
         captions = [caption for caption in self.config.preview_prompts for _ in range(2)]
         generators = [torch.Generator().manual_seed(number % 2) for number in range(len(captions))]
-        settings = GenerationSettings().replaced(self.model_config.sampling)
+        settings = GenerationSettings().replaced(**self.model_config.sampling)
         fewest = min(settings.num_inference_steps, self.grid[0] * self.grid[1])
-        settings = settings.replaced({"num_inference_steps": fewest})
+        settings = settings.replaced(num_inference_steps=fewest)
         steps = sample(
             self.averaged(average),
             self.prompts(captions),

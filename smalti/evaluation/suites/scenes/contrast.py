@@ -131,15 +131,18 @@ def measure_contrasts(
     side = pipeline.image_tokenizer.config.downscale
     grid = (size // side, size // side)
     places = torch.Generator().manual_seed(seed)
-    settings = pipeline.settings.replaced({"height": size, "width": size})
     for contrast in watch(contrasts(kind, count, seed=seed, lattice=lattice)):
         pixels = torch.from_numpy(render(contrast.scene, size)).permute(2, 0, 1)[None]
-        tokens = pipeline.encode(pixels)[0]
+        tokens = pipeline.components.encode(pixels)[0]
         rank = torch.rand(grid[0] * grid[1], generator=places).argsort().argsort().view(grid)
         hidden = torch.stack([rank < max(1, round(ratio * rank.numel())) for ratio in mask_ratios])
         own, other = (
             log_probabilities(
-                pipeline.denoiser, pipeline.prompts([text], settings), tokens, hidden, at_once=len(hidden)
+                pipeline.denoiser,
+                pipeline.components.prompts([text], size, size),
+                tokens,
+                hidden,
+                at_once=len(hidden),
             ).sum(dim=(1, 2))
             for text in (contrast.prompt, contrast.other)
         )

@@ -17,8 +17,8 @@ from smalti.worlds.scenes.palette import BACKGROUNDS
 from smalti.worlds.scenes.world import SceneObject
 
 if TYPE_CHECKING:
+    from smalti.generation.settings import GenerationSettings
     from smalti.pipeline import Pipeline
-    from smalti.settings import GenerationSettings
 
 WAYS = ("automatic", "true_mask", "redraw_all", "random_share")
 """Ways to select tokens: by likelihood drop; those that truly change; all; as many as by likelihood drop, at random."""

@@ -22,7 +22,7 @@ from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
 from smalti.worlds.scenes.shapes import SHAPES
 from smalti.worlds.scenes.world import Scene
 
-WEIGHTS = Path(__file__).parent.parent / "models" / "classifier.safetensors"
+WEIGHTS = Path(__file__).parents[3] / "models" / "classifier.safetensors"
 
 DIMENSION = 128
 """Number of features of an image."""

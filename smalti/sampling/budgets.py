@@ -1,0 +1,159 @@
+"""Budgets: how many tokens each step reveals (docs/format.md, section 5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle
+from typing import ClassVar, Protocol
+
+import torch
+
+from smalti.common.checks import check_real, check_whole
+from smalti.errors import SmaltiError
+from smalti.sampling.curves import progress_points, shifted
+from smalti.sampling.view import StepView
+
+
+class Budget(Protocol):
+    """A rule for how many tokens each step reveals.
+
+    A class that inherits from it needs `counts` alone. A budget that decides after every pass sets `planned` to False.
+
+    Example:
+        >>> ShiftBudget(shift=5.0).counts(256, 4)
+        [32, 50, 90, 84]
+    """
+
+    planned: ClassVar[bool] = True
+    """Whether `counts` alone decides. Otherwise sampling ends when no image has a mask left, and an image that is
+    full takes no further edits while others are filled."""
+
+    def counts(self, tokens: int, steps: int) -> list[int]:
+        """Return `steps` numbers of at least 1 that sum to `tokens`: the plan."""
+        ...
+
+    def remaining(self, view: StepView) -> torch.Tensor:
+        """Return how many positions stay masked after the step, (B,) int64. `view.remaining` is the plan.
+
+        A budget that is not planned leaves fewer than there are now, where there are any.
+        """
+        return view.remaining
+
+    def first(self, view: StepView) -> torch.Tensor | None:
+        """Return the masked positions that precede the order's choice, (B, n) bool, or None."""
+        return None
+
+
+@dataclass(frozen=True)
+class ShiftBudget(Budget):
+    """Follow σ(t) = shift·t / (1 + (shift − 1)·t): the larger the shift, the fewer tokens the first steps reveal.
+
+    Attributes:
+        shift: strength of the curve, above 0; 1 is linear.
+    """
+
+    shift: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_real("shift", self.shift, 0, above=True)
+
+    def counts(self, tokens: int, steps: int) -> list[int]:
+        """Return `steps` numbers of at least 1 that sum to `tokens`."""
+        return _counts(lambda t: shifted(t, self.shift), tokens, steps)
+
+
+@dataclass(frozen=True)
+class CosineBudget(Budget):
+    """Follow MaskGIT (arXiv 2202.04200): after the fraction t of the steps, cos(π·t/2) is still masked."""
+
+    def counts(self, tokens: int, steps: int) -> list[int]:
+        """Return `steps` numbers of at least 1 that sum to `tokens`."""
+        return _counts(lambda t: math.sin(math.pi * t / 2), tokens, steps)
+
+
+@dataclass(frozen=True)
+class LinearBudget(Budget):
+    """Reveal the same number at every step, as nearly as it divides."""
+
+    def counts(self, tokens: int, steps: int) -> list[int]:
+        """Return `steps` numbers of at least 1 that sum to `tokens`."""
+        return _counts(lambda t: t, tokens, steps)
+
+
+@dataclass(frozen=True)
+class AdaptiveBudget(Budget):
+    """Reveal all positions whose candidate is more probable than a threshold, between a floor and a ceiling.
+
+    Threshold-based parallel decoding follows Fast-dLLM (arXiv 2505.22618), which reveals at least one token. The floor,
+    the ceiling and the plan are Smalti extensions. The plan is the cosine budget: a step with too few probable
+    positions reveals what keeps up with it, so the last step always finishes.
+
+    Attributes:
+        threshold: probability above which a position goes first, from 0 to 1.
+        floor: least share of the grid that a step reveals; at least one token.
+        ceiling: largest share of the grid that a step reveals, unless the plan asks for more.
+    """
+
+    threshold: float = 0.9
+    floor: float = 0.0
+    ceiling: float = 0.25
+    planned: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_real("threshold", self.threshold, 0, 1)
+        check_real("floor", self.floor, 0, 1)
+        check_real("ceiling", self.ceiling, self.floor, 1)
+
+    def counts(self, tokens: int, steps: int) -> list[int]:
+        """Return the plan: `steps` numbers of at least 1 that sum to `tokens`."""
+        return CosineBudget().counts(tokens, steps)
+
+    def first(self, view: StepView) -> torch.Tensor:
+        """Return the masked positions with p(x₀) > threshold, (B, n) bool."""
+        return view.masked & (view.probability > self.threshold)
+
+    def remaining(self, view: StepView) -> torch.Tensor:
+        """Return what is masked less the probable positions, between floor and ceiling, or the plan if less, (B,)."""
+        n = view.masked.shape[1]
+        least, most = (max(round(share * n), 1) for share in (self.floor, self.ceiling))
+        count = self.first(view).sum(dim=1).clamp(least, most)
+        return torch.minimum((view.masked.sum(dim=1) - count).clamp_min(0), view.remaining)
+
+
+BUDGETS: dict[str, type[Budget]] = {
+    "shift": ShiftBudget,
+    "cosine": CosineBudget,
+    "linear": LinearBudget,
+    "adaptive": AdaptiveBudget,
+}
+"""Every budget by the name that settings use."""
+
+
+def check_steps(steps: int, tokens: int | None = None) -> None:
+    """Raise SmaltiError unless `steps` is a whole number from 1 to the number of tokens."""
+    check_whole("steps", steps)
+    if tokens is not None and steps > tokens:
+        raise SmaltiError(
+            f"steps must be at most {tokens}, the number of tokens, not {steps}", argument="steps"
+        )
+
+
+def _counts(sigma: Callable[[float], float], tokens: int, steps: int) -> list[int]:
+    """Return the budget of the curve σ, which rises from 0 to 1, read backwards: docs/format.md, section 5.
+
+    Raises:
+        SmaltiError: `steps` is below 1 or above the number of tokens.
+    """
+    check_steps(steps, tokens)
+    reached = [math.floor(sigma(t) * tokens) for t in progress_points(steps + 1)[:-1]] + [tokens]
+    counts = [max(after - before, 1) for before, after in zip(reached, reached[1:], strict=False)]
+    excess = sum(counts) - tokens
+    for index in cycle(range(steps)):
+        if excess == 0:
+            break
+        if counts[index] > 1:
+            counts[index] -= 1
+            excess -= 1
+    return counts[::-1]

@@ -1,0 +1,130 @@
+"""The grid of a generation in progress, and what is remembered of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from smalti.errors import SmaltiError
+from smalti.model.denoiser import Denoiser
+from smalti.sampling.view import StepView
+
+
+@dataclass(eq=False)
+class State:
+    """Grids that are being filled. Tensors are (B, n), n = h·w in raster order.
+
+    Attributes:
+        grid: (h, w) in tokens.
+        mask_code: the id that means unknown.
+        tokens: int64, the grid.
+        masked: bool, positions that hold the mask id.
+        editable: bool, positions that may change.
+        confidence: float32, as in `StepView`.
+        active: (B,) bool, images that are not finished.
+        past: as in `StepView`.
+    """
+
+    grid: tuple[int, int]
+    mask_code: int
+    tokens: torch.Tensor
+    masked: torch.Tensor
+    editable: torch.Tensor
+    confidence: torch.Tensor
+    active: torch.Tensor
+    past: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
+
+    def view(self, index: int, steps: int, remaining: torch.Tensor, noise: torch.Tensor | None) -> StepView:
+        """Return what the rules see before the pass; the arguments are as in `StepView`."""
+        zeros = torch.zeros_like(self.confidence)
+        return StepView(
+            index=index,
+            steps=steps,
+            grid=self.grid,
+            masked=self.masked,
+            visible=self.editable & ~self.masked & self.active[:, None],
+            tokens=self.tokens,
+            candidate=self.tokens,
+            probability=zeros,
+            current_probability=zeros,
+            entropy=zeros,
+            noise=noise,
+            confidence=self.confidence,
+            remaining=remaining,
+            past=self.past,
+        )
+
+    def apply(
+        self,
+        view: StepView,
+        revealed: torch.Tensor,
+        edited: torch.Tensor,
+        remasked: torch.Tensor,
+        *,
+        past: int,
+    ) -> None:
+        """Take the candidates where positions are revealed or edited, and mask others again.
+
+        Args:
+            revealed, edited, remasked: (B, n) bool.
+            past: how many steps are remembered.
+        """
+        taken = revealed | edited
+        self.tokens = torch.where(taken, view.candidate, self.tokens).masked_fill(remasked, self.mask_code)
+        self.masked = self.masked & ~revealed | remasked
+        self.confidence = torch.where(taken, view.probability, view.confidence).masked_fill(self.masked, 0)
+        self.past = ((view.candidate, view.probability), *self.past)[:past]
+
+    def remask(self, positions: torch.Tensor) -> torch.Tensor:
+        """Mask some editable positions of a full grid again; return which, (B, n) bool."""
+        self.masked = self.editable & positions
+        self.tokens = self.tokens.masked_fill(self.masked, self.mask_code)
+        self.confidence = self.confidence.masked_fill(self.masked, 0)
+        self.past = ()
+        return self.masked
+
+
+def start_state(
+    denoiser: Denoiser,
+    shape: tuple[int, int, int],
+    tokens: torch.Tensor | None,
+    editable: torch.Tensor | None,
+) -> State:
+    """Return the grids that a generation starts from, checked, on the denoiser's device.
+
+    Args:
+        shape: (B, h, w).
+        tokens, editable: as for `smalti.sampling.sampler.sample`.
+
+    Raises:
+        SmaltiError: a wrong shape or dtype, an id that is no code, or a mask that must not change.
+    """
+    config, device = denoiser.config, denoiser.head.device
+    if tokens is None:
+        tokens = torch.full(shape, config.mask_code, device=device)
+    if editable is None:
+        editable = torch.ones(shape, dtype=torch.bool, device=device)
+    for name, value, dtype in (("tokens", tokens, torch.int64), ("editable", editable, torch.bool)):
+        if tuple(value.shape) != shape or value.dtype != dtype:
+            raise SmaltiError(
+                f"{name} must be {shape} {dtype}, not {tuple(value.shape)} {value.dtype}", argument=name
+            )
+    tokens, editable = tokens.to(device).flatten(1), editable.to(device).flatten(1)
+    masked = tokens == config.mask_code
+    if bool(((tokens < 0) | (tokens >= config.codebook_size) & ~masked).any()):
+        raise SmaltiError(
+            f"tokens must be from 0 to {config.codebook_size - 1} or the mask {config.mask_code}",
+            argument="tokens",
+        )
+    if bool((masked & ~editable).any()):
+        raise SmaltiError("editable must be True wherever tokens hold the mask", argument="editable")
+    zeros = torch.zeros(masked.shape, device=device)
+    active = torch.ones(shape[0], dtype=torch.bool, device=device)
+    return State(shape[1:], config.mask_code, tokens, masked, editable, zeros, active)
+
+
+def random_numbers(generators: list[torch.Generator], like: torch.Tensor) -> torch.Tensor:
+    """Return uniform numbers in [0, 1), (B, n) float32, each row from its image's generator."""
+    rows = [torch.rand(like.shape[1], generator=generator) for generator in generators]
+    return torch.stack(rows).to(like.device)
