@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 
 import pytest
+import smalti.loading
 import torch
 from folders import write_tiny_model
 from release import CUT, CUT_VQ, write_release
@@ -13,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import smalti
-import smalti.loading
 import smalti.runtime.memory
 from smalti.errors import SmaltiError
 from smalti.runtime.memory import Mode, ModelSize, need, parse_memory, working_bytes

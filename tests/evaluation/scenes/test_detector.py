@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 pytest.importorskip("skimage")
 
 from smalti.errors import SmaltiError  # noqa: E402
-from smalti.evaluation import detector, outlines  # noqa: E402
+from smalti.evaluation.suites.scenes import detector, outlines  # noqa: E402
 from smalti.evaluation.suites.scenes.detector import Detection, detect, relations  # noqa: E402
 from smalti.evaluation.suites.scenes.score import is_correct  # noqa: E402
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS  # noqa: E402
