@@ -27,7 +27,7 @@ format: $(VENV)/test
 	$(RUN)/ruff format .
 
 docs: $(VENV)/docs
-	$(RUN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict
 	@echo "Open site/index.html"
 
 wheel: $(VENV)/test

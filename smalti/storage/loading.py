@@ -118,7 +118,7 @@ def find_model(
     local_files_only: bool = False,
     parts: Collection[str] | None = None,
 ) -> Path:
-    """The folder that `model` names, that of the bundled model for None, or the cache's for a model on the hub.
+    """Return the folder of a model: a local one, the bundled model's for None, or the cache's for a hub id.
 
     Args:
         model, revision, local_files_only: as for `load`.
