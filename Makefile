@@ -2,8 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-# Two processes with one thread each take half the time of one process with two threads.
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN)/python -m pytest -n 2
+PYTEST := $(RUN)/python -m pytest -n 2
 
 .PHONY: demo test test-fast lint format docs wheel clean
 

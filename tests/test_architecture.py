@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -198,3 +199,37 @@ def test_no_known_entry_is_stale() -> None:
     lines = {known(line) for rule in RULES.values() for line in rule()}
     stale = sorted(entry for entry in KNOWN if entry not in lines)
     assert not stale, f"no longer needed in KNOWN: {stale}"
+
+
+def test_the_rules_see_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "__init__.py": "",
+        "pipeline.py": "from smalti.vq.coder import code\n",
+        "loose.py": "",
+        "common/__init__.py": "",
+        "common/checks.py": "if TYPE_CHECKING:\n    from smalti.vq import coder\n",
+        "vq/__init__.py": "",
+        "vq/coder.py": "def code() -> None:\n    import smalti.model.layer\n" + "    code()\n" * 80,
+        "model/__init__.py": "",
+        "model/layer.py": "from ..vq import coder\n" + "\n" * 400,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    modules.cache_clear()
+    try:
+        assert [list(rule()) for rule in RULES.values()] == [
+            [
+                "common/checks.py imports vq (1 -> 2)",
+                "model/layer.py imports vq (2 -> 2)",
+                "vq/coder.py imports model (2 -> 2)",
+            ],
+            ["loose has no floor"],
+            ["loose.py is at the root"],
+            ["model/layer.py is longer than 350 lines: 401"],
+            ["vq/coder.py: code is longer than 80 lines: 82"],
+            ["files import each other: model/layer.py, vq/coder.py"],
+        ]
+    finally:
+        modules.cache_clear()

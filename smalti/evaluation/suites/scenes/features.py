@@ -1,6 +1,6 @@
 """Features of images from a small classifier of scenes, for distances between sets of images.
 
-The classifier is a convolutional network trained to name the contents of scenes (`benchmarks/features.py`). Its weights
+The classifier is a convolutional network trained to name the contents of scenes (`tools/train_classifier.py`). Its weights
 come with the package, so that a distance means the same for everybody; other weights would change every distance.
 """
 
