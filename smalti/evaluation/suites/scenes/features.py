@@ -1,7 +1,7 @@
 """Features of images from a small classifier of scenes, for distances between sets of images.
 
-The classifier is a convolutional network trained to name the contents of scenes (`tools/train_classifier.py`). Its weights
-come with the package, so that a distance means the same for everybody; other weights would change every distance.
+The classifier is a convolutional network trained to name the contents of scenes (`tools/train_classifier.py`). Its
+weights come with the package, so that a distance means the same for everybody; other weights would change it.
 """
 
 from __future__ import annotations
