@@ -2,7 +2,7 @@
 
 FID uses the features of an Inception network trained on photographs; here they are those of `features.py`. As in FID,
 each set is fitted by a Gaussian. The distance between two finite samples of one distribution is above 0 and grows as
-they shrink, so only distances between sets of the same sizes can be compared.
+they shrink. Only distances between sets of the same sizes can be compared.
 """
 
 from __future__ import annotations

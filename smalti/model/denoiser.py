@@ -125,9 +125,8 @@ class Denoiser(nn.Module):
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Set every weight for training from scratch.
 
-        Normal with standard deviation 0.02; the projections that write into the residual stream are scaled by
-        1/√(2 · layers), as in GPT-2, so that the stream's variance does not grow with depth. Norms start at
-        1.
+        Weights are normal with standard deviation 0.02, and norms start at 1. As in GPT-2, projections into the
+        residual stream are scaled by 1/√(2 · layers), so that its variance does not grow with depth.
         """
         residual = (2 * self.config.num_hidden_layers) ** -0.5
         for name, weight in self.named_parameters():

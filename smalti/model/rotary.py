@@ -32,8 +32,8 @@ class RotaryTables(NamedTuple):
 def inverse_frequencies(rope: RopeConfig, dim: int) -> tuple[torch.Tensor, float]:
     """Return radians a position for the pairs of dimensions, (dim/2,) float32, and YaRN's attention factor.
 
-    YaRN (section 3.2) keeps frequencies that turn more than beta_fast times over the original length, divides
-    those that turn less than beta_slow times by `factor`, and blends linearly between.
+    YaRN (section 3.2) keeps frequencies that turn more than beta_fast times over the original length. It divides those
+    that turn less than beta_slow times by `factor`, and blends linearly between.
     """
     powers = rope.rope_theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
     extrapolated = 1.0 / powers

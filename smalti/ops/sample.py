@@ -29,7 +29,7 @@ class TokenChoice(NamedTuple):
         candidate: (N,) int64, the token chosen.
         probability: (N,) float32, p of the candidate.
         current_probability: (N,) float32, p of the row's current token (0 for ids outside the head, such as
-            the mask), or None where no current tokens were given.
+            the mask), or None without current tokens.
         entropy: (N,) float32, of p in nats.
     """
 

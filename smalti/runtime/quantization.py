@@ -2,7 +2,7 @@
 
 torchao chooses the scales of integers and rounds; fp8 is a cast. torchao's 4-bit layouts are made for particular GPUs
 and for a few rows at a time, so Smalti has its own storage and product. The same plain tensors serve a CPU, a GPU and
-streaming between them, and a matrix is unpacked once for the thousands of rows of a pass.
+streaming between them. A matrix is unpacked once for the thousands of rows of a pass.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def quantized_linear(weight: torch.Tensor, quantize: str) -> RowLinear | GroupLi
 
     Args:
         weight: (out, in) float.
-        quantize: "int8" (a scale a row), "fp8" (e4m3, a scale a row), or "int4" (a scale and a zero point for every
-            64 numbers of a row, or the largest power of two below that divides the row).
+        quantize: "int8" (a scale a row), "fp8" (e4m3, a scale a row), or "int4" (a scale and a zero point a group). A
+            group has 64 numbers of a row, or the largest power of two below 64 that divides the row.
 
     Raises:
         SmaltiError: torchao is not installed, or a row cannot be cut into pairs.

@@ -1,6 +1,6 @@
 """A model between two others, by averaging their weights.
 
-After fine-tuning, a model between the old one and the new can keep what the old one knew and what the new one learned
+After fine-tuning, a model between the old one and the new one can keep the abilities of both
 (WiSE-FT, arXiv 2109.01903). One must be fine-tuned from the other, or both from a third. Averages of independently
 trained models are meaningless.
 """

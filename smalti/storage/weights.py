@@ -1,8 +1,7 @@
 """Weights of a folder: strict reading into a module, writing whole or not at all.
 
-Only safetensors and JSON are read, never pickle. Headers are compared with what a module needs before any
-weight is read, and weights are then read one tensor at a time, so that loading takes little more memory than
-the module.
+Only safetensors and JSON are read, never pickle. Headers are compared with what a module needs before any weight is
+read. Weights are then read one tensor at a time, so that loading takes little more memory than the module.
 """
 
 from __future__ import annotations

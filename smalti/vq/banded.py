@@ -1,6 +1,6 @@
 """The VQGAN in horizontal bands, for images whose feature maps are too large to hold several of at once.
 
-Every layer is a stream: bands of a map's rows go in from the top, bands of the next map's rows come out, and a 3×3
+Every layer is a stream: bands of a map's rows go in from the top, and bands of the next map's rows come out. A 3×3
 convolution keeps two rows back until it has seen the row below. One float32 map, the residual stream, stays in memory
 and is added to in place; the inner maps of a block never exist as a whole. GroupNorm needs statistics of whole maps, so
 its rows are computed once for the statistics and once more for their use. Nothing is approximated: in float32 the

@@ -1,7 +1,7 @@
 """GenEval's scoring (Ghosh et al., 2023) with the detector of scenes in place of an object detector.
 
-An image is correct or wrong. It is correct when each entry of `include` finds at least `count` objects of its
-class, of its colour and in its position where given, and no entry of `exclude` finds as many as `count`.
+An image is correct if every entry of `include` matches and no entry of `exclude` does. An entry matches if it finds at
+least `count` objects of its class, with its colour and position if it has them.
 """
 
 from __future__ import annotations
