@@ -1,20 +1,37 @@
-# The two commands of the README, and what they need. PYTHON is any Python from 3.10 on.
+# The commands of README.md and CONTRIBUTING.md, and what they need. PYTHON is any Python from 3.10 on.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+PYTEST := $(RUN)/python -m pytest -n 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fast lint format docs wheel clean
 
 demo: $(VENV)/demo
 	$(RUN)/smalti generate "a red circle left of a blue square" -o demo.png --seed 0
 	@echo "Open demo.png"
 
 test: $(VENV)/test
-	$(RUN)/python -m pytest
+	$(PYTEST)
+
+test-fast: $(VENV)/test
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/test
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+format: $(VENV)/test
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict
+	@echo "Open site/index.html"
+
+wheel: $(VENV)/test
+	rm -rf build dist
+	$(RUN)/python -m build --no-isolation
 
 # Each marker file says that its dependencies are installed; a changed pyproject.toml or constraints.txt installs again.
 $(VENV)/demo: pyproject.toml constraints.txt
@@ -27,5 +44,9 @@ $(VENV)/test: $(VENV)/demo
 	$(RUN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
+$(VENV)/docs: $(VENV)/demo
+	$(RUN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo.png
+	rm -rf $(VENV) build dist site demo.png

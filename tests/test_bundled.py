@@ -40,6 +40,7 @@ def test_is_what_the_documents_say(pipe: Pipeline) -> None:
     assert pipe.denoiser.config.image_size == 256 and vq.downscale == 16
 
 
+@pytest.mark.slow
 def test_image_tokenizer_is_faithful_to_unseen_scenes(pipe: Pipeline) -> None:
     unseen = Scenes(seed=123, size=256, split="test")
     with torch.inference_mode():
@@ -47,6 +48,7 @@ def test_image_tokenizer_is_faithful_to_unseen_scenes(pipe: Pipeline) -> None:
     assert found["psnr"] >= 27
 
 
+@pytest.mark.slow
 def test_draws_what_prompts_say(pipe: Pipeline) -> None:
     """The scenes score of 60 pictures; the README has that of more."""
     prompts = scene_prompts(per_tag=10, seed=3)
@@ -61,6 +63,7 @@ def test_draws_what_prompts_say(pipe: Pipeline) -> None:
     assert scores["mean"] >= 0.8 and scores["position"] >= 0.7 and scores["color_attr"] >= 0.6
 
 
+@pytest.mark.slow
 def test_same_seed_same_picture_alone_or_in_a_batch(pipe: Pipeline) -> None:
     alone = pipe("three blue stars", seed=7, num_inference_steps=4, output_type="tokens").tokens
     batch = pipe(
@@ -70,6 +73,7 @@ def test_same_seed_same_picture_alone_or_in_a_batch(pipe: Pipeline) -> None:
     assert not torch.equal(batch[0], batch[1])
 
 
+@pytest.mark.slow
 def test_readme_commands(tmp_path: Path) -> None:
     """Every `smalti` line of the README's drawing section, as a user would type it."""
     section = (ROOT / "README.md").read_text().split("## Draw")[1].split("```python")[0]
@@ -86,6 +90,7 @@ def test_readme_commands(tmp_path: Path) -> None:
                 assert picture.size == (256, 256)
 
 
+@pytest.mark.slow
 def test_readme_python(tmp_path: Path) -> None:
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     done = subprocess.run(
@@ -96,6 +101,7 @@ def test_readme_python(tmp_path: Path) -> None:
         assert picture.size == (256, 256)
 
 
+@pytest.mark.slow
 def test_loading_leaves_the_compiler_alone() -> None:
     """Importing PyTorch's compiler would double the time to the first picture."""
     code = "import sys, smalti; smalti.load()('a red circle', seed=0, num_inference_steps=2); print(*sys.modules)"

@@ -1,1 +1,1 @@
-"""What every room uses: argument checks, atomic files, devices, images, random streams."""
+"""Helpers of every room: argument checks, atomic files, devices, images, random streams."""

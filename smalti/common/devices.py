@@ -1,4 +1,4 @@
-"""Which devices there are, and what they are good at."""
+"""Devices: which exist, their free memory and their arithmetic."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from smalti.errors import SmaltiError
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The device of that name.
+    """Return the device of a name.
 
     Raises:
-        SmaltiError: PyTorch has no such device here, or it holds no numbers.
+        SmaltiError: PyTorch has no such device here, or the device holds no numbers.
     """
     try:
         place = torch.device(device)
@@ -23,27 +23,28 @@ def find_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise SmaltiError(
-            f"device must be one that PyTorch has here, such as cpu, not {str(device)!r}: {reason}"
+            f"device must be one that PyTorch has here, such as cpu, not {str(device)!r}: {reason}",
+            argument="device",
         ) from error
     if place.type == "meta":
-        raise SmaltiError("device must be one that holds numbers, not 'meta'")
+        raise SmaltiError("device must be one that holds numbers, not 'meta'", argument="device")
     return place
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 are at home on this device."""
+    """Return whether the device has instructions for matrix products in bfloat16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that a GPU has left, or None for other devices."""
+    """Return the free bytes of a GPU, or None for other devices."""
     return torch.cuda.mem_get_info(device.index)[0] if device.type == "cuda" else None
 
 
 def host_bytes() -> int | None:
-    """Memory that the host can still give, or None where it does not say."""
+    """Return the available bytes of the host's memory, or None if unknown."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -55,7 +56,7 @@ def host_bytes() -> int | None:
 
 @contextlib.contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Convolutions of float32 as float32: on NVIDIA's GPUs PyTorch else has them in TF32, with 10 bits of mantissa."""
+    """Compute float32 convolutions in float32 inside the block, not in TF32, whose mantissa has 10 bits."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

@@ -55,7 +55,7 @@ def halton_order(height: int, width: int) -> tuple[int, ...]:
 
 
 def _radical_inverse(number: int, base: int) -> float:
-    """The digits of `number` in `base`, mirrored at the point."""
+    """Return the digits of `number` in `base`, mirrored at the point."""
     value, scale = 0, 1
     while number:
         number, digit = divmod(number, base)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from smalti.common.checks import check_choice
 from smalti.errors import SmaltiError
@@ -40,7 +40,11 @@ def parse_rule(kind: str, text: Any, table: Mapping[str, type[R]]) -> R:
     name, _, parameters = text.strip().partition(":")
     check_choice(kind, name, table)
     rule = table[name]
-    known = {field.name: get_type_hints(rule)[field.name] for field in dataclasses.fields(rule) if field.init}
+    known = {
+        field.name: get_type_hints(rule)[field.name]
+        for field in dataclasses.fields(cast(Any, rule))
+        if field.init
+    }
     values: dict[str, Any] = {}
     for number, part in enumerate(parameters.split(",") if parameters else []):
         key, equals, value = (piece.strip() for piece in part.partition("="))

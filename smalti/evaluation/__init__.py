@@ -1,1 +1,1 @@
-"""Scoring pictures: GenEval's protocol over scenes, with a detector of classical vision."""
+"""Scoring images: GenEval's protocol over scenes, with a detector of classical vision."""

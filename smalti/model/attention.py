@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: PyTorch's own, but for bfloat16 on CPUs where that is slow."""
+"""Scaled dot-product attention: PyTorch's kernel, or other products for bfloat16 on CPUs where it is slow."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import torch
 from torch.nn import functional as F
 
 _ROWS = 512  # queries at a time; their float32 logits stay in a CPU's cache
-_FEW = 256  # queries for which it is not worth it
+_FEW = 256  # queries below which PyTorch's kernel is as fast
 _SHORT = 512  # keys up to which training keeps all logits
 
 
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """softmax(q·kᵀ / √d)·v (arXiv 1706.03762, section 3.2.1), each key and value for a group of neighbouring heads.
+    """Attend: softmax(q·kᵀ / √d)·v (arXiv 1706.03762, section 3.2.1).
+
+    Each key and value serves a group of neighbouring query heads.
 
     Args:
         query: (B, heads, L, d).
-        key, value: (B, key heads, K, d), whose number divides the heads.
-        visible: (B, 1, 1, K) bool, False where nothing is to be seen, or None.
+        key: (B, key heads, K, d); the number of key heads divides that of the heads.
+        value: the same shape as `key`.
+        visible: (B, 1, 1, K) bool, False on positions to ignore, or None.
 
     Returns:
         (B, heads, L, d).
@@ -38,10 +41,10 @@ def attend(
 
 @functools.cache
 def _own_is_faster() -> bool:
-    """Whether PyTorch's kernel multiplies slower on this CPU than oneDNN does.
+    """Return whether PyTorch's kernel multiplies slower on this CPU than oneDNN does.
 
-    It leaves products to MKL unless the CPU has tiles (AMX). On an AMD EPYC with bfloat16 instructions it takes twice
-    the time of `_attend_by_head`.
+    The kernel uses MKL unless the CPU has tiles (AMX). On an AMD EPYC with bfloat16 instructions it takes twice the
+    time of `_attend_by_head`.
     """
     return (
         torch.backends.mkldnn.is_available()
@@ -52,7 +55,7 @@ def _own_is_faster() -> bool:
 
 
 def _attend_by_head(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """`attend` without a mask. Logits and softmax are in float32, as in PyTorch's kernel; so is their product."""
+    """Attend without a mask. Logits and softmax are in float32, as in PyTorch's kernel."""
     B, heads, length, head_dim = query.shape
     group = heads // key.shape[1]
     mixed = query.new_empty(B, length, heads, head_dim)
@@ -69,7 +72,7 @@ def _attend_by_head(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor)
 def _attend_by_products(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None
 ) -> torch.Tensor:
-    """`attend` as two products, which autograd keeps the logits for; a fifth of the time of PyTorch's kernel."""
+    """Attend by two products, for which autograd keeps the logits; a fifth of the time of PyTorch's kernel."""
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if visible is not None:
         logits = logits.masked_fill(~visible, float("-inf"))
@@ -77,7 +80,7 @@ def _attend_by_products(
 
 
 def _weights(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """softmax(q·kᵀ) of queries (n, d) bfloat16 and keys (K, d) float32; (n, K) bfloat16."""
+    """Return softmax(q·kᵀ), (n, K) bfloat16, of queries (n, d) bfloat16 and keys (K, d) float32."""
     # oneDNN's product x·wᵀ in float32, which PyTorch has no other name for: F.linear is MKL's.
     logits = torch.ops.mkldnn._linear_pointwise(queries.float(), keys, None, "none", [], "")
     return torch.softmax(logits, dim=-1, out=logits).to(queries.dtype)

@@ -21,7 +21,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, dim) → the same shape and dtype."""
+        """Normalise (…, dim); shape and dtype stay."""
         return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
 
 
@@ -51,9 +51,9 @@ class Attention(nn.Module):
         Args:
             x: (B, L, D).
             context: (B, K, D), or None for x itself.
-            tables: rotary positions of x, or None to turn nothing.
-            visible: (B, 1, 1, K) bool, False on padding, or None where nothing is padded.
-            memory: what to join to x's own keys and values, or to fill with them.
+            tables: rotary positions of x, or None for no rotation.
+            visible: (B, 1, 1, K) bool, False on padding, or None if nothing is padded.
+            memory: keys and values to join to those of x; an empty memory is filled with those of x.
 
         Returns:
             (B, L, D).
@@ -85,7 +85,7 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, D) → (…, D)."""
+        """Transform each vector: (…, D) → (…, D)."""
         gate = self.gate_proj(x)
         if torch.is_grad_enabled():
             return self.down_proj(F.silu(gate) * self.up_proj(x))
@@ -117,7 +117,7 @@ class Layer(nn.Module):
         text_visible: torch.Tensor | None = None,
         memory: LayerMemory | None = None,
     ) -> torch.Tensor:
-        """(B, L, D) → (B, L, D); `text` (B, K, D) is the encoded prompt, masks and memory as in `Attention`."""
+        """Run the layer: (B, L, D) → (B, L, D); `text` (B, K, D) is the encoded prompt, the rest as in `Attention`."""
         x = x + self.self_attn(self.input_layernorm(x), tables=tables, visible=visible, memory=memory)
         if self.cross_attention:
             x = x + self.cross_attn(self.cross_attention_layernorm(x), text, visible=text_visible)

@@ -26,12 +26,12 @@ class RopeConfig:
     Attributes:
         rope_type: "default" or "yarn". Everything below `rope_theta` matters for YaRN only.
         rope_theta: base of the frequencies.
-        factor: how many times longer than in training sequences may be.
-        beta_fast, beta_slow: rotations over the original length above which a frequency is kept as it is, and
-            below which it is divided by `factor`.
-        mscale, mscale_all_dim: YaRN's attention factor is m(mscale) / m(mscale_all_dim) with
-            m(s) = 0.1·s·ln(factor) + 1.
-        original_max_position_embeddings: the length of training.
+        factor: ratio of the longest sequence to the longest one of training.
+        beta_fast: rotations over the original length above which a frequency stays as it is.
+        beta_slow: rotations over the original length below which a frequency is divided by `factor`.
+        mscale: numerator of YaRN's attention factor m(mscale) / m(mscale_all_dim), with m(s) = 0.1·s·ln(factor) + 1.
+        mscale_all_dim: denominator of that factor.
+        original_max_position_embeddings: length of the longest sequence in training.
         llama_4_scaling_beta: b in the factor 1 + b·ln(1 + ⌊position / original⌋) on queries (docs/format.md,
             section 3).
     """
@@ -63,7 +63,7 @@ class RopeConfig:
         return cls(**{name: value for name, value in values.items() if name in names})
 
 
-# Switches of the release's config that this implementation knows only one position of.
+# Switches of the reference model's config of which Smalti implements one position only.
 _FIXED = {
     "hidden_act": "silu",
     "attention_bias": False,
@@ -75,29 +75,40 @@ _FIXED = {
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """Shape of the denoiser. Names are the release's (docs/format.md, section 2); those marked * are ours.
+    """Shape of the denoiser. Fields have the reference model's names (docs/format.md, section 2).
+
+    Fields marked * are Smalti extensions.
 
     Attributes:
-        hidden_size: D, also the width of image-token embeddings.
-        num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, intermediate_size: the
-            backbone.
-        vocab_size: text ids.
-        codebook_size: image codes V. The release's `config.json` lacks it; it comes from the image
-            tokenizer's.
+        hidden_size: width D of hidden vectors and of image-token embeddings.
+        num_hidden_layers: number of layers.
+        num_attention_heads: number of query heads.
+        num_key_value_heads: number of key and value heads, a divisor of `num_attention_heads`.
+        head_dim: width of a head.
+        intermediate_size: width of the feed-forward.
+        vocab_size: number of text ids.
+        codebook_size: number V of image codes. The reference model's `config.json` lacks it; then it comes from the
+            image tokenizer's.
+        rope: rotary positions.
+        rms_norm_eps: epsilon of the backbone's norms.
         downsample: whether 2×2 image tokens share one position of the backbone.
-        mask_token_id: the *text* id whose embedding stands for a dropped prompt.
-        mm_vqvae: the image tokenizer's folder, inside the model's.
+        mask_token_id: *text* id whose embedding stands for a dropped prompt.
+        eos_token_id: text id that ends a turn.
+        mm_vqvae: folder of the image tokenizer, inside the model's folder.
         conditioning*: "sequence" (the prompt is in the sequence) or "cross_attention" (image positions attend
             to the encoded prompt).
         image_positions*: "raster" (index in the sequence) or "axial" (row and column).
         prompt_convolution*: width of a causal convolution over the prompt's embeddings, in tokens; 0 for none.
         num_text_layers*: depth of the prompt's encoder under "cross_attention".
-        image_size*: side of a picture in pixels when the caller names none.
-        max_prompt_tokens*: the longest prompt, in text ids.
-        prompt*: the prompt template.
-        flip_ratio, prompt_drop_rate, gen_edit_loss_weight, group_ce_weight: facts of training.
+        image_size*: default side of an image in pixels.
+        max_prompt_tokens*: length of the longest prompt, in text ids.
+        prompt*: prompt template.
+        flip_ratio: fraction of visible tokens that training replaced by wrong ones.
+        prompt_drop_rate: fraction of training images without a prompt.
+        gen_edit_loss_weight: weight of visible tokens in the training loss.
+        group_ce_weight: groups of grouped cross-entropy and their weights, such as "{16384:0.2}".
         sampling*: default sampling settings of this model, by the pipeline's argument names.
-        presets*: the same for each preset, "fast", "balanced" or "quality".
+        presets*: settings of each preset, "fast", "balanced" or "quality".
     """
 
     hidden_size: int
@@ -180,7 +191,7 @@ class DenoiserConfig:
             raise SmaltiError(
                 f"num_text_layers must be 0 for conditioning 'sequence', not {self.num_text_layers}"
             )
-        # The folder's own fields decide what the template would otherwise only guess.
+        # Two fields of the template come from the folder.
         template = dataclasses.replace(
             self.prompt, unconditional_id=self.mask_token_id, max_prompt_tokens=self.max_prompt_tokens
         )
@@ -188,33 +199,35 @@ class DenoiserConfig:
 
     @property
     def group_weights(self) -> dict[int, float]:
-        """What `group_ce_weight` says: the weight of each grouped term by its number of groups."""
+        """Weight of each grouped term by its number of groups, from `group_ce_weight`."""
         return parse_group_weights(self.group_ce_weight)
 
     @property
     def mask_code(self) -> int:
-        """The image-token id that means unknown: row codebook_size + 1 of the image-token embedding."""
+        """Image-token id of the mask: row codebook_size + 1 of the image-token embedding."""
         return self.codebook_size + 1
 
     @property
     def cell(self) -> int:
-        """Side in tokens of what shares one position of the backbone: 2 with `downsample`, else 1."""
+        """Side, in tokens, of the block that shares one position of the backbone: 2 with `downsample`, else 1."""
         return 2 if self.downsample else 1
 
     def slots(self, height: int, width: int) -> int:
-        """How many slots a prompt reserves for a grid of height × width tokens; none under cross-attention.
+        """Return the number of slots that a prompt reserves for a grid of height × width tokens.
+
+        There are no slots under cross-attention.
 
         Raises:
-            SmaltiError: the grid is empty, or cannot be laid out in 2×2 blocks.
+            SmaltiError: the grid is empty, or cannot be divided into 2×2 blocks.
         """
         cells = self.positions(height, width)
         return cells[0] * cells[1] if self.conditioning == "sequence" else 0
 
     def positions(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of backbone positions that a grid of height × width tokens takes.
+        """Return rows and columns of the backbone positions of a grid of height × width tokens.
 
         Raises:
-            SmaltiError: the grid is empty, or cannot be laid out in 2×2 blocks.
+            SmaltiError: the grid is empty, or cannot be divided into 2×2 blocks.
         """
         side = self.cell
         if height < 1 or width < 1 or height % side or width % side:
@@ -225,11 +238,11 @@ class DenoiserConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DenoiserConfig:
-        """Read a `config.json`; keys of the release that do not matter here are ignored.
+        """Read a `config.json`; keys that Smalti does not use are ignored.
 
         Raises:
-            SmaltiError: another model_type, a missing field, a wrong type or value, or a switch that asks for
-                something not implemented.
+            SmaltiError: another model_type, a missing field, a wrong type or value, or a switch in a position that is
+                not implemented.
         """
         if values.get("model_type") != MODEL_TYPE:
             raise SmaltiError(f"model_type must be {MODEL_TYPE!r}, not {values.get('model_type')!r}")
@@ -254,7 +267,7 @@ class DenoiserConfig:
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
-        """The `config.json` of this model; `from_dict` reads it back to an equal config."""
+        """Return the `config.json` of this model; `from_dict` reads it back to an equal config."""
         values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         rope = values.pop("rope")
         template = values.pop("prompt")
@@ -270,7 +283,7 @@ class DenoiserConfig:
 
 
 def parse_group_weights(text: str | None) -> dict[int, float]:
-    """Read `group_ce_weight`, such as "{16384:0.2}": numbers of groups and their weights. None is no groups.
+    """Read `group_ce_weight`, such as "{16384:0.2}": numbers of groups and their weights; None means no groups.
 
     Raises:
         SmaltiError: anything else.
@@ -291,7 +304,7 @@ def parse_group_weights(text: str | None) -> dict[int, float]:
 
 
 def format_group_weights(weights: Mapping[int, float]) -> str | None:
-    """The text that `parse_group_weights` reads."""
+    """Return the text that `parse_group_weights` reads."""
     if not weights:
         return None
     return "{" + ", ".join(f"{count}:{weight:g}" for count, weight in weights.items()) + "}"

@@ -15,13 +15,13 @@ from smalti.model.prompt import PromptBatch
 from smalti.model.reuse import LayerMemory, PromptMemory
 from smalti.model.rotary import RotaryTables, axial_positions, axial_tables, raster_tables
 
-# The compression's norms have an epsilon of their own, whatever the backbone's is (docs/format.md, section 3).
+# Epsilon of the compression's norms; the backbone's is in its configuration (docs/format.md, section 3).
 _MAP_NORM_EPS = 1e-6
 _CACHED_TABLES = 8
 
 
 class Downsample(nn.Module):
-    """2×2 token vectors into one: RMSNorm over channels, then a 2×2 convolution of stride 2 without bias."""
+    """Compression of 2×2 token vectors into one: RMSNorm over channels, then a 2×2 convolution without bias."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(dim, dim, 2, stride=2, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, h, w, D) → (B, h/2 · w/2, D)."""
+        """Compress 2×2 blocks: (B, h, w, D) → (B, h/2 · w/2, D)."""
         B, h, w, D = x.shape
         # Blocks do not overlap, so the convolution is one matrix product over (channel, row, column).
         blocks = self.norm(x).reshape(B, h // 2, 2, w // 2, 2, D).permute(0, 1, 3, 5, 2, 4)
@@ -37,7 +37,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """One vector back into 2×2: RMSNorm over channels, then a transposed convolution, likewise."""
+    """Expansion of one vector into 2×2: RMSNorm over channels, then a transposed convolution without bias."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Upsample(nn.Module):
         self.conv = nn.ConvTranspose2d(dim, dim, 2, stride=2, bias=False)
 
     def forward(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        """(B, rows · columns, D) → (B, 4 · rows · columns, D), both in raster order."""
+        """Expand to 2×2 blocks: (B, rows · columns, D) → (B, 4 · rows · columns, D), both in raster order."""
         B, _, D = x.shape
         blocks = F.linear(self.norm(x), self.conv.weight.flatten(1).T)
         blocks = blocks.reshape(B, rows, columns, D, 2, 2).permute(0, 1, 4, 2, 5, 3)
@@ -53,7 +53,7 @@ class Upsample(nn.Module):
 
 
 class DownsampleStage(nn.Module):
-    """Holds the compression under the name that the release's tensors have."""
+    """The compression under the name of the reference model's tensors."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class DownsampleStage(nn.Module):
 
 
 class UpsampleStage(nn.Module):
-    """Holds the expansion under the name that the release's tensors have."""
+    """The expansion under the name of the reference model's tensors."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -69,11 +69,11 @@ class UpsampleStage(nn.Module):
 
 
 class PromptConvolution(nn.Module):
-    """Adds to every prompt token what its own embedding and those of the tokens just before it come to.
+    """A causal convolution over a prompt's embeddings, added to them.
 
-    A small model otherwise has to find out by attention which words stand side by side, before it can tell whose colour
-    a colour is. Short causal convolutions in every layer are known as Canon layers (Allen-Zhu, Physics of Language
-    Models, part 4.1); this is one at the embeddings alone.
+    Without it a small model has to learn by attention which words are neighbours, before it can bind a colour to its
+    object. Short causal convolutions in every layer are known as Canon layers (Allen-Zhu, Physics of Language Models,
+    part 4.1); this is one at the embeddings alone.
     """
 
     def __init__(self, dim: int, width: int) -> None:
@@ -81,7 +81,7 @@ class PromptConvolution(nn.Module):
         self.conv = nn.Conv1d(dim, dim, width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, L, D) → (B, L, D)."""
+        """Convolve: (B, L, D) → (B, L, D)."""
         width = self.conv.kernel_size[0]
         before = F.pad(x, (0, 0, width - 1, 0)).unfold(1, width, 1)
         return x + F.linear(before.flatten(2), self.conv.weight.flatten(1)).to(x.dtype)
@@ -90,8 +90,8 @@ class PromptConvolution(nn.Module):
 class Denoiser(nn.Module):
     """Bidirectional transformer over prompt and image tokens.
 
-    The names of its tensors are the release's without `encoder.` in front. It returns hidden vectors; logits
-    are `hidden @ denoiser.head.T`, which only `smalti.ops` computes, in chunks.
+    Its tensors have the reference model's names without the prefix `encoder.`. It returns hidden vectors; logits are
+    `hidden @ denoiser.head.T`, which only `smalti.ops` computes, in chunks.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
@@ -118,16 +118,15 @@ class Denoiser(nn.Module):
 
     @property
     def head(self) -> torch.Tensor:
-        """(V, D): multiplies a hidden vector into the logits of the V codes."""
+        """Matrix (V, D) that multiplies a hidden vector into the logits of the V codes."""
         return self.gen_predictor.weight
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Set every weight for training from scratch.
 
-        Normal with standard deviation 0.02; the projections that write into the residual stream are scaled by
-        1/√(2 · layers), as in GPT-2, so that the stream's variance does not grow with depth. Norms start at
-        1.
+        Weights are normal with standard deviation 0.02, and norms start at 1. As in GPT-2, projections into the
+        residual stream are scaled by 1/√(2 · layers), so that its variance does not grow with depth.
         """
         residual = (2 * self.config.num_hidden_layers) ** -0.5
         for name, weight in self.named_parameters():
@@ -143,17 +142,17 @@ class Denoiser(nn.Module):
         """Predict every token from all the others and the prompt.
 
         Args:
-            tokens: (B, h, w) int64, `config.mask_code` where unknown.
-            prompt: B prompts with `config.slots(h, w)` reserved slots each, on the same device; or k·B, and the
-                grids are used k times in turn, as guidance wants it, but embedded once.
-            memory: keys and values of the prompt's positions: filled by this pass if it is empty, else used in place of
-                computing them. Only for prompts in the sequence, of one length.
+            tokens: (B, h, w) int64, `config.mask_code` where masked.
+            prompt: B prompts with `config.slots(h, w)` reserved slots each, on the same device. With k·B prompts, as in
+                guidance, the grids are embedded once and used k times in turn.
+            memory: keys and values of the prompt's positions. An empty memory is filled by this pass; a filled one
+                replaces their computation. Only for prompts in the sequence, of one length.
 
         Returns:
             (prompts, h·w, D) hidden vectors in raster order.
 
         Raises:
-            SmaltiError: the grid cannot be laid out, or prompt and grid do not fit each other.
+            SmaltiError: the grid cannot be divided into 2×2 blocks, or prompt and grid do not fit each other.
         """
         B, h, w = tokens.shape
         rows, columns = self.config.positions(h, w)
@@ -166,7 +165,7 @@ class Denoiser(nn.Module):
             raise SmaltiError(f"prompts must reserve {slots} slots for a grid of {h}×{w}, not {prompt.slots}")
         image = self.gen_embedding(tokens)
         image = self.downsample_gen.downsample(image) if self.config.downsample else image.flatten(1, 2)
-        # The residual stream keeps the weights' dtype under autocast, which shortens only matrix products.
+        # Autocast changes matrix products only: the residual stream keeps the weights' dtype.
         image = image.to(self.norm.weight.dtype)
         if len(prompt) > B:
             image = image.repeat(len(prompt) // B, 1, 1)
@@ -179,14 +178,14 @@ class Denoiser(nn.Module):
     def _in_sequence(
         self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int, memory: PromptMemory | None
     ) -> torch.Tensor:
-        """Run the backbone over the prompt with the image in its slots; (B, S, D) → (B, S, D)."""
+        """Run the backbone over the prompt with the image in its slots: (B, S, D) → (B, S, D)."""
         S = image.shape[1]
         start = prompt.common_start
         if memory is not None:
             if start is None or prompt.padded:
                 raise SmaltiError("a prompt memory needs prompts of one length")
             if memory.layers:
-                return self._beside(image, prompt, rows, columns, memory)
+                return self._beside(image, prompt, start, rows, columns, memory)
             memory.layers += [LayerMemory(start, S) for _ in range(len(self.layers))]
         if start is not None:
             before, after = self._embed_around(prompt.ids, start, start + S)
@@ -203,17 +202,23 @@ class Denoiser(nn.Module):
         return self.norm(x)
 
     def _beside(
-        self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int, memory: PromptMemory
+        self,
+        image: torch.Tensor,
+        prompt: PromptBatch,
+        start: int,
+        rows: int,
+        columns: int,
+        memory: PromptMemory,
     ) -> torch.Tensor:
-        """Run the backbone over the image alone, beside a prompt that is remembered; (B, S, D) → (B, S, D)."""
-        # Positions are those that the image has in the whole sequence, whose length the tables are kept by.
+        """Run the backbone over the image alone, with a remembered prompt: (B, S, D) → (B, S, D)."""
+        # Positions are those of the image in the whole sequence; tables are cached by its length.
         sequence = image.new_empty(1, 1, 1).expand(*prompt.ids.shape, 1)
-        tables = self._rotary(sequence, prompt.slot_start, prompt.common_start, rows, columns)
-        tables = tables.part(prompt.common_start, image.shape[1])
+        tables = self._rotary(sequence, prompt.slot_start, start, rows, columns)
+        tables = tables.part(start, image.shape[1])
         return self.norm(self.run_layers(image, tables, memory=memory))
 
     def _across(self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int) -> torch.Tensor:
-        """Run the backbone over the image, attending to the encoded prompt; (B, S, D) → (B, S, D)."""
+        """Run the backbone over the image, attending to the encoded prompt: (B, S, D) → (B, S, D)."""
         visible = self._visible(prompt)
         text = self._embed(prompt.ids)
         tables = self._cached_raster(text)
@@ -233,7 +238,7 @@ class Denoiser(nn.Module):
         text_visible: torch.Tensor | None = None,
         memory: PromptMemory | None = None,
     ) -> torch.Tensor:
-        """All layers in turn, (B, L, D) → (B, L, D); the arguments are those of `Layer`, `memory` that of them all."""
+        """Run all layers in turn: (B, L, D) → (B, L, D); arguments as in `Layer`, `memory` for all layers."""
         for number, layer in enumerate(self.layers):
             x = layer(
                 x,
@@ -246,19 +251,19 @@ class Denoiser(nn.Module):
         return x
 
     def _embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """(B, L) ids of a prompt → (B, L, D)."""
+        """Embed the ids of a prompt: (B, L) → (B, L, D)."""
         x = self.embed_tokens(ids)
         return self.prompt_convolution(x) if self.config.prompt_convolution else x
 
     def _embed_around(self, ids: torch.Tensor, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `_embed` gives before `start` and from `end` on; between them only a convolution has to see the ids."""
+        """Return the parts of `_embed` before `start` and from `end` on."""
         if self.config.prompt_convolution:
             text = self._embed(ids)
             return text[:, :start], text[:, end:]
         return self.embed_tokens(ids[:, :start]), self.embed_tokens(ids[:, end:])
 
     def _visible(self, prompt: PromptBatch) -> torch.Tensor | None:
-        """(B, 1, 1, L) bool, False on padding; None where nothing is padded, which is faster."""
+        """Return (B, 1, 1, L) bool, False on padding; None if nothing is padded, which is faster."""
         if not prompt.padded:
             return None
         index = torch.arange(prompt.ids.shape[1], device=prompt.ids.device)
@@ -267,7 +272,7 @@ class Denoiser(nn.Module):
     def _rotary(
         self, x: torch.Tensor, slot_start: torch.Tensor, start: int | None, rows: int, columns: int
     ) -> RotaryTables:
-        """Tables for a sequence x, (B, L, D), that holds a rows × columns map from `slot_start` on."""
+        """Return tables for a sequence x, (B, L, D), that holds a rows × columns map from `slot_start` on."""
         if self.config.image_positions == "raster":
             return self._cached_raster(x)
         rope, head_dim, dtype = self.config.rope, self.config.head_dim, _compute_dtype(x)
@@ -301,7 +306,7 @@ class Denoiser(nn.Module):
 
 
 def _compute_dtype(x: torch.Tensor) -> torch.dtype:
-    """The dtype that projections of x come out in: autocast's where it is on."""
+    """Return the dtype of projections of x: autocast's where it is on."""
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype

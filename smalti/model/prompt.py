@@ -1,4 +1,4 @@
-"""From a user's words to the ids that the denoiser reads (docs/format.md, section 4)."""
+"""Prompts: from a user's words to the ids that the denoiser reads (docs/format.md, section 4)."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
 
 _FIELD = re.compile(r"(\{prompt\}|\{micro\}|\{slots\})")
-# What a special token of this family looks like, to catch a template that names one the tokenizer lacks.
+# The form of a special token, to find those in a template that the tokenizer lacks.
 _SPECIAL = re.compile(r"<\|\w+\|>|<SPECIAL_\d+>")
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """How a prompt is wrapped.
+    """The text around a prompt.
 
     Attributes:
         template: text with special tokens and the fields {prompt}, {slots} (the reserved slots of the
-            picture) and, if wanted, {micro}.
-        micro_condition: what {micro} stands for; its own fields are {height} and {width}, in pixels.
-        slot_id: the text id of a reserved slot.
-        unconditional_id: the text id that stands for a dropped prompt (`mask_token_id` of `config.json`).
-        max_prompt_tokens: the longest user text, in text ids (`max_prompt_tokens` of `config.json`).
+            image) and, if wanted, {micro}.
+        micro_condition: text that replaces {micro}; its own fields are {height} and {width}, in pixels.
+        slot_id: text id of a reserved slot.
+        unconditional_id: text id that stands for a dropped prompt (`mask_token_id` of `config.json`).
+        max_prompt_tokens: length of the longest user text, in text ids (`max_prompt_tokens` of `config.json`).
     """
 
     template: str
@@ -69,7 +69,7 @@ class PromptTemplate:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The object under "prompt" in `config.json`."""
+        """Return the object under "prompt" in `config.json`."""
         return {
             "template": self.template,
             "micro_condition": self.micro_condition,
@@ -90,7 +90,7 @@ RELEASE_TEMPLATE = PromptTemplate(
 
 
 class TextTokenizer:
-    """A `tokenizer.json` in two: its special tokens by name, and an encoder that knows none of them."""
+    """A `tokenizer.json` in two parts: its special tokens by name, and an encoder that knows none of them."""
 
     def __init__(self, serialized: str) -> None:
         """Build from the text of a `tokenizer.json`.
@@ -128,14 +128,14 @@ class TextTokenizer:
             raise SmaltiError(f"{path} is {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; special tokens are never parsed."""
+        """Return the ids of plain text; special tokens are never parsed."""
         return self._plain.encode(text, add_special_tokens=False).ids
 
     def split(self, text: str) -> Iterator[tuple[str, int | None]]:
-        """Cut a template into (text, None) and (special token, its id).
+        """Yield the parts of a template: (text, None) or (special token, its id).
 
         Raises:
-            SmaltiError: it names a special token that this tokenizer lacks.
+            SmaltiError: the template names a special token that this tokenizer lacks.
         """
         names = sorted(self.special, key=len, reverse=True)
         pattern = re.compile("|".join(re.escape(name) for name in names) or r"(?!)")
@@ -160,9 +160,9 @@ class PromptBatch:
         ids: (B, L) int64.
         lengths: (B,) int64, ids before the padding.
         slot_start: (B,) int64, index of the first reserved slot.
-        prefix_end: (B,) int64; the ids before it are replaced in the unconditional input.
-        slots: reserved slots a prompt, 0 under cross-attention.
-        unconditional_id: the id that replaces them.
+        prefix_end: (B,) int64, end of the ids that are replaced in the unconditional input.
+        slots: number of reserved slots a prompt, 0 under cross-attention.
+        unconditional_id: id that replaces them.
     """
 
     ids: torch.Tensor
@@ -182,7 +182,7 @@ class PromptBatch:
 
     @cached_property
     def common_start(self) -> int | None:
-        """The slots' first index if it is the same in every prompt, else None."""
+        """First index of the slots if it is the same in every prompt, else None."""
         start = int(self.slot_start[0])
         return start if bool((self.slot_start == start).all()) else None
 
@@ -190,38 +190,38 @@ class PromptBatch:
         return dataclasses.replace(self, **changes)
 
     def drop(self, mask: torch.Tensor) -> PromptBatch:
-        """The same batch with the prompts of the rows in `mask`, (B,) bool, made unconditional."""
+        """Return the batch with the prompts of the rows in `mask`, (B,) bool, made unconditional."""
         before_end = torch.arange(self.ids.shape[1], device=self.ids.device) < self.prefix_end[:, None]
         replaced = before_end & mask.to(self.ids.device)[:, None]
         return self._replace(ids=self.ids.masked_fill(replaced, self.unconditional_id))
 
     def unconditional(self) -> PromptBatch:
-        """The same batch with every prompt made unconditional."""
+        """Return the batch with every prompt made unconditional."""
         return self.drop(torch.ones(len(self), dtype=torch.bool))
 
     def to(self, device: torch.device | str) -> PromptBatch:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         moved = self._replace(**{name: getattr(self, name).to(device) for name in _TENSORS})
-        # Known from here, so that nobody has to wait for the device to say them.
+        # Known already: computing them on the device would make the host wait for it.
         moved.__dict__.update(padded=self.padded, common_start=self.common_start)
         return moved
 
     def select(self, indices: torch.Tensor | list[int]) -> PromptBatch:
-        """The prompts at `indices`, in that order, padded to the longest of them only."""
+        """Return the prompts at `indices`, in that order, padded to the longest of them only."""
         indices = torch.as_tensor(indices, device=self.ids.device)
         chosen = {name: getattr(self, name)[indices] for name in _TENSORS}
         return self._replace(**{**chosen, "ids": chosen["ids"][:, : int(chosen["lengths"].max())]})
 
     def repeat_interleave(self, count: int) -> PromptBatch:
-        """Every prompt `count` times in a row."""
+        """Return every prompt `count` times in a row."""
         return self._replace(**{name: getattr(self, name).repeat_interleave(count, 0) for name in _TENSORS})
 
     @staticmethod
     def cat(first: PromptBatch, second: PromptBatch) -> PromptBatch:
-        """Two batches as one, padded to the longer.
+        """Join two batches, padded to the longer.
 
         Raises:
-            SmaltiError: they reserve different numbers of slots.
+            SmaltiError: the batches reserve different numbers of slots.
         """
         if first.slots != second.slots:
             raise SmaltiError(
@@ -251,10 +251,11 @@ def build_prompts(
 
     Args:
         prompts: B texts.
-        template: the model's (`config.prompt`).
-        tokenizer: the model's.
-        height, width: of the picture in pixels, for the micro-condition.
-        slots: reserved slots a prompt (`config.slots(h, w)`).
+        template: the model's template (`config.prompt`).
+        tokenizer: the model's text tokenizer.
+        height: height of the image in pixels, for the micro-condition.
+        width: width of the image in pixels.
+        slots: number of reserved slots a prompt (`config.slots(h, w)`).
 
     Raises:
         SmaltiError: no prompt, one that is not text or is blank or too long, or a template that does not suit
@@ -263,7 +264,7 @@ def build_prompts(
     if isinstance(prompts, str) or not isinstance(prompts, list | tuple) or not prompts:
         raise SmaltiError(f"prompts must be a list of at least one text, not {prompts!r}")
     micro = template.micro_condition.replace("{height}", str(height)).replace("{width}", str(width))
-    # Fields are replaced after the template was cut at its special tokens: nothing in a prompt is parsed.
+    # Fields are replaced after the template is cut at its special tokens, so that nothing in a prompt is parsed.
     pieces = [(_FIELD.split(text), special) for text, special in tokenizer.split(template.template)]
     encoded: list[tuple[list[int], int, int]] = []
     for prompt in prompts:
@@ -318,7 +319,7 @@ def _check_prompt(prompt: Any, template: PromptTemplate, tokenizer: TextTokenize
 def train_text_tokenizer(captions: Iterable[str], vocab_size: int, path: str | Path) -> TextTokenizer:
     """Train a byte-level BPE on captions and write its `tokenizer.json`.
 
-    The first 101 ids are the special tokens at the release's ids: 10 <|im_start|>, 11 <|im_end|>, the rest
+    The first 101 ids are the special tokens with the reference model's ids: 10 <|im_start|>, 11 <|im_end|>, the rest
     <SPECIAL_n>. The same captions give the same file.
 
     Raises:

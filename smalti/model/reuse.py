@@ -1,4 +1,4 @@
-"""What a pass of the denoiser leaves for later ones: keys and values of the prompt's positions."""
+"""Keys and values of the prompt's positions, kept from one pass of the denoiser for later ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ class LayerMemory:
     """Keys and values of the prompt's positions in one layer.
 
     Attributes:
-        key, value: (B, heads, P, d), P positions before and after the picture's slots; None until a pass was made.
+        start: index of the first slot.
+        slots: number of slots.
+        key: (B, heads, P, d), keys of the P positions before and after the image's slots; None before the first pass.
+        value: values, likewise.
     """
 
     start: int
@@ -21,16 +24,15 @@ class LayerMemory:
     value: torch.Tensor | None = None
 
     def join(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Everything to attend to, (B, heads, L, d) each.
+        """Return all keys and values to attend to, (B, heads, L, d) each.
 
-        Args:
-            key, value: of the whole sequence in the first pass, whose prompt is remembered; of the slots alone, which
-                are joined to what was remembered, in later ones.
+        The first pass gives those of the whole sequence, and its prompt is remembered. Later passes give those of the
+        slots alone, which are joined to the remembered ones.
         """
         if self.key is None or self.value is None:
             self.key, self.value = self._prompt(key), self._prompt(value)
             return key, value
-        # Without a mask attention does not care in what order its keys come.
+        # Attention without a mask does not depend on the order of its keys.
         return torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
 
     def _prompt(self, x: torch.Tensor) -> torch.Tensor:
@@ -39,9 +41,9 @@ class LayerMemory:
 
 @dataclass
 class PromptMemory:
-    """Of all layers; empty until a pass has filled it. It fits one batch of prompts only.
+    """Remembered keys and values of all layers, for one batch of prompts; empty before the first pass.
 
-    In the sequence the prompt sees the picture, so what is remembered is an approximation for any other grid.
+    In the sequence the prompt attends to the image, so the memory is an approximation for any other grid.
     """
 
     layers: list[LayerMemory] = field(default_factory=list)

@@ -11,7 +11,7 @@ from smalti.model.config import RopeConfig
 
 
 class RotaryTables(NamedTuple):
-    """What turns queries and keys by their positions.
+    """Tables that rotate queries and keys by their positions.
 
     Attributes:
         cos: (L, d) or (B, 1, L, d), d the head's dimension; both halves hold the same angles.
@@ -24,16 +24,16 @@ class RotaryTables(NamedTuple):
     query_scale: torch.Tensor | None = None
 
     def part(self, start: int, length: int) -> RotaryTables:
-        """The tables of `length` positions from `start` on."""
-        pieces = (table if table is None else table.narrow(-2, start, length) for table in self)
-        return RotaryTables(*pieces)
+        """Return the tables of `length` positions from `start` on."""
+        scale = None if self.query_scale is None else self.query_scale.narrow(-2, start, length)
+        return RotaryTables(self.cos.narrow(-2, start, length), self.sin.narrow(-2, start, length), scale)
 
 
 def inverse_frequencies(rope: RopeConfig, dim: int) -> tuple[torch.Tensor, float]:
-    """Radians a position for the dim/2 pairs of dimensions, (dim/2,) float32, and YaRN's attention factor.
+    """Return radians a position for the pairs of dimensions, (dim/2,) float32, and YaRN's attention factor.
 
-    YaRN (section 3.2) keeps frequencies that turn more than beta_fast times over the original length, divides
-    those that turn less than beta_slow times by `factor`, and blends linearly between.
+    YaRN (section 3.2) keeps frequencies that turn more than beta_fast times over the original length. It divides those
+    that turn less than beta_slow times by `factor`, and blends linearly between.
     """
     powers = rope.rope_theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
     extrapolated = 1.0 / powers
@@ -59,7 +59,7 @@ def inverse_frequencies(rope: RopeConfig, dim: int) -> tuple[torch.Tensor, float
 
 
 def _tables(angles: torch.Tensor, factor: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """(…, d/2) angles → cos and sin with d columns, the sine's first half negated."""
+    """Return cos and sin of angles (…, d/2) with d columns, the sine's first half negated."""
     cos, sin = angles.cos() * factor, angles.sin() * factor
     return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
@@ -67,7 +67,7 @@ def _tables(angles: torch.Tensor, factor: float, dtype: torch.dtype) -> tuple[to
 def raster_tables(
     rope: RopeConfig, head_dim: int, length: int, device: torch.device, dtype: torch.dtype
 ) -> RotaryTables:
-    """Tables for positions 0 … length − 1, the same for every prompt of a batch."""
+    """Build tables for positions 0 … length − 1, the same for every prompt of a batch."""
     frequencies, factor = inverse_frequencies(rope, head_dim)
     positions = torch.arange(length, dtype=torch.float32, device=device)
     cos, sin = _tables(positions[:, None] * frequencies.to(device), factor, dtype)
@@ -80,14 +80,17 @@ def raster_tables(
 
 
 def axial_positions(length: int, slot_start: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Row and column of every position of a sequence that holds a rows × columns map.
+    """Return row and column of every position of a sequence that holds a rows × columns map.
 
-    As in the multimodal rotary embedding of Qwen2-VL (arXiv 2409.12191, section 2.1): text before the map at
-    index i sits at (i, i), the map's cell (r, c) at (s + r, s + c) with s the index of its first slot, and
-    text after it goes on from (s + max(rows, columns), the same).
+    As in the multimodal rotary embedding of Qwen2-VL (arXiv 2409.12191, section 2.1), text before the map at index i
+    has the position (i, i). The map's cell (r, c) has (s + r, s + c), with s the index of its first slot. Text after
+    the map continues from s + max(rows, columns) in both coordinates.
 
     Args:
-        slot_start: (B,) int64.
+        length: number of positions of the sequence.
+        slot_start: (B,) int64, index of the map's first slot.
+        rows: rows of the map.
+        columns: columns of the map.
 
     Returns:
         (B, length, 2) int64.
@@ -105,7 +108,7 @@ def axial_positions(length: int, slot_start: torch.Tensor, rows: int, columns: i
 def axial_tables(
     rope: RopeConfig, head_dim: int, positions: torch.Tensor, dtype: torch.dtype
 ) -> RotaryTables:
-    """Tables for positions (B, L, 2): half of the pairs turn by row, half by column.
+    """Build tables for positions (B, L, 2): half of the pairs turn by row, half by column.
 
     Each half has all the frequencies of a head of half the dimension.
     """

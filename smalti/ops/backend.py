@@ -13,13 +13,14 @@ from smalti.errors import SmaltiError
 
 
 def choose_backend(operator: str, name: str, tensor: torch.Tensor) -> ModuleType:
-    """The module that has an operator's pass for the device and dtype of its input.
+    """Return the module with an operator's pass for the device and dtype of its input.
 
     Args:
-        operator: "gce" or "sample": its passes are in smalti/ops/{operator}_torch.py and …_triton.py.
-        name: "torch", "triton", or "auto": Triton for tensors on a GPU where it is installed. float64 is always
-            computed by PyTorch.
-        tensor: the input.
+        operator: name of the operator, "gce" or "sample"; its passes are in smalti/ops/{operator}_torch.py and
+            …_triton.py.
+        name: "torch", "triton", or "auto". The last means Triton for tensors on a GPU where it is installed. PyTorch
+            always computes float64.
+        tensor: the operator's input.
 
     Raises:
         SmaltiError: an unknown name, or "triton" where it cannot run.
@@ -44,7 +45,7 @@ def choose_backend(operator: str, name: str, tensor: torch.Tensor) -> ModuleType
 
 @functools.cache
 def _warn_that_triton_is_missing() -> None:
-    # Seen from here: choose_backend, the operator, its caller.
+    # The stack from here: choose_backend, the operator, the operator's caller.
     warnings.warn(
         "Triton is not installed: operators over the vocabulary run in plain PyTorch, slower", stacklevel=4
     )

@@ -12,7 +12,7 @@ _CACHED_ELEMENTS = 2**21
 
 
 class _Members:
-    """Who is in a target's group, as lists of (row, code) that are as long as the groups are large."""
+    """The members of a target's group, as lists of (row, code) that are as long as the groups are large."""
 
     def __init__(self, groups: torch.Tensor) -> None:
         self.neighbours = groups if groups.ndim == 2 else None
@@ -23,7 +23,7 @@ class _Members:
             self.starts = self.sizes.cumsum(0) - self.sizes
 
     def of(self, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(n,) targets → rows and codes, (M,) each: the members of every row's group, row by row."""
+        """Return the members of every row's group, row by row: targets (n,) → rows and codes, (M,) each."""
         if self.neighbours is not None:
             codes = self.neighbours[targets]
             rows = torch.arange(len(targets), device=targets.device)[:, None].expand_as(codes)
@@ -37,14 +37,14 @@ class _Members:
 
 
 class Groupings(NamedTuple):
-    """What the pass needs to know of K groupings, made once for all chunks."""
+    """K groupings in the form that the pass reads, made once for all chunks."""
 
     members: list[_Members]
     weights: list[float]
 
 
 def prepare(groups: Sequence[torch.Tensor], weights: Sequence[float], device: torch.device) -> Groupings:
-    """Groupings, (V,) or (V, n) int64 each, and their weights, for `pass_in_place` on `device`."""
+    """Return groupings, (V,) or (V, n) int64 each, and weights in the form that `pass_in_place` reads."""
     return Groupings([_Members(entry) for entry in groups], list(weights))
 
 
@@ -56,11 +56,10 @@ def pass_in_place(
     focus: float,
     gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Turns a chunk's logits into the gradient with respect to them, in place, a few rows at a time on a CPU.
+    """Turn a chunk's logits into the gradient with respect to them, in place, a few rows at a time on a CPU.
 
     Args:
-        logits: (n, V) float32 or float64, contiguous. Overwritten: with the gradient where `gradient` is asked for,
-            else with nothing of use.
+        logits: (n, V) float32 or float64, contiguous. They are overwritten, with the gradient if `gradient` is true.
         targets: (n,) int64.
         row_weight: (n,) in the logits' dtype, with the reduction's factor.
         groupings: from `prepare`.
@@ -78,7 +77,10 @@ def pass_in_place(
             *(tensor.split(max(size, 1)) for tensor in (logits, targets, row_weight)), strict=True
         )
     ]
-    return parts[0] if len(parts) == 1 else tuple(torch.cat(values) for values in zip(*parts, strict=True))
+    if len(parts) == 1:
+        return parts[0]
+    token_loss, group_loss, token_hit, group_hit, scale = map(torch.cat, zip(*parts, strict=True))
+    return token_loss, group_loss, token_hit, group_hit, scale
 
 
 def _pass_over_rows(
@@ -89,7 +91,7 @@ def _pass_over_rows(
     focus: float,
     gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`pass_in_place` of rows whose logits are swept over several times."""
+    """Do the work of `pass_in_place` for rows whose logits are swept over several times."""
     n, device = len(targets), targets.device
     members, weights = groupings
     group_loss = logits.new_empty(n, len(members))
@@ -126,7 +128,7 @@ def _pass_over_rows(
 
 
 def _softmax_by_row(values: torch.Tensor, row: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax of values (M,) among those of the same row, and each row's log-sum-exp (rows,)."""
+    """Return the softmax of values (M,) among those of the same row, and each row's log-sum-exp (rows,)."""
     largest = values.new_full((rows,), -torch.inf).scatter_reduce_(0, row, values, "amax")
     weights = (values - largest[row]).exp_()
     total = values.new_zeros(rows).index_add_(0, row, weights)

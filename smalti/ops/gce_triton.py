@@ -47,7 +47,7 @@ class Groupings(NamedTuple):
 
 
 def prepare(groups: Sequence[torch.Tensor], weights: Sequence[float], device: torch.device) -> Groupings:
-    """Groupings, (V,) or (V, n) int64 each, and their weights, for `pass_in_place` on `device`."""
+    """Return groupings, (V,) or (V, n) int64 each, and weights in the form that `pass_in_place` reads."""
     order = sorted(range(len(groups)), key=lambda place: groups[place].ndim)
     partitions = [groups[place] for place in order if groups[place].ndim == 1]
     short = all(int(partition.max()) < 2**15 for partition in partitions)
@@ -69,7 +69,7 @@ def pass_in_place(
     focus: float,
     gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Turns a chunk's logits into the gradient with respect to them, in place.
+    """Turn a chunk's logits into the gradient with respect to them, in place.
 
     Args:
         logits: (n, V) float32, bfloat16 or float16, contiguous. Overwritten where `gradient` is asked for.
@@ -198,7 +198,7 @@ def _pass_over_a_row(
     # Maxima are subtracted from each other before any logarithm is added: a large logit's last digit is not in them.
     row_largest = tl.max(largest)
     row_total = tl.sum(total * tl.exp(largest - row_largest))
-    # Of equal logits the first. A row of NaN has none: any code will do.
+    # The first of equal logits. A row of NaN has none: any code will do.
     first = tl.min(tl.where(largest == row_largest, best, V - 1))
     token_loss = row_largest - true_logit + tl.log(row_total)
     slope_of_all = total_weight / row_total

@@ -23,13 +23,13 @@ _COLDEST, _HOTTEST = 1e-30, 1e20
 
 
 class TokenChoice(NamedTuple):
-    """What a row's distribution p = softmax(logits), at temperature 1 and after top-k and top-p, came to.
+    """The choice in each row from p = softmax(logits), taken at temperature 1 after top-k and top-p.
 
     Attributes:
         candidate: (N,) int64, the token chosen.
         probability: (N,) float32, p of the candidate.
         current_probability: (N,) float32, p of the row's current token (0 for ids outside the head, such as
-            the mask), or None where no current tokens were given.
+            the mask), or None without current tokens.
         entropy: (N,) float32, of p in nats.
     """
 
@@ -56,25 +56,23 @@ def sample_tokens(
 ) -> TokenChoice:
     """Choose a token for every row from the guided logits (1 + s)·cond − s·uncond.
 
-    The head is linear, so the hidden vectors are combined instead of the logits: one product where there were
-    two, and nothing of size N × V is ever built, only chunks of rows. The probability is read from p at
-    temperature 1, while the candidate is p's mode or drawn from softmax(logits / temperature) by inverting
-    the cumulative distribution at `uniform`.
+    The head is linear, so guidance combines the hidden vectors instead of the logits, which saves a product. Logits
+    exist for a chunk of rows at a time. The candidate is p's mode, or drawn from softmax(logits / temperature) by
+    inverting the cumulative distribution at `uniform`. Its probability is read from p, at temperature 1.
 
     Args:
         hidden: (N, D) conditional hidden vectors.
         head_weight: (V, D).
         uniform: (N,) float in [0, 1), one number a row, or None for the mode.
         hidden_uncond: (N, D) unconditional hidden vectors, or None for no guidance.
-        guidance_scale: s.
-        temperature: of the draw; 0 is the mode.
-        top_k: keep the k largest logits (and those equal to the k-th), or None.
-        top_p: after top-k, keep the fewest tokens whose probabilities reach top_p, or None.
-        current_tokens: (N,) int64, the tokens whose probability is wanted as well, or None.
-        chunk_rows: rows at a time; None takes 2²¹ logits on a CPU, 2²⁶ elsewhere, but at least 256 rows. It changes
-            memory, not the result.
-        backend: "torch", "triton", or "auto": Triton for tensors on a GPU where it is installed. What top-k and top-p
-            leave out is found by PyTorch either way, and float64 is always PyTorch's.
+        guidance_scale: guidance strength s.
+        temperature: sampling temperature; 0 means the mode.
+        top_k: number of largest logits to keep (with those equal to the k-th), or None.
+        top_p: probability that the fewest tokens kept after top-k must reach, or None.
+        current_tokens: (N,) int64, further tokens to report the probability of, or None.
+        chunk_rows: rows at a time. None means 2²¹ logits on a CPU, 2²⁶ elsewhere, but at least 256 rows.
+        backend: "torch", "triton", or "auto". The last means Triton for tensors on a GPU where it is installed.
+            PyTorch always filters by top-k and top-p, and computes float64.
 
     Raises:
         SmaltiError: an argument that is out of range or of the wrong shape, or a backend that cannot run here.
@@ -124,16 +122,16 @@ def sample_tokens(
 
 
 def _rows_of_a_product(device: torch.device) -> int:
-    """The rows that a matrix product needs for a CPU to compute each of them in the same way.
+    """Return how many rows a matrix product needs so that a CPU computes each row in the same way.
 
-    For a few rows it takes other kernels, which round differently, so a token could depend on how many others are
-    chosen along with it.
+    For a few rows other kernels run, which round differently. A token could then depend on how many others are
+    chosen with it.
     """
     return 8 * (torch.get_num_threads() + 1) if device.type == "cpu" else 1
 
 
 def _filter_in_place(logits: torch.Tensor, top_k: int | None, top_p: float | None) -> None:
-    """`filter_logits` on (n, V) in any float dtype, a few rows at a time: sorting takes several copies of them."""
+    """Apply `filter_logits` to (n, V) in any float dtype, a few rows at a time, because sorting copies them."""
     if top_k is None and top_p is None:
         return
     for rows in logits.split(max(1, _SORTED_ELEMENTS // logits.shape[1])):
@@ -141,7 +139,7 @@ def _filter_in_place(logits: torch.Tensor, top_k: int | None, top_p: float | Non
 
 
 def filter_logits(logits: torch.Tensor, top_k: int | None, top_p: float | None) -> torch.Tensor:
-    """Set the logits that top-k, then top-p leave out to −∞; (N, V) float32 → the same."""
+    """Set the logits that top-k, then top-p leave out to −∞: (N, V) float32 → the same."""
     if top_k is not None and top_k < logits.shape[1]:
         smallest = logits.topk(top_k, dim=1).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, -math.inf)

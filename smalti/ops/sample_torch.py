@@ -23,10 +23,10 @@ def choose_tokens(
     coldness: float,
     current: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """One chunk's logits → candidate, its probability, the current token's, entropy, as `TokenChoice` has them.
+    """Return candidate, its probability, the current token's and entropy of a chunk, as `TokenChoice` has them.
 
     Args:
-        logits: (n, V) float, contiguous, −∞ where a token is left out. Overwritten with nothing of use.
+        logits: (n, V) float, contiguous, −∞ where a token is left out. They are overwritten.
         uniform: (n,) float, or None for the mode.
         coldness: 1 / temperature.
         current: (n,) int64, or None.
@@ -54,7 +54,7 @@ def choose_tokens(
         if uniform is not None and coldness == 1:
             chosen = _invert(p, uniform[part])
         probability[part] = p.gather(1, chosen)[:, 0]
-        if current is not None:
+        if current is not None and current_probability is not None:
             asked = current[part, None]
             known = (asked >= 0) & (asked < V)
             current_probability[part] = (p.gather(1, asked.where(known, 0)) * known)[:, 0]
@@ -71,7 +71,7 @@ def choose_tokens(
 
 
 def _first_largest(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first of each row's largest values (n, V): its index (n, 1) int64, and the value (n, 1)."""
+    """Return the index (n, 1) int64 and the value (n, 1) of the first of each row's largest values (n, V)."""
     largest, block = _by_block(values, torch.amax).max(dim=1, keepdim=True)
     places = _places(block, values.shape[1])
     # Beyond the end the last value is repeated, and found first where it is itself.
@@ -80,7 +80,7 @@ def _first_largest(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """First index at which the cumulative weights (n, V) exceed uniform (n,) · their sum; (n, 1) int64."""
+    """Return the first index, (n, 1) int64, where cumulative weights (n, V) exceed uniform (n,) · their sum."""
     sums = _by_block(weights, torch.sum)
     target = uniform.to(weights)[:, None] * sums.cumsum(dim=1)[:, -1:]
     block, rest = _first_beyond(sums, target)
@@ -91,10 +91,10 @@ def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 
 
 def _first_beyond(weights: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """First index at which the cumulative weights (n, k) exceed the target (n, 1), and the target less those before.
+    """Return the first index where cumulative weights (n, k) exceed the target (n, 1), and the target that remains.
 
-    What has no weight is never found: where rounding puts the target at the sum of all or beyond, it is the last
-    that has, and a sum of parallel parts may waver where nothing is added to it.
+    An index without weight is never returned. Where rounding puts the target at the sum of all weights or beyond, the
+    last index with weight is returned. A parallel sum may waver where nothing is added to it.
     """
     cumulative = weights.cumsum(dim=1)
     reached = cumulative.masked_fill(weights == 0, 0)
@@ -106,7 +106,7 @@ def _first_beyond(weights: torch.Tensor, target: torch.Tensor) -> tuple[torch.Te
 
 
 def _by_block(values: torch.Tensor, reduce: Callable[..., torch.Tensor]) -> torch.Tensor:
-    """A reduction of each block of a row (n, V) → (n, blocks); the last block may be shorter."""
+    """Reduce each block of a row: (n, V) → (n, blocks); the last block may be shorter."""
     block = _block_size(values.shape[1])
     end = values.shape[1] // block * block
     whole = reduce(values[:, :end].unflatten(1, (-1, block)), dim=2)
@@ -116,11 +116,11 @@ def _by_block(values: torch.Tensor, reduce: Callable[..., torch.Tensor]) -> torc
 
 
 def _places(block: torch.Tensor, V: int) -> torch.Tensor:
-    """The indices that a block (n, 1) of a row has, (n, block size) int64; those of the last may go on beyond V."""
+    """Return the indices in a block (n, 1) of a row, (n, block size) int64; the last block may go beyond V."""
     size = _block_size(V)
     return block * size + torch.arange(size, device=block.device)
 
 
 def _block_size(V: int) -> int:
-    """A power of two near √V, at most V."""
+    """Return a power of two near √V, at most V."""
     return 1 << V.bit_length() // 2

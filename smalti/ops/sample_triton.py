@@ -31,7 +31,7 @@ def choose_tokens(
     coldness: float,
     current: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """One chunk's logits → candidate, its probability, the current token's, entropy, as `TokenChoice` has them.
+    """Return candidate, its probability, the current token's and entropy of a chunk, as `TokenChoice` has them.
 
     Args:
         logits: (n, V) float32, bfloat16 or float16, contiguous, −∞ where a token is left out.
@@ -119,7 +119,7 @@ def _choose_in_a_row(
     row_spread = tl.sum((spread - distance * total) * shrunk)
     entropy = tl.log(row_total) - row_spread / row_total
     tl.store(entropies + row, tl.where(entropy < 0, 0.0, entropy))
-    # Of equal logits the first. A row of NaN has none: any code will do.
+    # The first of equal logits. A row of NaN has none: any code will do.
     candidate = tl.min(tl.where(largest == row_largest, best, V - 1))
 
     if DRAW:

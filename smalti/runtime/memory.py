@@ -1,6 +1,6 @@
-"""What a model needs of a device's memory, way of loading by way of loading: arithmetic alone, nothing is measured.
+"""The memory that a model needs on a device in each loading mode: arithmetic alone, nothing is measured.
 
-Counts are of parameters, results in bytes. GB are 10⁹ bytes, GiB 2³⁰.
+Counts are numbers of parameters, results are bytes. GB are 10⁹ bytes, GiB 2³⁰.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from smalti.errors import SmaltiError
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 INT4_GROUP = 64  # numbers of a row that share a scale and a zero point
-# A text embedding below this size is not worth keeping in its file.
+# Size in bytes from which a text embedding stays in its file.
 MAPPED_BYTES = 2**26
 
-_TEXT_POSITIONS = 256  # the release's template and a prompt of a hundred words
-_SLOTS = 2  # layers on the device at a time while they are streamed: one at work, one on its way
-_PINNED = 1.15  # what a GPU's driver takes for pinned memory, which it rounds up to powers of two
-# As smalti/ops/sample.py and sample_torch.py cut their chunks on a GPU.
-_TAIL_LOGITS, _TAIL_ROWS, _TAIL_SWEPT = 2**26, 256, 2**25
-# From which size of its largest map on smalti/vq/tokenizer.py decodes in bands, and what smalti/vq/banded.py then
-# holds beside that map: a few bands and an inner map.
+_TEXT_POSITIONS = 256  # the reference model's template and a prompt of a hundred words
+_SLOTS = 2  # streamed layers on the device at a time: one computes, one is being copied
+_PINNED = 1.15  # factor of pinned memory, which a GPU's driver rounds up to powers of two
+# Chunks of smalti/ops/sample.py and sample_torch.py on a GPU.
+_HEAD_LOGITS, _HEAD_ROWS, _HEAD_SWEPT = 2**26, 256, 2**25
+# Size of the largest map above which smalti/vq/tokenizer.py decodes in bands, and sizes of the bands and of the inner
+# map that smalti/vq/banded.py then holds beside it.
 _WHOLE_MAP, _BAND, _KEPT = 2**28, 2**24, 2**28
 _BANDS = 6
 _SPARE = 300_000_000  # workspaces of libraries, rounding of the allocator
@@ -31,17 +31,24 @@ _SPARE = 300_000_000  # workspaces of libraries, rounding of the allocator
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What memory depends on.
+    """The sizes that memory depends on.
 
     Attributes:
-        layers: parameters of all layers; layer_count: how many layers; streamable: parameters of those that
-            `offload` can stream.
-        text_embedding, image_embedding, head, compression: parameters of these parts, the final norm with the
-            compression.
-        image_tokenizer: parameters; its largest feature map of a picture in float32: largest_map bytes a pixel.
-        hidden_size, intermediate_size, vocabulary: widths.
-        downscale: pixels a token's side; cell: tokens a backbone position's side.
-        image_size: the side of a picture, in pixels.
+        layers: parameters of all layers.
+        layer_count: number of layers.
+        streamable: parameters of the layers that `offload` can stream.
+        text_embedding: parameters of the text embedding.
+        image_embedding: parameters of the image-token embedding.
+        head: parameters of the head.
+        compression: parameters of the 2×2 compression and the final norm.
+        image_tokenizer: parameters of the image tokenizer.
+        largest_map: bytes a pixel of the image tokenizer's largest float32 feature map.
+        hidden_size: width of hidden vectors.
+        intermediate_size: width of the feed-forward.
+        vocabulary: number of image codes.
+        downscale: pixels along a token's side.
+        cell: tokens along a backbone position's side.
+        image_size: side of an image, in pixels.
     """
 
     layers: int
@@ -62,7 +69,7 @@ class ModelSize:
 
     @classmethod
     def of(cls, report: Mapping[str, Any]) -> ModelSize:
-        """From what `smalti.storage.inspection.inspect` says of a model that has an image tokenizer."""
+        """Return the sizes of a model with an image tokenizer, from a report of `smalti.storage.inspection.inspect`."""
         config, parts = report["config"], dict(report["parameters"])
         vq = report["image_tokenizer"]["config"]
         total = parts["total"]
@@ -93,16 +100,16 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Mode:
-    """A way of loading a model.
+    """A loading mode of a model.
 
     Attributes:
-        dtype: of the denoiser: "float32", "bfloat16" or "float16".
-        quantize: "int8", "int4" or "fp8" for the layers' matrices, or None.
+        dtype: dtype of the denoiser: "float32", "bfloat16" or "float16".
+        quantize: storage of the layers' matrices: "int8", "int4" or "fp8", or None.
         offload: "layers" to stream the layers from the host's memory, or None.
         mapped: embeddings that stay in their file, as in `smalti.storage.folder.load_denoiser`.
         guidance_batched: whether guidance computes both of its passes at once.
-        image_tokenizer_dtype: of the image tokenizer.
-        image_tokenizer_on_cpu: whether pictures are decoded on the CPU, wherever the denoiser is.
+        image_tokenizer_dtype: dtype of the image tokenizer.
+        image_tokenizer_on_cpu: whether images are decoded on the CPU, wherever the denoiser is.
         compiled: whether the layers are compiled, and recorded as CUDA graphs, which keep their memory.
     """
 
@@ -136,13 +143,13 @@ class Mode:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that a mode needs, computed.
+    """The bytes that a mode needs, computed.
 
     Attributes:
-        weights: on the device, by part.
-        working: the most that a pass, the head or the decoder takes beside the weights.
-        host: of weights that are kept in the host's memory instead.
-        total: on the device.
+        weights: bytes of the weights on the device, by part.
+        working: largest number of bytes that a pass, the head or the decoder takes beside the weights.
+        host: bytes of the weights that stay in the host's memory.
+        total: bytes on the device.
     """
 
     weights: dict[str, int]
@@ -155,22 +162,22 @@ class Need:
 
 
 def matrix_bytes(quantize: str | None, dtype: str) -> float:
-    """Bytes that a number of a layer's matrix takes, the scales of int8 and fp8, one a row, left out."""
+    """Return bytes a number of a layer's matrix, without the scales of int8 and fp8, which are one a row."""
     if quantize is None:
         return BYTES[dtype]
     return 0.5 + (BYTES[dtype] + 1) / INT4_GROUP if quantize == "int4" else 1.0
 
 
 def mapped_by_default(text_embedding: int, dtype: str) -> tuple[str, ...]:
-    """The embeddings that stay in their file in any mode: a large text embedding, of which few rows are ever read."""
+    """Return the embeddings that stay in their file in any mode: a large text embedding, of which few rows are read."""
     return ("embed_tokens",) if text_embedding * BYTES[dtype] >= MAPPED_BYTES else ()
 
 
 def need(size: ModelSize, mode: Mode, *, height: int | None = None, width: int | None = None) -> Need:
-    """What one picture with guidance needs; height and width in pixels, the model's own if None."""
+    """Return what one image with guidance needs; height and width in pixels, the model's own if None."""
     one = BYTES[mode.dtype]
     matrix = matrix_bytes(mode.quantize, mode.dtype)
-    resident = size.layers
+    resident: float = size.layers
     host = 0.0
     if mode.offload:
         in_slots = size.streamable * min(_SLOTS, size.layer_count) / size.layer_count
@@ -198,42 +205,42 @@ def need(size: ModelSize, mode: Mode, *, height: int | None = None, width: int |
 
 
 def working_bytes(size: ModelSize, mode: Mode, height: int, width: int) -> dict[str, int]:
-    """The most that each stage of one picture with guidance holds at once beside the weights."""
+    """Return the most bytes that each stage of one image with guidance holds beside the weights."""
     one, D = BYTES[mode.dtype], size.hidden_size
     tokens = height * width // size.downscale**2
     sequences = 2 if mode.guidance_batched else 1
     positions = sequences * (tokens // size.cell**2 + _TEXT_POSITIONS)
-    # What a layer holds at most: the first one's input and its own, the sum so far and its norm, and two vectors of the
+    # A layer holds the first layer's input, its own input, the sum so far and its norm, and two vectors of the
     # feed-forward.
     layer = positions * one * (4 * D + 2 * size.intermediate_size)
     if mode.quantize:
-        # A matrix is unpacked while it is multiplied by.
+        # The matrix in use is unpacked.
         layer += D * size.intermediate_size * (one + 1)
     # The image's embedding and its normalisation, which works in float32.
     embedded = sequences * tokens * D * (one + 4 + 4) if size.cell > 1 else 0
-    # Hidden vectors of both passes, as they come, as they are collected, and the rows that are asked for.
+    # Hidden vectors of both passes three times: as computed, as collected, and as selected rows.
     hidden = 2 * 3 * tokens * D * one
-    rows = min(tokens, max(_TAIL_ROWS, _TAIL_LOGITS // size.vocabulary))
-    swept = min(rows * size.vocabulary, _TAIL_SWEPT)
-    tail = hidden + rows * size.vocabulary * one + 2 * 4 * swept
-    # Small maps are held five at a time, a convolution's workspace among them; of large ones there is one, a quarter
-    # of the next, and bands of the rest.
+    rows = min(tokens, max(_HEAD_ROWS, _HEAD_LOGITS // size.vocabulary))
+    swept = min(rows * size.vocabulary, _HEAD_SWEPT)
+    head = hidden + rows * size.vocabulary * one + 2 * 4 * swept
+    # There are five small maps at a time, a convolution's workspace included. Of large maps there is one, a quarter of
+    # the next, and bands of the rest.
     largest = height * width * size.largest_map
     pixels = 5 * largest if largest <= _WHOLE_MAP else 1.25 * largest + _BANDS * _BAND + _KEPT
-    # In two passes the first one's result waits for the second's.
+    # With two passes the first one's result is kept during the second.
     first = 0 if mode.guidance_batched else tokens * D * one
     return {
         "pass": round(max(layer, embedded) + first),
-        "tail": round(tail),
+        "head": round(head),
         "pixels": round(pixels),
     }
 
 
 def parse_memory(text: object) -> int:
-    """Bytes from text such as "8GB", "7.5 GiB" or "900MB".
+    """Return bytes from text such as "8GB", "7.5 GiB" or "900MB".
 
     Raises:
-        SmaltiError: it is something else.
+        SmaltiError: the text is not such a size.
     """
     units = {"MB": 1e6, "GB": 1e9, "MIB": 2**20, "GIB": 2**30}
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text) if isinstance(text, str) else None
@@ -243,5 +250,5 @@ def parse_memory(text: object) -> int:
 
 
 def gigabytes(count: float) -> str:
-    """Bytes for reading, in GB."""
+    """Return a number of bytes as text, in GB or MB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""Which way of loading a model fits into a device's memory, by the arithmetic of smalti/runtime/memory.py."""
+"""The choice of the loading mode that fits a device's memory, by the arithmetic of smalti/runtime/memory.py."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ def modes(
     offload: str | None = None,
     compiled: bool = False,
 ) -> Iterator[Mode]:
-    """Ways of loading, the one that costs the least time and precision first.
+    """Yield loading modes, the one that costs the least time and precision first.
 
     Args:
-        dtype: of the denoiser.
-        streams: whether the device is not the CPU, so that things can be left or done there.
-        quantize, offload: only ways with these, if they are named.
-        compiled: of all ways.
+        size: sizes of the model.
+        dtype: dtype of the denoiser.
+        streams: whether the device is not the CPU, so that parts can stay on the CPU.
+        quantize: quantization that every mode must have, or None for any.
+        offload: offloading that every mode must have, or None for any.
+        compiled: whether the modes compile the layers.
     """
     ways = [
         (None, None),
@@ -69,14 +71,20 @@ def choose(
     offload: str | None = None,
     compiled: bool = False,
 ) -> Mode:
-    """The first of `modes` that fits.
+    """Return the first of `modes` that fits.
 
     Args:
+        size: sizes of the model.
         budget: bytes of the device.
+        dtype: as in `modes`.
+        streams: as in `modes`.
+        quantize: as in `modes`.
+        offload: as in `modes`.
         host: bytes of the host's memory that streamed layers may take, or None for any number.
+        compiled: as in `modes`.
 
     Raises:
-        SmaltiError: none fits; the message says what the smallest needs.
+        SmaltiError: no mode fits; the message says what the smallest needs.
     """
     candidates = list(
         modes(size, dtype=dtype, streams=streams, quantize=quantize, offload=offload, compiled=compiled)
@@ -89,7 +97,7 @@ def choose(
     mode, least = min(possible, key=lambda pair: pair[1].total)
     raise SmaltiError(
         f"memory must be at least {gigabytes(least.total)} for this model, not {gigabytes(budget)}: that is what "
-        f"the smallest way of loading it needs ({mode})"
+        f"the smallest loading mode needs ({mode})"
     )
 
 
@@ -102,7 +110,7 @@ def what_fits(
     host: int | None = None,
     compiled: bool = False,
 ) -> str:
-    """What to tell someone whose device is too small: the options of the first mode that fits, or that none does."""
+    """Return advice for a device that is too small: the options of the first mode that fits, or that none does."""
     try:
         mode = choose(size, budget, dtype=dtype, streams=streams, host=host, compiled=compiled)
     except SmaltiError as error:
@@ -113,7 +121,7 @@ def what_fits(
 
 
 def table(size: ModelSize) -> list[dict[str, Any]]:
-    """What each precision needs on a device, for `smalti info`: rows of bytes, all of them computed."""
+    """Return the computed bytes that each precision needs on a device, one row each, for `smalti info`."""
     rows = []
     for precision in ("float32", "bfloat16", "int8", "int4"):
         dtype = precision if precision in BYTES else "bfloat16"
@@ -133,8 +141,8 @@ def table(size: ModelSize) -> list[dict[str, Any]]:
 
 
 def cards(size: ModelSize, sizes: tuple[int, ...] = (24, 16, 12, 8)) -> list[dict[str, Any]]:
-    """What `memory=` would choose for GPUs of so many GB, for `smalti info`, from the first that needs savings on."""
-    rows = []
+    """Return the mode that `memory=` chooses for each GPU size in GB, from the first that needs savings on."""
+    rows: list[dict[str, Any]] = []
     for count in sizes:
         try:
             mode = choose(size, count * 10**9, dtype="bfloat16", streams=True)

@@ -12,37 +12,37 @@ _SLOTS = 2
 
 
 class StreamedLayers(nn.ModuleList):
-    """A list of layers that are all alike, to be iterated over as a whole: each is on the device when its turn comes.
+    """A list of equal layers that is iterated over as a whole: each layer is on the device when its turn comes.
 
-    There is room for two layers on the device. While the one computes, the next one's weights are copied into the
-    other's place on a stream of their own; after the last layer the first two are fetched for the next pass. Names and
-    values of parameters are those of the list that it was made from.
+    Two layers fit on the device. While one computes, the next one's weights are copied into the other place on a
+    separate stream. After the last layer the first two are fetched for the next pass. Parameters keep the names and
+    values of the original list.
     """
 
     def __init__(self, layers: nn.ModuleList, device: torch.device | str) -> None:
-        """Take over `layers`, whose weights are in the host's memory: pinned, if copies are to overlap with work."""
+        """Take over `layers`, whose weights are in the host's memory; pinned weights are copied during work."""
         super().__init__(layers)
         self._device = torch.device(device)
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
-        # Not modules of this one: they must not be saved or moved along with it.
+        # In a plain list, so that they are not saved or moved with this module.
         self._slots = [_Slot(layers[0], self._device) for _ in range(min(_SLOTS, len(layers)))]
         self._turn = 0  # the slot that comes next
         if self._stream is not None:
-            # The slots may lie where earlier work has not ended yet.
+            # The slots' memory may still be in use by earlier work.
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
         for index in range(len(self._slots)):
             self._fetch(index, index)
 
     @property
     def on_device(self) -> list[nn.Module]:
-        """The modules that the layers are copied into."""
+        """Modules that the layers are copied into."""
         return [slot.layer for slot in self._slots]
 
     def __iter__(self) -> Iterator[nn.Module]:
-        """The layers on the device. One may be used until the next one is asked for."""
+        """Yield the layers on the device. Each may be used until the next one is requested."""
         for index in range(len(self)):
             slot = self._slots[self._turn]
-            if slot.holds != index:  # an earlier pass was broken off
+            if slot.holds != index:  # an earlier pass was aborted
                 self._fetch(self._turn, index)
             if self._stream is not None:
                 torch.cuda.current_stream(self._device).wait_event(slot.copied)
@@ -56,7 +56,7 @@ class StreamedLayers(nn.ModuleList):
 
     @torch.no_grad()
     def _fetch(self, turn: int, index: int) -> None:
-        """Begin to copy layer `index` into a slot, when what was computed with the slot so far is done."""
+        """Begin to copy layer `index` into a slot, after the work that uses the slot."""
         slot = self._slots[turn]
         slot.holds = None
         source = _tensors(self[index])
@@ -76,13 +76,15 @@ class _Slot:
     """Room for one layer on the device.
 
     Attributes:
-        layer: the module; tensors: its parameters and buffers.
-        holds: the index of the layer that is in it or on its way, or None.
-        copied, used: events, on a GPU only: its weights are there; the last work with them is done.
+        layer: the module.
+        tensors: its parameters and buffers.
+        holds: index of the layer in the slot, or on its way there, or None.
+        copied: event, on a GPU only: the weights are there.
+        used: event, on a GPU only: the last work with the weights is done.
     """
 
     def __init__(self, like: nn.Module, device: torch.device) -> None:
-        # Copied without its numbers: every tensor is replaced in the copy by an empty one on the device.
+        # The copy has an empty tensor on the device in place of every tensor.
         empty = {
             id(tensor): _like(tensor, torch.empty_like(tensor, device=device, pin_memory=False))
             for tensor in _tensors(like)
@@ -95,10 +97,10 @@ class _Slot:
 
 
 def _like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """`values` as a parameter if `tensor` is one."""
+    """Return `values` as a parameter if `tensor` is one."""
     return nn.Parameter(values, requires_grad=False) if isinstance(tensor, nn.Parameter) else values
 
 
 def _tensors(module: nn.Module) -> list[torch.Tensor]:
-    """Parameters and buffers, always in the same order."""
+    """Return parameters and buffers, always in the same order."""
     return [*module.parameters(), *module.buffers()]

@@ -1,8 +1,8 @@
-"""A model between two others: their weights, averaged.
+"""A model between two others, by averaging their weights.
 
-After fine-tuning, a model between the old one and the new can keep what the old one knew and what the new one learned
-(WiSE-FT, arXiv 2109.01903). One must come from the other, or both from a third: weights of models that were trained
-apart have nothing to do with each other.
+After fine-tuning, a model between the old one and the new one can keep the abilities of both
+(WiSE-FT, arXiv 2109.01903). One must be fine-tuned from the other, or both from a third. Averages of independently
+trained models are meaningless.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from smalti.storage.headers import PREFIX, read_denoisers
 from smalti.storage.mapping import read_tensor
 from smalti.storage.weights import check_weights
 
-# How a model was trained and how it is drawn from. What its weights mean does not depend on these.
+# Fields about training and sampling, on which the meaning of weights does not depend.
 _FREE = {
     "flip_ratio",
     "gen_edit_loss_weight",
@@ -49,17 +49,21 @@ def average_models(
 ) -> None:
     """Write a model whose denoiser's weights are (1 - share) · first + share · second.
 
-    All else is the first's: configuration, tokenizers, the dtype of each weight. Sums are made in float32, tensor by
-    tensor, so that little more than one model is in memory.
+    Configuration, tokenizers and the dtype of each weight are the first's. Sums are float32, tensor by tensor, so that
+    memory holds little more than one model.
 
     Args:
-        first, second: model folders of one architecture, with the same image codes and the same text tokenizer.
-        folder: of the new model. It is made if there is none, and may be one of the two.
-        share: of the second, from 0 to 1.
-        max_shard_bytes: larger files are cut.
+        first: model folder.
+        second: model folder of the same architecture, with the same image codes and the same text tokenizer.
+        folder: folder of the new model. It is created if needed, and may be one of the two.
+        share: weight of the second model, from 0 to 1.
+        max_shard_bytes: largest size of a file; larger ones are split.
 
     Raises:
-        SmaltiError: the two do not go together, one cannot be read, or the folder cannot be written.
+        SmaltiError: the models do not fit each other, one cannot be read, or the folder cannot be written.
+
+    Example:
+        >>> average_models("runs/old/model", "runs/new/model", "between", share=0.7)  # doctest: +SKIP
     """
     check_real("share", share, 0, 1)
     first, second, folder = Path(first), Path(second), Path(folder)
@@ -72,14 +76,14 @@ def average_models(
             other = read_tensor(entries[PREFIX + name], "cpu", torch.float32)
             weight.copy_(weight.float().lerp(other, share))
     image_tokenizer = load_image_tokenizer(first, dtype=None)
-    # The denoiser, config.json with it, comes last: without it the folder is not yet a model.
+    # The denoiser and its config.json come last: without them the folder is not yet a model.
     save_image_tokenizer(image_tokenizer, folder / denoiser.config.mm_vqvae)
     write_text_atomic(folder / "tokenizer.json", text)
     save_denoiser(denoiser, folder, max_shard_bytes=max_shard_bytes)
 
 
 def _check_fit(first: Path, second: Path) -> str:
-    """Raise SmaltiError unless two models are of one kind; returns their tokenizer.json."""
+    """Return the tokenizer.json of two models, or raise SmaltiError unless they fit each other."""
     pair = f"{first} and {second}"
     ours, theirs = (load_config(model).to_dict() for model in (first, second))
     for name in sorted((ours.keys() | theirs.keys()) - _FREE):

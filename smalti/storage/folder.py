@@ -1,6 +1,6 @@
 """Model folders: the denoiser, the image tokenizer and the text tokenizer, read strictly, written atomically.
 
-The format is the release's (docs/format.md, section 1).
+The format is the reference model's (docs/format.md, section 1).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ OFFLOADS = ("layers",)
 
 
 class NoInit(TorchFunctionMode):
-    """Modules made inside get no random weights.
+    """A mode in which new modules get no random weights, because the weights are read next.
 
-    They are about to be read, and on the meta device PyTorch would import its compiler to draw them: a second.
+    On the meta device PyTorch would import its compiler to draw them, which takes a second.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
@@ -55,20 +55,21 @@ def load_denoiser(
     quantize: str | None = None,
     offload: str | None = None,
 ) -> Denoiser:
-    """Read the denoiser of a model folder. As it is by default, it can be trained; the options are for drawing.
+    """Read the denoiser of a model folder. The options are for sampling; without them the denoiser can be trained.
 
     Args:
-        device, dtype: of the parameters. On the device "meta" nothing but headers is read; the dtype None is that
-            of each tensor in its file.
-        mapped: embeddings that stay in their file, of which only the rows asked for are read: `EMBEDDINGS`
-            or one of them.
+        folder: model folder.
+        device: device of the parameters. With "meta" only headers are read.
+        dtype: dtype of the parameters; None means the dtype of each tensor in its file.
+        mapped: embeddings that stay in their file, of which only the requested rows are read: `EMBEDDINGS` or one of
+            them.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits (`smalti.runtime.quantization`).
-        offload: "layers" keeps the layers in the host's memory, whence they are copied to the device as they
-            are needed (`smalti.runtime.streaming`); on the CPU they are there anyway.
+        offload: "layers" keeps the layers in the host's memory and copies them to the device one by one
+            (`smalti.runtime.streaming`). It changes nothing on the CPU.
 
     Raises:
         SmaltiError: the folder is missing or of another architecture; a file is missing, truncated or not
-            what the index says; a tensor is missing, unknown or of another shape; an option that is not one.
+            what the index says; a tensor is missing, unknown or of another shape; an unknown option.
     """
     for name in mapped:
         check_choice("mapped", name, EMBEDDINGS)
@@ -108,10 +109,12 @@ def load_image_tokenizer(
 ) -> ImageTokenizer:
     """Read an image tokenizer from its own folder, or from the folder of the model that it belongs to.
 
-    Of a model folder that lacks the one `mm_vqvae` names, the copy inside the model's weights is read.
+    If a model folder lacks the folder that `mm_vqvae` names, the copy inside the model's weights is read.
 
     Args:
-        device, dtype: of the parameters; the dtype None is that of each tensor in its file.
+        folder: folder of the image tokenizer or of the model.
+        device: device of the parameters.
+        dtype: dtype of the parameters; None means the dtype of each tensor in its file.
 
     Raises:
         SmaltiError: as for `load_denoiser`.
@@ -124,7 +127,7 @@ def load_image_tokenizer(
 
 
 def load_codebook(folder: str | Path) -> torch.Tensor:
-    """Read the codebook, (V, C) float32, and nothing else of an image tokenizer; folders as `load_image_tokenizer`.
+    """Read the codebook alone, (V, C) float32, from the folders of `load_image_tokenizer`.
 
     Raises:
         SmaltiError: as for `load_denoiser`.
@@ -142,7 +145,7 @@ def load_text_tokenizer(folder: str | Path) -> TextTokenizer:
     """Read the text tokenizer of a model folder.
 
     Raises:
-        SmaltiError: it is missing, broken, or has more ids than the denoiser embeds.
+        SmaltiError: the tokenizer is missing, broken, or has more ids than the denoiser embeds.
     """
     folder = existing(folder)
     tokenizer = TextTokenizer.from_file(folder / "tokenizer.json")
@@ -156,7 +159,7 @@ def load_text_tokenizer(folder: str | Path) -> TextTokenizer:
 
 
 def load_config(folder: str | Path) -> DenoiserConfig:
-    """Read the denoiser's configuration; a codebook size that it lacks comes from the image tokenizer's.
+    """Read the denoiser's configuration; a missing codebook size comes from the image tokenizer's.
 
     Raises:
         SmaltiError: the folder or its `config.json` is missing, or a field is wrong.
@@ -183,11 +186,14 @@ def save_denoiser(
 ) -> None:
     """Write `config.json` and the weights, in shards with an index if they exceed `max_shard_bytes`.
 
-    Everything is written under temporary names first and renamed when all of it is on the disk; a model that
-    was there before stays whole until then.
+    All files are written under temporary names and renamed once all of them are on the disk. An existing model stays
+    whole until then.
 
     Args:
-        dtype: of the written weights, or None for that of each tensor.
+        denoiser: the denoiser.
+        folder: model folder to write.
+        dtype: dtype of the written weights, or None for that of each tensor.
+        max_shard_bytes: largest size of a file, or None for one file.
 
     Raises:
         SmaltiError: the folder cannot be written, or the denoiser was loaded with `quantize`.
@@ -210,7 +216,7 @@ def save_image_tokenizer(
 
 
 def existing(folder: str | Path) -> Path:
-    """The folder, as a path; SmaltiError if there is none."""
+    """Return the folder as a path, or raise SmaltiError if it does not exist."""
     folder = Path(folder)
     if not folder.is_dir():
         raise SmaltiError(f"model folder {folder} does not exist")
@@ -218,7 +224,7 @@ def existing(folder: str | Path) -> Path:
 
 
 def read_model_type(folder: Path) -> str:
-    """The folder's model_type, one of the two known."""
+    """Return the folder's model_type, one of the two known."""
     path = folder / "config.json"
     kind = read_json(path).get("model_type")
     if kind not in (MODEL_TYPE, VQ_TYPE):
@@ -227,7 +233,7 @@ def read_model_type(folder: Path) -> str:
 
 
 def image_tokenizer_name(folder: Path) -> str:
-    """What `mm_vqvae` of a model's `config.json` names, a folder inside the model's."""
+    """Return `mm_vqvae` of a model's `config.json`, the name of a folder inside the model's."""
     name = read_json(folder / "config.json").get("mm_vqvae", DenoiserConfig.mm_vqvae)
     if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise SmaltiError(
@@ -237,7 +243,7 @@ def image_tokenizer_name(folder: Path) -> str:
 
 
 def _find_image_tokenizer(folder: str | Path) -> tuple[Path, str, dict[str, Entry], VQConfig]:
-    """Where an image tokenizer's tensors lie: the folder, the prefix of their names, their headers; and its shape."""
+    """Find an image tokenizer: return its folder, the prefix of its tensors, their headers, and its shape."""
     folder = existing(folder)
     prefix = ""
     if read_model_type(folder) == MODEL_TYPE:
@@ -270,7 +276,7 @@ def load_words(folder: str | Path) -> frozenset[str]:
 
 
 def load_vq_config(folder: Path) -> VQConfig:
-    """Read the configuration of an image tokenizer's own folder; SmaltiError if it is another's."""
+    """Read the configuration in an image tokenizer's folder; raise SmaltiError for another kind of folder."""
     path = folder / "config.json"
     values = read_json(path)
     if values.get("model_type") != VQ_TYPE:
@@ -279,7 +285,7 @@ def load_vq_config(folder: Path) -> VQConfig:
 
 
 def _named(path: Path, read: Callable[[], Any]) -> Any:
-    """The result of `read`, with `path` named in its error."""
+    """Return the result of `read`; errors name `path`."""
     try:
         return read()
     except SmaltiError as error:
@@ -287,7 +293,7 @@ def _named(path: Path, read: Callable[[], Any]) -> Any:
 
 
 def infer_vq_config(entries: dict[str, Entry], folder: Path) -> VQConfig:
-    """The image tokenizer's shape from its tensors', for want of a `config.json`; `resolution` is 256."""
+    """Infer the image tokenizer's shape from its tensors, without a `config.json`; `resolution` is 256."""
     shapes = {name.removeprefix(VQ_PREFIX): entry.shape for name, entry in entries.items()}
     try:
         ch, patched, _, _ = shapes["encoder.conv_in.weight"]

@@ -1,4 +1,4 @@
-"""What the weight files of a model folder say of themselves: names, shapes and places of tensors, without any weight.
+"""Headers of the weight files of a model folder: names, shapes and places of tensors, without any weight.
 
 A safetensors file is the length of its header (8 bytes), the header (JSON), and the tensors one after another.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -18,10 +18,10 @@ from smalti.errors import SmaltiError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# In front of every tensor of the denoiser, and of the copy of the image tokenizer inside the denoiser's files.
+# Prefixes of the denoiser's tensors, and of the copy of the image tokenizer inside the denoiser's files.
 PREFIX = "encoder."
 VQ_PREFIX = "encoder.vqvae."
-# In the release's files, of no use for text-to-image.
+# Tensors of the reference model's files that text-to-image does not use.
 _UNUSED = (
     "diffusion_head.",
     "encoder.image_newline",
@@ -31,14 +31,16 @@ _UNUSED = (
 )
 
 
-class Entry(NamedTuple):
-    """Where a tensor lies, from its file's header.
+@dataclass(frozen=True)
+class Entry:
+    """The place of a tensor, from its file's header.
 
     Attributes:
         path: the file.
-        shape, dtype: of the tensor, the dtype by its safetensors name, such as "BF16".
-        offset: of its first byte in the file.
-        size: in bytes.
+        shape: shape of the tensor.
+        dtype: safetensors name of its dtype, such as "BF16".
+        offset: offset of its first byte in the file.
+        size: number of bytes.
     """
 
     path: Path
@@ -49,26 +51,27 @@ class Entry(NamedTuple):
 
     @property
     def count(self) -> int:
-        """How many numbers it holds."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
 def is_denoisers(name: str) -> bool:
-    """Whether a tensor of a model's files is one of the denoiser's; the rest is not read for drawing."""
+    """Return whether a tensor of a model's files belongs to the denoiser."""
     return not name.startswith(_UNUSED)
 
 
 def is_image_tokenizers(name: str) -> bool:
-    """Whether a tensor of a model's files belongs to the copy of the image tokenizer in them."""
+    """Return whether a tensor of a model's files belongs to the copy of the image tokenizer in them."""
     return name.startswith(VQ_PREFIX)
 
 
 def read_headers(folder: Path, needed: Callable[[str], bool] | None = None) -> dict[str, Entry]:
-    """Every tensor of a folder's weights, from the files' headers; one file, or shards with an index.
+    """Return every tensor of a folder's weights, from the headers of one file, or of shards with an index.
 
     Args:
-        needed: of a tensor's name, whether it will be read. A shard that holds none of those may be missing,
-            and is left out if it is; None is all.
+        folder: model folder.
+        needed: tells from a tensor's name whether it will be read; None means all. A shard without needed tensors may
+            be missing.
 
     Raises:
         SmaltiError: the folder holds no weights; a file is missing, truncated, or not what the index says.
@@ -96,12 +99,12 @@ def read_headers(folder: Path, needed: Callable[[str], bool] | None = None) -> d
 
 
 def read_denoisers(folder: Path) -> dict[str, Entry]:
-    """The denoiser's tensors of a model folder, as `read_headers`, which has more where a file has more."""
+    """Return the denoiser's tensors of a model folder, without the other tensors of its files."""
     return {name: entry for name, entry in read_headers(folder, is_denoisers).items() if is_denoisers(name)}
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """The file of each tensor, from an index of shards.
+    """Return the file of each tensor, from an index of shards.
 
     Raises:
         SmaltiError: the index is not readable, or names files outside its folder.
@@ -117,18 +120,18 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def needed_files(places: dict[str, str], needed: Callable[[str], bool] | None) -> list[str]:
-    """The files among those of an index that hold at least one tensor that is needed."""
+    """Return the files of an index that hold at least one needed tensor."""
     return sorted({file for tensor, file in places.items() if needed is None or needed(tensor)})
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """The tensors of one file.
+    """Return the tensors of one file.
 
     Raises:
-        SmaltiError: it cannot be read, is truncated, or is something else.
+        SmaltiError: the file cannot be read, is truncated, or is of another format.
     """
     try:
-        # The library checks that the tensors lie side by side, fill the file and are as large as they say.
+        # The library checks that the tensors are contiguous, fill the file and have the sizes of their shapes.
         with safe_open(path, framework="np"):
             pass
         with open(path, "rb") as file:

@@ -1,7 +1,7 @@
-"""Models on the Hugging Face hub: fetching the files that are needed, and no others, into the hub's own cache.
+"""Models on the Hugging Face hub: fetching the needed files, and no others, into the hub's cache.
 
 `huggingface_hub` does the work: its cache, offline mode (HF_HUB_OFFLINE), login, progress bars, resumed downloads.
-It is imported when a hub id was named and not before.
+It is imported only when a hub id is named.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def is_hub_id(model: object) -> bool:
-    """Whether this looks like a name on the hub: text of the form organisation/name."""
+    """Return whether a name has the form of a hub id: organisation/name."""
     return isinstance(model, str) and _ID.fullmatch(model) is not None and ".." not in model
 
 
@@ -42,26 +42,24 @@ def fetch(
     local_files_only: bool = False,
     parts: Collection[str] = PARTS,
 ) -> Path:
-    """See to it that the files of a model are in the hub's cache.
-
-    Of the weights, shards that hold nothing needed are not fetched.
+    """Fetch the files of a model into the hub's cache, without shards that hold nothing needed.
 
     Args:
         repo: organisation/name.
         revision: a branch, a tag or a commit; None is the main branch.
-        local_files_only: never use the network.
-        parts: of a model, which of `PARTS` will be read; none is `config.json` and the like only.
+        local_files_only: whether to stay off the network.
+        parts: parts of a model that will be read, from `PARTS`; without any, only files such as `config.json`.
 
     Returns:
-        The folder of that revision in the cache; all files in it are of one commit.
+        The folder of that revision in the cache; all files in it belong to one commit.
 
     Raises:
-        SmaltiError: a file is neither in the cache nor to be had.
+        SmaltiError: a file is neither in the cache nor available on the hub.
     """
     files = _Repository(repo, revision, local_files_only)
     folder = files.folder
     if read_json(folder / "config.json").get("model_type") != MODEL_TYPE:
-        # An image tokenizer by itself, or something that whoever reads the folder will refuse.
+        # An image tokenizer by itself, or a folder that its reader refuses later.
         if "image_tokenizer" in parts:
             files.get(WEIGHTS)
         return folder
@@ -91,15 +89,16 @@ def fetch(
 def remote_headers(
     repo: str, folder: Path, *, local_files_only: bool = False
 ) -> Callable[[Path, Callable[[str], bool] | None], dict[str, Entry]]:
-    """A reader of headers for `smalti.storage.inspection.inspect` that does without the weights.
+    """Return a reader of headers for `smalti.storage.inspection.inspect` that needs no weights.
 
-    Files that are in the cache are read there; of others only the header comes from the hub. Offsets are then
-    counted from the end of the header.
+    Files in the cache are read there. For other files only the header comes from the hub, and offsets count from the
+    end of the header.
 
     Args:
         repo: organisation/name.
-        folder: what `fetch` gave for it.
-        local_files_only: never use the network.
+        revision: a branch, a tag or a commit; None is the main branch.
+        folder: result of `fetch` for the same repository.
+        local_files_only: whether to stay off the network.
     """
     files = _Repository(repo, folder.name, local_files_only)
 
@@ -121,20 +120,20 @@ def remote_headers(
 
 
 class _Repository:
-    """Files of one revision of a model on the hub.
+    """The files of one revision of a model on the hub.
 
     Attributes:
-        folder: where the cache keeps it, once `config.json` is there.
+        folder: folder of the revision in the cache, once `config.json` is there.
     """
 
     def __init__(self, repo: str, revision: str | None, local_files_only: bool) -> None:
         self.repo, self.revision, self.local_files_only = repo, revision, local_files_only
         self.folder = self.get("config.json").parent
-        # A branch may move while files are fetched one by one: the rest is of the commit that the first is of.
+        # A branch may move while files are fetched one by one, so the first file's commit decides for the others.
         self.revision = self.folder.name
 
     def get(self, name: str) -> Path:
-        """A file's place in the cache, where it is put if it is not there yet."""
+        """Return a file's path in the cache, after fetching it if needed."""
         import huggingface_hub
 
         return Path(
@@ -147,7 +146,7 @@ class _Repository:
         )
 
     def find(self, name: str) -> Path | None:
-        """The same, or None if the model has no such file, as far as can be known without a network."""
+        """Return a file's path as `get` does, or None if the model has no such file."""
         from huggingface_hub.errors import EntryNotFoundError
 
         try:
@@ -158,7 +157,7 @@ class _Repository:
             raise
 
     def header(self, name: str) -> dict[str, Entry]:
-        """The tensors of a safetensors file, from the cache or else by reading its header on the hub."""
+        """Return the tensors of a safetensors file, from the cache or else from its header on the hub."""
         import huggingface_hub
 
         cached = huggingface_hub.try_to_load_from_cache(self.repo, name, revision=self.revision)
@@ -184,7 +183,7 @@ class _Repository:
         }
 
     def _try(self, name: str, action: Callable[[], Any]) -> Any:
-        """The result of `action` on a file, its errors in one line that names the model."""
+        """Return the result of `action` on a file; errors are one line that names the model."""
         from huggingface_hub import constants, errors
 
         at = f" at revision {self.revision}" if self.revision else ""
@@ -213,9 +212,9 @@ class _Repository:
                 f"there is no folder {self.repo}, and the Hugging Face hub has no model of that name (one that is "
                 "private needs hf auth login)"
             ) from error
-        except Exception as error:  # what a network and its libraries can raise has no end
-            reason = str(error).strip().splitlines()
+        except Exception as error:  # a network and its libraries raise errors of any kind
+            lines = str(error).strip().splitlines()
             raise SmaltiError(
                 f"{self.repo}{at}: {name} cannot be fetched from the Hugging Face hub: "
-                f"{reason[0] if reason else type(error).__name__}"
+                f"{lines[0] if lines else type(error).__name__}"
             ) from error

@@ -26,21 +26,21 @@ from smalti.storage.weights import check_weights
 from smalti.vq.config import VQConfig
 from smalti.vq.tokenizer import ImageTokenizer
 
-# Gives the headers of a folder's weights, of which only the tensors with fitting names must be there.
+# A reader of headers: takes a folder and which names are needed, returns tensors by name.
 Headers = Callable[[Path, Callable[[str], bool] | None], dict[str, Entry]]
 
 
 def inspect(folder: str | Path, headers: Headers = read_headers) -> dict[str, Any]:
-    """Check a model folder and say what it holds; no weight is read.
+    """Check a model folder and describe what it holds, without reading any weight.
 
     Args:
-        folder: of a model or an image tokenizer.
-        headers: where the headers come from, if not from the folder's own files.
+        folder: folder of a model or an image tokenizer.
+        headers: reader of the headers, by default of the folder's files.
 
     Returns:
         `model_type`; `config`, the fields that matter; `parameters`, a count for each part and their `total`
-        (`unused` are tensors that are never read, and not in the total); `dtypes`, parameters by dtype as
-        stored; `bytes` and `files`, of the weights; for a model also `image_tokenizer`, the same of the image
+        (`unused` counts tensors that are never read, and is not in the total); `dtypes`, parameters by stored
+        dtype; `bytes` and `files` of the weights. For a model also `image_tokenizer`: the same report of the image
         tokenizer beside the model or inside its files, or None.
 
     Raises:
@@ -85,7 +85,7 @@ def _image_tokenizer_report(
 def _report(
     kind: str, config: dict[str, Any], entries: dict[str, Entry], unused: dict[str, Entry], prefix: str
 ) -> dict[str, Any]:
-    """The part of the report that all folders have in common."""
+    """Build the part of the report that all folders have in common."""
     parts: Counter[str] = Counter()
     dtypes: Counter[str] = Counter()
     sizes: dict[Path, int] = {}

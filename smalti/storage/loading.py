@@ -78,8 +78,8 @@ def load_components(
     place = find_device(device)
     if dtype is None:
         dtype = torch.float32 if place.type == "cpu" and budget is None else torch.bfloat16
-    precision = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if precision not in DTYPES.values():
+    precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if precision is None or precision not in DTYPES.values():
         raise SmaltiError(f"dtype must be {' or '.join(DTYPES)}, not {dtype}")
     if compile:
         from smalti.runtime.compiling import check_compiler, compile_layers
@@ -118,7 +118,7 @@ def find_model(
     local_files_only: bool = False,
     parts: Collection[str] | None = None,
 ) -> Path:
-    """The folder that `model` names, that of the bundled model for None, or the cache's for a model on the hub.
+    """Return the folder of a model: a local one, the bundled model's for None, or the cache's for a hub id.
 
     Args:
         model, revision, local_files_only: as for `load`.
@@ -140,7 +140,7 @@ def find_model(
         raise SmaltiError(f"revision is for models on the Hugging Face hub, not {str(model)!r}")
     if is_folder:
         return Path(model)
-    if not is_hub_id(model):
+    if not isinstance(model, str) or not is_hub_id(model):
         raise SmaltiError(
             "model must be a folder that exists or a name on the Hugging Face hub such as "
             f"nvidia/NL-Diffusion-Image, not {str(model)!r}"

@@ -12,21 +12,22 @@ from smalti.errors import SmaltiError
 from smalti.storage.headers import Entry
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# Copied at a time. Pages of the file that are mapped count as this process's memory while they are.
+# Bytes copied at a time: mapped pages of the file count as this process's memory.
 _CHUNK_BYTES = 2**26
 
 
 def map_tensor(
     entry: Entry, start: int = 0, count: int | None = None, *, scattered: bool = False
 ) -> torch.Tensor:
-    """A window into a file: bytes are read where and when the tensor is, and dropped when memory is short.
+    """Map a window into a file: bytes are read on access, and dropped when memory is short.
 
-    The file must stay as it is for as long as the window is in use. Writing to the window does not change it.
+    The file must not change while the window is in use. Writing to the window does not change the file.
 
     Args:
         entry: a floating-point tensor.
-        start, count: which of its numbers, in order; None is all from `start` on.
-        scattered: whether it will be read here and there, so that reading ahead would be in vain.
+        start: index of the first element.
+        count: number of elements; None means all from `start` on.
+        scattered: whether access is random, so that reading ahead is useless.
 
     Returns:
         (count,) in the dtype of the file, on the CPU.
@@ -49,21 +50,23 @@ def map_tensor(
     advice = "MADV_RANDOM" if scattered else "MADV_WILLNEED"
     if hasattr(mmap, advice):
         window.madvise(getattr(mmap, advice))
-    # The tensor holds the window: when the one goes, so does the other.
+    # The tensor owns the window: both are freed together.
     return torch.frombuffer(window, dtype=dtype, count=count, offset=first - base)
 
 
 def read_tensor(
     entry: Entry, device: torch.device | str, dtype: torch.dtype, *, pinned: bool = False
 ) -> torch.Tensor:
-    """Copy a tensor to a device, some megabytes at a time: no other copy of it is ever whole.
+    """Copy a tensor to a device, some megabytes at a time, without a second whole copy.
 
     Args:
-        device: "meta" reads nothing.
-        pinned: into memory that a GPU can copy from while it works; for the CPU only.
+        entry: a floating-point tensor.
+        device: device of the copy; "meta" reads nothing.
+        dtype: dtype of the copy.
+        pinned: whether to copy into memory that a GPU can copy from while it works; for the CPU only.
 
     Returns:
-        (shape) in `dtype`, apart from the file.
+        A tensor of the entry's shape in `dtype`, independent of the file.
 
     Raises:
         SmaltiError: the file cannot be read.
@@ -80,10 +83,9 @@ def read_tensor(
 
 
 class MappedEmbedding(nn.Module):
-    """An embedding whose table stays in its file: only the rows that are asked for are read.
+    """An embedding whose table stays in its file: only the requested rows are read.
 
-    The table is a parameter like any other, in the file's dtype, so that it is saved with the rest; it learns
-    nothing.
+    The table is a parameter in the file's dtype, so that it is saved with the others. It is not trained.
     """
 
     def __init__(self, entry: Entry, dtype: torch.dtype) -> None:
@@ -94,6 +96,6 @@ class MappedEmbedding(nn.Module):
         self.dtype = dtype
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """(…) int64 ids on any device → (…, D) there."""
+        """Return the rows of ids: (…) int64 on any device → (…, D) there."""
         rows = F.embedding(ids.to(self.weight.device), self.weight)
         return rows.to(ids.device, self.dtype)

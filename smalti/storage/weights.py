@@ -1,8 +1,7 @@
 """Weights of a folder: strict reading into a module, writing whole or not at all.
 
-Only safetensors and JSON are read, never pickle. Headers are compared with what a module needs before any
-weight is read, and weights are then read one tensor at a time, so that loading takes little more memory than
-the module.
+Only safetensors and JSON are read, never pickle. Headers are compared with what a module needs before any weight is
+read. Weights are then read one tensor at a time, so that loading takes little more memory than the module.
 """
 
 from __future__ import annotations
@@ -58,11 +57,14 @@ def read_weights(
     """Check the headers, then read tensor by tensor into a module that was built on the meta device.
 
     Args:
-        module: its parameters are replaced; it has no buffers.
-        entries: the tensors, their names with `prefix` in front.
-        device, dtype: of the parameters; the dtype None is that of each tensor in its file.
-        special: of a name without the prefix and its entry, what to put in place: a tensor for the parameter,
-            a module for the one that has it, or None to read it like the others.
+        module: module whose parameters are replaced; it has no buffers.
+        entries: the tensors by name, with the prefix.
+        prefix: prefix of the names in the file.
+        folder: model folder, for errors.
+        device: device of the parameters.
+        dtype: dtype of the parameters; None means the dtype of each tensor in its file.
+        special: takes a name without the prefix and its entry. It returns a tensor to use as the parameter, a module
+            to replace the parameter's module, or None to read the tensor as usual.
 
     Raises:
         SmaltiError: the tensors are not those of the module, a file cannot be read, or the dtype is unfit.
@@ -70,7 +72,7 @@ def read_weights(
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise SmaltiError(f"dtype must be floating-point, not {dtype}")
     check_weights(module, entries, prefix, folder)
-    # In the order of the files, which is how disks read fastest.
+    # In the order of the files, because disks read fastest in sequence.
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].path, item[1].offset)):
         name = name.removeprefix(prefix)
         found = special(name, entry) if special else None
@@ -92,9 +94,9 @@ def write_weights(
     dtype: torch.dtype | None,
     max_shard_bytes: int | None,
 ) -> None:
-    """Write weights (as `dtype`, or as they are) and `config.json`, renaming when all is written.
+    """Write weights (as `dtype`, or as they are) and `config.json`, and rename all files at the end.
 
-    Weights that exceed `max_shard_bytes` are cut into shards with an index.
+    Weights that exceed `max_shard_bytes` are split into shards with an index.
 
     Raises:
         SmaltiError: the folder cannot be written.
@@ -134,7 +136,7 @@ def write_weights(
                 save_file(tensors, temporary, metadata={"format": "pt"})
             except (SafetensorError, OSError) as error:
                 raise SmaltiError(f"cannot write {folder / name}: {error}") from error
-    # What is left of a model that was cut into other files must not outlive it.
+    # Other files of an earlier model are removed.
     for path in old - {folder / name for name in [*names, *([INDEX] if len(shards) > 1 else [])]}:
         path.unlink(missing_ok=True)
 
@@ -142,7 +144,7 @@ def write_weights(
 def _shards(
     weights: dict[str, torch.Tensor], dtype: torch.dtype | None, max_shard_bytes: int | None
 ) -> list[list[str]]:
-    """Names of the weights, in order, cut where a shard would exceed the limit."""
+    """Return the names of the weights, in order, split where a shard would exceed the limit."""
     if max_shard_bytes is not None:
         check_whole("max_shard_bytes", max_shard_bytes)
     shards: list[list[str]] = [[]]

@@ -1,4 +1,4 @@
-"""The VQGAN's encoder and decoder: pictures to feature maps and back (docs/format.md, section 1)."""
+"""The VQGAN's encoder and decoder: images to feature maps and back (docs/format.md, section 1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smalti.vq.layers import Downsample, Level, Middle, ResnetBlock, Upsample, m
 
 
 class Encoder(nn.Module):
-    """(B, 3, H, W) in [-1, 1] → (B, z_channels, H / downscale, W / downscale)."""
+    """The encoder: (B, 3, H, W) in [-1, 1] → (B, z_channels, H / downscale, W / downscale)."""
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ class Encoder(nn.Module):
 class PatchEncoder(nn.Module):
     """An encoder that sees one token's square of pixels at a time; shapes as `Encoder`.
 
-    A token then says what its own square shows and nothing else, which makes a grid of tokens far easier to predict
-    than one whose every token answers to its surroundings. The decoder still sees the whole grid.
+    A token then depends on its own square alone. Such grids are far easier to predict than grids whose tokens depend
+    on their surroundings. The decoder still sees the whole grid.
     """
 
     def __init__(self, config: VQConfig) -> None:
@@ -63,7 +63,7 @@ class PatchEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, z_channels, h, w) → (B, 3, h · downscale, w · downscale), about [-1, 1], not clamped."""
+    """The decoder: (B, z_channels, h, w) → (B, 3, h · downscale, w · downscale), about [-1, 1], not clamped."""
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()

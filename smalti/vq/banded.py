@@ -1,16 +1,17 @@
-"""The VQGAN in horizontal bands, for pictures whose feature maps are too large to hold several of at once.
+"""The VQGAN in horizontal bands, for images whose feature maps are too large to hold several of at once.
 
-Every layer is a stream: bands of a map's rows go in from the top, bands of the next map's rows come out, and a 3×3
-convolution keeps two rows back until it has seen the row below. One float32 map, the residual stream, stands in memory
-and is added to in place; what a block makes in between never exists as a whole. GroupNorm needs statistics of whole
-maps, so the rows that it is to normalise are run through once to be counted and once more to be used. Nothing is
-approximated: in float32 the result is the plain one up to the order of summation.
+Every layer is a stream: bands of a map's rows go in from the top, and bands of the next map's rows come out. A 3×3
+convolution keeps two rows back until it has seen the row below. One float32 map, the residual stream, stays in memory
+and is added to in place; the inner maps of a block never exist as a whole. GroupNorm needs statistics of whole maps, so
+its rows are computed once for the statistics and once more for their use. Nothing is approximated: in float32 the
+result equals the plain one up to the order of summation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +20,24 @@ from torch import nn
 from smalti.errors import SmaltiError
 from smalti.vq.autoencoder import Decoder, Encoder
 from smalti.vq.config import VQConfig
-from smalti.vq.layers import AttentionBlock, Downsample, ResnetBlock, Upsample, position_norm
+from smalti.vq.layers import (
+    AttentionBlock,
+    Downsample,
+    Level,
+    PositionNorm,
+    ResnetBlock,
+    Upsample,
+    position_norm,
+)
 
-# In the release's shape at 1024²: four rows of the finest map, at which convolutions already run at full speed, and all
-# inner maps but those of the finest level.
+# For the reference model at 1024², BAND_BYTES are four rows of the finest map, enough for convolutions at full speed.
+# KEEP_BYTES hold every inner map outside the finest level.
 BAND_BYTES = 2**22
 KEEP_BYTES = 2**28
 
 
 def largest_map_bytes(config: VQConfig, height: int, width: int) -> int:
-    """Bytes of the largest float32 feature map of one picture of height × width pixels.
+    """Return the bytes of the largest float32 feature map of one image of height × width pixels.
 
     Without bands, decoding holds up to five such maps at once.
     """
@@ -48,18 +57,18 @@ def decode_in_bands(
     band_bytes: int = BAND_BYTES,
     keep_bytes: int = KEEP_BYTES,
 ) -> torch.Tensor:
-    """What `decoder(z)` gives, in the memory of the largest map, a quarter of it more and a few bands.
+    """Compute `decoder(z)` in the memory of one and a quarter of the largest map and a few bands.
 
     Args:
-        decoder: its weights may be of any floating dtype; where a layer works in another one, they are converted for
-            the time of that layer.
+        decoder: the decoder. Its weights may have any floating dtype; a layer that works in another one converts them
+            while it runs.
         z: (B, z_channels, h, w), any floating dtype.
-        dtype: what the blocks of the finest level, most of a large picture's work, multiply in. All else is float32:
-            what is rounded deeper down spreads over the picture, what is rounded in the residual stream stays. The
-            memory is much the same in every dtype, so bfloat16 is for speed where the hardware has it.
-        band_bytes: size of a float32 band, at every level; some ten of them are alive at a time. A row is the least.
-        keep_bytes: the map between the two convolutions of a block is computed twice where it is larger than this,
-            once for its statistics and once for its use, and kept in between where it is not.
+        dtype: dtype of the products in the blocks of the finest level, which are most of a large image's work. All
+            else is float32, because deeper rounding errors spread over the image. bfloat16 is faster where the
+            hardware has it; the memory is nearly the same.
+        band_bytes: size of a float32 band at every level, at least a row. About ten bands are alive at a time.
+        keep_bytes: size up to which the map between the two convolutions of a block is kept. A larger one is computed
+            twice, once for its statistics and once for its use.
 
     Returns:
         (B, 3, h · downscale, w · downscale) float32, about [-1, 1], not clamped. It carries no gradient.
@@ -68,9 +77,9 @@ def decode_in_bands(
         SmaltiError: the dtype is not a floating one, or a number of bytes is below one.
     """
     plan = _Plan(torch.float32, band_bytes, keep_bytes)
-    finest, *deeper = decoder.up
+    finest, *deeper = cast(list[Level], list(decoder.up))
     layers = [*decoder.mid.layers(), *(layer for level in reversed(deeper) for layer in level.layers())]
-    steps = [(layer, plan) for layer in layers]
+    steps: list[tuple[nn.Module, _Plan]] = [(layer, plan) for layer in layers]
     steps += [(layer, replace(plan, dtype=dtype)) for layer in finest.layers()]
     x = _run(decoder, z, steps, plan)
     return (F.pixel_shuffle(x, decoder.patch_size) if decoder.patch_size > 1 else x).contiguous()
@@ -84,7 +93,7 @@ def encode_in_bands(
     band_bytes: int = BAND_BYTES,
     keep_bytes: int = KEEP_BYTES,
 ) -> torch.Tensor:
-    """What `encoder(images)` gives, (B, z_channels, h, w), all in float32: a code hangs on its last bits.
+    """Compute `encoder(images)`, (B, z_channels, h, w), in float32, because codes depend on the last bits.
 
     The other arguments and the errors are those of `decode_in_bands`.
 
@@ -92,14 +101,17 @@ def encode_in_bands(
         images: (B, 3, H, W) in [-1, 1], any floating dtype, sides that are multiples of the tokenizer's downscale.
     """
     plan = _Plan(torch.float32, band_bytes, keep_bytes)
-    layers = [*(layer for level in encoder.down for layer in level.layers()), *encoder.mid.layers()]
+    layers = [
+        *(layer for level in cast(list[Level], list(encoder.down)) for layer in level.layers()),
+        *encoder.mid.layers(),
+    ]
     x = F.pixel_unshuffle(images, encoder.patch_size) if encoder.patch_size > 1 else images
     return _run(encoder, x, [(layer, plan) for layer in layers], plan)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How to work; fields as the arguments of `decode_in_bands`."""
+    """How to compute; the fields are the arguments of `decode_in_bands`."""
 
     dtype: torch.dtype
     band_bytes: int
@@ -113,7 +125,7 @@ class _Plan:
                 raise SmaltiError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     def bands(self, x: torch.Tensor, channels: int = 0) -> tuple[torch.Tensor, ...]:
-        """Views of consecutive rows that stay within `band_bytes`, also with as many channels as named."""
+        """Split a map into views of consecutive rows within `band_bytes`, also if they had `channels` channels."""
         B, C, _, W = x.shape
         return x.split(max(1, self.band_bytes // (4 * B * W * max(C, channels))), dim=2)
 
@@ -121,8 +133,8 @@ class _Plan:
 def _run(
     module: Decoder | Encoder, x: torch.Tensor, steps: list[tuple[nn.Module, _Plan]], plan: _Plan
 ) -> torch.Tensor:
-    """First convolution, layers, last normalisation and convolution: (B, C, H, W) → float32, channels last."""
-    # All in one frame that rebinds x: a map is freed as soon as the next one is complete.
+    """Run first convolution, layers, last normalisation and convolution: (B, C, H, W) → float32, channels last."""
+    # One frame rebinds x, so that a map is freed as soon as the next one is complete.
     x = _collect(_convolve(module.conv_in, plan.bands(x.float(), module.conv_in.out_channels)), x.shape[2])
     for layer, layer_plan in steps:
         x = _APPLY[type(layer)](layer, x, layer_plan)
@@ -140,7 +152,7 @@ def _block(block: ResnetBlock, x: torch.Tensor, plan: _Plan) -> torch.Tensor:
 
     kept = None
     inner_bytes = x[:, :1].numel() * channels * plan.dtype.itemsize
-    if inner_bytes <= plan.keep_bytes and _needs_statistics(block.norm2):
+    if inner_bytes <= plan.keep_bytes and isinstance(block.norm2, nn.GroupNorm):
         # One tensor rather than a list of bands, which would leave the allocator in pieces.
         kept = plan.bands(_collect(inner(), x.shape[2], plan.dtype))
     second = _normaliser(block.norm2, kept or inner())
@@ -149,7 +161,7 @@ def _block(block: ResnetBlock, x: torch.Tensor, plan: _Plan) -> torch.Tensor:
         bands = (band.to(plan.dtype) for band in plan.bands(x, channels))
         out = _collect((_convolve_rows(block.nin_shortcut, band) for band in bands), x.shape[2])
     else:
-        out = x  # in place: where a row of the sum comes out, x has been read two rows further down
+        out = x  # in place: when a row of the sum comes out, x has been read two rows further down
     top = 0
     for band in _convolve(block.conv2, active):
         out[:, :, top : top + band.shape[2]] += band
@@ -186,7 +198,7 @@ def _downsample(layer: Downsample, x: torch.Tensor, plan: _Plan) -> torch.Tensor
     return _collect((_convolve_rows(layer.conv, band) for band in padded), height // 2)
 
 
-_APPLY: dict[type, Callable[[nn.Module, torch.Tensor, _Plan], torch.Tensor]] = {
+_APPLY: dict[type, Callable[[Any, torch.Tensor, _Plan], torch.Tensor]] = {
     ResnetBlock: _block,
     AttentionBlock: _attend,
     Upsample: _upsample,
@@ -195,41 +207,40 @@ _APPLY: dict[type, Callable[[nn.Module, torch.Tensor, _Plan], torch.Tensor]] = {
 
 
 def _convolve(conv: nn.Conv2d, bands: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """A 3×3 convolution of a map that arrives in bands: each row comes out once the row below it has come in."""
-    held = None
+    """Convolve a map that arrives in bands, 3×3: each row comes out once the row below it has come in."""
+    held: torch.Tensor | None = None
     for band in bands:
         held = F.pad(band, (0, 0, 1, 0)) if held is None else torch.cat([held, band], dim=2)
         if held.shape[2] > 2:
             yield _convolve_rows(conv, held)
             held = held[:, :, -2:].clone()  # a view would keep the whole band alive
-    yield _convolve_rows(conv, F.pad(held, (0, 0, 0, 1)))
+    if held is not None:
+        yield _convolve_rows(conv, F.pad(held, (0, 0, 0, 1)))
 
 
 def _convolve_rows(conv: nn.Conv2d, rows: torch.Tensor) -> torch.Tensor:
-    """Convolve in the dtype of `rows`, which bring along what lies above and below; only the sides are padded."""
-    weight, bias = conv.weight.to(rows.dtype), conv.bias.to(rows.dtype)
-    return F.conv2d(rows, weight, bias, conv.stride, padding=(0, conv.padding[1]))
+    """Convolve in the dtype of `rows`, which include the rows above and below; only the sides are padded."""
+    weight = conv.weight.to(rows.dtype)
+    bias = None if conv.bias is None else conv.bias.to(rows.dtype)
+    return F.conv2d(rows, weight, bias, conv.stride, padding=(0, int(conv.padding[1])))
 
 
 def _active(
     normalise: Callable[[torch.Tensor], torch.Tensor], bands: Iterable[torch.Tensor], dtype: torch.dtype
 ) -> Iterator[torch.Tensor]:
-    """What a convolution gets to see of each band."""
+    """Normalise and activate each band, for a convolution."""
     return (F.silu(normalise(band), inplace=True).to(dtype) for band in bands)
 
 
-def _needs_statistics(norm: nn.Module) -> bool:
-    """Whether a normalisation needs statistics of the whole map."""
-    return isinstance(norm, nn.GroupNorm)
+def _normaliser(
+    norm: PositionNorm | nn.GroupNorm, bands: Iterable[torch.Tensor]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function that normalises a band of the map that `bands` make up, to a new float32 tensor.
 
-
-def _normaliser(norm: nn.Module, bands: Iterable[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The function that normalises a band of the map that `bands` are; its result is a new float32 tensor.
-
-    `bands` are read only if the normalisation has something to count.
+    `bands` are read only if the normalisation needs statistics of the whole map.
     """
     weight, bias = norm.weight.float(), norm.bias.float()
-    if not _needs_statistics(norm):
+    if isinstance(norm, PositionNorm):
         return lambda band: position_norm(band.float(), weight, bias)
     mean, variance = _statistics(bands, norm.num_groups)
     scale = weight * (variance + norm.eps).rsqrt()
@@ -238,20 +249,20 @@ def _normaliser(norm: nn.Module, bands: Iterable[torch.Tensor]) -> Callable[[tor
 
 
 def _statistics(bands: Iterable[torch.Tensor], groups: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of each group of a map's channels, (B, C) float32, repeated for the group's channels.
+    """Return mean and variance of each group of a map's channels, (B, C) float32, repeated for its channels.
 
-    Each channel of each band is counted around its own mean, so that no large sums are subtracted, and merged into
-    what was counted before (Chan, Golub and LeVeque, 1979). Nothing small outlives a band: between bands it would
-    leave the heap in pieces too small for the next.
+    The squares of each channel of each band are summed around its own mean, so that no large sums are subtracted.
+    They are merged into the earlier ones (Chan, Golub and LeVeque, 1979). No small tensor outlives a band: between
+    bands it would leave the heap in pieces too small for the next band.
     """
-    count, mean, squares = 0, None, None
+    count, mean, squares = 0, torch.empty(0), torch.empty(0)
     for band in bands:
         band = band.float()
         new = band.shape[2] * band.shape[3]
         band_mean = band.mean(dim=(2, 3), keepdim=True)
         band_squares = (band - band_mean).square_().sum(dim=(2, 3))
         band_mean = band_mean[:, :, 0, 0]
-        if mean is None:
+        if count == 0:
             mean, squares = band_mean.clone(), band_squares.clone()
         else:
             apart = band_mean - mean
@@ -268,10 +279,10 @@ def _statistics(bands: Iterable[torch.Tensor], groups: int) -> tuple[torch.Tenso
 
 
 def _collect(bands: Iterable[torch.Tensor], height: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Bands of a map of so many rows → the map, channels last."""
-    out, top = None, 0
+    """Join the bands of a map of `height` rows, channels last."""
+    out, top = torch.empty(0), 0
     for band in bands:
-        if out is None:
+        if top == 0:
             shape = (*band.shape[:2], height, band.shape[3])
             out = torch.empty(shape, dtype=dtype, device=band.device, memory_format=torch.channels_last)
         out[:, :, top : top + band.shape[2]] = band

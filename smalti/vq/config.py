@@ -15,26 +15,26 @@ _CHOICES = {"encoder": ("vqgan", "patch"), "norm": ("group", "position")}
 class VQConfig:
     """Shape of the VQGAN and its codebook.
 
-    The names are those of the release's `emu3_vqvae/config.json` (docs/format.md, sections 1 and 2). The defaults are
-    the release's values; `encoder`, `patch_size`, `norm` and `norm_groups` are ours and leave the release as it is.
+    The names are those of the reference model's `emu3_vqvae/config.json` (docs/format.md, sections 1 and 2), and so are
+    the defaults. `encoder`, `patch_size`, `norm` and `norm_groups` are Smalti extensions.
 
     Attributes:
         ch: channels of the first level; level i has `ch * ch_mult[i]`.
-        ch_mult: one factor a level; the picture is halved between levels.
+        ch_mult: one factor a level; the image is halved between levels.
         num_res_blocks: residual blocks a level in the encoder; the decoder has one more.
-        attn_resolutions: sides (counted from `resolution`, whatever comes in) at which blocks get attention.
-        resolution: the nominal side in pixels that `attn_resolutions` is counted from.
+        attn_resolutions: sides in pixels, for an image of side `resolution`, at which blocks get attention.
+        resolution: nominal side in pixels that `attn_resolutions` refers to.
         z_channels: channels of the encoder's output.
         embed_dim: dimension of a code.
         codebook_size: number of codes V.
         encoder: "vqgan" is the classic one, whose tokens depend on their surroundings; "patch" sees the pixels of one
-            token alone, so that what a token means depends on nothing else.
+            token alone.
         patch_size: pixels a side that are folded into channels before the first convolution and unfolded after
             the last one. 1 is the classic VQGAN; 4 makes a tokenizer for CPUs, at a sixteenth of the work of the
             first level.
-        norm: "group" is the classic VQGAN's GroupNorm, whose statistics run over the whole picture; "position"
+        norm: "group" is the classic VQGAN's GroupNorm, whose statistics run over the whole image; "position"
             normalises the channels of each position alone, so that it adds no dependence of a token on the
-            rest of the picture.
+            rest of the image.
         norm_groups: groups of every GroupNorm.
     """
 
@@ -77,23 +77,23 @@ class VQConfig:
 
     @property
     def downscale(self) -> int:
-        """Pixels a token's side."""
+        """Pixels along a token's side."""
         return self.patch_size * 2 ** (len(self.ch_mult) - 1)
 
     def attends(self, level: int) -> bool:
-        """Whether the blocks of `level` (0 is the finest) are followed by attention."""
+        """Return whether the blocks of `level` (0 is the finest) are followed by attention."""
         return self.resolution // self.patch_size // 2**level in self.attn_resolutions
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> VQConfig:
-        """Read the fields that matter from a `config.json`; others (training facts of the release) are ignored."""
+        """Read the fields that matter from a `config.json`; others, such as training settings, are ignored."""
         names = {field.name for field in dataclasses.fields(cls)}
         if values.get("double_z"):
             raise SmaltiError("double_z must be false: a vector quantizer has no variance to predict")
         return cls(**{name: value for name, value in values.items() if name in names})
 
     def to_dict(self) -> dict[str, Any]:
-        """The `config.json` of this tokenizer."""
+        """Return the `config.json` of this tokenizer."""
         values = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in dataclasses.asdict(self).items()

@@ -1,4 +1,4 @@
-"""A small patch discriminator: it judges patches, not pictures (pix2pix, arXiv 1611.07004; VQGAN, 2012.09841)."""
+"""A small patch discriminator: it judges patches, not images (pix2pix, arXiv 1611.07004; VQGAN, 2012.09841)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class PatchDiscriminator(nn.Module):
-    """(B, 3, H, W) → (B, 1, H/8, W/8) scores, high for patches that look real."""
+    """The discriminator: (B, 3, H, W) → (B, 1, H/8, W/8) scores, high for patches that look real."""
 
     def __init__(self, channels: int = 32) -> None:
         super().__init__()
@@ -25,11 +25,11 @@ class PatchDiscriminator(nn.Module):
         return self.layers(images)
 
     def generator_loss(self, reconstruction: torch.Tensor) -> torch.Tensor:
-        """What the decoder minimises: −D(reconstruction), without gradient to the discriminator's weights."""
+        """Return what the decoder minimises: −D(reconstruction), without gradient to the discriminator's weights."""
         frozen = {name: weight.detach() for name, weight in self.named_parameters()}
         return -torch.func.functional_call(self, frozen, (reconstruction,)).float().mean()
 
     def own_loss(self, images: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
-        """What the discriminator minimises: hinge loss on real pictures and on detached reconstructions."""
+        """Return what the discriminator minimises: hinge loss on real images and on detached reconstructions."""
         real, fake = self(images).float(), self(reconstruction.detach()).float()
         return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2

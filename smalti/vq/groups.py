@@ -20,17 +20,19 @@ from smalti.vq.kmeans import LARGEST, kmeans
 KINDS = ("groups", "neighbours")
 
 _CHUNK_ELEMENTS = 2**24  # distances held at a time: 64 MB in float32
-_PAIRS = 8  # of each code, to estimate a mean distance
+_PAIRS = 8  # random pairs of each code, to estimate a mean distance
 _TENSOR = "ids"
-_FACTS = "code_groups"
+_METADATA = "code_groups"
 
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What groups are like. Distances are Euclidean, means over 8 random pairs of each code.
+    """Sizes of groups, and how alike their codes are: Euclidean distances, means over 8 random pairs of each code.
 
     Attributes:
-        smallest, median, largest: sizes of groups, in codes.
+        smallest: size of the smallest group, in codes.
+        median: median size, in codes.
+        largest: size of the largest group, in codes.
         within: mean distance from a code to another of its group; None if no group has two codes.
         between: mean distance from a code to one outside its group; None if there is none outside.
     """
@@ -49,11 +51,16 @@ class CodeGroups:
     Attributes:
         ids: (V,) int64, the group of each code, from 0, no group empty; or (V, n) int64, the n nearest codes of each
             code, itself first.
-        codebook: `fingerprint` of the codebook that the groups are of.
-        seed: that the partition was made with; None for neighbours, which need none.
+        codebook: `fingerprint` of the codebook that the groups belong to.
+        seed: seed that made the partition; None for neighbours.
 
     Raises:
         SmaltiError: `ids` are not as described.
+
+    Example:
+        >>> groups = CodeGroups.from_kmeans(torch.randn(64, 8), 4, seed=0)
+        >>> groups.kind, groups.count, tuple(groups.ids.shape)
+        ('groups', 4, (64,))
     """
 
     ids: torch.Tensor
@@ -82,12 +89,12 @@ class CodeGroups:
 
     @property
     def kind(self) -> str:
-        """ "groups" for a partition, or "neighbours"."""
+        """Kind of the groups: "groups" for a partition, or "neighbours"."""
         return KINDS[self.ids.ndim - 1]
 
     @property
     def count(self) -> int:
-        """The number of groups of a partition, or of neighbours of a code."""
+        """Number of groups of a partition, or of neighbours of a code."""
         return int(self.ids.max()) + 1 if self.kind == "groups" else self.ids.shape[1]
 
     @classmethod
@@ -104,13 +111,13 @@ class CodeGroups:
 
     @classmethod
     def from_neighbours(cls, codebook: torch.Tensor, n: int) -> CodeGroups:
-        """The n nearest codes of each code of a codebook (V, C) by Euclidean distance, itself first, then by distance.
+        """Find the n nearest codes of each code of a codebook (V, C) by Euclidean distance, itself first.
 
         Raises:
             SmaltiError: as for `from_kmeans`.
         """
         codes = _codes(codebook, "n", n)
-        # Products lose the digits that all vectors share, so these are taken away first.
+        # Products lose the digits that all vectors share, so these are subtracted first.
         codes = codes - codes.mean(dim=0)
         norms = codes.square().sum(dim=1)
         ids = torch.empty(len(codes), n, dtype=torch.int64)
@@ -129,8 +136,8 @@ class CodeGroups:
             SmaltiError: it cannot be written.
         """
         # One string, because the order of several would change from file to file.
-        facts = {"kind": self.kind, "count": self.count, "seed": self.seed, "codebook": self.codebook}
-        metadata = {_FACTS: json.dumps(facts)}
+        values = {"kind": self.kind, "count": self.count, "seed": self.seed, "codebook": self.codebook}
+        metadata = {_METADATA: json.dumps(values)}
         with atomic_path(path) as temporary:
             try:
                 save_file({_TENSOR: self.ids.contiguous()}, temporary, metadata=metadata)
@@ -142,7 +149,8 @@ class CodeGroups:
         """Read what `save` wrote.
 
         Args:
-            codebook: (V, C), if given the one that the groups must be of.
+            path: the file.
+            codebook: (V, C), the codebook that the groups must belong to; None to accept any.
 
         Raises:
             SmaltiError: the file is missing or damaged, holds anything else, or is of another codebook.
@@ -152,34 +160,35 @@ class CodeGroups:
             raise SmaltiError(f"{path} does not exist")
         try:
             with safe_open(path, framework="pt") as file:
-                facts = (file.metadata() or {}).get(_FACTS)
+                metadata = (file.metadata() or {}).get(_METADATA)
                 # Copies: the file's own tensors are windows into the file.
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         except (SafetensorError, OSError) as error:
             raise SmaltiError(f"{path} is truncated or not a safetensors file: {error}") from error
         try:
-            groups = _parse(facts, tensors)
+            groups = _parse(metadata, tensors)
         except SmaltiError as error:
             raise SmaltiError(f"{path} is not a file of code groups: {error}") from error
         if codebook is not None and groups.codebook != fingerprint(codebook):
-            raise SmaltiError(f"{path} groups the codes of another codebook")
+            raise SmaltiError(f"{path} holds groups of another codebook")
         return groups
 
     def report(self, codebook: torch.Tensor, *, seed: int = 0) -> GroupReport:
-        """Sizes, and how near the codes of a group are to each other, against other codes.
+        """Measure sizes, and how near the codes of a group are to each other, against other codes.
 
         Args:
-            codebook: (V, C), the one that the groups are of.
-            seed: of the random pairs.
+            codebook: (V, C), the codebook that the groups belong to.
+            seed: seed of the random pairs.
 
         Raises:
-            SmaltiError: it is another codebook, or the seed is out of range.
+            SmaltiError: another codebook, or a seed that is out of range.
         """
         if self.codebook != fingerprint(codebook):
-            raise SmaltiError("codebook must be the one that the groups are of")
+            raise SmaltiError("codebook must be the one that the groups belong to")
         codes = codebook.detach().cpu().float()
         generator = _generator(seed)
-        within, between = [], []
+        within: list[torch.Tensor] = []
+        between: list[torch.Tensor] = []
         for _ in range(_PAIRS):
             for found, draw in ((within, self._inside), (between, self._outside)):
                 rows, partners = draw(generator)
@@ -197,7 +206,7 @@ class CodeGroups:
         )
 
     def _inside(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """The codes that are not alone in their groups, and a random other one of its group for each."""
+        """Return the codes that are not alone in their groups, and for each a random other code of its group."""
         codes = torch.arange(len(self.ids))
         draw = torch.rand(len(codes), dtype=torch.float64, generator=generator)
         if self.kind == "neighbours":
@@ -208,7 +217,7 @@ class CodeGroups:
         return codes[size > 1], partner[size > 1]
 
     def _outside(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """The codes whose groups are not the whole codebook, and a random one outside its group for each."""
+        """Return the codes whose groups are not the whole codebook, and for each a random code outside its group."""
         V = len(self.ids)
         codes = torch.arange(V)
         if self.kind == "groups":
@@ -226,7 +235,7 @@ class CodeGroups:
         return codes, partner
 
     def _layout(self) -> tuple[torch.Tensor, ...]:
-        """The codes group by group; and for each code its place among them, its group's start and its group's size."""
+        """Return the codes group by group, and for each code its place there, its group's start and size."""
         order = self.ids.argsort(stable=True)
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order))
@@ -236,7 +245,7 @@ class CodeGroups:
 
 
 def file_name(kind: str, count: int) -> str:
-    """What groups are called in a model folder, beside its config.json, such as groups-16384.safetensors.
+    """Return the name of groups in a model folder, such as groups-16384.safetensors.
 
     Raises:
         SmaltiError: `kind` is neither "groups" nor "neighbours".
@@ -246,15 +255,15 @@ def file_name(kind: str, count: int) -> str:
 
 
 def fingerprint(codebook: torch.Tensor) -> str:
-    """A short hash of a codebook (V, C), the same in any dtype that holds the same numbers."""
+    """Return a short hash of a codebook (V, C), the same in any dtype that holds the same numbers."""
     values = codebook.detach().cpu().float().contiguous()
     digest = hashlib.sha256(str(tuple(values.shape)).encode())
-    digest.update(values.numpy())
+    digest.update(values.numpy().data)
     return digest.hexdigest()[:16]
 
 
 def _codes(codebook: torch.Tensor, name: str, count: int) -> torch.Tensor:
-    """The codebook's vectors in float32 on the CPU; checks them, and that `count` of them can be asked for."""
+    """Return the codebook's vectors in float32 on the CPU; check them, and that there are `count` of them."""
     if codebook.ndim != 2 or not codebook.numel() or not codebook.is_floating_point():
         raise SmaltiError(f"codebook must be floating-point (V, C), not {tuple(codebook.shape)}")
     codes = codebook.detach().cpu().float()
@@ -272,14 +281,14 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _parse(facts: str | None, tensors: dict[str, torch.Tensor]) -> CodeGroups:
-    """Groups from what a file holds, of which nothing is taken on trust."""
+def _parse(metadata: str | None, tensors: dict[str, torch.Tensor]) -> CodeGroups:
+    """Build groups from what a file holds, checking all of it."""
     try:
-        values: Any = json.loads(facts or "")
+        values: Any = json.loads(metadata or "")
     except ValueError:
         values = None
     if not isinstance(values, dict) or values.keys() != {"kind", "count", "seed", "codebook"}:
-        raise SmaltiError(f"its metadata must hold {_FACTS} with kind, count, seed and codebook")
+        raise SmaltiError(f"its metadata must hold {_METADATA} with kind, count, seed and codebook")
     check_choice("kind", values["kind"], KINDS)
     if values["kind"] == "groups":
         check_whole("seed", values["seed"], 0)

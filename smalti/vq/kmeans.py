@@ -10,12 +10,12 @@ LARGEST = 1e15  # squares of larger coordinates could leave float32
 
 _CHUNK_ELEMENTS = 2**24  # distances held at a time: 64 MB in float32
 _PROPOSALS = 512  # centers proposed at a time
-_MORE_ITERATIONS = 10  # at most, for groups that the last iteration left empty
+_MORE_ITERATIONS = 10  # most iterations for groups that the last one left empty
 
 
 def nearest(points: torch.Tensor, centers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each point (N, C) the nearest of the centers (K, C): indices (N,) int64 and squared distances (N,)."""
-    # Products lose the digits that all vectors share, so these are taken away first.
+    """Find the nearest center (K, C) of each point (N, C): indices (N,) int64 and squared distances (N,)."""
+    # Products lose the digits that all vectors share, so these are subtracted first.
     middle = centers.mean(dim=0)
     shifted = centers - middle
     norms = shifted.square().sum(dim=1)
@@ -31,18 +31,19 @@ def nearest(points: torch.Tensor, centers: torch.Tensor) -> tuple[torch.Tensor, 
 def plus_plus(
     points: torch.Tensor, count: int, generator: torch.Generator, distances: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """k-means++ seeding (Arthur & Vassilvitskii 2007): each next center is a point drawn by squared distance.
+    """Seed k-means++ (Arthur & Vassilvitskii 2007): each next center is a point drawn by squared distance.
 
-    Drawn in batches, at the price of one product of all points with all centers. A batch is proposed by the distances
-    d² before it; a proposal is kept with probability d'² / d², where d'² counts the batch's centers so far. What is
-    kept is distributed as if every center had been drawn from all points by d'².
+    Centers are drawn in batches, at the cost of one product of all points with all centers. The distances d² before a
+    batch propose its points. A proposal is kept with probability d'² / d², where d'² includes the batch's centers so
+    far. The kept points are distributed as if every center had been drawn from all points by d'².
 
     Once every point coincides with a center, further ones are drawn uniformly.
 
     Args:
         points: (N, C) float.
-        count: how many centers to draw.
-        distances: (N,) squared, to the nearest of the centers that there are already; None if there are none.
+        count: number of centers to draw.
+        generator: source of the random numbers.
+        distances: (N,) squared distances to the nearest existing center; None if there are no centers.
 
     Returns:
         (count, C), each one of the points.
@@ -72,7 +73,7 @@ def plus_plus(
 def _kept(
     proposals: torch.Tensor, distances: torch.Tensor, most: int, generator: torch.Generator
 ) -> list[int]:
-    """Which of the proposals (m, C), at squared distances (m,) from the older centers, become centers."""
+    """Select the proposals (m, C), at squared distances (m,) from the older centers, that become centers."""
     exact = "donot_use_mm_for_euclid_dist"
     apart = torch.cdist(proposals, proposals, compute_mode=exact).square()
     limits = torch.rand(len(proposals), generator=generator) * distances
@@ -92,8 +93,8 @@ def kmeans(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cluster points (N, C) into `count` groups by Lloyd's iterations from a k-means++ start.
 
-    A center that loses all its points is drawn anew as k-means++ draws. No group is empty at the end: where there are
-    fewer different points than groups, copies of a point are spread over several.
+    A center that loses all its points is drawn again as k-means++ draws. No group is empty at the end: if there are
+    fewer different points than groups, copies of a point are spread over several groups.
 
     Returns:
         centers (count, C) float32, assignment (N,) int64.
@@ -125,7 +126,7 @@ def kmeans(
 
 
 def _means(points: torch.Tensor, assignment: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """The mean (count, C) of each group's points; 0 for a group of none."""
+    """Return the mean (count, C) of each group's points; 0 for an empty group."""
     # In float64: in float32 a sum of many copies of a point drifts away from it.
     sums = torch.zeros(len(sizes), points.shape[1], dtype=torch.float64)
     size = max(1, _CHUNK_ELEMENTS // points.shape[1])
@@ -137,7 +138,7 @@ def _means(points: torch.Tensor, assignment: torch.Tensor, sizes: torch.Tensor) 
 def _fill_empty(
     points: torch.Tensor, centers: torch.Tensor, assignment: torch.Tensor, distances: torch.Tensor
 ) -> None:
-    """Move into each empty group a point of a group of several, those farthest from their centers first; in place."""
+    """Fill each empty group, in place, with the point farthest from its center in a group of several."""
     sizes = torch.bincount(assignment, minlength=len(centers))
     empty = (sizes == 0).nonzero().flatten()
     order = assignment.argsort(stable=True)

@@ -24,13 +24,13 @@ class PositionNorm(nn.Module):
 
 
 def position_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """`PositionNorm` with the weights given, both (C,)."""
+    """Apply `PositionNorm` with the given weight and bias, (C,) each."""
     last = x.permute(0, 2, 3, 1)  # contiguous for channels-last maps
     return F.layer_norm(last, weight.shape, weight, bias, eps=1e-6).permute(0, 3, 1, 2)
 
 
-def make_norm(channels: int, config: VQConfig) -> nn.Module:
-    """The configuration's normalisation: GroupNorm with the VQGAN's eps of 1e-6, or `PositionNorm`."""
+def make_norm(channels: int, config: VQConfig) -> PositionNorm | nn.GroupNorm:
+    """Build the configuration's normalisation: GroupNorm with the VQGAN's eps of 1e-6, or `PositionNorm`."""
     if config.norm == "position":
         return PositionNorm(channels)
     return nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
@@ -105,6 +105,9 @@ class Level(nn.Module):
     `upsample.*`.
     """
 
+    downsample: Downsample
+    upsample: Upsample
+
     def __init__(
         self, in_channels: int, out_channels: int, blocks: int, attends: bool, config: VQConfig
     ) -> None:
@@ -118,7 +121,7 @@ class Level(nn.Module):
         )
 
     def layers(self) -> Iterator[nn.Module]:
-        """Its layers in the order in which they are applied."""
+        """Yield the layers in the order in which they are applied."""
         for index, block in enumerate(self.block):
             yield block
             if self.attn:
@@ -144,7 +147,7 @@ class Middle(nn.Module):
         self.block_2 = ResnetBlock(channels, channels, config)
 
     def layers(self) -> Iterator[nn.Module]:
-        """Its layers in the order in which they are applied."""
+        """Yield the layers in the order in which they are applied."""
         yield from (self.block_1, self.attn_1, self.block_2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Encoding of many pictures that are alike in most of their squares, as drawn scenes are."""
+"""Encoding of many images that share most of their squares, as drawn scenes do."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 
 from smalti.vq.tokenizer import ImageTokenizer
 
-_MOST = 2**18  # squares that are remembered: of a 16-fold grid a quarter of a GB
+_MOST = 2**18  # squares that are remembered: a quarter of a GB at a downscale of 16
 
 
 class PatchMemory:
     """`ImageTokenizer.from_pixels` for an encoder that sees one token's square at a time: no square is encoded twice.
 
-    Of 96 scenes on the lattice one square in fifteen is new, later hardly any. Ids are those of `from_pixels` but for
-    rounding, which can move a square that is as near to one code as to another.
+    One square in fifteen of the first 96 scenes on the lattice is new, and hardly any later. The ids equal those of
+    `from_pixels` up to rounding, which can move a square that is equally near to two codes.
     """
 
     def __init__(self, tokenizer: ImageTokenizer) -> None:
@@ -23,7 +23,7 @@ class PatchMemory:
         self._known: dict[bytes, int] = {}
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) uint8 → (B, h, w) int64 ids, on the CPU."""
+        """Return token ids of pixels: (B, 3, H, W) uint8 → (B, h, w) int64 on the CPU."""
         B, channels, height, width = pixels.shape
         rows, columns, side = height // self._side, width // self._side, self._side
         squares = pixels.cpu().reshape(B, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5)

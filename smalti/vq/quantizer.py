@@ -14,14 +14,14 @@ _CHUNK_ELEMENTS = 2**21  # dot products held at a time: 8 MB in float32, which a
 
 
 class Quantized(NamedTuple):
-    """What quantizing a batch of feature maps for training yields.
+    """The result of quantizing a batch of feature maps for training.
 
     Attributes:
-        z: (B, C, h, w) the codes' vectors; gradients reach the encoder and every code.
+        z: (B, C, h, w), the codes' vectors; gradients reach the encoder and every code.
         tokens: (B, h, w) int64 ids.
         commitment: scalar, mean squared distance between normalised features and their codes; pulls both together.
         entropy: scalar in nats, mean entropy of a position's distribution minus the entropy of their mean. It is
-            low when every position is sure of its code and all codes are in use.
+            low when every position has one clear code and all codes are in use.
     """
 
     z: torch.Tensor
@@ -33,8 +33,8 @@ class Quantized(NamedTuple):
 class Quantizer(nn.Module):
     """A codebook of V vectors. The id of a position is the code with the largest dot product, not the nearest.
 
-    Our own training keeps codes on the unit sphere (`normalize_codes`), where the two are the same: without it a few
-    long codes win every position.
+    Smalti's training keeps codes on the unit sphere (`normalize_codes`), where the two are the same. Otherwise a few
+    long codes would win every position.
     """
 
     def __init__(self, config: VQConfig) -> None:
@@ -47,7 +47,7 @@ class Quantizer(nn.Module):
         self.embedding.weight.div_(self.embedding.weight.norm(dim=1, keepdim=True).clamp_min(1e-8))
 
     def tokens(self, z: torch.Tensor) -> torch.Tensor:
-        """(B, C, h, w) → (B, h, w) int64 ids, a few thousand positions at a time so that V never fills memory."""
+        """Return the ids of feature vectors: (B, C, h, w) → (B, h, w) int64, a few thousand positions at a time."""
         B, C, h, w = z.shape
         rows = z.permute(0, 2, 3, 1).reshape(-1, C).to(self.embedding.weight.dtype)
         chunk = max(1, _CHUNK_ELEMENTS // self.embedding.num_embeddings)
@@ -55,7 +55,7 @@ class Quantizer(nn.Module):
         return torch.cat(ids).reshape(B, h, w)
 
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, h, w) ids → (B, C, h, w) code vectors."""
+        """Return the vectors of codes: (B, h, w) ids → (B, C, h, w)."""
         return self.embedding(tokens).permute(0, 3, 1, 2)
 
     def forward(self, z: torch.Tensor, temperature: float) -> Quantized:

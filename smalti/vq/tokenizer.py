@@ -1,4 +1,4 @@
-"""The image tokenizer: pictures to grids of token ids and back."""
+"""The image tokenizer: images to grids of token ids and back."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from smalti.vq.config import VQConfig
 from smalti.vq.layers import AttentionBlock, ResnetBlock
 from smalti.vq.quantizer import Quantized, Quantizer
 
-WHOLE_BYTES = 2**28  # feature maps up to this size, in float32, are held as a whole, larger ones in bands
+WHOLE_BYTES = 2**28  # float32 feature maps up to this size are computed as a whole, larger ones in bands
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 pixels → float32 in [-1, 1] (RGB / 127.5 − 1, docs/format.md, section 6)."""
+    """Convert uint8 pixels to float32 in [-1, 1] (RGB / 127.5 − 1, docs/format.md, section 6)."""
     return pixels.float() / 127.5 - 1.0
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Float pictures in about [-1, 1] → uint8: clamp, (x + 1)/2 · 255, truncated (docs/format.md, section 6)."""
+    """Convert float images to uint8: clamp to [-1, 1], (x + 1)/2 · 255, truncated (docs/format.md, section 6)."""
     return ((images.float().clamp(-1.0, 1.0) + 1.0) / 2.0 * 255.0).to(torch.uint8)
 
 
@@ -41,25 +41,26 @@ class ImageTokenizer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.quant_conv.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights."""
+        """Dtype of the weights."""
         return self.quant_conv.weight.dtype
 
     @torch.no_grad()
     def init_weights(self) -> None:
         """Set the convolutions for training from scratch.
 
-        Each keeps its input's variance, and every residual block and attention starts as the identity, so that
-        colours find their way from end to end from the first step.
+        Each keeps its input's variance. Every residual block and attention starts as the identity, so that colours
+        pass from end to end from the first step.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, ResnetBlock):
                 nn.init.zeros_(module.conv2.weight)
@@ -67,7 +68,7 @@ class ImageTokenizer(nn.Module):
                 nn.init.zeros_(module.proj_out.weight)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in [-1, 1] → (B, embed_dim, h, w), before quantization.
+        """Return features before quantization: (B, 3, H, W) in [-1, 1] → (B, embed_dim, h, w).
 
         Raises:
             SmaltiError: a side is not a multiple of the tokenizer's downscale.
@@ -76,7 +77,7 @@ class ImageTokenizer(nn.Module):
         side = self.config.downscale
         if height % side or width % side or not height or not width:
             raise SmaltiError(
-                f"picture sides must be positive multiples of {side} pixels, not {width}×{height}"
+                f"image sides must be positive multiples of {side} pixels, not {width}×{height}"
             )
         if isinstance(self.encoder, Encoder) and self._wants_bands(height, width):
             encoded = [encode_in_bands(self.encoder, one) for one in images.split(1)]
@@ -84,19 +85,20 @@ class ImageTokenizer(nn.Module):
         return self.quant_conv(self.encoder(images))
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) float in [-1, 1] → (B, h, w) int64 token ids, on every device the same but for ties."""
+        """Return token ids: (B, 3, H, W) float in [-1, 1] → (B, h, w) int64, equal on all devices up to ties."""
         with exact_convolutions():
             return self.quantize.tokens(self.features(images.to(self.quant_conv.weight.dtype)))
 
     def decode(self, tokens: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """(B, h, w) int64 ids → (B, 3, H, W) float, about [-1, 1], not clamped.
+        """Decode token ids: (B, h, w) int64 → (B, 3, H, W) float, about [-1, 1], not clamped.
 
-        Pictures with feature maps of more than `WHOLE_BYTES` are decoded in bands, one after the other, to float32:
-        1024² of the release's shape within 1.5 GB beyond the weights. With gradients enabled they are not, since
-        bands carry none.
+        Images with feature maps above `WHOLE_BYTES` are decoded in bands, one after the other, to float32. A 1024²
+        image of the reference model then takes 1.5 GB beyond the weights. Bands carry no gradient, so with gradients
+        enabled images are decoded as a whole.
 
         Args:
-            dtype: as for `decode_in_bands`, where bands are used; bfloat16 is faster and about 1/255 off.
+            tokens: (B, h, w) int64 ids.
+            dtype: dtype of products as in `decode_in_bands`, if bands are used. The error of bfloat16 is about 1/255.
 
         Raises:
             SmaltiError: an id lies outside the codebook (a mask that was never filled, for example).
@@ -113,15 +115,15 @@ class ImageTokenizer(nn.Module):
         return self.decoder(z.to(self.decoder.conv_in.weight.dtype))
 
     def from_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) uint8 → (B, h, w) int64 ids."""
+        """Return token ids of pixels: (B, 3, H, W) uint8 → (B, h, w) int64."""
         return self.encode(to_float(pixels))
 
     def to_pixels(self, tokens: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """(B, h, w) int64 ids → (B, 3, H, W) uint8; `dtype` as for `decode`."""
+        """Decode token ids to pixels: (B, h, w) int64 → (B, 3, H, W) uint8; `dtype` as for `decode`."""
         return to_uint8(self.decode(tokens, dtype=dtype))
 
     def forward(self, images: torch.Tensor, temperature: float) -> tuple[torch.Tensor, Quantized]:
-        """Reconstruct for training: (B, 3, H, W) → the reconstruction and what the quantizer reports."""
+        """Reconstruct for training: (B, 3, H, W) → the reconstruction and the quantizer's result."""
         quantized = self.quantize(self.features(images), temperature)
         return self.decoder(self.post_quant_conv(quantized.z.to(images.dtype))), quantized
 

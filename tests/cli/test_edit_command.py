@@ -104,6 +104,7 @@ def test_one_path_for_everything(run, pipe, tmp_path):
             assert np.array_equal(np.asarray(image), np.asarray(expected.image)), line
 
 
+@pytest.mark.slow
 def test_ten_edits_of_files_in_a_row(run, pipe, tmp_path):
     """Tokens that are never chosen are those of the first picture, though nothing but PNGs goes from edit to edit."""
     assert run("generate", OLD, "-o", "0.png", "--seed", 1, "--steps", 4)[0] == 0

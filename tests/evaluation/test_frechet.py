@@ -113,7 +113,7 @@ def test_fit_is_mean_and_covariance_in_float64() -> None:
 @pytest.mark.parametrize(
     ("features", "named"),
     [
-        (torch.zeros(1, 4), "at least 2 pictures, not 1"),
+        (torch.zeros(1, 4), "at least 2 images, not 1"),
         (torch.zeros(4), r"\(N, D\), not torch.float32 \(4,\)"),
         (torch.zeros(4, 4, dtype=torch.int64), "floating-point"),
         (torch.full((4, 4), torch.nan), "finite"),

@@ -103,6 +103,7 @@ def run_case(denoiser, prompt, case):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*CASES, "1step"])
 def test_tokens(denoiser, prompt, case, monkeypatch):
     calls = []
@@ -135,6 +136,7 @@ def test_tokens_one_row_at_a_time(denoiser, prompt, monkeypatch):
     assert torch.equal(steps[-1].tokens.flatten(1), EXPECTED["tokens_1step"].long())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["argmax_stratified_8_edit", "argmax_confident_8_cfg3_edit"])
 def test_tokens_in_a_batch_of_three(denoiser, case):
     texts = [COMMON["prompt"], "a blue square left of a red circle", COMMON["prompt"]]

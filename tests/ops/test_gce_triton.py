@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(problems(), st.sampled_from([8, 32, 4096]))
 def test_loss_gradients_and_details_match_the_definition(problem: dict, tile: int) -> None:
@@ -178,6 +179,7 @@ print("compiled")
 """
 
 
+@pytest.mark.slow
 def test_kernel_compiles_for_gpus(tmp_path: Path) -> None:
     """The interpreter takes programs that the compiler refuses, such as a variable that changes its type."""
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}

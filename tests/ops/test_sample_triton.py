@@ -121,6 +121,7 @@ print("compiled")
 """
 
 
+@pytest.mark.slow
 def test_kernel_compiles_for_gpus(tmp_path: Path) -> None:
     """The interpreter takes programs that the compiler refuses, such as a variable that changes its type."""
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}

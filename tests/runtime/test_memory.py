@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 
 import pytest
+import smalti.loading
 import torch
 from folders import write_tiny_model
 from release import CUT, CUT_VQ, write_release
@@ -98,9 +99,9 @@ def test_constants_are_those_of_the_code():
     from smalti.ops import sample, sample_torch
     from smalti.vq import banded, tokenizer
 
-    assert smalti.runtime.memory._TAIL_LOGITS == sample._CHUNK_ELEMENTS_ELSEWHERE
-    assert smalti.runtime.memory._TAIL_ROWS == sample._LEAST_ROWS
-    assert smalti.runtime.memory._TAIL_SWEPT == sample_torch._SWEPT_ELEMENTS_ELSEWHERE
+    assert smalti.runtime.memory._HEAD_LOGITS == sample._CHUNK_ELEMENTS_ELSEWHERE
+    assert smalti.runtime.memory._HEAD_ROWS == sample._LEAST_ROWS
+    assert smalti.runtime.memory._HEAD_SWEPT == sample_torch._SWEPT_ELEMENTS_ELSEWHERE
     assert smalti.runtime.memory._WHOLE_MAP == tokenizer.WHOLE_BYTES
     assert (
         smalti.runtime.memory._BAND >= banded.BAND_BYTES and smalti.runtime.memory._KEPT == banded.KEEP_BYTES

@@ -107,6 +107,7 @@ class Watched:
 
 
 class TestLoop:
+    @pytest.mark.slow
     @settings(max_examples=60, deadline=None)
     @given(
         steps=st.integers(1, 10),

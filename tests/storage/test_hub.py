@@ -292,6 +292,7 @@ class TestHeaders:
         assert {revision for name, revision in hub if name.endswith(".safetensors")} == {COMMIT}
 
 
+@pytest.mark.slow
 def test_the_command_line_offline(tmp_path, model):
     root = Path(smalti.__file__).parents[1]
 
@@ -324,6 +325,7 @@ def test_the_command_line_offline(tmp_path, model):
     assert done.returncode == 2 and "revision v2" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_hub_is_imported_only_when_it_is_named(tmp_path, model):
     code = (
         "import sys, smalti, smalti.cli.main; smalti.load(sys.argv[1]); "

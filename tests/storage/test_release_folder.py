@@ -131,6 +131,7 @@ def test_only_needed_tensors_are_asked_for(cut, monkeypatch):
     assert asked == {"encoder." + name for name in pipe.denoiser.state_dict()} | {"vq"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_memory_beyond_the_weights(tmp_path, dtype):

@@ -96,6 +96,7 @@ def workspace(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path / "work"
 
 
+@pytest.mark.slow
 def test_a_run_leaves_log_previews_checkpoint_and_model(workspace: Path) -> None:
     for run in ("tokenizer", "denoiser"):
         assert [step for step, _ in losses(run)] == [1, 2, 3, 4, 5, 6]
@@ -109,6 +110,7 @@ def test_a_run_leaves_log_previews_checkpoint_and_model(workspace: Path) -> None
     assert last["validation_psnr"] > 0 and 0 < last["validation_codes_used"] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name", "run"),
     [(TokenizerRunConfig, "tokenizer", train_tokenizer), (DenoiserRunConfig, "denoiser", train_denoiser)],
@@ -143,6 +145,7 @@ def test_resuming_repeats_an_uninterrupted_run_exactly(
     assert not list((workspace / name).glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint(workspace: Path) -> None:
     shutil.rmtree("denoiser")
     values = {**DENOISER, "loop": {**DENOISER["loop"], "steps": 100000, "checkpoint_every": 100000}}
@@ -169,6 +172,7 @@ def test_ctrl_c_leaves_a_checkpoint(workspace: Path) -> None:
     load_denoiser(checkpoint / "model")
 
 
+@pytest.mark.slow
 def test_discriminator_joins(workspace: Path) -> None:
     values = {
         **TOKENIZER,
@@ -204,6 +208,7 @@ def test_full_disk_keeps_the_checkpoint_before(workspace: Path, monkeypatch: pyt
     load_denoiser("denoiser/checkpoint-00000006/model")
 
 
+@pytest.mark.slow
 def test_own_pictures(workspace: Path) -> None:
     """Both trainings on a folder of captioned pictures, one of them broken."""
     (workspace / "pictures").mkdir()
@@ -222,6 +227,7 @@ def test_own_pictures(workspace: Path) -> None:
     load_denoiser("own/model")
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_a_model(workspace: Path) -> None:
     overrides = ["start_from=denoiser/model", "tokenizer=denoiser/model", "output=tuned", "loop.steps=1"]
     still = ["optimizer.learning_rate=1e-12", "optimizer.weight_decay=0"]
@@ -239,6 +245,7 @@ def test_fine_tuning_starts_from_a_model(workspace: Path) -> None:
         train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides + changes))
 
 
+@pytest.mark.slow
 def test_networks_of_codes_are_trained_resumed_and_folded_into_the_model(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +307,7 @@ def test_training_can_see_the_grids_of_the_sampling_order(workspace: Path) -> No
         assert torch.equal(masked.sort(dim=1).values, masked)
 
 
+@pytest.mark.slow
 def test_a_decoder_can_learn_on_while_tokens_stay(workspace: Path) -> None:
     """A tokenizer of its own encoder and codes, which models and caches of the first one take for theirs."""
     more = ["start_from=denoiser/model", "decoder_only=true", "code_noise=0.3", "crop=16", "output=sharper"]
@@ -457,6 +465,7 @@ def test_shipped_configurations_are_valid() -> None:
     load_config(DenoiserRunConfig, configs / "scenes.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_processes_share_the_batches_of_a_step(workspace: Path, processes: int) -> None:
     loop = {"batch_size": 2, "accumulate": 2, "processes": processes, "precision": "float32"}
@@ -471,6 +480,7 @@ def test_processes_share_the_batches_of_a_step(workspace: Path, processes: int) 
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_processes_stop_resume_exactly_and_report_errors_once(workspace: Path) -> None:
     loop = {"steps": 40, "batch_size": 2, "accumulate": 2, "processes": 2, "checkpoint_every": 40}
     write("shared.yaml", {**DENOISER, "output": "shared", "loop": {**DENOISER["loop"], **loop}})
@@ -497,6 +507,7 @@ def test_processes_must_divide_the_batches(workspace: Path) -> None:
         load_config(DenoiserRunConfig, "denoiser.yaml", ["loop.accumulate=3", "loop.processes=2"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
 def test_compiled_layers_learn_the_same(workspace: Path) -> None:
     train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", ["output=compiled", "compile=true"]))
@@ -521,6 +532,7 @@ def test_a_gpu_trains_on_the_same_batches(workspace: Path) -> None:
         assert found == pytest.approx(expected, abs=1e-3), step
 
 
+@pytest.mark.slow
 def test_drafts_are_made_after_the_warm_up_and_every_weight_still_learns(workspace: Path) -> None:
     overrides = ["output=drafted", "objective.drafts={share: 1.0, passes: 2, start_step: 3}"]
     config = load_config(DenoiserRunConfig, "denoiser.yaml", overrides)

@@ -150,6 +150,7 @@ def test_statistics_of_values_far_from_zero() -> None:
     torch.testing.assert_close(variance[:, ::3].double(), expected[1], rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 def test_memory_of_the_release_at_1024() -> None:
     """The true widths, on the meta device: allocations without contents. More blocks a level would take no more."""
     with torch.device("meta"):
@@ -163,6 +164,7 @@ def test_memory_of_the_release_at_1024() -> None:
     assert memory.peak + 2 * weights < 2e9, "with the weights in 16 bits"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
 def test_memory_by_size_of_bands(dtype: torch.dtype) -> None:
     """One map, the quarter that the last doubling reads, and a few bands, against several maps without bands."""

@@ -333,7 +333,7 @@ def test_groups_of_another_codebook_are_refused(tmp_path: Path) -> None:
     CodeGroups.load(path)
     CodeGroups.load(path, codebook.bfloat16().double())
     for other in (codebook + 1, codebook[:-1], codebook):
-        with pytest.raises(SmaltiError, match="groups.safetensors groups the codes of another codebook"):
+        with pytest.raises(SmaltiError, match="groups.safetensors holds groups of another codebook"):
             CodeGroups.load(path, other)
 
 

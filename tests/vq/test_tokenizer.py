@@ -39,6 +39,7 @@ def golden() -> tuple[ImageTokenizer, dict[str, torch.Tensor]]:
     return load_image_tokenizer(GOLDEN / "emu3_vqvae"), load_file(GOLDEN / "expected.safetensors")
 
 
+@pytest.mark.slow
 def test_decodes_as_recorded(golden: tuple[ImageTokenizer, dict[str, torch.Tensor]]) -> None:
     tokenizer, expected = golden
     ids = expected["vq_decode_ids"].long().reshape(1, 16, 16)

@@ -35,6 +35,7 @@ def test_the_other_prompt_differs_in_one_thing(kind: str, seed: int) -> None:
     assert any(pair in HELD_OUT for pair in objects) == kind.endswith("held_out")
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_nothing_is_at_chance_and_the_bundled_one_is_not() -> None:
     pipe = smalti.load()
     kwargs = dict(mask_ratios=(1.0, 0.9))
@@ -49,6 +50,7 @@ def test_a_model_that_knows_nothing_is_at_chance_and_the_bundled_one_is_not() ->
     assert all(abs(row["nats"]) < abs(knows[ratio]["nats"]) for ratio, row in nothing.items())
 
 
+@pytest.mark.slow
 def test_the_command() -> None:
     command = [sys.executable, "-m", "smalti", "evaluate", "contrast", "--images", "2", "--json"]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

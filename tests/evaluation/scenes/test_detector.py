@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 pytest.importorskip("skimage")
 
 from smalti.errors import SmaltiError  # noqa: E402
-from smalti.evaluation import detector, outlines  # noqa: E402
+from smalti.evaluation.suites.scenes import detector, outlines  # noqa: E402
 from smalti.evaluation.suites.scenes.detector import Detection, detect, relations  # noqa: E402
 from smalti.evaluation.suites.scenes.score import is_correct  # noqa: E402
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS  # noqa: E402
@@ -43,6 +43,7 @@ def box(left: float, top: float, right: float, bottom: float) -> Detection:
     return Detection("circle", "red", (left, top, right, bottom), 1.0)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**6), st.sampled_from(["train", "test"]))
 @settings(max_examples=60, deadline=None)
 def test_it_sees_what_a_scene_holds_and_what_its_metadata_asks_for(index: int, split: str) -> None:
@@ -52,6 +53,7 @@ def test_it_sees_what_a_scene_holds_and_what_its_metadata_asks_for(index: int, s
     assert is_correct(scene.metadata, detect(picture))
 
 
+@pytest.mark.slow
 def test_it_sees_through_blur_noise_and_a_tint() -> None:
     scenes = [Scenes(seed=8, split="test").scene(index) for index in range(80)]
     right = [
@@ -67,6 +69,7 @@ def test_it_works_at_other_sizes(size: int | tuple[int, int]) -> None:
         assert found(render(scene, size)) == counted(scene)
 
 
+@pytest.mark.slow
 def test_every_shape_and_color_on_every_background() -> None:
     for number, background in enumerate(BACKGROUNDS):
         for step, shape in enumerate(SHAPES):

@@ -74,6 +74,7 @@ def test_pairs_are_the_same_every_time_and_the_kinds_take_turns():
         edit_pair("rotate", Random(0))
 
 
+@pytest.mark.slow
 def test_the_ruler_finds_the_truth_right_and_the_original_wrong():
     """The true result scores 1; the picture as it was does what is asked in no case, and keeps everything."""
     rows, idle = [], []
@@ -143,6 +144,7 @@ def run(tmp_path, monkeypatch, capfd):
     return call
 
 
+@pytest.mark.slow
 def test_the_command(run, tmp_path):
     folder = write_tiny_model(tmp_path / "tiny")
     line = ["--model", folder, "--steps", 2, "--edits", 5, "--json"]

@@ -151,7 +151,7 @@ def test_features_of_a_picture_are_its_own(classifier: SceneClassifier) -> None:
 
 
 def test_features_need_pictures(classifier: SceneClassifier) -> None:
-    with pytest.raises(SmaltiError, match="no pictures"):
+    with pytest.raises(SmaltiError, match="no images"):
         features(classifier, [])
     with pytest.raises(SmaltiError, match=r"uint8 \(B, 3, H, W\), not torch.float32"):
         features(classifier, [torch.zeros(1, 3, 16, 16)])
@@ -171,6 +171,7 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_training_is_reproducible_and_kept(tmp_path: Path) -> None:
     train = runpy.run_path(str(TRAINING))["train"]
     one, same, other = (train(2, seed, batch_size=4) for seed in (0, 0, 1))

@@ -89,6 +89,7 @@ def test_position() -> None:
     assert not is_correct({"include": include}, [seen("circle", x=0.2)])
 
 
+@pytest.mark.slow
 def test_the_ruler_measures() -> None:
     prompts = scene_prompts(36)
     pictures = list(ground_truth(prompts, size=128))
@@ -177,11 +178,11 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
         score_images(prompts, [picture])
     with pytest.raises(SmaltiError, match="more"):
         score_images(prompts[:1], [picture, picture])
-    with pytest.raises(SmaltiError, match="no pictures"):
+    with pytest.raises(SmaltiError, match="no images"):
         score_images([], [])
     write_sample(tmp_path, 0, prompts[0], [])
     with pytest.raises(SmaltiError, match="samples has no .png"):
         score_folder(tmp_path)
     (tmp_path / "00000" / "samples" / "0000.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    with pytest.raises(SmaltiError, match="0000.png is not a readable picture"):
+    with pytest.raises(SmaltiError, match="0000.png is not a readable image"):
         score_folder(tmp_path)

@@ -84,6 +84,7 @@ def test_the_fallback_layout_keeps_boxes_inside_and_apart(sizes: list[float], se
         assert all(apart(item, other) >= layout.GAP - 1e-9 for other in objects[:number])
 
 
+@pytest.mark.slow
 @given(indices)
 @settings(max_examples=300, deadline=None)
 def test_training_never_shows_a_held_out_pair(index: int) -> None:
@@ -190,6 +191,7 @@ def looks_like(item: SceneObject) -> frozenset[str]:
     return resembles(blob(item.outline) if item.shape == "blob" else EXTRA_SHAPES[item.shape])
 
 
+@pytest.mark.slow
 @given(indices)
 @settings(max_examples=300, deadline=None)
 def test_variety_keeps_training_clear_of_held_out_pairs_and_captions_true(index: int) -> None:

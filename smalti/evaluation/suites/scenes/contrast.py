@@ -1,8 +1,8 @@
-"""What a model has understood of its prompts: does a picture fit its own better than one that is nearly the same?
+"""Contrast: does an image fit its own prompt better than one that is nearly the same?
 
-The scenes score says whether pictures are right; it moves only when everything about a task works. This measurement
-needs no sampling: it compares the loss of a drawn scene's tokens under its own prompt and under one with one thing
-changed, such as two colours swapped. A model that has not understood the words cannot tell the two apart.
+The scenes score says whether images are correct; it moves only when everything about a task works. Contrast needs no
+sampling. It compares the loss of a rendered scene's tokens under its own prompt and under a prompt with one change,
+such as two colours swapped. A model that has not understood the words cannot tell the two apart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from smalti.pipeline import Pipeline
 
 MASK_RATIOS = (1.0, 0.98, 0.95, 0.9, 0.8)
-"""Shares of the tokens that are hidden. The prompt matters where nearly all are."""
+"""Fractions of the tokens that are masked. The prompt matters when nearly all are."""
 
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 Metadata = dict[str, Any]
@@ -67,12 +67,12 @@ KINDS: dict[str, tuple[str, Callable[[list[Metadata], Random], None]]] = {
     "swapped_colors": ("color_attr", _swapped_colors),
     "swapped_colors_held_out": ("color_attr", _swapped_colors),
 }
-"""The kind of scene, and what is changed in its prompt: another shape, another colour, another number, left for right
-or above for below, the colours of two objects swapped; the same where one pair is one that training never shows."""
+"""Kinds of scene, and the change in the prompt of each: another shape, colour or number, the opposite relation, or the
+colours of two objects swapped. The last kind has a shape-colour pair that training never shows."""
 
 
 def contrasts(kind: str, count: int, *, seed: int = 0, lattice: int | None = 8) -> Iterator[Contrast]:
-    """`count` scenes of a kind; scene i depends on the kind, the seed, the lattice and i alone.
+    """Yield `count` scenes of a kind; scene i depends on the kind, the seed, the lattice and i alone.
 
     Raises:
         SmaltiError: there is no such kind, or `count` is not a positive whole number.
@@ -93,7 +93,7 @@ def contrasts(kind: str, count: int, *, seed: int = 0, lattice: int | None = 8) 
 
 
 def _held_out(metadata: Metadata, random: Random) -> tuple[str, str]:
-    """A pair that training never shows, of another shape and another colour than the second object's."""
+    """Choose a pair that training never shows, whose shape and colour differ from the second object's."""
     second = metadata["include"][1]
     free = [pair for pair in sorted(HELD_OUT) if pair[0] != second["class"] and pair[1] != second["color"]]
     return random.choice(free)
@@ -110,16 +110,22 @@ def measure_contrasts(
     mask_ratios: Sequence[float] = MASK_RATIOS,
     watch: Callable[[Iterator[Contrast]], Iterator[Contrast]] = iter,
 ) -> dict[float, dict[str, float]]:
-    """How well the model tells the prompts of a kind apart, by the share of tokens that are hidden.
+    """Measure how well the model tells the prompts of a kind apart, by the fraction of masked tokens.
 
     Args:
-        size: of the pictures in pixels.
+        pipeline: the model.
+        kind: one of `KINDS`.
+        count: number of scenes.
+        seed: seed of scenes and masks.
+        lattice: positions a side at which objects are placed, or None for any position.
+        size: side of the images in pixels.
+        mask_ratios: fractions of the tokens to mask.
         watch: wraps the scenes, to show progress.
 
     Returns:
-        By mask ratio: `nats`, by how much the summed loss of a picture's hidden tokens is higher under the other
-        prompt, the mean over pictures; `error`, the standard error of that mean; `right`, the share of pictures for
-        which it is higher, 0.5 by chance.
+        By mask ratio: `nats`, the mean over images of the rise of the summed loss of the masked tokens under the
+        other prompt; `error`, the standard error of that mean; `right`, the fraction of images whose loss rises, 0.5
+        by chance.
     """
     differences: list[torch.Tensor] = []
     side = pipeline.image_tokenizer.config.downscale

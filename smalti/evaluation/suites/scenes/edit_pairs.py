@@ -1,7 +1,7 @@
-"""Edits whose result is known: a scene, the scene as it should be afterwards, and the prompts of both.
+"""Edits with known results: a scene, the scene after the edit, and the prompts of both.
 
-Both pictures are drawn by the same code and differ in nothing but the edit, so that the truly changed tokens are those
-whose pixels differ.
+The same code renders both images, and they differ in the edit alone. The truly changed tokens are those whose pixels
+differ.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
 from smalti.worlds.scenes.shapes import SHAPES
 from smalti.worlds.scenes.world import HELD_OUT, Scene, SceneObject, compose, render, sample_metadata
 
-# The least side of an object whose background changes.
+# Smallest side of an object whose background changes.
 _LARGE = 0.4
 
 KINDS = ("recolor", "replace", "remove", "add", "background")
@@ -34,10 +34,12 @@ class EditPair:
 
     Attributes:
         kind: one of `KINDS`.
-        before, after: the scenes; they share what the edit leaves alone.
-        source_prompt, prompt: what they show, in the same wording.
-        asked: GenEval's metadata of `after`; `exclude` names what must not be left over.
-        untouched: the objects that are in both, alike.
+        before: scene before the edit.
+        after: scene after the edit.
+        source_prompt: prompt of `before`.
+        prompt: prompt of `after`, in the same wording.
+        asked: GenEval's metadata of `after`; `exclude` names the objects that must be gone.
+        untouched: objects that are equal in both scenes.
     """
 
     kind: str
@@ -49,20 +51,22 @@ class EditPair:
     untouched: tuple[SceneObject, ...]
 
     def pictures(self, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-        """The picture and the true edited picture, uint8 (size, size, 3) each."""
+        """Render the image and the true edited image, uint8 (size, size, 3) each."""
         return render(self.before, size), render(self.after, size)
 
 
 def edit_pairs(count: int = 200, *, seed: int = 0, lattice: int | None = 8) -> Iterator[EditPair]:
-    """`count` edits, the kinds in turn; edit i depends on the seed, the lattice and i alone.
+    """Yield `count` edits, the kinds in turn; edit i depends on the seed, the lattice and i alone.
 
-    Every scene has two objects of different shapes and colours, of which the edit touches one. Half of the prompts join
-    them by "and", half say where one stands of the other. Where the background changes, there is one large object: of a
-    small one no token is free of background, so nothing would say where it is to stay. No object is one of the
-    shape-colour pairs that training never shows, so that the score is one of editing alone.
+    Every scene has two objects of different shapes and colours, and the edit touches one of them. Half of the prompts
+    join the objects by "and", half give their relation. Scenes whose background changes have one large object, because
+    every token of a small one also shows background. No object has a shape-colour pair that training never shows, so
+    the score measures editing alone.
 
     Args:
-        lattice: of the scenes (`smalti.worlds.scenes.world.Scenes`); None for objects of any size anywhere.
+        count: number of edits.
+        seed: seed of the edits.
+        lattice: lattice of the scenes (`smalti.worlds.scenes.world.Scenes`); None for objects of any size anywhere.
 
     Raises:
         SmaltiError: `count` is not a positive whole number.
@@ -73,7 +77,7 @@ def edit_pairs(count: int = 200, *, seed: int = 0, lattice: int | None = 8) -> I
 
 
 def edit_pair(kind: str, random: Random, *, lattice: int | None = 8) -> EditPair:
-    """One edit of a kind.
+    """Compose one edit of a kind.
 
     Raises:
         SmaltiError: there is no such kind.
@@ -120,19 +124,21 @@ def _background_pair(random: Random, lattice: int | None) -> EditPair:
         scene = _plain(metadata, random, lattice)
     tint = random.choice([name for name in BACKGROUNDS if name != scene.background])
     after = dataclasses.replace(scene, background=tint)
-    words = [f"{_words(metadata['include'])} on a {one.background} background" for one in (scene, after)]
-    return EditPair("background", scene, after, *words, _asked(metadata["include"]), scene.objects)
+    source, target = (
+        f"{_words(metadata['include'])} on a {one.background} background" for one in (scene, after)
+    )
+    return EditPair("background", scene, after, source, target, _asked(metadata["include"]), scene.objects)
 
 
 def changed_tokens(before: np.ndarray, after: np.ndarray, side: int) -> np.ndarray:
-    """(H/side, W/side) bool: the tokens of side × side pixels in which two pictures, (H, W, 3) uint8, differ."""
+    """Return the tokens, (H/side, W/side) bool, in which two images, (H, W, 3) uint8, differ."""
     height, width = before.shape[:2]
     differ = (before != after).any(axis=-1)
     return differ.reshape(height // side, side, width // side, side).any(axis=(1, 3))
 
 
 def _plain(metadata: dict[str, Any], random: Random, lattice: int | None) -> Scene:
-    """A scene on a plain background; a prompt of its own keeps `compose` from writing one."""
+    """Compose a scene on a plain background; the empty prompt keeps `compose` from writing one."""
     scene = compose({**metadata, "prompt": ""}, random, split="train", lattice=lattice)
     return dataclasses.replace(scene, gradient=False)
 
@@ -142,7 +148,7 @@ def _words(include: list[dict[str, Any]]) -> str:
 
 
 def _asked(include: list[dict[str, Any]], gone: list[str] | None = None) -> Prompt:
-    """What the result must show: these objects, no second of any of them, and none of what is gone."""
+    """Return GenEval's metadata for these objects, no second of any of them, and none of those that are gone."""
     exclude = [{"class": entry["class"], "count": entry["count"] + 1} for entry in include]
     exclude += [{"class": shape, "count": 1} for shape in gone or []]
     return {"include": include, "exclude": exclude}

@@ -1,4 +1,4 @@
-"""Scoring edits against known truth: what changed, what stayed, and which tokens were chosen."""
+"""Scores of edits against known results: what changed, what stayed, and which tokens were selected."""
 
 from __future__ import annotations
 
@@ -21,19 +21,17 @@ if TYPE_CHECKING:
     from smalti.pipeline import Pipeline
 
 WAYS = ("automatic", "true_mask", "redraw_all", "random_share")
-"""How tokens are chosen: by belief; those that truly change; all; as many as by belief, at random."""
+"""Ways to select tokens: by likelihood drop; those that truly change; all; as many as by likelihood drop, at random."""
 
 NUMBERS = ("success", "kept", "psnr_outside", "iou", "redrawn", "changed", "psnr_unchosen", "tokens_kept")
 
-_LEAST_OVERLAP = (
-    0.6  # of an object's box then and now (intersection over union); below it the object has moved
-)
-_HIGHEST_PSNR = 100.0  # what counts for pixels that are all equal
-_FRAME = 0.02  # of the picture's side: the frame whose median is the background
+_LEAST_OVERLAP = 0.6  # intersection over union of an object's two boxes; below it the object has moved
+_HIGHEST_PSNR = 100.0  # PSNR of equal pixels
+_FRAME = 0.02  # width, in fractions of the image's side, of the frame whose median is the background
 
 
 class Edited(NamedTuple):
-    """A picture, (H, W, 3) uint8, which tokens were drawn again, (h, w) bool, and whether the others are as before."""
+    """An edited image, (H, W, 3) uint8, its refilled tokens, (h, w) bool, and whether all others are unchanged."""
 
     pixels: np.ndarray
     region: np.ndarray
@@ -49,11 +47,14 @@ def edit_by(
     size: int = 256,
     ways: Sequence[str] = WAYS,
 ) -> Iterator[tuple[str, Edited]]:
-    """One edit in several ways; "random_share" needs "automatic" before it.
+    """Make one edit in several ways; "random_share" needs "automatic" before it.
 
     Args:
-        seed: of the filling, and of the random share.
-        size: of the pictures in pixels.
+        pipeline: the model.
+        pair: the edit.
+        ways: ways to select tokens, from `WAYS`.
+        seed: seed of the filling and of the random share.
+        size: side of the images in pixels.
     """
     before, after = pair.pictures(size)
     side = pipeline.image_tokenizer.config.downscale
@@ -71,7 +72,7 @@ def edit_by(
             how = _within(random_share(grid, share, draw).numpy()) if share else {}
         try:
             if not how:
-                raise NothingChosen("as by belief")
+                raise NothingChosen("as by likelihood drop")
             result = pipeline.edit(before, pair.prompt, settings=settings, seed=seed, **how)
         except NothingChosen:
             none = np.zeros((size // side, size // side), dtype=bool)
@@ -86,7 +87,7 @@ def edit_by(
 
 
 def truth(pair: EditPair, *, size: int = 256, side: int = 16) -> Edited:
-    """What a perfect edit would be, to check the ruler with."""
+    """Return the result of a perfect edit, to check the scorer."""
     before, after = pair.pictures(size)
     return Edited(after, changed_tokens(before, after, side), True)
 
@@ -94,19 +95,23 @@ def truth(pair: EditPair, *, size: int = 256, side: int = 16) -> Edited:
 def score_edit(
     pair: EditPair, edited: Edited, seen: Sequence[Detection], *, size: int = 256
 ) -> dict[str, float | None]:
-    """The numbers of one edit.
+    """Score one edit.
 
     Args:
-        seen: what the detector finds in the picture before the edit.
+        pair: the edit.
+        edited: its result.
+        seen: detections in the image before the edit.
 
     Returns:
         success: 1 if the detector sees what the prompt asks for, and nothing that should be gone, else 0.
-        kept: the share of untouched objects that keep class, colour and place.
-        psnr_outside: dB against the original, over the tokens that do not truly change; at most 100; None without any.
-        iou: of the tokens drawn again with those that truly change.
-        redrawn, changed: the shares of the tokens that were drawn again, and that truly change.
-        psnr_unchosen: as `psnr_outside`, over the tokens that were not drawn again.
-        tokens_kept: 1 if all of these have the ids that they had, else 0.
+        kept: fraction of the untouched objects that keep class, colour and place.
+        psnr_outside: PSNR in dB against the original, over the tokens that do not truly change; at most 100; None
+            without any.
+        iou: intersection over union of the refilled tokens and those that truly change.
+        redrawn: fraction of the tokens that were refilled.
+        changed: fraction of the tokens that truly change.
+        psnr_unchosen: as `psnr_outside`, over the tokens that were not refilled.
+        tokens_kept: 1 if all tokens that were not refilled keep their ids, else 0.
     """
     before, after = pair.pictures(size)
     side = size // edited.region.shape[0]
@@ -129,9 +134,12 @@ def score_edit(
 
 
 def summarize(rows: Iterable[tuple[str, dict[str, float | None]]]) -> dict[str, Any]:
-    """Scores of (kind, `score_edit`) → the mean over the kinds of each number, and `by_kind` each kind's own mean.
+    """Return the mean over the kinds of each score, and `by_kind` the mean of each kind.
 
-    A number that no edit of a kind has is None there and left out of the mean.
+    A score that no edit of a kind has is None there and left out of the mean.
+
+    Args:
+        rows: kind and scores (`score_edit`) of each edit.
     """
     rows = list(rows)
     by_kind = {}
@@ -144,7 +152,7 @@ def summarize(rows: Iterable[tuple[str, dict[str, float | None]]]) -> dict[str, 
 
 
 def background_name(image: np.ndarray) -> str:
-    """The name of the background: of the tints of scenes, the nearest in Lab to the median of the picture's frame."""
+    """Return the name of the background: the tint of scenes nearest, in Lab, to the median of the frame."""
     width = max(1, round(_FRAME * min(image.shape[:2])))
     inner = np.zeros(image.shape[:2], dtype=bool)
     inner[width:-width, width:-width] = True
@@ -155,12 +163,12 @@ def background_name(image: np.ndarray) -> str:
 
 
 def _within(region: np.ndarray) -> dict[str, Any]:
-    """The argument of an edit that draws these tokens again."""
+    """Return the argument of an edit that refills these tokens."""
     return {"strength": 1.0} if region.all() else {"mask": region}
 
 
 def _is_there(item: SceneObject, seen: Sequence[Detection], found: Sequence[Detection]) -> bool:
-    """Whether an object that was seen before is found again, with its class, colour and place."""
+    """Return whether an object that was detected before is detected again, with class, colour and place."""
 
     def alike(ones: Sequence[Detection]) -> list[Detection]:
         return [one for one in ones if (one.shape, one.color) == (item.shape, item.color)]
@@ -169,7 +177,7 @@ def _is_there(item: SceneObject, seen: Sequence[Detection], found: Sequence[Dete
 
 
 def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
-    """Intersection over union of two boxes."""
+    """Return the intersection over union of two boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:
@@ -179,7 +187,7 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
 
 
 def _psnr(before: np.ndarray, after: np.ndarray, tokens: np.ndarray) -> float | None:
-    """PSNR in dB over the pixels of some tokens, (h, w) bool; None without any."""
+    """Return the PSNR in dB over the pixels of some tokens, (h, w) bool; None without any."""
     side = len(before) // len(tokens)
     pixels = tokens.repeat(side, axis=0).repeat(side, axis=1)
     if not pixels.any():

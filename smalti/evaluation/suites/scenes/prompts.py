@@ -1,7 +1,7 @@
-"""Prompts over scenes in the format of GenEval's `evaluation_metadata.jsonl`, and pictures that satisfy them.
+"""Prompts over scenes in the format of GenEval's `evaluation_metadata.jsonl`, and images that satisfy them.
 
-A prompt is a dict with GenEval's keys `tag`, `include`, `exclude` (counting only) and `prompt`, and one of
-ours: `held_out`, true where the prompt asks for a shape in a colour that no training scene shows.
+A prompt is a dict with GenEval's keys `tag`, `include`, `exclude` (counting only) and `prompt`, and the
+Smalti extension `held_out`: whether the prompt asks for a shape in a colour that no training scene shows.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from smalti.worlds.scenes.world import HELD_OUT, compose, render
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 PAIR_TAGS = ("colors", "color_attr")
-"""The tasks whose prompts say the colour of every object."""
+"""Tasks whose prompts name the colour of every object."""
 
 HELD_OUT_SHARE = 0.2
-"""Share of the prompts of these that ask for a held-out pair."""
+"""Fraction of the prompts of these tasks that ask for a held-out pair."""
 
 Prompt = dict[str, Any]
 
 
 def scene_prompts(per_tag: int = 50, seed: int = 0) -> list[Prompt]:
-    """`per_tag` prompts of each of GenEval's six tasks, worded "a photo of ...", in the order of `TAGS`.
+    """Return `per_tag` prompts of each of GenEval's six tasks, worded "a photo of ...", in the order of `TAGS`.
 
-    No prompt comes twice before all others of its kind have come (there are 10 of `single_object`, 30 of
-    `counting`). The same arguments always give the same prompts.
+    A prompt repeats only after all others of its kind (there are 10 of `single_object`, 30 of `counting`). The same
+    arguments always give the same prompts.
 
     Raises:
         SmaltiError: `per_tag` is not a positive whole number.
@@ -59,7 +59,7 @@ def scene_prompts(per_tag: int = 50, seed: int = 0) -> list[Prompt]:
 def ground_truth(
     prompts: Iterable[Prompt], *, size: int = 256, seed: int = 0, lattice: int | None = None
 ) -> Iterator[np.ndarray]:
-    """A drawn picture, uint8 (size, size, 3), that satisfies each prompt: what a perfect model would make.
+    """Render an image, uint8 (size, size, 3), that satisfies each prompt, as a perfect model would.
 
     `lattice` is explained at `smalti.worlds.scenes.world.Scenes`.
     """
@@ -68,15 +68,15 @@ def ground_truth(
 
 
 def shuffle(prompts: list[Prompt], seed: int = 0) -> list[Prompt]:
-    """The same prompts in another order, none in its old place: each then has a wrong picture.
+    """Return the prompts in another order, none in its old place, so that each has a wrong image.
 
     Raises:
-        SmaltiError: there are fewer than two.
+        SmaltiError: there are fewer than two prompts.
     """
     if len(prompts) < 2:
         raise SmaltiError(f"shuffling needs at least 2 prompts, not {len(prompts)}")
     random, order = Random(f"smalti shuffle {seed}"), list(range(len(prompts)))
-    # Sattolo's algorithm: a random permutation that is one cycle, so nothing stays where it was.
+    # Sattolo's algorithm: a random permutation that is one cycle, so that every prompt moves.
     for last in range(len(order) - 1, 0, -1):
         other = random.randrange(last)
         order[last], order[other] = order[other], order[last]
@@ -92,7 +92,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     """Read and check prompts from JSON lines.
 
     Raises:
-        SmaltiError: the file is missing or empty, or a line (named by its number) is not such a prompt.
+        SmaltiError: the file is missing or empty, or a line (named by its number) is not a prompt.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -116,7 +116,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def check_prompt(prompt: Any) -> None:
-    """Raise a `SmaltiError` that names what is wrong with a prompt, if anything is."""
+    """Raise a `SmaltiError` that names the fault of a prompt, if there is one."""
     if not isinstance(prompt, dict):
         raise SmaltiError(f"a prompt must be a JSON object, not {type(prompt).__name__}")
     if prompt.get("tag") not in TAGS:
@@ -143,7 +143,7 @@ def check_prompt(prompt: Any) -> None:
 
 
 def _draw(tag: str, count: int, random: Random) -> list[list[dict[str, Any]]]:
-    """`count` different `include` lists of a task."""
+    """Return `count` different `include` lists of a task."""
     pairs = list(product(SHAPES, COLORS))
     if tag == "single_object":
         options = [[{"class": shape, "count": 1}] for shape in SHAPES]

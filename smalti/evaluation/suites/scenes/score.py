@@ -1,7 +1,7 @@
-"""GenEval's scoring (Ghosh et al., 2023) with the detector of scenes in the place of an object detector.
+"""GenEval's scoring (Ghosh et al., 2023) with the detector of scenes in place of an object detector.
 
-A picture is right or wrong. It is right when each entry of `include` finds at least `count` objects of its
-class, of its colour and in its position where given, and no entry of `exclude` finds as many as `count`.
+An image is correct if every entry of `include` matches and no entry of `exclude` does. An entry matches if it finds at
+least `count` objects of its class, with its colour and position if it has them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from smalti.evaluation.suites.scenes.prompts import (
 
 
 def is_correct(prompt: Prompt, detections: Sequence[Detection]) -> bool:
-    """Whether objects found in a picture (best first) are what the prompt asks for.
+    """Return whether the objects detected in an image (best first) are those of the prompt.
 
-    As in GenEval, of each class the `count` best detections are looked at, and all of them must have the
-    colour and stand in the relation to all the objects that they are relative to.
+    As in GenEval, the `count` best detections of each class count. All of them must have the colour, and the relation
+    to every object of their reference.
     """
     matched: list[list[Detection]] = []
     for entry in prompt["include"]:
@@ -55,35 +55,34 @@ def is_correct(prompt: Prompt, detections: Sequence[Detection]) -> bool:
 def score_images(
     prompts: Iterable[Prompt], images: Iterable[np.ndarray | Image.Image | Sequence[np.ndarray | Image.Image]]
 ) -> dict[str, Any]:
-    """Score pictures against prompts, in step; `images` may be a generator, so that not all are held at once.
+    """Score images against prompts, in step; `images` may be a generator, so that few are in memory.
 
     Args:
         prompts: as in `smalti.evaluation.suites.scenes.prompts`.
-        images: a picture, or a list of pictures, for each prompt: PIL, or uint8 (H, W, 3).
+        images: an image, or a list of images, for each prompt: PIL, or uint8 (H, W, 3).
 
     Returns:
-        `single_object`, `two_object`, `counting`, `colors`, `position`, `color_attr`: the share of right pictures of
-        each task (None where it has none), `mean`: the mean of these, `held_out`: the share over prompts with held-out
-        pairs (or None), `seen`: that over the others of the same tasks, `images`: how many were scored, `seconds`: how
-        long that took, the making of the pictures included.
+        `single_object`, `two_object`, `counting`, `colors`, `position`, `color_attr`: the fraction of correct images of
+        each task (None without images); `mean`: the mean over tasks; `held_out`: the fraction over prompts with
+        held-out pairs (or None); `seen`: the fraction over the other prompts of the same tasks; `images`: the number of
+        images; `seconds`: the time, including that of making the images.
 
     Raises:
-        SmaltiError: a prompt is not one over scenes, or there is nothing to score, or not a picture for each
+        SmaltiError: a prompt is not one over scenes, or there is nothing to score, or not an image for each
         prompt.
     """
     started = time.perf_counter()
     results: dict[str, list[bool]] = {tag: [] for tag in TAGS}
-    # Of prompts that name pairs of shape and colour, by whether one of them is held out.
+    # Results of prompts that name pairs of shape and colour, by whether one of the pairs is held out.
     pairs: dict[bool, list[bool]] = {True: [], False: []}
-    # Not zip(strict=True): its error would not be ours, and it would swallow one raised by a generator of
-    # pictures.
+    # Not zip(strict=True): its error would not be a SmaltiError, and it would hide one raised by a generator of images.
     pictures = iter(images)
     for prompt in prompts:
         check_prompt(prompt)
         group = next(pictures, None)
         if group is None:
             raise SmaltiError("images must have as many entries as prompts, not fewer")
-        for image in group if isinstance(group, list | tuple) else [group]:
+        for image in group if isinstance(group, Sequence) else [group]:
             right = is_correct(prompt, detect(np.asarray(_rgb(image))))
             results[prompt["tag"]].append(right)
             if prompt["tag"] in PAIR_TAGS:
@@ -93,7 +92,7 @@ def score_images(
     scores = {tag: _mean(rights) for tag, rights in results.items()}
     known = [score for score in scores.values() if score is not None]
     if not known:
-        raise SmaltiError("there are no pictures to score")
+        raise SmaltiError("there are no images to score")
     return {
         **scores,
         "mean": _mean(known),
@@ -107,7 +106,7 @@ def score_images(
 def write_sample(
     folder: str | Path, index: int, prompt: Prompt, images: Sequence[np.ndarray | Image.Image]
 ) -> None:
-    """Write a prompt's pictures in GenEval's layout: `00000/metadata.jsonl`, `00000/samples/0000.png`."""
+    """Write a prompt's images in GenEval's layout: `00000/metadata.jsonl`, `00000/samples/0000.png`."""
     place = Path(folder) / f"{index:05d}"
     try:
         (place / "samples").mkdir(parents=True, exist_ok=True)
@@ -120,13 +119,14 @@ def write_sample(
 
 
 def score_folder(folder: str | Path, *, shuffle_seed: int | None = None) -> dict[str, Any]:
-    """Score pictures in GenEval's layout, whatever made them.
+    """Score images in GenEval's layout, whatever made them.
 
     Args:
-        shuffle_seed: give each prompt another prompt's pictures, as a check of the ruler.
+        folder: folder with 00000, 00001, ….
+        shuffle_seed: seed to give each prompt another prompt's images, as a check of the scorer; None for its own.
 
     Raises:
-        SmaltiError: the folder is missing or has no prompts, or a prompt has no pictures or a broken one.
+        SmaltiError: the folder is missing or has no prompts, or a prompt has no images or a broken one.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -137,7 +137,7 @@ def score_folder(folder: str | Path, *, shuffle_seed: int | None = None) -> dict
     prompts = []
     for place in places:
         if not any((place / "samples").glob("*.png")):
-            raise SmaltiError(f"{place / 'samples'} has no .png pictures")
+            raise SmaltiError(f"{place / 'samples'} has no .png images")
         prompts.append(read_prompts(place / "metadata.jsonl")[0])
     images = ([_open(path) for path in sorted((place / "samples").glob("*.png"))] for place in places)
     return score_images(prompts if shuffle_seed is None else shuffle(prompts, shuffle_seed), images)
@@ -148,7 +148,7 @@ def _open(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return _rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SmaltiError(f"{path} is not a readable picture: {error}") from error
+        raise SmaltiError(f"{path} is not a readable image: {error}") from error
 
 
 def _rgb(image: np.ndarray | Image.Image) -> Image.Image:
