@@ -1,14 +1,14 @@
-"""Time, memory and error of turning image tokens into pixels: the decoder as a whole and in bands.
+"""Measure time, memory and error of decoding image tokens: the decoder on whole feature maps and in bands.
 
 python benchmarks/decode.py [--size 1024] [--channels 256] [--repeats 1] [--device cpu] [--json]
 
-Every run has a process of its own, in turns, round after round; its time is the median of its rounds. Memory is the
-peak above what stood before, which is the weights in float32; `weights_mb` says what they are in float32 and in 16
-bits. The difference to plain_float32 is the largest of any pixel, both clamped to [-1, 1], in 1/255 of that range.
+Runs alternate, each in its own process; a time is the median of its rounds. Memory is the peak above the float32
+weights; `weights_mb` says how large the weights are in float32 and in 16 bits. The difference to plain_float32 is the
+largest over all pixels, both clamped to [-1, 1], in 1/255 of that range.
 
-The decoder has the release's shape (its first level's channels can be changed) and random weights that keep the scale
-of what they get, as those of a trained network do: convolutions of gain 1, residual branches of gain 0.3. Codes are
-random. Differences therefore say how rounding travels through such a network, not how it does in the release.
+The decoder has the reference model's shape (`--channels` changes its first level) and random weights that keep the
+scale of their input: convolutions of gain 1, residual branches of gain 0.3. Codes are random. The differences show how
+rounding travels through such a network, not through the trained one.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Seconds of an edit against a drawing of the same number of steps.
+"""Measure the seconds of an edit against those of a drawing with the same number of steps.
 
 python benchmarks/editing.py [--model FOLDER] [--device cpu] [--steps 4 8 16 32] [--repeats 3] [--json]
 
-Drawing and editing take turns in one process, round after round, and a time is the median of its rounds. The edit
-chooses its tokens by belief, which is the slowest way, and its seconds hold everything: encoding, choosing, filling,
-decoding, blending. Passes are those of the denoiser, of which a step of guidance counts two.
+Drawing and editing alternate in one process, round after round; a time is the median of its rounds. The edit selects
+its tokens by likelihood, which is the slowest selection. Its seconds include encoding, selecting, filling, decoding and
+blending. Passes are those of the denoiser; a step with guidance counts two.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Time and memory of cross-entropy over a large vocabulary, forward and backward: Smalti's operator against others.
+"""Measure time and memory of cross-entropy over a large vocabulary, forward and backward, against other operators.
 
 python benchmarks/gce.py [--rows 4096] [--dim 1024] [--codes 131072] [--dtype float32] [--device cpu] [--json]
 
 Every contender runs in a process of its own, in turns, round after round; its time is the median of its rounds. Memory
-is the peak above what stood before (hidden, head, targets), less the two gradients. The floor is the time of the three
-matrix products that nobody can do without (logits, and the gradients of hidden and head), at the rate of a product
-measured before and after each round; `matmul_share` is the floor over the time.
+is the peak above what was allocated before (hidden, head, targets), less the two gradients. The floor is the time of
+the three necessary matrix products (logits, and the gradients of hidden and head), at the rate of a product measured
+before and after each round; `matmul_share` is the floor over the time.
 
 All but smalti_grouped compute plain cross-entropy: `naive` builds all logits and leaves the rest to autograd,
 `torch_chunked` is PyTorch's own chunked linear_cross_entropy, `liger` and `cce` (Liger Kernel, Apple's Cut

@@ -1,9 +1,9 @@
-"""Seconds and memory a picture, against steps, with and without guidance and token editing.
+"""Measure seconds and memory of an image against the number of steps, with and without guidance and token editing.
 
 python benchmarks/generate.py [--model FOLDER] [--device cpu] [--repeats 3] [--threads N] [--json]
 
-All settings take turns in one process, round after round, and a time is the median of its rounds, so that
-they compare even where the machine is not quiet. Memory is the peak of a process of its own for each.
+All settings alternate in one process, round after round, and a time is the median of its rounds, so that times compare
+on a busy machine too. Memory is the peak of a separate process for each setting.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Everything that waits for a GPU, in stages that can be run one at a time and go on where they were stopped.
+# Run everything that needs a GPU, stage by stage. A stage that was stopped continues when it is called again.
 #
 #   benchmarks/gpu.sh [check] [time] [probe] [sweep] [train] [pack]      default: check
 #
-# check: the tests that a GPU changes, and the recorded outputs of the release's code. time: gce, release, tail and decode,
-# also stages by themselves: the operators, the release's shape, the decoder. probe: pictures a second in training, with
-# compiled layers and without. sweep: what each part of the training brings, AT_ONCE (8) trainings at a time; VARIANTS
-# names some of them, with | between. train: the bundled model goes on, with STEPS steps of BATCH pictures, and with
-# whatever OVERRIDES says in words of key=value; START names another model to go on from, or, empty, none. pack: the
-# trained model and its log, cut into files of 15 MB.
+# check   the tests that depend on a GPU, and the recorded outputs of the reference implementation
+# time    gce, release, sample and decode: the operators, a model of the reference shape, the decoder
+# probe   training speed in images a second, with compiled layers and without
+# sweep   what each part of the training brings, AT_ONCE (8) trainings at a time; VARIANTS names some, with | between
+# train   continue the bundled model with STEPS steps of BATCH images; OVERRIDES holds key=value words;
+#         START names another model to continue from, or, empty, none
+# pack    the trained model and its log, cut into files of 15 MB
 #
-# Results are written to $OUT (default: runs/gpu-results) as they come. PYTHON is a Python with a CUDA build of PyTorch
-# and the packages of pyproject.toml. LIMIT bounds each command of a stage in seconds (default 240); a training that is
-# stopped by it leaves a checkpoint, and goes on when it is called again.
+# Results are written to $OUT (default: runs/gpu-results). PYTHON is a Python with a CUDA build of PyTorch and the
+# packages of pyproject.toml. LIMIT bounds each command of a stage in seconds (default 240); a training that reaches
+# it leaves a checkpoint and continues when it is called again.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/gpu-results}
@@ -40,12 +41,10 @@ run() { # name, command…: the output goes to the terminal and to a log
 
 check() {
     run device nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv
-    # Token agreement is printed, since kernels round differently.
-    run golden "$PYTHON" benchmarks/golden.py --device cuda
-    # The operators' kernels, compiled instead of interpreted, and all that has tests of its own on a GPU.
-    run tests "$PYTHON" -m pytest -q ${WORKERS:+-n "$WORKERS"} tests/test_backend.py tests/test_gce.py \
-        tests/test_gce_triton.py tests/test_sample_op.py tests/test_sample_triton.py tests/test_compiling.py \
-        tests/test_streaming.py tests/test_quantization.py tests/test_vq.py tests/test_vq_banded.py tests/test_training.py
+    # Kernels round differently, so the share of equal tokens is printed.
+    run golden "$PYTHON" tools/check_golden.py --device cuda
+    # The operators' kernels, compiled instead of interpreted, and every other test that runs on a GPU.
+    run tests "$PYTHON" -m pytest -q ${WORKERS:+-n "$WORKERS"} tests/ops tests/runtime tests/vq tests/training
 }
 
 gce() {
@@ -57,8 +56,8 @@ release() {
     run release "$PYTHON" benchmarks/release.py --layers 34 --hidden 4096 --steps 8 16 32 64 --device cuda
 }
 
-tail_() {
-    run tail "$PYTHON" benchmarks/tail.py --device cuda --dtype bf16 --dim 4096
+sample() {
+    run sample "$PYTHON" benchmarks/sample.py --device cuda --dtype bf16 --dim 4096
 }
 
 decode() {
@@ -76,7 +75,7 @@ probe() {
 }
 
 one_of_the_sweep() { # name, seed
-    "$PYTHON" benchmarks/sweep.py --tokenizer smalti/models/scenes --start-from smalti/models/scenes --cache cache/scenes \
+    "$PYTHON" experiments/sweep.py --tokenizer smalti/models/scenes --start-from smalti/models/scenes --cache cache/scenes \
         --output runs/sweep --device "$DEVICE" --variants "$1" --seeds "$2" --steps "${SWEEP_STEPS:-400}" \
         --images "${SWEEP_IMAGES:-480}" --scenes 256 --set "${FROM[@]}" "${ONE[@]}" loop.batch_size=128 \
         loop.checkpoint_every=1000000 optimizer.learning_rate=5e-4 2>&1 | tail -n 3
@@ -88,7 +87,7 @@ sweep() {
     if [[ -n ${VARIANTS:-} ]]; then
         IFS='|' read -ra variants <<<"$VARIANTS"
     else
-        mapfile -t variants < <("$PYTHON" benchmarks/sweep.py --list-variants --tokenizer x | cut -d: -f1)
+        mapfile -t variants < <("$PYTHON" experiments/sweep.py --list-variants --tokenizer x | cut -d: -f1)
     fi
     for seed in ${SEEDS:-0}; do
         printf '%s\0' "${variants[@]}" | timeout "$LIMIT" xargs -0 -P "${AT_ONCE:-8}" -I{} bash -c "$(declare -p FROM ONE); one_of_the_sweep '{}' $seed"
@@ -112,9 +111,8 @@ pack() { # the newest model, cut into files of at most 15 MB: cat model.tar.* | 
 
 for stage in "${@:-check}"; do
     case $stage in
-        check | gce | release | decode | probe | sweep | train | pack) "$stage" ;;
-        tail) tail_ ;;
-        time) gce; release; tail_; decode ;;
+        check | gce | release | sample | decode | probe | sweep | train | pack) "$stage" ;;
+        time) gce; release; sample; decode ;;
         *) echo "unknown stage $stage: check, time, probe, sweep, train, pack" >&2; exit 2 ;;
     esac
 done

@@ -1,4 +1,4 @@
-"""What benchmarks share: contenders in processes of their own, time, memory, counted operations, a product's rate."""
+"""Run contenders in separate processes; measure time, memory, counted operations and the rate of a matrix product."""
 
 from __future__ import annotations
 

@@ -1,16 +1,19 @@
-"""Where the time of a picture goes in a model of the release's shape, against what the arithmetic alone takes.
+"""Measure where the time of an image goes in a model of the reference model's shape, stage by stage.
 
 python benchmarks/release.py [--layers 2] [--hidden 1024] [--size 1024] [--steps 8] [--dtype bf16] [--compile] [--json]
 
-Weights are random. Layers have the release's proportions (heads of 128, four queries a key, 3.5 D in the feed-forward),
-the head its 131,072 codes and the image tokenizer its shape. Stages are the backbone (all of the denoiser but its
-head), the tail (head, guidance, draw) and pixels (in float32). A stage's floor is its counted multiply-adds
-(`operations`: each is two) over the rate of a large matrix product of the same dtype: the fastest of some before and
-after, in the same run. The tail's operations are one product a step over the rows that can still change: guidance is
-applied before the head, and positions that are done are left out. `vendor_tail_operations` are those of two products
-over every row. Convolutions may take fewer operations than are counted.
+The weights are random. The layers have the reference model's proportions: heads of 128, four queries a key, 3.5 D in
+the feed-forward. The head has its 131,072 codes, and the image tokenizer has its shape.
 
-The release's true shape, for a GPU: --layers 34 --hidden 4096 --steps 64 --device cuda
+Stages are the backbone (the denoiser without its head), sampling (head, guidance, draw) and pixels (in float32). A
+stage's floor is its counted multiply-adds (`operations`: two each) over the rate of a large matrix product of the same
+dtype. That rate is the fastest of several products before and after, in the same run.
+
+Sampling counts one product a step over the rows that can still change. Guidance is applied before the head, and
+finished positions are left out. `vendor_sampling_operations` counts two products over every row. Convolutions may take
+fewer operations than are counted.
+
+The reference model's true shape, for a GPU: --layers 34 --hidden 4096 --steps 64 --device cuda
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from smalti.vq.tokenizer import ImageTokenizer
 
 HEAD_DIM, CODES, TEXT_IDS = 128, 131072, 132101
 PROMPT_BEFORE, PROMPT_AFTER = 110, 3  # ids around the slots, in the release's template with a short caption
-STAGES = ("backbone", "tail", "pixels")
+STAGES = ("backbone", "sampling", "pixels")
 _LARGE = (4096, 4096, 4096)  # the product whose rate is measured
 
 
@@ -97,7 +100,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         check_compiler(device)
         compile_layers(denoiser)
     draw(options, denoiser, tokenizer, prompt, side, steps=1)
-    precisions = {"backbone": dtype, "tail": dtype, "pixels": torch.float32}
+    precisions = {"backbone": dtype, "sampling": dtype, "pixels": torch.float32}
     rates = [{one: product_rate(device, one, *_LARGE) for one in set(precisions.values())}]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -113,7 +116,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         guided = 2 if options.guidance else 1
         operations = {
             "backbone": backbone * guided * steps,
-            "tail": 2 * runs[0]["rows"] * options.hidden * options.codes,
+            "sampling": 2 * runs[0]["rows"] * options.hidden * options.codes,
             "pixels": pixels,
         }
         row: dict[str, Any] = {"steps": steps}
@@ -126,7 +129,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "floor_seconds": round(floor, 4),
                 "ratio": round(seconds / floor, 3),
             }
-        row["vendor_tail_operations"] = 2 * guided * steps * side * side * options.hidden * options.codes
+        row["vendor_sampling_operations"] = 2 * guided * steps * side * side * options.hidden * options.codes
         rows.append(row)
     weights = [*denoiser.parameters(), *tokenizer.parameters()]
     return {
@@ -194,7 +197,7 @@ def draw(
     side: int,
     steps: int,
 ) -> dict[str, float]:
-    """Seconds of each stage of one picture, and the rows that the tail was asked for."""
+    """Seconds of each stage of one picture, and the rows that sampling was asked for."""
     settings = GenerationSettings().replaced(
         {
             "num_inference_steps": steps,
@@ -205,7 +208,7 @@ def draw(
         }
     )
     found = {**dict.fromkeys(STAGES, 0.0), "rows": 0}
-    with timed(denoiser, "forward", "backbone", found), timed(sampling, "sample_tokens", "tail", found):
+    with timed(denoiser, "forward", "backbone", found), timed(sampling, "sample_tokens", "sampling", found):
         for step in sampling.sample(
             denoiser,
             prompt,
@@ -230,7 +233,7 @@ def timed(owner: Any, name: str, stage: str, found: dict[str, float]) -> Iterato
         result = function(*arguments, **named)
         synchronize()
         found[stage] += time.perf_counter() - started
-        if stage == "tail":
+        if stage == "sampling":
             found["rows"] += len(arguments[0])
         return result
 

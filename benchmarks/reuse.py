@@ -1,12 +1,12 @@
-"""What `reuse="prompt"` gives up and what it saves: its tokens against those of the exact run, every n steps.
+"""Compare `reuse="prompt"` with the exact run: equal tokens, operations and seconds, for several intervals.
 
 python benchmarks/reuse.py [--model FOLDER] [--every 2 4 8] [--prompts 24] [--steps N] [--device cpu] [--json]
 
-Every picture is drawn with the same seed and the model's own settings in each way, the ways in turns, so that their
-times compare even where the machine is not quiet. `tokens` is the share of tokens that equal the exact run's, `least`
-that of the picture with the fewest; the exact run with another seed shows what agrees by chance. `operations` are the
-denoiser's matrix products and attention, counted, and `seconds` the time of all passes and draws, the median of the
-pictures: both as shares of the exact run's.
+Every image is drawn with the same seed and the model's own settings by each variant. Variants alternate, so that times
+compare on a busy machine too. `tokens` is the share of tokens that equal the exact run's, `least` that of the image
+with the fewest. The exact run with another seed shows how many agree by chance. `operations` counts the denoiser's
+matrix products and attention. `seconds` is the time of all passes and draws, the median over images. Both are shares of
+the exact run's.
 """
 
 from __future__ import annotations

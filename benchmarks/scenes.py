@@ -1,4 +1,4 @@
-"""How many captioned scenes a second one core draws.
+"""Measure how many captioned scenes one core draws in a second.
 
 python benchmarks/scenes.py [--size 256] [--scenes 1000] [--json]
 """

@@ -27,7 +27,7 @@ from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
 from smalti.worlds.scenes.shapes import SHAPES
 from smalti.worlds.scenes.world import Scene, SceneObject, Scenes
 
-TRAINING = Path(__file__).parents[3] / "benchmarks" / "features.py"
+TRAINING = Path(__file__).parents[3] / "tools" / "train_classifier.py"
 
 
 @pytest.fixture(scope="module")

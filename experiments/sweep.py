@@ -1,17 +1,19 @@
-"""What each part of the training brings: short trainings of the small denoiser that differ in one thing.
+"""Measure what each part of the training brings: short trainings of the small denoiser that differ in one thing.
 
-python benchmarks/sweep.py --tokenizer FOLDER [--start-from FOLDER] [--steps 300] [--seeds 0 1] [--images 120]
+python experiments/sweep.py --tokenizer FOLDER [--start-from FOLDER] [--steps 300] [--seeds 0 1] [--images 120]
     [--variants NAME …] [--own "NAME: key=value …" …] [--set key=value …]
 
-Variants with the same seed have the same start, the same pictures and, where masks are not what differs, the same
-masks, step by step. Each is trained for the same number of steps and then measured, with averaged weights, on scenes
-that no training saw: the loss of masked tokens and how often the likeliest token is right, at mask ratios of 0.3, 0.6
-and 0.9; the loss on scenes with shape-colour pairs that training never shows; by how many nats a picture's loss is
-higher when its prompt has two colours swapped; and the scenes score of pictures made from prompts, at the model's own
-settings and at 8 steps. A run that is there is not made again, and one that was stopped goes on; runs of several calls
-may share a folder, also at the same time.
+Variants with the same seed have the same start, the same images and, where masks are not what differs, the same masks,
+step by step. Each variant is trained for the same number of steps and then measured, with averaged weights, on scenes
+that no training saw:
 
-Results go to results.json, results.md and results.png in --output; how long it will take is said at the start.
+- loss of masked tokens and hit rate of the likeliest token, at mask ratios of 0.3, 0.6 and 0.9
+- loss on scenes with shape-colour pairs that training never shows
+- nats by which an image's loss is higher when its prompt has two colours swapped
+- scenes score of images made from prompts, at the model's own settings and at 8 steps
+
+A finished run is not repeated, and a stopped one continues. Runs of several calls may share a folder, also at the same
+time. Results go to results.json, results.md and results.png in --output.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Draw the pictures of docs/editing.md with the bundled model: editing.png, editing-ways.png, editing-row.png.
+"""Draw the images of docs/editing.md with the bundled model: editing.png, editing-ways.png, editing-row.png.
 
-python benchmarks/editing_pictures.py [--model FOLDER] [--out DIR] [--seed 0]
+python docs/make/editing_pictures.py [--model FOLDER] [--out DIR] [--seed 0]
 
-The first edit of each kind of `smalti evaluate edits` with this seed: nothing is picked by hand.
+The images show the first edit of each kind of `smalti evaluate edits` with this seed. None is picked by hand.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import smalti
 from smalti.evaluation.suites.scenes.edit_pairs import KINDS, edit_pairs
 from smalti.pipeline import Pipeline
 
-IMAGES = Path(__file__).parent.parent / "docs" / "images"
+IMAGES = Path(__file__).parent.parent / "images"
 _SIDE, _GAP, _LINE = 160, 6, 14
 _ROW = (
     "a photo of a green circle and a blue square",

@@ -1,4 +1,4 @@
-"""How closely a device reproduces the recorded outputs of the release's code (tests/data/golden)."""
+"""Measure how closely a device reproduces the recorded outputs of the reference implementation (tests/data/golden)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Draw the README's pictures with the bundled model: docs/images/showcase.png and docs/images/unmasking.gif.
+"""Draw the README's images with the bundled model: docs/images/showcase.png and docs/images/unmasking.gif.
 
-Every prompt gets one picture with the seed 0: nothing is picked by hand.
+Every prompt gets one image with seed 0. No image is picked by hand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROMPTS = [
     "a brown square below a yellow star",
 ]
 ANIMATED = "a yellow heart above a black ring"
-IMAGES = Path(__file__).parent.parent / "docs" / "images"
+IMAGES = Path(__file__).parent.parent / "images"
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The measurements of a model, in stages that can be run one at a time.
+# Measure a model in stages. Each stage can run alone.
 #
-#   benchmarks/results.sh [--list] [STAGE …]      default: all but the last four, which train
+#   experiments/results.sh [--list] [STAGE …]      default: all but the last four, which train
 #
-# Results go to $OUT (default: runs/results), a file a stage, with the minutes that it took. How long it will take is
-# said first. --list says what the stages are and how long they took on two CPU cores. MODEL is a model folder (default:
-# the bundled model), DTYPE that of the denoiser (default: bfloat16, which is faster), PYTHON a Python with Smalti in it.
+# Results go to $OUT (default: runs/results), one file a stage, with the minutes that it took. The script first predicts
+# its running time. --list prints the stages and their minutes on two CPU cores. MODEL is a model folder (default: the
+# bundled model), DTYPE the denoiser's dtype (default: bfloat16, which is faster), PYTHON a Python with Smalti in it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/results}
@@ -15,29 +15,29 @@ DTYPE=${DTYPE:-bfloat16}
 
 STAGES=(ceiling contrast scores again editing steps tokenizer distance edits edit_time rules16 mistakes held_out tables sweep gce shape codebook)
 declare -A WHAT=(
-    [ceiling]="right drawings, and those after the image tokenizer: what a score can be at most"
+    [ceiling]="ground-truth renderings, and the same after the image tokenizer: the highest possible score"
     [contrast]="whether prompts are told apart"
     [scores]="scenes scores: 402 prompts, 4 pictures each, of every preset"
     [again]="the score of quality with other prompts and seeds, twice"
     [editing]="with token editing and without, at 4, 8 and 16 steps, three seeds"
     [steps]="quality against steps, every rule"
-    [tokenizer]="the image tokenizer, there and back"
+    [tokenizer]="the image tokenizer: round trip of unseen scenes"
     [distance]="Fréchet distance from unseen scenes"
     [edits]="200 edits with known truth"
     [edit_time]="seconds of an edit against a drawing"
     [tables]="the tables of docs/results.md"
     [rules16]="at 16 steps, three seeds: other rules, other thresholds, refinement"
-    [mistakes]="what is wrong with wrong pictures of 16 steps, and whether editing could mend it"
-    [held_out]="shapes in colours that training never shows them in, pair by pair"
+    [mistakes]="how wrong images of 16 steps are wrong, and whether editing could repair them"
+    [held_out]="shapes in colours that training never shows, pair by pair"
     [sweep]="what each part of the training brings: 24 short trainings, and half an hour for their token cache"
     [gce]="grouped cross-entropy against cross-entropy: ten trainings"
     [shape]="width against depth: three trainings, and half an hour for their token cache"
     [codebook]="the codebook's size: three image tokenizers and a denoiser for each"
 )
 
-# Minutes on two cores of a CPU on which the yardstick takes so many seconds. Those of rules16,
-# mistakes, sweep, gce, shape and codebook are reckoned from shorter runs or from one core's, the others were measured.
-# Sweep and shape share a token cache, which takes half an hour more where it is not there yet.
+# Minutes on two CPU cores on which the yardstick takes YARDSTICK_SECONDS. Those of rules16, mistakes, sweep, gce, shape
+# and codebook are estimates from shorter runs or from one core; the others were measured. Sweep and shape share a token
+# cache, which takes another half an hour if it does not exist yet.
 YARDSTICK_SECONDS=8
 declare -A MINUTES=(
     [ceiling]=2 [contrast]=2 [scores]=24 [again]=26 [editing]=14 [steps]=14 [tokenizer]=1 [distance]=3 [edits]=7 [edit_time]=1
@@ -45,7 +45,7 @@ declare -A MINUTES=(
     [sweep]=142 [gce]=140 [shape]=18 [codebook]=45
 )
 
-# Seconds that a few pictures take here: the measure of this machine.
+# Print the seconds that a few images take on this machine.
 yardstick() {
     smalti evaluate scenes --images 24 --steps 8 --json | "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["seconds"])'
 }
@@ -80,12 +80,12 @@ again() {
 }
 
 editing() {
-    "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/editing" --steps 4 8 16 \
+    "$PYTHON" experiments/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/editing" --steps 4 8 16 \
         --rules none threshold --pictures 240
 }
 
 steps() {
-    "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/steps" --pictures 60 \
+    "$PYTHON" experiments/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/steps" --pictures 60 \
         --seeds 0
 }
 
@@ -107,25 +107,25 @@ edit_time() {
 }
 
 tables() {
-    "$PYTHON" benchmarks/results.py "$OUT" >"$OUT/tables.md"
+    "$PYTHON" experiments/results.py "$OUT" >"$OUT/tables.md"
 }
 
 rules16() {
-    "$PYTHON" benchmarks/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/rules16" --steps 16 \
+    "$PYTHON" experiments/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/rules16" --steps 16 \
         --pictures 240 --rules threshold:edit_threshold=0.15 token_to_mask token_to_mask:edit_threshold=0.25 \
         none:refine_share=0.25 threshold:refine_share=0.25
 }
 
 mistakes() {
-    "$PYTHON" benchmarks/mistakes.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --json >"$OUT/mistakes.json"
+    "$PYTHON" experiments/mistakes.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --json >"$OUT/mistakes.json"
 }
 
 held_out() {
-    "$PYTHON" benchmarks/held_out.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" >"$OUT/held-out.md"
+    "$PYTHON" experiments/held_out.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" >"$OUT/held-out.md"
 }
 
 sweep() {
-    "$PYTHON" benchmarks/sweep.py --tokenizer "${MODEL:-smalti/models/scenes}" --start-from "${MODEL:-smalti/models/scenes}" \
+    "$PYTHON" experiments/sweep.py --tokenizer "${MODEL:-smalti/models/scenes}" --start-from "${MODEL:-smalti/models/scenes}" \
         --cache cache/scenes --output "$OUT/sweep" --set optimizer.learning_rate=3e-4
 }
 
@@ -133,7 +133,7 @@ gce() {
     local tokenizer=runs/tokenizer-8192
     "$PYTHON" -m smalti train-tokenizer configs/scenes-tokenizer.yaml output=$tokenizer model.codebook_size=8192 \
         loop.steps=2400
-    "$PYTHON" benchmarks/sweep.py --tokenizer $tokenizer/model --steps 800 --groups 512 2048 --cache cache/gce \
+    "$PYTHON" experiments/sweep.py --tokenizer $tokenizer/model --steps 800 --groups 512 2048 --cache cache/gce \
         --variants "as configured" "512 groups × 0.2" "512 groups × 1" "2048 groups × 0.2" "2048 groups × 1" \
         --output "$OUT/gce" --set cache.samples=32768
 }
@@ -145,7 +145,7 @@ of_shape() {
 }
 
 shape() {
-    "$PYTHON" benchmarks/sweep.py --tokenizer "${MODEL:-smalti/models/scenes}" --cache cache/scenes --output "$OUT/shape" \
+    "$PYTHON" experiments/sweep.py --tokenizer "${MODEL:-smalti/models/scenes}" --cache cache/scenes --output "$OUT/shape" \
         --steps 400 --images 0 --seeds 0 --set loop.processes=1 --variants "as configured" \
         --own "352 wide 4 deep: $(of_shape 352 4)" "192 wide 14 deep: $(of_shape 192 14)"
 }
@@ -157,7 +157,7 @@ codebook() {
         "$PYTHON" -m smalti train-tokenizer configs/scenes-tokenizer.yaml output=$folder model.codebook_size=$size \
             loop.steps=1500
         "$PYTHON" -m smalti evaluate tokenizer --model $folder/model --json >"$OUT/tokenizer-$size.json"
-        "$PYTHON" benchmarks/sweep.py --tokenizer $folder/model --cache cache/codebook-$size --output "$OUT/codebook-$size" \
+        "$PYTHON" experiments/sweep.py --tokenizer $folder/model --cache cache/codebook-$size --output "$OUT/codebook-$size" \
             --steps 250 --images 0 --seeds 0 --variants "as configured" --set cache.samples=8000 loop.processes=1
         "$PYTHON" -m smalti evaluate scenes --ground-truth --tokenized --lattice 8 --images 420 \
             --model "$OUT/codebook-$size/as-configured-seed0/model" --json >"$OUT/score-tokenized-$size.json"

@@ -1,8 +1,8 @@
-"""The tables of docs/results.md, from what benchmarks/results.sh has measured.
+"""Print the tables of docs/results.md from the measurements of experiments/results.sh.
 
-python benchmarks/results.py [FOLDER]
+python experiments/results.py [FOLDER]
 
-Prints Markdown: a table for every file that is there in FOLDER (default: runs/results).
+The output is Markdown: one table for every file that FOLDER (default: runs/results) contains.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def edits(folder: Path) -> Iterator[str]:
 
 
 def measured_elsewhere(folder: Path) -> Iterator[str]:
-    """Tables that the benchmarks have written themselves."""
+    """Yield the tables that other experiments have written."""
     for path in sorted(folder.glob("*/results.md")):
         yield f"{path.parent.name}:"
         yield ""

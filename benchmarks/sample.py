@@ -1,6 +1,6 @@
-"""Time and memory of the sampling tail, from hidden vectors to tokens: Smalti's operator against full logits.
+"""Measure time and memory of head and sampling, from hidden vectors to tokens: Smalti's operator against full logits.
 
-python benchmarks/tail.py [--rows 4096] [--vocab 131072] [--dim 512] [--dtype float32] [--device cpu] [--json]
+python benchmarks/sample.py [--rows 4096] [--vocab 131072] [--dim 512] [--dtype float32] [--device cpu] [--json]
 
 `full_logits` is the plain computation: conditional and unconditional logits of all rows, guidance, p = softmax at
 temperature 1 in float32, a draw from softmax(logits / temperature), and from p the probabilities of the drawn and the
@@ -8,9 +8,9 @@ current token. `chunked` does the same for 128 rows at a time. `smalti` is `samp
 as well. Guidance is 5, the temperature 0.86.
 
 Every contender runs in a process of its own, in turns, round after round; its time is the median of its rounds. Memory
-is the peak above what stood before (hidden vectors, head, current tokens). The floor is the time of the one product
-that nobody can do without, hidden vectors that guidance has combined by the head, at the rate of a product measured
-before and after each round; the plain computation has two such products.
+is the peak above what was allocated before (hidden vectors, head, current tokens). The floor is the time of one
+product, the guided hidden vectors by the head, at the rate of a product measured before and after each round. The
+plain computation needs two such products.
 """
 
 from __future__ import annotations

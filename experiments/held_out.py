@@ -1,10 +1,10 @@
-"""Scenes with a shape in a colour that training never shows it in, pair by pair.
+"""Score scenes with a shape in a colour that training never shows it in, pair by pair.
 
-python benchmarks/held_out.py [--model FOLDER] [--prompts 12] [--preset balanced] [--set key=value …] [--sheet FILE.png]
+python experiments/held_out.py [--model FOLDER] [--prompts 12] [--preset balanced] [--set key=value …] [--sheet PNG]
 
-The prompts of `smalti evaluate scenes` have the ten pairs as chance has it, and half of them alone in the picture. Here
-each pair has as many prompts, all with a second object beside it, one that training shows: "a photo of a white heart
-and a brown ring". This is the hardest set that the scenes have.
+The prompts of `smalti evaluate scenes` contain the ten pairs by chance, half of them alone in the image. Here every
+pair has the same number of prompts, each with a second object that training shows: "a photo of a white heart and a
+brown ring". This is the hardest set of scenes.
 """
 
 from __future__ import annotations
@@ -91,4 +91,4 @@ if __name__ == "__main__":
     try:
         main()
     except SmaltiError as error:
-        sys.exit(f"benchmark: {error}")
+        sys.exit(f"experiment: {error}")

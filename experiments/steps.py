@@ -1,15 +1,15 @@
-"""Quality against steps: the scenes score of a model under every rule of sampling, from one pass to many.
+"""Measure quality against steps: the scenes score of a model under every sampling rule, from one pass to many.
 
-python benchmarks/steps.py [--model FOLDER] [--rules none threshold …] [--steps 1 2 4 …] [--seeds 0 1 2] [--pictures K]
+python experiments/steps.py [--model FOLDER] [--rules none threshold …] [--steps 1 2 4 …] [--seeds 0 1 2] [--pictures K]
 
-A cell is a rule, a number of steps and a seed. Its pictures have the same prompts and the same seeds under every rule:
-it is what `smalti evaluate scenes --images K --seed SEED --steps N` finds with the rule's settings. A rule is the
-model's own settings without editing, changed by what its name stands for (`--list-rules`) and by what is named behind
-it, such as token_to_mask:edit_threshold=0.2 or none:order=random,budget=linear.
+A cell is a rule, a number of steps and a seed. Its images have the same prompts and the same seeds under every rule:
+those of `smalti evaluate scenes --images K --seed SEED --steps N` with the rule's settings. A rule is the model's own
+settings without editing, changed by its name (`--list-rules`) and by the parameters behind it, such as
+none:order=random,budget=linear.
 
-How long it will take is said at the start, from a few pictures. Every finished cell is written to results.json in
---output at once; a cell that is there is not made again, so the same command goes on after a stop. The tables go to
-results.md, the plots to quality-steps.png and quality-seconds.png.
+The script first predicts its running time from a few images. It writes every finished cell to results.json in --output
+at once and skips cells that are there, so the same command continues after a stop. It writes the tables to results.md
+and the plots to quality-steps.png and quality-seconds.png.
 """
 
 from __future__ import annotations
@@ -291,4 +291,4 @@ if __name__ == "__main__":
     try:
         main()
     except SmaltiError as error:
-        sys.exit(f"benchmark: {error}")
+        sys.exit(f"experiment: {error}")

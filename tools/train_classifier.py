@@ -1,10 +1,11 @@
-"""Train the small classifier of scenes on whose features `smalti evaluate distance` compares pictures.
+"""Train the small classifier of scenes on whose features `smalti evaluate distance` compares images.
 
-python benchmarks/features.py [--steps 1600] [--seed 0] [--output smalti/models/classifier.safetensors] [--json]
+python tools/train_classifier.py [--steps 1600] [--seed 0] [--output smalti/models/classifier.safetensors] [--json]
 
-Every picture is new: half are scenes of any layout, half lie on the bundled model's lattice, and all shape-colour pairs
-occur. One thread, because sums in another order would give other weights. In the end the weights, rounded to float16
-as they are kept, are measured on scenes that were not trained on: the share of pictures of which all is said right.
+Every image is new. Half of the scenes have any layout, half lie on the bundled model's lattice, and all shape-colour
+pairs occur. Training uses one thread, because another order of sums would give other weights. At the end the weights,
+rounded to float16 as they are stored, are measured on scenes that were not trained on: the share of images for which
+every prediction is correct.
 """
 
 from __future__ import annotations

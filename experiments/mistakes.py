@@ -1,14 +1,15 @@
-"""What is wrong with pictures that are wrong, and whether editing could mend it.
+"""Analyse wrong images: how they are wrong, and whether token editing could repair them.
 
-python benchmarks/mistakes.py [--model FOLDER] [--steps 16] [--seeds 0 1 2] [--pictures 240] [--again 8] [--json]
+python experiments/mistakes.py [--model FOLDER] [--steps 16] [--seeds 0 1 2] [--pictures 240] [--again 8] [--json]
 
-Pictures have the prompts and the seeds of `benchmarks/steps.py`. First, with the model's own editing and without it:
-how many are wrong, of which kind, and how many both times. Then, of those drawn without editing, whether the mistake is
-one that the model itself would see: all tokens of one detected object are hidden and filled again, in more steps
-(`--again`), four times, and so for every object of every wrong picture, and once for all that is outside of the objects
-found, where those may be that are too ragged to be found. How often the picture is right afterwards with the best of
-these choices bounds what any rule could reach that takes back an object. The same of every sixteenth right picture says
-what such a rule would spoil.
+Images have the prompts and the seeds of `experiments/steps.py`. The first part draws them with the model's own editing
+and without it. It counts how many are wrong, of which kind, and how many are wrong both times.
+
+The second part takes the images drawn without editing. It masks all tokens of one detected object and fills them again
+in more steps (`--again`), four times. It does so for every object of every wrong image, and once for all tokens outside
+of the detected objects, where an object too ragged to detect may be. The share of images that are correct afterwards
+with the best of these choices bounds what any rule could reach that remasks an object. The same for every sixteenth
+correct image shows how many images such a rule would spoil.
 """
 
 from __future__ import annotations
@@ -182,4 +183,4 @@ if __name__ == "__main__":
     try:
         main()
     except SmaltiError as error:
-        sys.exit(f"benchmark: {error}")
+        sys.exit(f"experiment: {error}")
