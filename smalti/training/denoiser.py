@@ -11,6 +11,7 @@ import torch
 from smalti.common.devices import find_device
 from smalti.common.files import write_text_atomic
 from smalti.common.images import save_grid
+from smalti.common.low_discrepancy import halton_order, stratified_order
 from smalti.data.sources import shuffled_indices
 from smalti.errors import SmaltiError
 from smalti.generation import make_sampler
@@ -21,7 +22,7 @@ from smalti.objective.corruption import Corrupted, corrupt
 from smalti.objective.drafts import draft
 from smalti.objective.loss import denoising_loss
 from smalti.runtime.compiling import check_compiler, compile_layers
-from smalti.sampling.orders import StratifiedOrder, halton_order, stratified_order
+from smalti.sampling.orders import StratifiedOrder
 from smalti.sampling.sampler import sample
 from smalti.settings import GenerationSettings
 from smalti.storage.folder import (

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 from tiny import GOLDEN, generators, golden_expectations
 
+from smalti.common.low_discrepancy import stratified_order
 from smalti.model.prompt import build_prompts
 from smalti.ops.sample import sample_tokens
 from smalti.sampling.guidance import Guidance
-from smalti.sampling.orders import ConfidenceOrder, StratifiedOrder, stratified_order
+from smalti.sampling.orders import ConfidenceOrder, StratifiedOrder
 from smalti.sampling.revision import NoEditing, ThresholdEditing
 from smalti.sampling.sampler import Sampler, sample
 from smalti.sampling.schedules import (

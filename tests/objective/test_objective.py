@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import generators, tiny_denoiser, tiny_prompts
 
+from smalti.common.low_discrepancy import halton_order
 from smalti.objective.corruption import Corrupted, corrupt, cosine_mask_ratio
 from smalti.objective.drafts import draft
 from smalti.objective.loss import denoising_loss
-from smalti.sampling.orders import halton_order
 
 V, MASK = 50, 51
 
