@@ -31,7 +31,7 @@ def pipe() -> Pipeline:
 def test_fits_in_the_repository() -> None:
     files = [path for path in BUNDLED_MODEL.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40_000_000
-    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert {path.suffix for path in files} == {".json", ".safetensors", ".txt"}
 
 
 def test_is_what_the_documents_say(pipe: Pipeline) -> None:
