@@ -1,4 +1,4 @@
-"""The model's own mistakes as training data: it fills some masks itself and learns to revise them to the truth."""
+"""Self-generated inputs: the model fills some masks itself and learns to revise what it filled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smalti.ops.sample import sample_tokens
 
 
 @torch.no_grad()
-def draft(
+def fill_with_samples(
     denoiser: Denoiser,
     corrupted: Corrupted,
     prompt: PromptBatch,
@@ -23,40 +23,42 @@ def draft(
     order: Sequence[int] = (),
     generator: torch.Generator,
 ) -> Corrupted:
-    """Let the denoiser fill part of the masks of some grids, as if it were sampling at temperature 1.
+    """Let the denoiser fill part of the masks of some grids by sampling at temperature 1.
 
-    Random wrong tokens look like nothing that a sampler lays; these look exactly like it: likely each for itself, and
-    wrong together. Drafted positions become visible ones, so the loss asks for the true token there with the weight of
-    visible tokens.
+    Random wrong tokens look like nothing that a sampler fills. Self-generated tokens look exactly like it: each is
+    likely, and several are wrong together. Filled positions become visible, so the loss asks for the true token there
+    with the weight of visible tokens.
 
     Args:
-        denoiser: as it is; nothing is learned here.
+        denoiser: the model in its present state. It gets no gradient here.
         corrupted: tokens and masked (B, h, w), on the denoiser's device.
         prompt: B prompts.
-        share: the probability that a grid is drafted. Of its masks a share that is uniform over (0, 1) is filled,
-            anywhere; or with `order` no more than are visible.
-        passes: of the denoiser; each fills an equal part, and the later ones see what the earlier ones laid.
-        order: n raster indices, if masks are to be filled as a sampler does that reveals tokens in that order: what
-            comes first in it first, and with every step about as much as it has laid before. Where nothing is in sight
-            nothing is drafted: no draft could be told from another truth there.
-        generator: of every random number, on the CPU.
+        share: probability that masks of a grid are filled. The filled fraction of its masks is uniform over (0, 1).
+        passes: number of passes of the denoiser. Each fills an equal part and sees what earlier passes filled.
+        order: n raster indices, or () to fill masks anywhere. With an order, masks are filled as a sampler with that
+            order fills them, and at most as many as there are visible tokens. A grid without visible tokens stays as
+            it is, because any sample could be right there.
+        generator: source of every draw, on the CPU.
+
+    Returns:
+        A new batch; `corrupted` stays as it is.
     """
     tokens, masked = corrupted
     B, h, w = tokens.shape
     device = tokens.device
-    # All are drawn for every grid, so that a grid's numbers do not depend on the others.
+    # Every grid gets its draws, chosen or not, so that a grid's numbers do not depend on the others.
     chosen = torch.rand(B, generator=generator) < share
-    filled = torch.rand(B, 1, 1, generator=generator)
+    fraction = torch.rand(B, 1, 1, generator=generator)
     place = torch.rand(B, h, w, generator=generator)
     uniform = torch.rand(B, h, w, generator=generator)
     images = chosen.nonzero()[:, 0].to(device)
     if len(images) == 0:
         return corrupted
-    place = _places_in_order(masked.cpu(), filled, order) if order else place / filled
+    place = _places_in_order(masked.cpu(), fraction, order) if order else place / fraction
     place, uniform = place[chosen].to(device), uniform[chosen].to(device)
     part, still, prompt = tokens[images], masked[images], prompt.select(images)
     for index in range(passes):
-        # A place below 1 is to be filled; each pass fills a slice of those.
+        # Masks with a place below 1 are filled, and each pass fills a slice of them.
         now = still & (place < (index + 1) / passes)
         rows = now.flatten().nonzero()[:, 0]
         if len(rows) == 0:
@@ -77,17 +79,18 @@ def draft(
     return Corrupted(tokens, masked)
 
 
-def _places_in_order(masked: torch.Tensor, filled: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
-    """(B, h, w) float, below 1 at the masks that are filled and growing in `order`.
+def _places_in_order(masked: torch.Tensor, fraction: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+    """Return (B, h, w) floats that grow along `order` and are below 1 at the masks to fill.
 
     Args:
         masked: (B, h, w) bool.
-        filled: (B, 1, 1), which share of the most that may be filled.
+        fraction: (B, 1, 1) float, filled fraction of the largest number of masks that may be filled.
+        order: n raster indices.
     """
     B, h, w = masked.shape
     order = torch.tensor(order)
     in_order = masked.flatten(1)[:, order]
     most = torch.minimum(in_order.sum(dim=1), (~in_order).sum(dim=1))[:, None]
-    count = (filled.flatten(1) * most).ceil()
-    place = (in_order.cumsum(dim=1) - 0.5) / count  # infinite where nothing is to be filled
+    count = (fraction.flatten(1) * most).ceil()
+    place = (in_order.cumsum(dim=1) - 0.5) / count  # infinite where nothing may be filled
     return torch.empty(B, h * w).scatter(1, order.expand(B, -1), place).view(B, h, w)
