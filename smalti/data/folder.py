@@ -112,15 +112,15 @@ class ImageFolder:
         """Read one image as uint8 (H, W, 3)."""
         with Image.open(path) as image:
             image.load()
-            picture = to_rgb(ImageOps.exif_transpose(image))
+            whole = to_rgb(ImageOps.exif_transpose(image))
         height, width = self.size
-        scale = min(picture.width / width, picture.height / height)
-        spare_x, spare_y = picture.width - width * scale, picture.height - height * scale
+        scale = min(whole.width / width, whole.height / height)
+        spare_x, spare_y = whole.width - width * scale, whole.height - height * scale
         x, y = (random.random(), random.random()) if self._random_crop else (0.5, 0.5)
         left, top = spare_x * x, spare_y * y
-        box = (left, top, min(left + width * scale, picture.width), min(top + height * scale, picture.height))
+        box = (left, top, min(left + width * scale, whole.width), min(top + height * scale, whole.height))
         # Pillow's resize widens its filter when it shrinks, so that nothing aliases.
-        return np.array(picture.resize((width, height), Image.Resampling.LANCZOS, box=box))
+        return np.array(whole.resize((width, height), Image.Resampling.LANCZOS, box=box))
 
 
 def _scan(folder: Path) -> list[tuple[Path, str]]:

@@ -14,9 +14,8 @@ class Loss(NamedTuple):
     """A batch's loss and, detached, what the log shows of it.
 
     Attributes:
-        total: scalar, weighted mean over positions that is minimised, in nats.
-        weight: scalar, detached, sum of the positions' weights. `total · weight` is the sum of weighted losses, which
-            several batches add up before they divide by the sum of their weights.
+        weighted_sum: scalar, sum of the positions' weighted losses, in nats.
+        weight: scalar, detached, sum of the positions' weights. Several batches add up both before they divide.
         masked: mean cross-entropy at masked positions, in nats.
         visible: mean cross-entropy at visible positions, in nats; 0 where they take no part.
         accuracy: fraction of masked positions whose likeliest token is the true one.
@@ -24,13 +23,18 @@ class Loss(NamedTuple):
         group_accuracy: (K,) fraction of masked positions whose likeliest token is in the true one's group.
     """
 
-    total: torch.Tensor
+    weighted_sum: torch.Tensor
     weight: torch.Tensor
     masked: torch.Tensor
     visible: torch.Tensor
     accuracy: torch.Tensor
     group: torch.Tensor
     group_accuracy: torch.Tensor
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Return the weighted mean over positions, in nats."""
+        return self.weighted_sum / self.weight
 
 
 def denoising_loss(
@@ -59,7 +63,7 @@ def denoising_loss(
         rows, labels, is_masked = rows[is_masked], labels[is_masked], is_masked[is_masked]
     weight = torch.where(is_masked, 1.0, edit_loss_weight)
     computed = grouped_cross_entropy(
-        rows, head_weight, labels, groups, group_weights, row_weight=weight, focus=focus
+        rows, head_weight, labels, groups, group_weights, row_weight=weight, focus=focus, reduction="sum"
     )
     losses, count = computed.token_loss, is_masked.sum()
     among_masked = is_masked[:, None]

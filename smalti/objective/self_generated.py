@@ -56,27 +56,51 @@ def fill_with_samples(
         return corrupted
     place = _places_in_order(masked.cpu(), fraction, order) if order else place / fraction
     place, uniform = place[chosen].to(device), uniform[chosen].to(device)
-    part, still, prompt = tokens[images], masked[images], prompt.select(images)
+    part, still = _fill(
+        denoiser, tokens[images], masked[images], prompt.select(images), place, uniform, passes
+    )
+    tokens, masked = tokens.clone(), masked.clone()
+    tokens[images], masked[images] = part, still
+    return Corrupted(tokens, masked)
+
+
+def _fill(
+    denoiser: Denoiser,
+    tokens: torch.Tensor,
+    masked: torch.Tensor,
+    prompt: PromptBatch,
+    place: torch.Tensor,
+    uniform: torch.Tensor,
+    passes: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill the masks whose place is below 1, a slice of them in each pass.
+
+    Args:
+        denoiser: the model in its present state.
+        tokens, masked: (B, h, w) int64 and bool.
+        prompt: B prompts.
+        place, uniform: (B, h, w) float; when a mask is filled, and the number that draws its token.
+        passes: number of passes.
+
+    Returns:
+        The tokens, and the positions that are still masked.
+    """
     for index in range(passes):
-        # Masks with a place below 1 are filled, and each pass fills a slice of them.
-        now = still & (place < (index + 1) / passes)
+        now = masked & (place < (index + 1) / passes)
         rows = now.flatten().nonzero()[:, 0]
         if len(rows) == 0:
             continue
-        hidden = denoiser(part, prompt).flatten(0, 1)[rows]
         choice = sample_tokens(
-            hidden,
+            denoiser(tokens, prompt).flatten(0, 1)[rows],
             denoiser.head,
             uniform.flatten()[rows],
             hidden_uncond=None,
             guidance_scale=0.0,
             temperature=1.0,
         )
-        part = part.flatten().scatter(0, rows, choice.candidate).view(part.shape)
-        still = still & ~now
-    tokens, masked = tokens.clone(), masked.clone()
-    tokens[images], masked[images] = part, still
-    return Corrupted(tokens, masked)
+        tokens = tokens.flatten().scatter(0, rows, choice.candidate).view(tokens.shape)
+        masked = masked & ~now
+    return tokens, masked
 
 
 def _places_in_order(masked: torch.Tensor, fraction: torch.Tensor, order: Sequence[int]) -> torch.Tensor:

@@ -20,12 +20,12 @@ def test_loss_weighs_visible_positions() -> None:
     )
     loss = denoising_loss(hidden, head, targets, masked, edit_loss_weight=0.25)
     expected = (rows[masked].sum() + 0.25 * rows[~masked].sum()) / (4 + 0.25 * 4)
-    torch.testing.assert_close(loss.total, expected)
+    torch.testing.assert_close(loss.mean, expected)
     torch.testing.assert_close(loss.weight, torch.tensor(4 + 0.25 * 4))
     torch.testing.assert_close(loss.masked, rows[masked].mean())
     torch.testing.assert_close(loss.visible, rows[~masked].mean())
     alone = denoising_loss(hidden, head, targets, masked, edit_loss_weight=0.0)
-    torch.testing.assert_close(alone.total, rows[masked].mean())
+    torch.testing.assert_close(alone.mean, rows[masked].mean())
 
 
 def test_groups_join_the_loss_and_are_logged_apart() -> None:
@@ -42,7 +42,7 @@ def test_groups_join_the_loss_and_are_logged_apart() -> None:
     loss = denoising_loss(
         hidden, head, targets, masked, edit_loss_weight=0.0, groups=[halves], group_weights=[0.5]
     )
-    torch.testing.assert_close(loss.total, (token + 0.5 * group)[rows].mean())
+    torch.testing.assert_close(loss.mean, (token + 0.5 * group)[rows].mean())
     torch.testing.assert_close(loss.masked, token[rows].mean())
     torch.testing.assert_close(loss.group, group[rows].mean()[None])
     hit = same.gather(1, p.argmax(dim=1)[:, None])[:, 0]
