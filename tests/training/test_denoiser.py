@@ -23,6 +23,8 @@ from smalti.training.reading import load_config
 from smalti.training.tokenizer import train_tokenizer
 from smalti.vq.groups import CodeGroups
 
+pytestmark = pytest.mark.slow
+
 
 def test_own_pictures(workspace: Path) -> None:
     """Both trainings on a folder of captioned pictures, one of them broken."""

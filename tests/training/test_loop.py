@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from smalti.training.distribution import spread
 
+pytestmark = pytest.mark.slow
+
 
 def steps_of(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """The losses and gradient norms of the log, and the last weights."""

@@ -25,6 +25,8 @@ from smalti.training.optimizer import learning_rate
 from smalti.training.reading import load_config
 from smalti.training.tokenizer import train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_leaves_log_previews_checkpoint_and_model(workspace: Path) -> None:
     words = Path("denoiser/model/words.txt").read_text().splitlines()

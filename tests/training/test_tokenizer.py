@@ -15,6 +15,8 @@ from smalti.training.config import TokenizerRunConfig
 from smalti.training.reading import load_config
 from smalti.training.tokenizer import TokenizerTask, busiest_part, train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 def test_discriminator_joins(workspace: Path) -> None:
     values = {
