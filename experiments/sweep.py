@@ -39,24 +39,28 @@ from smalti.loading import load
 from smalti.objective.loss import denoising_loss
 from smalti.pipeline import Pipeline
 from smalti.settings import GenerationSettings
-from smalti.training.config import DenoiserRunConfig, load_config
+from smalti.training.config import DenoiserRunConfig
 from smalti.training.denoiser import train_denoiser
+from smalti.training.reading import load_config
 from smalti.vq.groups import CodeGroups
 from smalti.worlds.scenes.world import Scenes
 
 VARIANTS: dict[str, list[str]] = {
     "as configured": [],
     "no networks of codes": ["code_network=null"],
-    "no masks in the sampling order": ["objective.ordered=0"],
-    "rare codes not first": ["objective.rare_first=0"],
-    "masks as in the release": ["objective.ordered=0", "objective.rare_first=0", "objective.boxes=0"],
+    "no masks in the sampling order": ["objective.masking={rare_first: 0.1, box: 0.1, uniform: 0.8}"],
+    "rare codes not first": ['objective.masking={"ordered:order=halton": 0.7, box: 0.1, uniform: 0.2}'],
+    "masks as in the release": ["objective.masking={uniform: 1}"],
     "no convolution of the prompt": ["model.prompt_convolution=0"],
     "no flips": ["objective.flip_ratio=0"],
     "flips 0.3": ["objective.flip_ratio=0.3"],
     "edit loss 0": ["objective.edit_loss_weight=0"],
     "edit loss 1": ["objective.edit_loss_weight=1"],
-    "drafts 0.5": ["objective.drafts={share: 0.5, start_step: 0}"],
-    "drafts 0.5, no flips": ["objective.drafts={share: 0.5, start_step: 0}", "objective.flip_ratio=0"],
+    "self-generated 0.5": ["objective.self_generated={share: 0.5, start_step: 0}"],
+    "self-generated 0.5, no flips": [
+        "objective.self_generated={share: 0.5, start_step: 0}",
+        "objective.flip_ratio=0",
+    ],
     "no prompt dropped": ["objective.prompt_drop_rate=0"],
     "64 groups × 0.5": ["objective.group_weights={64: 0.5}"],
     "512 groups × 0.2": ["objective.group_weights={512: 0.2}"],

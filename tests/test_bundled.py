@@ -17,7 +17,7 @@ from smalti.evaluation.suites.scenes.prompts import scene_prompts
 from smalti.evaluation.suites.scenes.score import score_images
 from smalti.pipeline import Pipeline
 from smalti.storage.loading import BUNDLED_MODEL
-from smalti.training.tokenizer import measure
+from smalti.vq.fidelity import measure_fidelity
 from smalti.worlds.scenes.world import Scenes
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +31,7 @@ def pipe() -> Pipeline:
 def test_fits_in_the_repository() -> None:
     files = [path for path in BUNDLED_MODEL.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40_000_000
-    assert {path.suffix for path in files} <= {".json", ".md", ".safetensors"}
+    assert {path.suffix for path in files} <= {".json", ".md", ".safetensors", ".txt"}
 
 
 def test_is_what_the_documents_say(pipe: Pipeline) -> None:
@@ -44,7 +44,9 @@ def test_is_what_the_documents_say(pipe: Pipeline) -> None:
 def test_image_tokenizer_is_faithful_to_unseen_scenes(pipe: Pipeline) -> None:
     unseen = Scenes(seed=123, size=256, split="test")
     with torch.inference_mode():
-        found = measure(pipe.image_tokenizer, torch.stack([unseen[index]["image"] for index in range(16)]))
+        found = measure_fidelity(
+            pipe.image_tokenizer, torch.stack([unseen[index]["image"] for index in range(16)])
+        )
     assert found["psnr"] >= 27
 
 

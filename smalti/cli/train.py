@@ -23,8 +23,9 @@ def train(config: Config, overrides: Overrides = None) -> None:
 
     Example: smalti train configs/scenes.yaml loop.steps=2000
     """
-    from smalti.training.config import DenoiserRunConfig, load_config
+    from smalti.training.config import DenoiserRunConfig
     from smalti.training.denoiser import train_denoiser
+    from smalti.training.reading import load_config
 
     train_denoiser(load_config(DenoiserRunConfig, config, overrides))
 
@@ -34,7 +35,8 @@ def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
 
     Example: smalti train-tokenizer configs/scenes-tokenizer.yaml
     """
-    from smalti.training.config import TokenizerRunConfig, load_config
+    from smalti.training.config import TokenizerRunConfig
+    from smalti.training.reading import load_config
     from smalti.training.tokenizer import train_tokenizer
 
     train_tokenizer(load_config(TokenizerRunConfig, config, overrides))

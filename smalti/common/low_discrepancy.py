@@ -1,4 +1,4 @@
-"""Fixed orders of a grid's positions in which every prefix covers the grid evenly (docs/format.md, section 5)."""
+"""Fixed orders of the positions of a grid whose every prefix is spread evenly over it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from functools import lru_cache
 
 @lru_cache(maxsize=16)
 def stratified_order(side: int, seed: int = 42) -> tuple[int, ...]:
-    """Raster indices of a side × side grid, side a power of two, such that every prefix covers it evenly.
+    """Return the raster indices of a side × side grid in an order whose every prefix covers it evenly.
 
-    Level by level every cell is split into four, the children are shuffled, and each child that holds no
-    point yet gets one at random.
+    Each level splits every cell into four and shuffles the children. A child without a point then gets one at random.
+
+    Args:
+        side: rows and columns of the grid, a power of two.
+        seed: seed of the shuffles and points.
+
+    Example:
+        >>> sorted(stratified_order(2))
+        [0, 1, 2, 3]
     """
     generator = random.Random(seed)
     cells = [(0, 0)]
@@ -39,10 +46,13 @@ def stratified_order(side: int, seed: int = 42) -> tuple[int, ...]:
 
 @lru_cache(maxsize=16)
 def halton_order(height: int, width: int) -> tuple[int, ...]:
-    """Raster indices of a height × width grid in the order in which the Halton sequence first visits them.
+    """Return the raster indices of a height × width grid in the order in which the Halton sequence visits them.
 
-    Rows follow the radical inverse in base 2, columns in base 3; visits to a position already seen are
-    skipped.
+    Rows follow the radical inverse in base 2, columns in base 3. Repeated visits to a position are skipped.
+
+    Example:
+        >>> halton_order(2, 2)
+        (2, 1, 0, 3)
     """
     order: dict[int, None] = {}
     point = 0

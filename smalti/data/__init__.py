@@ -1,1 +1,1 @@
-"""Where captioned pictures come from. Every source yields {"image": uint8 (3, H, W), "caption": str}."""
+"""Sources of captioned images and token caches. A sample is {"image": uint8 (3, H, W), "caption": str}."""

@@ -1,4 +1,4 @@
-"""Pictures encoded once: grids of tokens with their captions, in one folder."""
+"""Images encoded once: grids of tokens with their captions, in one folder."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ from tqdm import tqdm
 from smalti.common.files import atomic_path, read_json, write_json_atomic
 from smalti.errors import SmaltiError
 
-_PART = 4096  # samples a file: what a kill can cost
+_PART = 4096  # samples a file, which is what a kill can cost
 
 
 class TokenCache:
-    """Samples `{"tokens": int32 (h, w), "caption": str}` read from a folder that `build_cache` wrote.
+    """Samples `{"tokens": int32 (h, w), "caption": str}` of a folder that `build_cache` wrote.
+
+    Attributes:
+        folder: path of the cache.
+        metadata: what the cache was made from, and its number of samples.
+        tokens: (N, h, w) int32.
+        captions: N captions.
 
     Raises:
-        SmaltiError: the folder is no whole cache.
+        SmaltiError: the folder holds no complete cache.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.facts = read_json(self.folder / "cache.json")
-        parts = [_load_part(self.folder, index) for index in range(-(-self.facts["samples"] // _PART))]
+        self.metadata = read_json(self.folder / "cache.json")
+        parts = [_load_part(self.folder, index) for index in range(-(-self.metadata["samples"] // _PART))]
         self.tokens = torch.from_numpy(np.concatenate([tokens for tokens, _ in parts]))
         self.captions: list[str] = [caption for _, captions in parts for caption in captions]
 
@@ -44,28 +50,31 @@ def build_cache(
     samples: Iterable[dict[str, Any]],
     count: int,
     encode: Callable[[torch.Tensor], torch.Tensor],
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     batch_size: int = 32,
 ) -> TokenCache:
-    """Encode the first `count` samples, or go on where an earlier call was stopped, and open the cache.
+    """Encode the first `count` samples and open the cache. An interrupted call is continued.
 
     Args:
+        folder: path of the cache, which is created.
         samples: `{"image": uint8 (3, H, W), "caption": str}`, in a fixed order.
-        encode: (B, 3, H, W) uint8 → (B, h, w) ids.
-        facts: what the cache depends on (the tokenizer, the data); a folder made from other facts is refused.
+        count: number of samples to encode.
+        encode: function of (B, 3, H, W) uint8 images that returns (B, h, w) ids.
+        metadata: what the cache depends on, such as the tokenizer and the data.
+        batch_size: number of images that are encoded at once.
 
     Raises:
-        SmaltiError: the folder holds a cache made from something else.
+        SmaltiError: the folder holds a cache with other metadata.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {**facts, "samples": count}
+    wanted = {**metadata, "samples": count}
     for name in ("cache.json", "started.json"):
         if (folder / name).exists():
             found = read_json(folder / name)
             if found != wanted:
                 raise SmaltiError(
-                    f"{folder} holds a cache of other pictures or another tokenizer; delete or rename it"
+                    f"{folder} holds a cache of other images or another tokenizer; delete or rename it"
                 )
     if (folder / "cache.json").exists():
         return TokenCache(folder)
@@ -73,7 +82,7 @@ def build_cache(
     done = 0
     while (folder / _name(done)).exists():
         done += 1
-    stream = iter(islice(samples, done * _PART, count))
+    remaining = iter(islice(samples, done * _PART, count))
     with tqdm(
         total=count,
         initial=min(done * _PART, count),
@@ -84,7 +93,7 @@ def build_cache(
     ) as bar:
         for index in range(done, -(-count // _PART)):
             tokens, captions = [], []
-            part = islice(stream, _PART)
+            part = islice(remaining, _PART)
             while batch := list(islice(part, batch_size)):
                 ids = encode(torch.stack([sample["image"] for sample in batch]))
                 tokens.append(ids.to(torch.int32).cpu().numpy())

@@ -1,8 +1,7 @@
-"""Your own pictures from a folder, with captions beside them.
+"""One's own images from a folder, with captions beside them.
 
-Captions are text files (`cat.png` and `cat.txt`) or a `metadata.jsonl` with `file_name` (relative to its own
-folder) and `text` on each line, the convention of Hugging Face's ImageFolder. Subfolders count, hidden files
-don't.
+Captions are text files (`cat.png` and `cat.txt`), or lines of a `metadata.jsonl` with `file_name` (relative to its own
+folder) and `text`, as in Hugging Face's ImageFolder. Subfolders are read, hidden files are not.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from smalti.common.checks import check_choice
 from smalti.common.images import to_rgb
 from smalti.errors import SmaltiError
 
@@ -29,25 +29,30 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 METADATA = "metadata.jsonl"
 CROPS = ("center", "random")
 
-# What Pillow raises for files that are no pictures, are cut short, or would not fit into memory.
+# What Pillow raises for files that are no images, are cut short, or would not fit into memory.
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 class ImageFolder:
-    """Captioned pictures of a folder, in the order of their paths, resized and cropped.
+    """Captioned images of a folder in the order of their paths, resized and cropped.
 
-    A file that is no readable picture is named in one warning and skipped: on opening the folder if its
-    header says so, else on reading, where the next readable picture takes its place.
+    A file that is no readable image gets one warning and is skipped. A broken header is found when the folder is
+    opened. Other damage is found when the image is read; the next readable image then takes its place.
 
     Args:
         path: the folder.
-        size: side in pixels, or (height, width). Pictures are scaled until they cover it; what is over is
-        cut off.
-        crop: which part is kept: "center", or "random", drawn anew for each index from `seed`.
+        size: side in pixels, or (height, width). Images are scaled until they cover it and then cropped.
+        crop: part that is kept, "center" or "random". A random crop depends on `seed` and the index.
+        seed: seed of random crops.
 
     Raises:
-        SmaltiError: the folder is missing or has no readable picture, a picture has no caption, a line of
-            `metadata.jsonl` is not what it should be, or an argument is wrong.
+        SmaltiError: the folder is missing or has no readable image, an image has no caption, a line of
+            `metadata.jsonl` is malformed, or an argument is wrong.
+
+    Example:
+        >>> images = ImageFolder("my-images", 256)  # doctest: +SKIP
+        >>> images[0]["caption"]  # doctest: +SKIP
+        'a cat on a sofa'
     """
 
     def __init__(
@@ -56,33 +61,39 @@ class ImageFolder:
         self.path = Path(os.path.normpath(path))
         self.size = size if isinstance(size, tuple) else (size, size)
         if any(not isinstance(side, int) or isinstance(side, bool) or side < 1 for side in self.size):
-            raise SmaltiError(f"size must be a positive whole number of pixels, or two, not {size!r}")
-        if crop not in CROPS:
-            raise SmaltiError(f'crop must be "center" or "random", not {crop!r}')
+            raise SmaltiError(
+                f"size must be a positive whole number of pixels, or two, not {size!r}", argument="size"
+            )
+        check_choice("crop", crop, CROPS)
         if not self.path.is_dir():
             raise SmaltiError(f"{self.path} is not a folder")
         self._random_crop, self._seed = crop == "random", seed
-        self.samples = [item for item in _scan(self.path) if _has_picture_header(item[0])]
+        self.samples = [item for item in _scan(self.path) if _has_image_header(item[0])]
         self._broken: set[int] = set()
         if not self.samples:
-            raise SmaltiError(f"{self.path} has no readable picture ({', '.join(sorted(SUFFIXES))})")
+            raise SmaltiError(f"{self.path} has no readable image ({', '.join(sorted(SUFFIXES))})")
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Return the number of images."""
+        return len(self.samples)
+
+    @property
+    def length(self) -> int:
+        """Return the number of images: a folder is a finite source."""
         return len(self.samples)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Each picture once."""
+        """Yield each image once."""
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`{"image": uint8 (3, H, W) tensor, "caption": str}`.
+        """Return `{"image": uint8 (3, H, W) tensor, "caption": str}`.
 
-        `index` (0 or more) goes around after `len()` pictures; each round has random crops of its own.
+        An index beyond the last image starts again at the first one, with other random crops.
         """
         index = operator.index(index)
         if index < 0:
-            raise SmaltiError(f"index must be 0 or more, not {index}")
+            raise SmaltiError(f"index must be 0 or more, not {index}", argument="index")
         for step in range(len(self)):
             place = (index + step) % len(self)
             if place in self._broken:
@@ -95,27 +106,27 @@ class ImageFolder:
                 _warn(path, error)
                 continue
             return {"image": torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), "caption": caption}
-        raise SmaltiError(f"{self.path} has no readable picture left: all {len(self)} are broken")
+        raise SmaltiError(f"{self.path} has no readable image left: all {len(self)} are broken")
 
     def _read(self, path: Path, random: Random) -> np.ndarray:
-        """One picture, uint8 (H, W, 3)."""
+        """Read one image as uint8 (H, W, 3)."""
         with Image.open(path) as image:
             image.load()
-            picture = to_rgb(ImageOps.exif_transpose(image))
+            whole = to_rgb(ImageOps.exif_transpose(image))
         height, width = self.size
-        scale = min(picture.width / width, picture.height / height)
-        spare_x, spare_y = picture.width - width * scale, picture.height - height * scale
+        scale = min(whole.width / width, whole.height / height)
+        spare_x, spare_y = whole.width - width * scale, whole.height - height * scale
         x, y = (random.random(), random.random()) if self._random_crop else (0.5, 0.5)
         left, top = spare_x * x, spare_y * y
-        box = (left, top, min(left + width * scale, picture.width), min(top + height * scale, picture.height))
+        box = (left, top, min(left + width * scale, whole.width), min(top + height * scale, whole.height))
         # Pillow's resize widens its filter when it shrinks, so that nothing aliases.
-        return np.array(picture.resize((width, height), Image.Resampling.LANCZOS, box=box))
+        return np.array(whole.resize((width, height), Image.Resampling.LANCZOS, box=box))
 
 
 def _scan(folder: Path) -> list[tuple[Path, str]]:
-    """Paths and captions of everything in `folder` that claims to be a picture, sorted by path."""
+    """Return paths and captions of all files in `folder` with an image's suffix, sorted by path."""
     captions: dict[Path, str] = {}
-    pictures: list[Path] = []
+    images: list[Path] = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
@@ -123,20 +134,20 @@ def _scan(folder: Path) -> list[tuple[Path, str]]:
             if name == METADATA:
                 captions.update(_read_metadata(path))
             elif path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                pictures.append(path)
-    for path in pictures:
+                images.append(path)
+    for path in images:
         if path not in captions:
             captions[path] = _read_caption(path)
     return sorted(captions.items(), key=lambda item: item[0].as_posix())
 
 
-def _read_caption(picture: Path) -> str:
-    beside = picture.with_suffix(".txt")
+def _read_caption(image: Path) -> str:
+    beside = image.with_suffix(".txt")
     try:
         caption = " ".join(beside.read_text(encoding="utf-8-sig").split())
     except FileNotFoundError as error:
         raise SmaltiError(
-            f"{picture} has no caption: neither {beside.name} nor a line in {METADATA}"
+            f"{image} has no caption: neither {beside.name} nor a line in {METADATA}"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SmaltiError(f"cannot read the caption {beside}: {error}") from error
@@ -168,7 +179,7 @@ def _read_metadata(path: Path) -> dict[Path, str]:
     return captions
 
 
-def _has_picture_header(path: Path) -> bool:
+def _has_image_header(path: Path) -> bool:
     try:
         with Image.open(path):
             return True

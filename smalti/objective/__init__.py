@@ -1,1 +1,1 @@
-"""What training minimises: corruption of token grids, and the loss on them."""
+"""What training minimises: the corruption of token grids, and the loss on them."""

@@ -14,20 +14,27 @@ class Loss(NamedTuple):
     """A batch's loss and, detached, what the log shows of it.
 
     Attributes:
-        total: scalar, the weighted mean over positions that is minimised.
+        weighted_sum: scalar, sum of the positions' weighted losses, in nats.
+        weight: scalar, detached, sum of the positions' weights. Several batches add up both before they divide.
         masked: mean cross-entropy at masked positions, in nats.
         visible: mean cross-entropy at visible positions, in nats; 0 where they take no part.
-        accuracy: share of masked positions whose likeliest token is the true one.
+        accuracy: fraction of masked positions whose likeliest token is the true one.
         group: (K,) mean −log of the true group's probability at masked positions, in nats, for each of K groupings.
-        group_accuracy: (K,) share of masked positions whose likeliest token is in the true one's group.
+        group_accuracy: (K,) fraction of masked positions whose likeliest token is in the true one's group.
     """
 
-    total: torch.Tensor
+    weighted_sum: torch.Tensor
+    weight: torch.Tensor
     masked: torch.Tensor
     visible: torch.Tensor
     accuracy: torch.Tensor
     group: torch.Tensor
     group_accuracy: torch.Tensor
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Return the weighted mean over positions, in nats."""
+        return self.weighted_sum / self.weight
 
 
 def denoising_loss(
@@ -41,7 +48,7 @@ def denoising_loss(
     group_weights: Sequence[float] = (),
     focus: float = 0.0,
 ) -> Loss:
-    """Grouped cross-entropy of the true tokens: weight 1 at masked positions, `edit_loss_weight` at visible ones.
+    """Compute the grouped cross-entropy of the true tokens, with weight 1 at masked positions.
 
     Args:
         hidden: (B, n, D) what the denoiser returns.
@@ -49,22 +56,23 @@ def denoising_loss(
         targets: (B, h, w) int64, the true tokens.
         masked: (B, h, w) bool.
         edit_loss_weight: weight of visible positions, flipped or not.
-        groups, group_weights, focus: as in `grouped_cross_entropy`; no groups are plain cross-entropy.
+        groups, group_weights, focus: as in `grouped_cross_entropy`; without groups it is plain cross-entropy.
     """
     rows, labels, is_masked = hidden.flatten(0, 1), targets.flatten(), masked.flatten()
     if edit_loss_weight == 0:
         rows, labels, is_masked = rows[is_masked], labels[is_masked], is_masked[is_masked]
     weight = torch.where(is_masked, 1.0, edit_loss_weight)
-    found = grouped_cross_entropy(
-        rows, head_weight, labels, groups, group_weights, row_weight=weight, focus=focus
+    computed = grouped_cross_entropy(
+        rows, head_weight, labels, groups, group_weights, row_weight=weight, focus=focus, reduction="sum"
     )
-    losses, count = found.token_loss, is_masked.sum()
+    losses, count = computed.token_loss, is_masked.sum()
     among_masked = is_masked[:, None]
     return Loss(
-        found.loss,
+        computed.loss,
+        weight.sum(),
         (losses * is_masked).sum() / count.clamp_min(1),
         (losses * ~is_masked).sum() / (len(losses) - count).clamp_min(1),
-        (found.token_hit & is_masked).sum() / count.clamp_min(1),
-        (found.group_loss * among_masked).sum(dim=0) / count.clamp_min(1),
-        (found.group_hit & among_masked).sum(dim=0) / count.clamp_min(1),
+        (computed.token_hit & is_masked).sum() / count.clamp_min(1),
+        (computed.group_loss * among_masked).sum(dim=0) / count.clamp_min(1),
+        (computed.group_hit & among_masked).sum(dim=0) / count.clamp_min(1),
     )

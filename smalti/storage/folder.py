@@ -20,6 +20,7 @@ from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import TextTokenizer
+from smalti.model.words import WORDS_FILE
 from smalti.storage.headers import PREFIX, VQ_PREFIX, Entry, is_image_tokenizers, read_denoisers, read_headers
 from smalti.storage.mapping import FLOATS, MappedEmbedding, read_tensor
 from smalti.storage.weights import read_weights, write_weights
@@ -27,7 +28,6 @@ from smalti.vq.config import VQConfig
 from smalti.vq.quantizer import Quantizer
 from smalti.vq.tokenizer import ImageTokenizer
 
-WORDS = "words.txt"
 VQ_TYPE = "Emu3p5VisionVQ"
 EMBEDDINGS = ("embed_tokens", "gen_embedding")
 OFFLOADS = ("layers",)
@@ -266,7 +266,7 @@ def load_words(folder: str | Path) -> frozenset[str]:
     Raises:
         SmaltiError: the file cannot be read.
     """
-    path = Path(folder) / WORDS
+    path = Path(folder) / WORDS_FILE
     try:
         return frozenset(path.read_text(encoding="utf-8").split())
     except FileNotFoundError:

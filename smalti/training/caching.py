@@ -1,9 +1,9 @@
-"""The pictures of a denoiser's training as a token cache."""
+"""The images of a denoiser's training as a token cache."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from smalti.common.devices import find_device
 from smalti.data.cache import TokenCache, build_cache
-from smalti.data.sources import Source, make_source
+from smalti.data.sources import Source
 from smalti.training.config import DenoiserRunConfig
 from smalti.vq.autoencoder import PatchEncoder
 from smalti.vq.patches import PatchMemory
@@ -19,44 +19,37 @@ from smalti.vq.tokenizer import ImageTokenizer
 
 
 def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCache:
-    """Open the configuration's token cache, after encoding what is missing of it."""
-    source = make_source(config.data)
+    """Open the configuration's token cache, and first encode what it lacks.
+
+    Raises:
+        SmaltiError: the data have no usable images, or the folder holds a cache of other images.
+    """
+    source = config.data.training()
     device = find_device(config.loop.device)
     tokenizer = tokenizer.eval().to(device).to(memory_format=torch.channels_last)
-    # What came later is named only where it says something, so that older caches stay valid.
-    later = {
-        "mix": None,
-        "lattice_share": 1.0,
-        "extra_shapes": 0.0,
-        "halves": 0.0,
-        "blobs": 0.0,
-        "named": 0.0,
-    }
-    data = {
-        key: value
-        for key, value in config.data.model_dump().items()
-        if key not in later or value != later[key]
-    }
-    facts = {"tokenizer": fingerprint(tokenizer), "data": data}
+    # Settings at their defaults are left out, so that a new setting leaves the caches of old configurations valid.
+    plain = {"kind": config.data.kind, "size": config.data.size}
+    data = {**plain, **config.data.model_dump(exclude_defaults=True)}
+    metadata = {"tokenizer": fingerprint(tokenizer), "data": data}
 
     by_square = PatchMemory(tokenizer) if isinstance(tokenizer.encoder, PatchEncoder) else None
 
-    # In float32, as pictures are encoded everywhere else: bf16 gave one token in four another id.
+    # Images are encoded in float32 everywhere: bf16 gave one token in four another id.
     @torch.inference_mode()
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         if by_square:
             return by_square(pixels)
         return tokenizer.from_pixels(pixels.to(device).contiguous(memory_format=torch.channels_last))
 
-    cache = build_cache(config.cache.path, _in_order(source), config.cache.samples, encode, facts)
+    cache = build_cache(config.cache.path, _in_order(source), config.cache.samples, encode, metadata)
     tokenizer.cpu()
     return cache
 
 
 def fingerprint(tokenizer: ImageTokenizer) -> str:
-    """A short hash of what turns pictures into tokens, the weights but for the decoder's.
+    """Return a short hash of the weights that turn images into tokens, which are all but the decoder's.
 
-    Tokens mean nothing with another codebook; how they are drawn is another matter.
+    Tokens mean nothing with another codebook. The decoder may change while they stay the same.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(tokenizer.state_dict().items()):
@@ -67,7 +60,5 @@ def fingerprint(tokenizer: ImageTokenizer) -> str:
 
 
 def _in_order(source: Source) -> Iterator[dict[str, Any]]:
-    """The samples of a source by number, a finite one again and again."""
-    at: Callable[[int], int] = (lambda i: i % len(source)) if hasattr(source, "__len__") else (lambda i: i)
-    for index in count():
-        yield source[at(index)]
+    """Yield the samples of a source by number without end."""
+    return (source[index] for index in count())

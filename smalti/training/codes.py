@@ -1,4 +1,4 @@
-"""Codes that look alike share what is learned about them: vectors of codes from a small network."""
+"""Codebook-conditioned embedding and head: networks over the codes, so that similar codes learn together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 
 from smalti.model.denoiser import Denoiser
 
-# Every weight of a network moves all vectors at once: at the tables' learning rate they would be thrown about.
+# Every weight of a network moves all vectors at once, so they need a smaller learning rate than tables do.
 _SCALE = 0.05
 _FIT_STEPS = 300
 _FIT_RATE = 3e-3
@@ -17,11 +17,16 @@ _FULL_WEIGHT = 300
 
 
 class CodeNetwork(nn.Module):
-    """Lets a network on each code's entry in the codebook learn, instead of a table's rows of codes.
+    """Parametrize a table: each code's row is a network's output for the code plus a fixed row.
 
-    The rows stay what they are and are added to: zero, or what the network could not fit of another model's. A table
-    learns every code by itself: the tip of a green star, if training never showed one, stays unknown however many green
-    shapes and tips of stars it showed. What the network learns of one code holds for those beside it.
+    The fixed rows are zero, or what the network could not fit of another model's table. A plain table learns every code
+    by itself. A code for the tip of a green star then stays unknown if training never shows one, even if it shows many
+    green shapes and tips of stars. What the network learns of one code also holds for similar codes.
+
+    Args:
+        codebook: (V, C) float, the image tokenizer's codes.
+        dim: width of the table.
+        width: width of the network's hidden layers.
     """
 
     codes: torch.Tensor
@@ -40,27 +45,27 @@ class CodeNetwork(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Start with vectors about as long as those of a table that training starts with."""
+        """Draw weights whose vectors are about as long as the rows of a fresh table."""
         for layer in self.layers[::2]:
             layer.weight.normal_(0.0, layer.in_features**-0.5, generator=generator)
             layer.bias.zero_()
 
     def forward(self, table: torch.Tensor) -> torch.Tensor:
-        """(V + other rows, D) → the same. Of the table only the other rows, such as the mask's, learn."""
+        """Return the table (V + other rows, D) plus the network's vectors. Of the table only the other rows learn."""
         rows, others = table.split([len(self.codes), len(table) - len(self.codes)])
         return torch.cat([rows.detach() + self.vectors(), others])
 
     def vectors(self) -> torch.Tensor:
-        """(V, D), a vector a code."""
+        """Return the network's vectors, (V, D)."""
         return _SCALE * self.layers(self.codes)
 
     @torch.enable_grad()
     def fit(self, table: torch.Tensor, counts: torch.Tensor) -> None:
-        """Learn the codes' rows of a table by least squares, and leave in them what that lacks.
+        """Fit the codes' rows of a table by least squares, and leave the residual in the table.
 
         Args:
             table: (V + other rows, D), changed in place.
-            counts: (V,) how often the codes were seen; one that hardly was has little to teach.
+            counts: (V,) number of times that training saw each code; rare codes weigh less.
         """
         rows = table.detach()[: len(self.codes)]
         weight = (counts / _FULL_WEIGHT).clamp_max(1)[:, None]
@@ -80,10 +85,10 @@ class CodeNetwork(nn.Module):
 def add_code_networks(
     denoiser: Denoiser, codebook: torch.Tensor, width: int, generator: torch.Generator
 ) -> list[CodeNetwork]:
-    """Let a network give the tokens' embeddings and another the head's rows.
+    """Parametrize the tokens' embedding and the head by a network each.
 
     Returns:
-        The two. Their parameters are then parameters of the denoiser, in place of the codes' rows of its tables.
+        The two networks. Their parameters become parameters of the denoiser.
     """
     networks = []
     for module in (denoiser.gen_embedding, denoiser.gen_predictor):
@@ -95,6 +100,6 @@ def add_code_networks(
 
 
 def fold_code_networks(denoiser: Denoiser) -> None:
-    """Write what the networks give into plain tables, and take them away."""
+    """Write the networks' vectors into plain tables, and remove the networks."""
     for module in (denoiser.gen_embedding, denoiser.gen_predictor):
         parametrize.remove_parametrizations(module, "weight")

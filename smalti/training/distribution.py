@@ -1,8 +1,8 @@
-"""One training in several processes of a machine: they share each step's batches and add up their gradients.
+"""One training in several processes of a machine, which share each step's batches and add up their gradients.
 
-A step's gradient is the mean over `loop.accumulate` batches. One process computes them one after the other; of several,
-each computes its share, so that the number of processes changes the time and, by rounding alone, the result. Process 0
-is the one that was started; it alone writes. Without a group every function here does nothing.
+A step has `loop.accumulate` batches. One process computes them one after the other; several compute a part each. Their
+number changes the time, and the result by rounding alone. Process 0 is the one that was started, and it alone writes.
+In a single process every function here does nothing.
 """
 
 from __future__ import annotations
@@ -26,29 +26,30 @@ from smalti.training.config import RunConfig
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
-# Others wait while process 0 encodes pictures, which may take hours; a process that dies is noticed at once.
+# Others wait while process 0 encodes images, which may take hours. A process that dies is noticed at once.
 _PATIENCE = timedelta(days=7)
 _BUCKET = 2**24
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Return this process's number, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def spread(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[str, Any]:
-    """Call `run(config)` in `config.loop.processes` processes; the result of process 0, which is this one.
+    """Call `run(config)` in `config.loop.processes` processes, and return the result of this one, process 0.
 
     Args:
-        run: a function of a module, which the other processes import.
+        run: function at the top of a module, which the other processes import.
+        config: the configuration; with device "cuda" each process gets a GPU of its own.
 
     Raises:
-        SmaltiError: there are fewer GPUs than processes, or a process ended early; and whatever `run` raises here.
+        SmaltiError: there are fewer GPUs than processes, or a process ended early; or `run` raises it here.
     """
     count = config.loop.processes
     if count == 1:
@@ -82,7 +83,7 @@ def spread(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[st
 
 @contextlib.contextmanager
 def first_alone() -> Iterator[None]:
-    """Process 0 goes through the block while the others wait; they go through it afterwards."""
+    """Run the block in process 0 while the others wait, and afterwards in them."""
     if rank() > 0:
         _together(dist.barrier)
     yield
@@ -107,7 +108,7 @@ def add_up(tensors: list[torch.Tensor]) -> None:
 
 
 def add_up_numbers(numbers: dict[str, float]) -> dict[str, float]:
-    """The same names with the sum of their values over the processes."""
+    """Return the same names with the sums of their values over the processes."""
     if size() == 1:
         return numbers
     values = torch.tensor(list(numbers.values()), dtype=torch.float64)
@@ -126,7 +127,7 @@ def take_from_first(tensors: list[torch.Tensor]) -> None:
 
 
 def _together(call: Callable[..., Any], *arguments: Any) -> None:
-    """A call that all processes make."""
+    """Make a call that all processes make, and raise SmaltiError if one of them is gone."""
     try:
         call(*arguments)
     except RuntimeError as error:
@@ -136,7 +137,7 @@ def _together(call: Callable[..., Any], *arguments: Any) -> None:
 def _join(config: RunConfig, number: int, folder: str) -> None:
     """Make this process number `number` of the group that meets in `folder`."""
     if sys.platform == "linux":
-        # All are on this machine, and its name need not lead anywhere.
+        # All processes are on this machine, whose name need not resolve.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     cuda = config.loop.device.startswith("cuda")
     if cuda:
@@ -151,7 +152,7 @@ def _join(config: RunConfig, number: int, folder: str) -> None:
 
 
 def _placed(config: ConfigT, number: int) -> ConfigT:
-    """The configuration of process `number`: of several GPUs it has one."""
+    """Return the configuration of process `number`, whose device is its own GPU."""
     if config.loop.device != "cuda":
         return config
     loop = config.loop.model_copy(update={"device": f"cuda:{number}"})
@@ -159,8 +160,8 @@ def _placed(config: ConfigT, number: int) -> ConfigT:
 
 
 def _other(run: Callable[[Any], Any], config: RunConfig, number: int, folder: str, threads: int) -> None:
-    """What a process other than the first does."""
-    # A stop is process 0's to ask for.
+    """Run the training in a process other than the first."""
+    # Only process 0 answers a request to stop.
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     torch.set_num_threads(threads)
@@ -168,6 +169,6 @@ def _other(run: Callable[[Any], Any], config: RunConfig, number: int, folder: st
         _join(config, number, folder)
         run(_placed(config, number))
     except SmaltiError:
-        # Process 0 says the same, or is gone.
+        # Process 0 prints the same error, or is gone.
         sys.exit(1)
     dist.destroy_process_group()

@@ -1,19 +1,15 @@
-"""The loop that both trainings share: optimizer, schedule, average, log, checkpoints, a clean stop."""
+"""The trainer of both trainings: optimizer, schedule, average, log, checkpoints, a clean stop."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
-import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TextIO
 
 import torch
 from torch import nn
@@ -24,27 +20,43 @@ from smalti.common.files import write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.training.config import LoopConfig, RunConfig
 from smalti.training.distribution import add_up, add_up_numbers, rank, size, take_from_first
-from smalti.training.optimizer import learning_rate, make_optimizer
+from smalti.training.optimizer import learning_rate, make_optimizer, update_average
+from smalti.training.prefetching import prefetch
 from smalti.training.state import latest_checkpoint, load_checkpoint, save_checkpoint
+from smalti.training.stopping import stop_on_interrupt
 
-# Threads that make batches: a GPU is done with one before a single thread has the next.
+# Threads that make batches: a GPU uses one up before a single thread has made the next.
 _MAKERS = {"cpu": 1, "cuda": 4}
 
 
-class Task(Protocol):
-    """What a training has to say about itself; the loop does the rest.
+class BatchLoss(NamedTuple):
+    """The loss of a batch.
 
-    Everything random in a batch or a loss must follow from the seed and the number of the batch, so that a resumed
-    run sees exactly what an uninterrupted one would.
+    Attributes:
+        weighted_sum: scalar, sum of weighted losses over what the batch holds.
+        weight: scalar without a gradient, sum of the weights.
+        numbers: what the log shows of the batch, averaged over batches.
+    """
+
+    weighted_sum: torch.Tensor
+    weight: torch.Tensor
+    numbers: dict[str, float | torch.Tensor]
+
+
+class Task(Protocol):
+    """What a training has to say about itself; the trainer does the rest.
+
+    Everything random in a batch or a loss follows from the seed and the number of the batch. A resumed run therefore
+    sees exactly what an uninterrupted one would.
     """
 
     model: nn.Module
 
     def batch(self, index: int) -> Any:
-        """Batch number `index`, on the CPU; called from threads that work ahead, several at once on a GPU."""
+        """Return batch number `index`, on the CPU. Threads call this ahead of time, several at once on a GPU."""
 
-    def loss(self, batch: Any, index: int, step: int) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
-        """The loss of a batch and what the log should show of it."""
+    def loss(self, batch: Any, index: int, step: int) -> BatchLoss:
+        """Return the loss of a batch at a step."""
 
     def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
         """Write a sample grid made with the averaged weights to `path`; return measurements for the log."""
@@ -53,192 +65,223 @@ class Task(Protocol):
         """Write a loadable model folder with the averaged weights."""
 
 
-def train(task: Task, config: RunConfig) -> dict[str, Any]:
-    """Run or resume a training to its last step; returns the last log entry.
+class Trainer:
+    """A training, from its start or its latest checkpoint to its last step.
 
-    The folder `config.output` receives `log.jsonl`, `previews/`, `checkpoint-N/` (resumable, with a loadable
-    `model/` inside) and at the end `model/`. Ctrl-C writes a checkpoint and stops. Of several processes (see
-    `smalti.training.distribution`) all call this and the first one writes.
+    The folder `config.output` receives `log.jsonl`, `previews/`, `checkpoint-N/` (resumable, with a loadable `model/`
+    inside) and at the end `model/`. With several processes (see `smalti.training.distribution`) each has a trainer,
+    and the first one writes.
+
+    The loss of a step is the sum of weighted losses over all its batches and processes, divided by the sum of their
+    weights. One batch of B, k batches of B/k and n processes therefore give the same gradient.
+
+    Args:
+        task: what is trained.
+        config: how it is trained.
 
     Raises:
-        SmaltiError: the folder cannot be written or holds a run that does not fit, or the loss is not finite.
+        SmaltiError: the folder cannot be written, or holds a run that does not fit.
     """
-    loop, run = config.loop, Path(config.output)
-    device = find_device(loop.device)
-    try:
-        (run / "previews").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SmaltiError(f"output {run} cannot be written: {error.strerror or error}") from error
-    model = task.model.to(device)
-    optimizer = make_optimizer(model, config.optimizer)
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    first = rank() == 0
-    step, entry, seconds_before = 0, {}, 0.0
-    found = latest_checkpoint(run)
-    if found:
-        facts = load_checkpoint(found, model, average, optimizer)
-        step, entry, seconds_before = facts["step"], facts.get("entry", {}), facts.get("seconds", 0.0)
-        if first:
-            _trim_log(run / "log.jsonl", step)
-    take_from_first(list(model.parameters()))
 
-    def save() -> None:
-        if not first:
-            return
-        facts = {"entry": entry, "seconds": seconds_before + time.monotonic() - started}
-        export = lambda folder: task.export(average, folder)  # noqa: E731
-        save_checkpoint(run, step, model, average, optimizer, facts, export)
+    def __init__(self, task: Task, config: RunConfig) -> None:
+        self.task, self.config, self.loop = task, config, config.loop
+        self.folder = Path(config.output)
+        self.device = find_device(config.loop.device)
+        try:
+            (self.folder / "previews").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SmaltiError(f"output {self.folder} cannot be written: {error.strerror or error}") from error
+        self.model = task.model.to(self.device)
+        self.optimizer = make_optimizer(self.model, config.optimizer)
+        self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.first = rank() == 0
+        self.done, self.entry = 0, {}
+        self._seconds_before, self._started = 0.0, time.monotonic()
+        self._window: list[dict[str, float]] = []
+        self._window_started = self._started
+        self._autocast = _autocast(self.loop, self.device)
+        self._resume()
 
-    autocast = _autocast(loop, device)
-    started = time.monotonic()
-    last_saved = step
-    bar = tqdm(
-        total=loop.steps,
-        initial=step,
-        unit="step",
-        desc=run.name,
-        dynamic_ncols=True,
-        disable=None if first else True,
-    )
-    share = range(step * loop.accumulate + rank(), loop.steps * loop.accumulate, size())
-    batches = _prefetch(task.batch, share, _MAKERS.get(device.type, 1))
-    model.train()
-    with _stop_on_interrupt() as stop, bar, (run / "log.jsonl").open("a", encoding="utf-8") as log:
-        window, window_started, stopped = [], time.monotonic(), False
-        while step < loop.steps and not stopped:
-            rate = learning_rate(config.optimizer, step, loop.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            sums: dict[str, float | torch.Tensor] = {}
-            for _ in range(loop.accumulate // size()):
-                index, batch = next(batches)
-                with autocast():
-                    loss, numbers = task.loss(batch, index, step)
-                (loss / loop.accumulate).backward()
-                for name, value in {"loss": loss.detach(), **numbers}.items():
-                    sums[name] = sums.get(name, 0.0) + value / loop.accumulate
-            add_up([p.grad for p in model.parameters() if p.grad is not None])
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
-            norm, *parts = _to_floats([norm, *sums.values()])
-            parts = dict(zip(sums, parts, strict=True))
-            parts = add_up_numbers({**parts, "stop": float(stop.requested)})
-            stopped = parts.pop("stop") > 0
-            if not math.isfinite(parts["loss"]) or not math.isfinite(norm):
-                raise SmaltiError(
-                    f"the loss is no longer finite at step {step}: lower optimizer.learning_rate"
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            update_average(average, model, config.optimizer.ema_decay, step)
-            step += 1
-            window.append(parts)
-            bar.update()
-            if step % loop.log_every == 0 or step == loop.steps:
-                images = len(window) * loop.accumulate * loop.batch_size
-                entry = {
-                    "step": step,
-                    **{key: round(sum(p[key] for p in window) / len(window), 6) for key in window[0]},
-                    "learning_rate": rate,
-                    "gradient_norm": round(norm, 4),
-                    "images_per_second": round(images / (time.monotonic() - window_started), 2),
-                    "seconds": round(seconds_before + time.monotonic() - started, 1),
-                }
-                window = []
-                if first and (step % loop.preview_every == 0 or step == loop.steps):
-                    entry |= _preview(task, average, run / "previews" / f"step-{step:08d}.png")
-                    model.train()
-                if first:
-                    log.write(json.dumps(entry) + "\n")
-                    log.flush()
-                bar.set_postfix(loss=f"{entry['loss']:.4f}", images=f"{entry['images_per_second']:.0f}/s")
-                window_started = time.monotonic()
-            if step % loop.checkpoint_every == 0 or step == loop.steps:
-                save()
-                last_saved = step
-                window_started = time.monotonic()
-    batches.close()
-    if step != last_saved:
-        save()
-    if not first:
-        return entry
-    if step == loop.steps:
-        task.export(average, run / "model")
-    else:
-        tqdm.write(
-            f"stopped at step {step} of {loop.steps}; the same command goes on from there", file=sys.stderr
+    def run(self) -> dict[str, Any]:
+        """Train to the last step, or until Ctrl-C, which leaves a checkpoint. Return the last log entry.
+
+        Raises:
+            SmaltiError: the loss is not finite, or the disk is full.
+        """
+        batches, loop, stopped, saved = self._batches(), self.loop, False, self.done
+        self.model.train()
+        self._started = self._window_started = time.monotonic()
+        log_path = self.folder / "log.jsonl"
+        with stop_on_interrupt() as stop, self._bar() as bar, log_path.open("a", encoding="utf-8") as log:
+            while self.done < loop.steps and not stopped:
+                stopped = self.step(batches, stop.requested)
+                bar.update()
+                last = self.done == loop.steps
+                if self.done % loop.log_every == 0 or last:
+                    self.log(log, preview=self.done % loop.preview_every == 0 or last)
+                    speed = f"{self.entry['images_per_second']:.0f}/s"
+                    bar.set_postfix(loss=f"{self.entry['loss']:.4f}", images=speed)
+                if self.done % loop.checkpoint_every == 0 or last:
+                    self.save()
+                    saved = self.done
+        batches.close()
+        if self.done != saved:
+            self.save()
+        if self.first and self.done == loop.steps:
+            self.task.export(self.average, self.folder / "model")
+        elif self.first:
+            message = f"stopped at step {self.done} of {loop.steps}; the same command goes on from there"
+            tqdm.write(message, file=sys.stderr)
+        return self.entry
+
+    def step(self, batches: Iterator[tuple[int, Any]], stop: bool = False) -> bool:
+        """Take one optimizer step.
+
+        Args:
+            batches: this process's batches with their numbers.
+            stop: whether this process was asked to stop.
+
+        Returns:
+            Whether any process was asked to stop.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
+        weight, sums = self._add_gradients(batches)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        add_up([weight, *gradients])
+        torch._foreach_div_(gradients, weight)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+        norm, weight, *values = _to_floats([norm, weight, *sums.values()])
+        numbers = add_up_numbers({**dict(zip(sums, values, strict=True)), "stop": float(stop)})
+        stopped = numbers.pop("stop") > 0
+        numbers["loss"] /= weight
+        if not math.isfinite(numbers["loss"]) or not math.isfinite(norm):
+            raise SmaltiError(
+                f"the loss is no longer finite at step {self.done}: lower optimizer.learning_rate"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        update_average(self.average, self.model, self.config.optimizer.ema_decay, self.done)
+        self.done += 1
+        self._window.append({**numbers, "gradient_norm": norm})
+        return stopped
+
+    def log(self, file: TextIO, preview: bool) -> None:
+        """Write the means since the last entry to the log, with a preview's measurements if there is one."""
+        names = [name for name in self._window[0] if name != "gradient_norm"]
+        images = len(self._window) * self.loop.accumulate * self.loop.batch_size
+        now = time.monotonic()
+        self.entry = {
+            "step": self.done,
+            **{name: round(sum(one[name] for one in self._window) / len(self._window), 6) for name in names},
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "gradient_norm": round(self._window[-1]["gradient_norm"], 4),
+            "images_per_second": round(images / (now - self._window_started), 2),
+            "seconds": round(self._seconds(), 1),
+        }
+        self._window = []
+        if self.first:
+            if preview:
+                self.entry |= self.preview()
+            file.write(json.dumps(self.entry) + "\n")
+            file.flush()
+        self._window_started = time.monotonic()
+
+    def preview(self) -> dict[str, float]:
+        """Write a sample grid and return what was measured on the way."""
+        self.model.eval()
+        path = self.folder / "previews" / f"step-{self.done:08d}.png"
+        with torch.no_grad():
+            measurements = self.task.preview(self.average, path)
+        self.model.train()
+        return measurements
+
+    def save(self) -> None:
+        """Write a checkpoint, in the first process."""
+        if self.first:
+            metadata = {"entry": self.entry, "seconds": self._seconds()}
+            save_checkpoint(
+                self.folder, self.done, self.model, self.average, self.optimizer, metadata, self._export
+            )
+        self._window_started = time.monotonic()
+
+    def _export(self, folder: Path) -> None:
+        self.task.export(self.average, folder)
+
+    def _add_gradients(
+        self, batches: Iterator[tuple[int, Any]]
+    ) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+        """Add the gradients of this process's share of a step, not normalised yet.
+
+        Returns:
+            The sum of weights, and the log's numbers: "loss" as a weighted sum, the others as this process's part of
+            their mean over all batches.
+        """
+        weight = torch.zeros((), device=self.device)
+        sums: dict[str, float | torch.Tensor] = {"loss": 0.0}
+        for _ in range(self.loop.accumulate // size()):
+            index, batch = next(batches)
+            with self._autocast():
+                loss = self.task.loss(batch, index, self.done)
+            loss.weighted_sum.backward()
+            weight += loss.weight
+            sums["loss"] += loss.weighted_sum.detach()
+            for name, value in loss.numbers.items():
+                sums[name] = sums.get(name, 0.0) + value / self.loop.accumulate
+        return weight, sums
+
+    def _resume(self) -> None:
+        """Go on from the latest checkpoint, if there is one, with the same weights in all processes."""
+        checkpoint = latest_checkpoint(self.folder)
+        if checkpoint:
+            metadata = load_checkpoint(checkpoint, self.model, self.average, self.optimizer)
+            self.done, self.entry = metadata["step"], metadata.get("entry", {})
+            self._seconds_before = metadata.get("seconds", 0.0)
+            if self.first:
+                _trim_log(self.folder / "log.jsonl", self.done)
+        take_from_first(list(self.model.parameters()))
+
+    def _batches(self) -> Iterator[tuple[int, Any]]:
+        """Return this process's batches of the remaining steps."""
+        accumulate = self.loop.accumulate
+        numbers = range(self.done * accumulate + rank(), self.loop.steps * accumulate, size())
+        return prefetch(self.task.batch, numbers, _MAKERS.get(self.device.type, 1))
+
+    def _bar(self) -> tqdm:
+        return tqdm(
+            total=self.loop.steps,
+            initial=self.done,
+            unit="step",
+            desc=self.folder.name,
+            dynamic_ncols=True,
+            disable=None if self.first else True,
         )
-    return entry
 
+    def _rate(self) -> float:
+        return learning_rate(self.config.optimizer, self.done, self.loop.steps)
 
-@torch.no_grad()
-def update_average(average: dict[str, torch.Tensor], model: nn.Module, decay: float, step: int) -> None:
-    """Exponential moving average of the weights, shorter at the start so that it forgets the random ones."""
-    decay = min(decay, (1 + step) / (10 + step))
-    values = model.state_dict()
-    floats = [name for name in average if average[name].is_floating_point()]
-    torch._foreach_lerp_([average[name] for name in floats], [values[name] for name in floats], 1 - decay)
+    def _seconds(self) -> float:
+        """Return the seconds that the run has taken, earlier parts of it included."""
+        return self._seconds_before + time.monotonic() - self._started
 
 
 def _autocast(loop: LoopConfig, device: torch.device) -> Callable[[], contextlib.AbstractContextManager]:
+    """Return a function that makes the context in which losses are computed."""
     if loop.precision == "bf16" or (loop.precision == "auto" and has_bf16(device)):
         return lambda: torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext
 
 
-def _preview(task: Task, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
-    task.model.eval()
-    with torch.no_grad():
-        return task.preview(average, path)
-
-
 def _to_floats(values: list[float | torch.Tensor]) -> list[float]:
-    """Numbers from wherever they are, with one wait for the device."""
+    """Return numbers from any device as floats, with one wait for the device."""
     return torch.stack(
         [torch.as_tensor(value, dtype=torch.float32).to(values[0]) for value in values]
     ).tolist()
 
 
-def _prefetch(batch: Callable[[int], Any], numbers: range, makers: int) -> Iterator[tuple[int, Any]]:
-    """Batches with their numbers, the next ones made in as many threads while one is in use."""
-    with ThreadPoolExecutor(makers, "batches") as pool:
-        left = iter(numbers)
-        ahead = deque((index, pool.submit(batch, index)) for index in itertools.islice(left, makers))
-        while ahead:
-            index, made = ahead.popleft()
-            current = made.result()
-            ahead.extend((later, pool.submit(batch, later)) for later in itertools.islice(left, 1))
-            yield index, current
-
-
 def _trim_log(path: Path, step: int) -> None:
-    """Drop log entries past `step`: the run that wrote them was killed before its next checkpoint."""
+    """Drop log entries past `step`, which a run wrote before it was killed."""
     if path.exists():
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         write_text_atomic(path, "".join(line + "\n" for line in kept))
-
-
-class _Stop:
-    requested = False
-
-
-@contextlib.contextmanager
-def _stop_on_interrupt() -> Iterator[_Stop]:
-    """Turn the first Ctrl-C (or SIGTERM) into a request that the loop answers after the current step."""
-    stop = _Stop()
-
-    def request(number: int, frame: object) -> None:
-        stop.requested = True
-        for name in previous:
-            signal.signal(name, previous[name])
-
-    try:
-        previous = {name: signal.signal(name, request) for name in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, so there is no Ctrl-C to catch
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for name, handler in previous.items():
-            signal.signal(name, handler)

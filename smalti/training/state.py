@@ -20,7 +20,7 @@ _PREFIX = "checkpoint-"
 
 
 def latest_checkpoint(run: Path) -> Path | None:
-    """The newest whole checkpoint of a run, or None."""
+    """Return the newest complete checkpoint of a run, or None."""
     found = sorted(path for path in run.glob(_PREFIX + "*") if path.is_dir() and path.suffix != ".tmp")
     return found[-1] if found else None
 
@@ -31,16 +31,18 @@ def save_checkpoint(
     model: nn.Module,
     average: dict[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     export: Callable[[Path], None],
 ) -> Path:
     """Write a checkpoint folder under a temporary name, rename it, then drop the older ones.
 
     Args:
-        step: steps done so far.
-        average: the moving average of the weights, by name.
-        facts: what the log should go on from; stored as JSON beside the step.
-        export: writes a loadable model folder from the averaged weights into the path it is given.
+        run: folder of the run.
+        step: number of steps done.
+        model, optimizer: what is trained, and its optimizer.
+        average: moving average of the weights, by name.
+        metadata: what the log goes on from; stored as JSON beside the step.
+        export: function that writes a loadable model folder to the path that it is given.
 
     Raises:
         SmaltiError: the disk is full or the folder cannot be written; earlier checkpoints stay.
@@ -54,7 +56,7 @@ def save_checkpoint(
         save_file(_plain(average), temporary / "average.safetensors")
         save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
         export(temporary / "model")
-        write_json_atomic(temporary / "state.json", {"step": step, **facts})
+        write_json_atomic(temporary / "state.json", {"step": step, **metadata})
         older = [path for path in run.glob(_PREFIX + "*") if path != temporary]
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
@@ -69,7 +71,7 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, model: nn.Module, average: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Restore model, average and optimizer in place and return the stored facts (`step` among them).
+    """Restore model, average and optimizer in place, and return the stored metadata (`step` among them).
 
     Raises:
         SmaltiError: the checkpoint belongs to another model, or a file in it is damaged.
@@ -86,13 +88,13 @@ def load_checkpoint(
                 if f"{name}|{key}" in moments
             }
             if state:
-                # The fused optimizer walks through memory, so moments must be laid out as their parameter is.
+                # The fused optimizer walks through memory, so moments need the memory layout of their parameter.
                 moments_of = {
                     key: torch.empty_like(parameter).copy_(value)
                     for key, value in state.items()
                     if key != "step"
                 }
-                # It wants the number of the step beside the parameter, too.
+                # It also needs the step number on the parameter's device.
                 optimizer.state[parameter] = {"step": state["step"].to(parameter.device), **moments_of}
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -101,6 +103,7 @@ def load_checkpoint(
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return the optimizer's state by parameter and key."""
     tensors = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -109,5 +112,5 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 
 def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Contiguous copies on the CPU: channels-last weights would otherwise be refused."""
+    """Return contiguous copies on the CPU, because safetensors refuses channels-last weights."""
     return {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}

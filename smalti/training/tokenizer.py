@@ -1,62 +1,34 @@
-"""Training of the image tokenizer: reconstruct pictures through a codebook that is all in use."""
+"""Training of the image tokenizer: reconstruct images through a codebook whose codes are all in use."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smalti.data.sources import make_source, source_batch, stack_images
+from smalti.common.images import save_grid
+from smalti.common.randomness import stream
+from smalti.data.sources import source_batch, stack_images
 from smalti.errors import SmaltiError
 from smalti.storage.folder import load_image_tokenizer, save_image_tokenizer
-from smalti.training.config import TokenizerRunConfig, check_model_keys
+from smalti.training.config import TokenizerRunConfig
 from smalti.training.distribution import size, spread, take_from_first
-from smalti.training.loop import train
-from smalti.training.preview import save_grid
+from smalti.training.loop import BatchLoss, Trainer
+from smalti.training.reading import check_model_keys
 from smalti.vq.config import VQConfig
 from smalti.vq.discriminator import PatchDiscriminator
+from smalti.vq.fidelity import measure_fidelity
 from smalti.vq.groups import CodeGroups
 from smalti.vq.kmeans import kmeans
+from smalti.vq.quantizer import Quantized
 from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
-from smalti.worlds.scenes.world import Scenes
 
-_VALIDATION_PICTURES = 64
-_SEEDING_PICTURES = 1024
-_ALIKE = 4  # codes, itself among them, that one may be taken for
-
-
-def psnr(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio of each pair in dB: two (B, 3, H, W) uint8 → (B,) float32."""
-    error = (images.float() - others.float()).square().flatten(1).mean(dim=1)
-    return 10 * torch.log10(255.0**2 / error.clamp_min(1e-10))
-
-
-@torch.no_grad()
-def measure(tokenizer: ImageTokenizer, images: torch.Tensor, batch_size: int = 16) -> dict[str, float]:
-    """Round-trip fidelity over pictures (N, 3, H, W) uint8.
-
-    Returns:
-        `psnr` in dB (mean over pictures), `psnr_pooled` in dB (of the mean squared error over all pictures),
-        `codes_used` (share of the codebook that these pictures use) and `perplexity` (of the distribution of codes).
-    """
-    values, counts = [], torch.zeros(tokenizer.config.codebook_size)
-    device = tokenizer.device
-    for part in images.split(batch_size):
-        tokens = tokenizer.from_pixels(part.to(device))
-        values.append(psnr(part, tokenizer.to_pixels(tokens).cpu()))
-        counts += torch.bincount(tokens.flatten().cpu(), minlength=len(counts))
-    share = counts / counts.sum()
-    decibels = torch.cat(values)
-    return {
-        "psnr": round(float(decibels.mean()), 3),
-        "psnr_pooled": round(float(-10 * torch.log10((10 ** (-decibels / 10)).mean())), 3),
-        "codes_used": round(float((counts > 0).float().mean()), 4),
-        "perplexity": round(math.exp(float(-(share * share.clamp_min(1e-12).log()).sum())), 1),
-    }
+_VALIDATION_IMAGES = 64
+_SEEDING_IMAGES = 1024
+_NEAREST = 4  # codes, itself among them, that code noise replaces a code by
 
 
 class TokenizerWithDiscriminator(nn.Module):
@@ -69,20 +41,15 @@ class TokenizerWithDiscriminator(nn.Module):
 
 
 class TokenizerTask:
-    """What the shared loop needs to know to train an image tokenizer."""
+    """What the trainer needs to know to train an image tokenizer.
+
+    Raises:
+        SmaltiError: settings do not fit together, or `start_from` does not fit them.
+    """
 
     def __init__(self, config: TokenizerRunConfig) -> None:
         self.config = config
-        check_model_keys(config.model, {field.name for field in dataclasses.fields(VQConfig)})
-        if config.decoder_only and not config.start_from:
-            raise SmaltiError("decoder_only needs start_from, the image tokenizer whose decoder learns")
-        downscale = VQConfig.from_dict(config.model).downscale
-        if config.crop is not None and (config.crop % downscale or config.crop > config.data.size):
-            raise SmaltiError(
-                f"crop must be a multiple of {downscale} up to data.size ({config.data.size}), not {config.crop}"
-            )
-        if config.code_noise and not config.decoder_only:
-            raise SmaltiError("code_noise goes with decoder_only")
+        check_settings(config)
         torch.manual_seed(config.seed)
         tokenizer = ImageTokenizer(VQConfig.from_dict(config.model))
         if config.start_from:
@@ -93,49 +60,42 @@ class TokenizerTask:
             for part in (tokenizer.encoder, tokenizer.quant_conv, tokenizer.quantize):
                 part.requires_grad_(False)
             codebook = tokenizer.quantize.embedding.weight.detach()
-            self.alike = CodeGroups.from_neighbours(codebook, min(_ALIKE, len(codebook))).ids
+            self.nearest = CodeGroups.from_neighbours(codebook, min(_NEAREST, len(codebook))).ids
         adversary = config.loss.discriminator
         self.model = TokenizerWithDiscriminator(
             tokenizer.to(memory_format=torch.channels_last),
             PatchDiscriminator(adversary.channels) if adversary else None,
         )
-        self.source = make_source(config.data)
-        if config.data.kind == "scenes":
-            unseen = Scenes(seed=config.data.seed, size=config.data.size, split="test")
-            samples = [unseen[index] for index in range(_VALIDATION_PICTURES)]
-        else:
-            samples = source_batch(self.source, 0, min(_VALIDATION_PICTURES, len(self.source)), seed=-1)
-        self.validation = stack_images(samples)
+        self.source = config.data.training()
+        self.validation = self.validation_images()
+
+    def validation_images(self) -> torch.Tensor:
+        """Return unseen images (N, 3, H, W) uint8, or images of the data where all of them are trained on."""
+        unseen = self.config.data.unseen()
+        if unseen is not None:
+            return stack_images([unseen[index] for index in range(_VALIDATION_IMAGES)])
+        count = min(_VALIDATION_IMAGES, self.source.length or _VALIDATION_IMAGES)
+        return stack_images(source_batch(self.source, 0, count, seed=-1))
 
     def batch(self, index: int) -> torch.Tensor:
-        images = stack_images(source_batch(self.source, index, self.config.loop.batch_size, self.config.seed))
-        if self.config.crop is None:
+        """Return images (B, 3, H, W) uint8, cropped where the configuration asks for it."""
+        config = self.config
+        images = stack_images(source_batch(self.source, index, config.loop.batch_size, config.seed))
+        if config.crop is None:
             return images
-        generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + index) % 2**62 + 1)
-        side, downscale = self.config.crop, self.model.tokenizer.config.downscale
-        return torch.stack([busiest_part(image, side, downscale, generator) for image in images])
+        generator = stream(config.seed, "crop", index)
+        downscale = self.model.tokenizer.config.downscale
+        return torch.stack([busiest_part(image, config.crop, downscale, generator) for image in images])
 
-    def loss(
-        self, batch: torch.Tensor, index: int, step: int
-    ) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+    def loss(self, batch: torch.Tensor, index: int, step: int) -> BatchLoss:
+        """Return the loss of a batch, in which every image weighs 1."""
         weights = self.config.loss
         images = to_float(batch.to(self.config.loop.device)).contiguous(memory_format=torch.channels_last)
-        tokenizer = self.model.tokenizer
-        if self.config.decoder_only:
-            reconstruction, quantized = self.decoded(images, index), None
-        elif step < weights.quantize_after:
-            reconstruction, quantized = tokenizer.without_codes(images), None
-        else:
-            accumulate = self.config.loop.accumulate
-            if step == weights.quantize_after and index < (step * accumulate) + size():
-                # Every process sees the step's first batches, so all find the same codes.
-                self.seed_codes(step * accumulate)
-            tokenizer.quantize.normalize_codes()
-            reconstruction, quantized = tokenizer(images, weights.temperature)
+        reconstruction, quantized = self.reconstruct(images, index, step)
         reconstruction = reconstruction.float()
         difference = reconstruction - images
         l1, l2 = difference.abs().mean(), difference.square().mean()
-        # Differences of neighbours are linear, so those of the error are the error of those.
+        # Differences of neighbours are linear, so the error's differences are the error of the differences.
         edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
         total = weights.l1 * l1 + weights.l2 * l2 + weights.gradient * edges
         numbers = {
@@ -155,41 +115,58 @@ class TokenizerTask:
             own = self.model.discriminator.own_loss(images, reconstruction)
             total = total + started * (adversary.weight * fool + own)
             numbers |= {"fool": fool.detach(), "discriminator": own.detach()}
-        return total, numbers
+        weight = torch.tensor(float(len(images)), device=total.device)
+        return BatchLoss(total * weight, weight, numbers)
 
-    def decoded(self, images: torch.Tensor, index: int) -> torch.Tensor:
-        """What the decoder makes of a batch's tokens, some of them exchanged for one of their nearest codes."""
+    def reconstruct(
+        self, images: torch.Tensor, index: int, step: int
+    ) -> tuple[torch.Tensor, Quantized | None]:
+        """Return the reconstruction of a batch, and what the quantizer says where it learns."""
         tokenizer = self.model.tokenizer
-        # In float32, as pictures are encoded everywhere else: bf16 gives many tokens another id.
+        if self.config.decoder_only:
+            return self.decode_tokens(images, index), None
+        if step < self.config.loss.quantize_after:
+            return tokenizer.without_codes(images), None
+        accumulate = self.config.loop.accumulate
+        if step == self.config.loss.quantize_after and index < (step * accumulate) + size():
+            # Every process sees the step's first batches, so all of them find the same codes.
+            self.seed_codes(step * accumulate)
+        tokenizer.quantize.normalize_codes()
+        return tokenizer(images, self.config.loss.temperature)
+
+    def decode_tokens(self, images: torch.Tensor, index: int) -> torch.Tensor:
+        """Return what the decoder makes of a batch's tokens, some of them replaced by one of their nearest codes."""
+        tokenizer = self.model.tokenizer
+        # Images are encoded in float32 everywhere: bf16 gives many tokens another id.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             tokens = tokenizer.encode(images)
         if self.config.code_noise:
-            generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + index) % 2**62)
+            generator = stream(self.config.seed, "code_noise", index)
             noisy = torch.rand(tokens.shape, generator=generator) < self.config.code_noise
-            choice = torch.randint(self.alike.shape[1], tokens.shape, generator=generator)
-            others = self.alike[tokens.cpu(), choice]
+            choice = torch.randint(self.nearest.shape[1], tokens.shape, generator=generator)
+            others = self.nearest[tokens.cpu(), choice]
             tokens = torch.where(noisy.to(tokens.device), others.to(tokens.device), tokens)
         z = tokenizer.post_quant_conv(tokenizer.quantize.lookup(tokens))
         return tokenizer.decoder(z)
 
     @torch.no_grad()
     def seed_codes(self, index: int) -> None:
-        """Set the codes to the centers of k-means over the features of the next batches."""
+        """Set the codes to the centres of k-means over the features of the next batches."""
         tokenizer, device = self.model.tokenizer, self.config.loop.device
         features = [
             tokenizer.features(to_float(self.batch(index + ahead).to(device)))
             .permute(0, 2, 3, 1)
             .flatten(0, 2)
-            for ahead in range(-(-_SEEDING_PICTURES // self.config.loop.batch_size))
+            for ahead in range(-(-_SEEDING_IMAGES // self.config.loop.batch_size))
         ]
         points = F.normalize(torch.cat(features).float().cpu(), dim=1)
-        generator = torch.Generator().manual_seed(self.config.seed)
+        generator = stream(self.config.seed, "codes")
         centers, _ = kmeans(points, tokenizer.config.codebook_size, iterations=5, generator=generator)
         tokenizer.quantize.embedding.weight.copy_(centers)
         take_from_first([tokenizer.quantize.embedding.weight])
 
     def averaged(self, average: dict[str, torch.Tensor]) -> ImageTokenizer:
-        """A tokenizer with the averaged weights, on the CPU."""
+        """Return a tokenizer with the averaged weights, on the CPU."""
         prefix = "tokenizer."
         tokenizer = ImageTokenizer(self.model.tokenizer.config)
         tokenizer.load_state_dict(
@@ -200,25 +177,47 @@ class TokenizerTask:
         return tokenizer.eval()
 
     def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
+        """Write eight validation images above their reconstructions, and return the fidelity over all of them."""
         tokenizer = self.averaged(average)
         shown = self.validation[:8]
-        save_grid(
-            torch.cat([shown, to_uint8(tokenizer.decode(tokenizer.from_pixels(shown)))]), path, columns=8
-        )
-        return {f"validation_{key}": value for key, value in measure(tokenizer, self.validation).items()}
+        decoded = to_uint8(tokenizer.decode(tokenizer.from_pixels(shown)))
+        save_grid(torch.cat([shown, decoded]), path, columns=8)
+        fidelity = measure_fidelity(tokenizer, self.validation)
+        return {f"validation_{key}": value for key, value in fidelity.items()}
 
     def export(self, average: dict[str, torch.Tensor], folder: Path) -> None:
+        """Write the averaged tokenizer as a loadable folder."""
         save_image_tokenizer(self.averaged(average), folder, dtype=torch.bfloat16)
+
+
+def check_settings(config: TokenizerRunConfig) -> None:
+    """Raise SmaltiError if settings of a tokenizer's training do not fit together."""
+    check_model_keys(config.model, {field.name for field in dataclasses.fields(VQConfig)})
+    if config.decoder_only and not config.start_from:
+        raise SmaltiError("decoder_only needs start_from, the image tokenizer whose decoder learns")
+    downscale = VQConfig.from_dict(config.model).downscale
+    if config.crop is not None and (config.crop % downscale or config.crop > config.data.size):
+        raise SmaltiError(
+            f"crop must be a multiple of {downscale} up to data.size ({config.data.size}), not {config.crop}"
+        )
+    if config.code_noise and not config.decoder_only:
+        raise SmaltiError("code_noise needs decoder_only")
 
 
 def busiest_part(
     image: torch.Tensor, side: int, step: int, generator: torch.Generator, tries: int = 4
 ) -> torch.Tensor:
-    """Of some random parts of a picture (3, H, W) uint8 the one with the strongest edges: (3, side, side).
+    """Return the part of an image with the strongest edges among some random parts.
 
     Args:
-        side: in pixels, at most H and W.
-        step: places of parts are multiples of it.
+        image: (3, H, W) uint8.
+        side: side of the part in pixels, at most H and W.
+        step: unit in pixels of the parts' places.
+        generator: source of the places, on the CPU.
+        tries: number of random parts.
+
+    Returns:
+        (3, side, side) uint8.
     """
     parts = []
     for _ in range(tries):
@@ -231,7 +230,7 @@ def busiest_part(
 
 
 def start_from(tokenizer: ImageTokenizer, folder: str) -> None:
-    """Take the weights of another image tokenizer of the same shape.
+    """Load the weights of another image tokenizer of the same shape.
 
     Raises:
         SmaltiError: the folder has none, or one of another shape.
@@ -243,9 +242,9 @@ def start_from(tokenizer: ImageTokenizer, folder: str) -> None:
 
 
 def train_tokenizer(config: TokenizerRunConfig) -> dict[str, float]:
-    """Run or resume `smalti train-tokenizer`; returns the last log entry."""
+    """Run or resume `smalti train-tokenizer`, and return the last log entry."""
     return spread(_run, config)
 
 
 def _run(config: TokenizerRunConfig) -> dict[str, float]:
-    return train(TokenizerTask(config), config)
+    return Trainer(TokenizerTask(config), config).run()

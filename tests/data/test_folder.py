@@ -156,7 +156,7 @@ def test_wrong_metadata_is_named(tmp_path: Path, line: str, named: str) -> None:
 def test_wrong_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(SmaltiError, match="is not a folder"):
         ImageFolder(tmp_path / "none", 16)
-    with pytest.raises(SmaltiError, match="no readable picture"):
+    with pytest.raises(SmaltiError, match="no readable image"):
         ImageFolder(tmp_path, 16)
     picture = save(tmp_path / "a.png", plain(), None)
     with pytest.raises(SmaltiError, match=r"a\.png has no caption"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 
 import pytest
-import smalti.loading
 import torch
 from folders import write_tiny_model
 from release import CUT, CUT_VQ, write_release
@@ -14,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import smalti
+import smalti.loading
 import smalti.runtime.memory
 import smalti.storage.loading
 from smalti.errors import SmaltiError

@@ -1,8 +1,8 @@
-"""What captions say: GenEval's metadata turned into plain English, in several wordings.
+"""Captions of scenes: GenEval's metadata in plain English, in several wordings.
 
 Metadata is GenEval's: `{"tag": ..., "include": [{"class": "circle", "count": 1, "color": "red", "position":
-["left of", 0]}], "exclude": [...]}`, where `color` and `position` are optional and `position` names a
-relation and the index of the entry that it is relative to.
+["left of", 0]}], "exclude": [...]}`. `color` and `position` are optional. `position` names a relation and the index of
+the entry that it refers to.
 """
 
 from __future__ import annotations
@@ -27,14 +27,19 @@ _BACKGROUND_SHARE = 0.25
 
 
 def plural(shape: str) -> str:
-    """`circle` to `circles`, `cross` to `crosses`, `leaf` to `leaves`."""
+    """Return the plural of a shape's name.
+
+    Example:
+        >>> plural("cross"), plural("leaf")
+        ('crosses', 'leaves')
+    """
     if shape in _PLURALS:
         return _PLURALS[shape]
     return shape + ("es" if shape.endswith("s") else "s")
 
 
 def noun_phrase(entry: dict[str, Any], size_word: str = "") -> str:
-    """One entry of `include` in words: "a red circle", "an arrow", "three large squares"."""
+    """Return one entry of `include` in words: "a red circle", "an arrow", "three large squares"."""
     shape, count, color = entry["class"], entry["count"], entry.get("color", "")
     if entry.get("right_color"):
         color = f"{color} and {entry['right_color']}"
@@ -46,17 +51,19 @@ def noun_phrase(entry: dict[str, Any], size_word: str = "") -> str:
 
 
 def geneval_prompt(metadata: dict[str, Any]) -> str:
-    """The one wording that GenEval uses: "a photo of a red circle left of a blue square"."""
+    """Return GenEval's wording: "a photo of a red circle left of a blue square"."""
     return "a photo of " + _subject(metadata, [noun_phrase(entry) for entry in metadata["include"]])
 
 
 def write_caption(
     metadata: dict[str, Any], random: Random, *, background: str | None = None, size_word: str = ""
 ) -> str:
-    """A caption of a scene, in one of several wordings.
+    """Return a caption of a scene, in one of several wordings.
 
     Args:
-        background: its name, mentioned in about a quarter of the captions.
+        metadata: GenEval's metadata of the scene.
+        random: source of the wording.
+        background: name of the background, mentioned in about a quarter of the captions; None is never mentioned.
         size_word: "small" or "large" for a scene's only object, or "".
     """
     phrases = [noun_phrase(entry, size_word) for entry in metadata["include"]]
@@ -73,7 +80,7 @@ def write_caption(
 
 
 def _subject(metadata: dict[str, Any], phrases: list[str], random: Random | None = None) -> str:
-    """Join noun phrases; without `random`, in the plainest wording."""
+    """Join noun phrases, in the plainest wording without `random`."""
     for entry, phrase in zip(metadata["include"], phrases, strict=True):
         if "position" in entry:
             relation, reference = entry["position"]

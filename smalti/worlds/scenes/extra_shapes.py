@@ -1,7 +1,7 @@
 """More shapes, for variety in training: forty by name, and random blobs without end.
 
-They are signed distance functions as in `smalti.worlds.scenes.shapes`. Nothing is scored on them. A model that has seen
-few shapes in every colour learns each pair of the two by heart; one that has seen many has to learn what a colour is.
+They are signed distance functions as in `smalti.worlds.scenes.shapes`, and no score counts them. A model that sees few
+shapes learns every pair of shape and colour by heart. A model that sees many shapes must learn what a colour is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Field = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def polygon(*corners: tuple[float, float]) -> Field:
-    """The field of a polygon: distance to its nearest side, negative inside (even-odd rule)."""
+    """Return the field of a polygon: distance to its nearest side, negative inside (even-odd rule)."""
     points = np.array(corners, dtype=np.float32)
 
     def field(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -38,50 +38,50 @@ def polygon(*corners: tuple[float, float]) -> Field:
 
 
 def regular(sides: int, turn: float = 0.0) -> Field:
-    """A regular polygon in the circle of radius 1, its first corner `turn` degrees from the top."""
+    """Return a regular polygon in the circle of radius 1, its first corner `turn` degrees from the top."""
     angles = (math.radians(turn - 90 + 360 * side / sides) for side in range(sides))
     return polygon(*((math.cos(angle), math.sin(angle)) for angle in angles))
 
 
 def disc(x0: float, y0: float, radius: float) -> Field:
-    """A disc around (x0, y0)."""
+    """Return a disc around (x0, y0)."""
     return lambda x, y: np.hypot(x - np.float32(x0), y - np.float32(y0)) - np.float32(radius)
 
 
 def union(*parts: Field) -> Field:
-    """What is in any of the parts."""
+    """Return what is in any of the parts."""
     return lambda x, y: np.minimum.reduce([part(x, y) for part in parts])
 
 
 def common(*parts: Field) -> Field:
-    """What is in all of the parts."""
+    """Return what is in all of the parts."""
     return lambda x, y: np.maximum.reduce([part(x, y) for part in parts])
 
 
 def without(whole: Field, part: Field) -> Field:
-    """What is in the whole and not in the part."""
+    """Return what is in the whole and not in the part."""
     return lambda x, y: np.maximum(whole(x, y), -part(x, y))
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Field:
-    """A rectangle."""
+    """Return a rectangle."""
     return polygon((left, top), (right, top), (right, bottom), (left, bottom))
 
 
 def box_union(*boxes: tuple[float, float, float, float]) -> Field:
-    """What is in any of the rectangles."""
+    """Return what is in any of the rectangles."""
     return union(*(box(*corners) for corners in boxes))
 
 
 def box_at(degrees: float, distance: float, half: float) -> Field:
-    """A square of half side `half` whose centre lies so far from the middle, turned with it."""
+    """Return a square of half side `half` at `distance` from the middle, turned by `degrees` around it."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     corners = ((distance + a * half, b * half) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1)))
     return polygon(*((x * cos - y * sin, x * sin + y * cos) for x, y in corners))
 
 
 def _mirrored(*right: tuple[float, float]) -> Field:
-    """A polygon of the corners of its right half, from top to bottom, and their mirror images."""
+    """Return a polygon of the corners of its right half, from top to bottom, and their mirror images."""
     return polygon(*right, *((-x, y) for x, y in reversed(right) if x))
 
 
@@ -163,7 +163,7 @@ EXTRA_SHAPES: dict[str, Field] = {
 
 
 def resembles(field: Field) -> frozenset[str]:
-    """Which of the ten shapes this one could be taken for: made equally large, the two share three quarters."""
+    """Return which of the ten shapes a shape resembles: at equal size, the two share three quarters of their area."""
     mask = _centred(field)
     if not mask.any():
         return frozenset()
@@ -181,7 +181,7 @@ def _masks() -> dict[str, np.ndarray]:
 
 
 def _centred(field: Field, side: int = 48) -> np.ndarray:
-    """(side, side) bool: what is inside, its bounding box in the middle and its longer side as long as the mask's."""
+    """Return (side, side) bool, the shape's inside, scaled so that its bounding box fills the mask."""
     axis = (np.arange(side, dtype=np.float32) + 0.5) * 2 / side - 1
     inside = field(axis[None, :], axis[:, None]) < 0
     if not inside.any():
@@ -194,7 +194,7 @@ def _centred(field: Field, side: int = 48) -> np.ndarray:
 
 @lru_cache(1024)
 def blob(number: int) -> Field:
-    """A random outline, of which every number has its own: with straight edges in all directions, steps or bows."""
+    """Return a random outline that depends on the number alone: a polygon, steps or arcs."""
     random = Random(f"smalti blob {number}")
     kind = random.randrange(3)
     if kind == 0:
@@ -222,6 +222,6 @@ def blob(number: int) -> Field:
 
 
 def _random_box(random: Random) -> tuple[float, float, float, float]:
-    """Around the middle, so that several hang together."""
+    """Return a box around the middle, so that several of them are connected."""
     left, top, right, bottom = (random.uniform(0.1, 0.98) for _ in range(4))
     return -left, -top, right, bottom

@@ -1,7 +1,7 @@
-"""Where the objects of a scene go: inside the picture, apart from each other, and as the relation demands.
+"""Places of a scene's objects: inside the image, apart from each other, and as the relation demands.
 
-Everything is in fractions of the picture's side; a box is `(x, y, size)` with its centre and its side. With a lattice
-of L, centres are multiples of 1/L and sides multiples of 2/L, so that the edges of boxes are multiples of 1/L too.
+All lengths are fractions of the image's side. A box is `(x, y, size)`, its centre and its side. With a lattice of L,
+centres are multiples of 1/L and sides multiples of 2/L. The edges of boxes are then multiples of 1/L too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from random import Random
 
 MARGIN = 0.03
-"""Least distance of a box from the picture's edge."""
+"""Least distance of a box from the image's edge."""
 
 GAP = 0.04
 """Least distance between two boxes."""
@@ -33,15 +33,15 @@ _BOX_TRIES = 12
 
 
 def draw_size(count: int, random: Random, lattice: int | None = None) -> float:
-    """A side within `SIZES` for one of `count` objects."""
+    """Return a random side within `SIZES` for one of `count` objects."""
     return _between(*SIZES[count], random, lattice and lattice / 2)
 
 
 def place(sizes: list[float], random: Random, lattice: int | None = None) -> list[Box]:
-    """Put boxes of these sides (one to four, each within `SIZES`) at random places, `GAP` apart.
+    """Return boxes of these sides (one to four, each within `SIZES`) at random places, `GAP` apart.
 
-    Rejection sampling with few tries; when they fail, a layout in halves or quarters of the picture, in which
-    boxes of the sizes allowed always fit. So it ends in bounded time.
+    A few tries of rejection sampling come first. If they fail, every box gets a quarter of the image, where boxes of
+    the allowed sizes always fit. The time is therefore bounded.
     """
     for _ in range(_LAYOUT_TRIES):
         boxes: list[Box] = []
@@ -62,14 +62,14 @@ def place(sizes: list[float], random: Random, lattice: int | None = None) -> lis
 def place_related(
     relation: str, sizes: tuple[float, float], random: Random, lattice: int | None = None
 ) -> tuple[Box, Box]:
-    """Boxes of a reference and of the object that is `relation` it ("left of", "right of", "above", "below").
+    """Return the boxes of a reference and of the object that is "left of", "right of", "above" or "below" it.
 
-    Along the relation's axis the boxes are `GAP` apart; across it, the centres differ by at most half as
-    much as along it, so that a reader (and GenEval's rule) sees one relation and no other.
+    Along the relation's axis the boxes are `GAP` apart. Across it, the centres differ by at most half as much, so that
+    people and GenEval's rule see one relation only.
     """
     reference, related = sizes
     dx, dy = RELATIONS[relation]
-    # Along the axis one box comes first; where it may be depends on how far on the other one is.
+    # Along the axis one box comes first; the distance to the other one limits its place.
     first, second = (reference, related) if dx + dy > 0 else (related, reference)
     low, high = _inside(MARGIN + first / 2, 1 - MARGIN - second / 2, lattice)
     step = _between((first + second) / 2 + GAP, high - low, random, lattice)
@@ -88,7 +88,7 @@ def place_related(
 
 
 def _between(low: float, high: float, random: Random, lattice: float | None) -> float:
-    """A random number from low to high; with a lattice, a multiple of 1/lattice."""
+    """Return a random number from low to high, a multiple of 1/lattice if there is one."""
     if lattice is None:
         return random.uniform(low, high)
     low, high = _inside(low, high, lattice)
@@ -96,10 +96,10 @@ def _between(low: float, high: float, random: Random, lattice: float | None) -> 
 
 
 def _inside(low: float, high: float, lattice: float | None) -> tuple[float, float]:
-    """The interval, shrunk to where the lattice's first and last points in it are."""
+    """Return the interval from the lattice's first point in it to the last."""
     if lattice is None:
         return low, high
-    # The lattice's own points must not be lost to rounding.
+    # Rounding must not lose points of the lattice.
     return math.ceil(low * lattice - 1e-9) / lattice, math.floor(high * lattice + 1e-9) / lattice
 
 
@@ -108,7 +108,7 @@ def _apart(a: Box, b: Box) -> bool:
 
 
 def _place_in_cells(sizes: list[float], random: Random, lattice: int | None = None) -> list[Box]:
-    """Each box at a random place in a quarter of the picture that it has for itself."""
+    """Return boxes at random places, each in a quarter of the image that no other box has."""
     boxes: list[Box] = []
     for cell, size in zip(random.sample(range(4), len(sizes)), sizes, strict=True):
         near, far = MARGIN + size / 2, 0.5 - GAP / 2 - size / 2

@@ -15,7 +15,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "white": (254, 254, 254),
 }
 
-# Their names are no colour words of objects, so that "on a sky background" never reads as a blue object.
+# No background has the name of an object's colour, so "on a sky background" never reads as a blue object.
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "grey": (186, 188, 190),
     "beige": (212, 196, 164),

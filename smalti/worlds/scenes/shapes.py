@@ -1,9 +1,8 @@
 """The ten shapes of scenes as signed distance functions.
 
-Each function takes coordinates in the shape's own square, x to the right (1, w) and y downwards (h, 1), both
-float32 from -1 to 1, and returns an (h, w) float32 field: negative inside, zero on the edge, positive
-outside, with slope 1 across the edge, which is all that anti-aliasing needs. Shapes are centred by their
-bounding box and are never turned.
+Each function takes float32 coordinates from -1 to 1 in the shape's own square: x to the right (1, w) and y downwards
+(h, 1). It returns an (h, w) float32 field that is negative inside, zero on the edge and positive outside. The field has
+slope 1 across the edge, which anti-aliasing needs. Shapes are centred by their bounding box and are never turned.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 
 
 def _half_plane(x: np.ndarray, y: np.ndarray, degrees: float, offset: float) -> np.ndarray:
-    """Distance to a line `offset` from the centre whose outward normal is at `degrees` (0 right, 90 down)."""
+    """Return the distance to a line `offset` from the centre, with its normal at `degrees` (0 right, 90 down)."""
     angle = math.radians(degrees)
     return (x * np.float32(math.cos(angle)) - np.float32(offset)) + y * np.float32(math.sin(angle))
 
@@ -29,7 +28,7 @@ def _circle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    # 0.9 of the square it may fill: beside a circle of the same size it then looks as large.
+    # It fills 0.9 of its square, and so looks as large as a circle of the same size.
     return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.9)
 
 

@@ -1,0 +1,120 @@
+"""Self-generated inputs: the model fills some masks itself and learns to revise what it filled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from smalti.model.denoiser import Denoiser
+from smalti.model.prompt import PromptBatch
+from smalti.objective.corruption import Corrupted
+from smalti.ops.sample import sample_tokens
+
+
+@torch.no_grad()
+def fill_with_samples(
+    denoiser: Denoiser,
+    corrupted: Corrupted,
+    prompt: PromptBatch,
+    *,
+    share: float,
+    passes: int,
+    order: Sequence[int] = (),
+    generator: torch.Generator,
+) -> Corrupted:
+    """Let the denoiser fill part of the masks of some grids by sampling at temperature 1.
+
+    Random wrong tokens look like nothing that a sampler fills. Self-generated tokens look exactly like it: each is
+    likely, and several are wrong together. Filled positions become visible, so the loss asks for the true token there
+    with the weight of visible tokens.
+
+    Args:
+        denoiser: the model in its present state. It gets no gradient here.
+        corrupted: tokens and masked (B, h, w), on the denoiser's device.
+        prompt: B prompts.
+        share: probability that masks of a grid are filled. The filled fraction of its masks is uniform over (0, 1).
+        passes: number of passes of the denoiser. Each fills an equal part and sees what earlier passes filled.
+        order: n raster indices, or () to fill masks anywhere. With an order, masks are filled as a sampler with that
+            order fills them, and at most as many as there are visible tokens. A grid without visible tokens stays as
+            it is, because any sample could be right there.
+        generator: source of every draw, on the CPU.
+
+    Returns:
+        A new batch; `corrupted` stays as it is.
+    """
+    tokens, masked = corrupted
+    B, h, w = tokens.shape
+    device = tokens.device
+    # Every grid gets its draws, chosen or not, so that a grid's numbers do not depend on the others.
+    chosen = torch.rand(B, generator=generator) < share
+    fraction = torch.rand(B, 1, 1, generator=generator)
+    place = torch.rand(B, h, w, generator=generator)
+    uniform = torch.rand(B, h, w, generator=generator)
+    images = chosen.nonzero()[:, 0].to(device)
+    if len(images) == 0:
+        return corrupted
+    place = _places_in_order(masked.cpu(), fraction, order) if order else place / fraction
+    place, uniform = place[chosen].to(device), uniform[chosen].to(device)
+    part, still = _fill(
+        denoiser, tokens[images], masked[images], prompt.select(images), place, uniform, passes
+    )
+    tokens, masked = tokens.clone(), masked.clone()
+    tokens[images], masked[images] = part, still
+    return Corrupted(tokens, masked)
+
+
+def _fill(
+    denoiser: Denoiser,
+    tokens: torch.Tensor,
+    masked: torch.Tensor,
+    prompt: PromptBatch,
+    place: torch.Tensor,
+    uniform: torch.Tensor,
+    passes: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill the masks whose place is below 1, a slice of them in each pass.
+
+    Args:
+        denoiser: the model in its present state.
+        tokens, masked: (B, h, w) int64 and bool.
+        prompt: B prompts.
+        place, uniform: (B, h, w) float; when a mask is filled, and the number that draws its token.
+        passes: number of passes.
+
+    Returns:
+        The tokens, and the positions that are still masked.
+    """
+    for index in range(passes):
+        now = masked & (place < (index + 1) / passes)
+        rows = now.flatten().nonzero()[:, 0]
+        if len(rows) == 0:
+            continue
+        choice = sample_tokens(
+            denoiser(tokens, prompt).flatten(0, 1)[rows],
+            denoiser.head,
+            uniform.flatten()[rows],
+            hidden_uncond=None,
+            guidance_scale=0.0,
+            temperature=1.0,
+        )
+        tokens = tokens.flatten().scatter(0, rows, choice.candidate).view(tokens.shape)
+        masked = masked & ~now
+    return tokens, masked
+
+
+def _places_in_order(masked: torch.Tensor, fraction: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+    """Return (B, h, w) floats that grow along `order` and are below 1 at the masks to fill.
+
+    Args:
+        masked: (B, h, w) bool.
+        fraction: (B, 1, 1) float, filled fraction of the largest number of masks that may be filled.
+        order: n raster indices.
+    """
+    B, h, w = masked.shape
+    order = torch.tensor(order)
+    in_order = masked.flatten(1)[:, order]
+    most = torch.minimum(in_order.sum(dim=1), (~in_order).sum(dim=1))[:, None]
+    count = (fraction.flatten(1) * most).ceil()
+    place = (in_order.cumsum(dim=1) - 0.5) / count  # infinite where nothing may be filled
+    return torch.empty(B, h * w).scatter(1, order.expand(B, -1), place).view(B, h, w)

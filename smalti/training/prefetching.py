@@ -1,0 +1,21 @@
+"""Batches that threads make while another one is in use."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+
+def prefetch(batch: Callable[[int], Any], numbers: range, makers: int) -> Iterator[tuple[int, Any]]:
+    """Yield batches with their numbers, while `makers` threads make the next ones."""
+    with ThreadPoolExecutor(makers, "batches") as pool:
+        left = iter(numbers)
+        ahead = deque((index, pool.submit(batch, index)) for index in itertools.islice(left, makers))
+        while ahead:
+            index, made = ahead.popleft()
+            current = made.result()
+            ahead.extend((later, pool.submit(batch, later)) for later in itertools.islice(left, 1))
+            yield index, current

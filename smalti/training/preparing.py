@@ -1,0 +1,253 @@
+"""What a denoiser's training needs before its first step: read, encoded, trained or made from a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from smalti.common.devices import find_device
+from smalti.common.randomness import stream
+from smalti.data.cache import TokenCache
+from smalti.errors import SmaltiError
+from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
+from smalti.model.denoiser import Denoiser
+from smalti.model.prompt import TextTokenizer, train_text_tokenizer
+from smalti.model.words import WORDS_FILE, caption_words
+from smalti.objective.masking import Mixture
+from smalti.runtime.compiling import check_compiler, compile_layers
+from smalti.storage.folder import load_config, load_denoiser, load_image_tokenizer
+from smalti.training.caching import fingerprint, make_cache
+from smalti.training.codes import add_code_networks
+from smalti.training.config import DenoiserRunConfig
+from smalti.training.distribution import first_alone
+from smalti.training.reading import check_model_keys
+from smalti.training.state import latest_checkpoint
+from smalti.vq.groups import CodeGroups, file_name
+from smalti.vq.tokenizer import ImageTokenizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DenoiserParts:
+    """The parts of a denoiser's training.
+
+    Attributes:
+        image_tokenizer: the trained image tokenizer, on the CPU.
+        text: the text tokenizer.
+        text_json: content of its tokenizer.json.
+        cache: the training images as tokens, with captions.
+        counts: (V,) int64, number of tokens of the cache that have each code.
+        grid: height and width of the token grid.
+        masking: the mixture of masking rules.
+        group_weights: weight of each grouping of grouped cross-entropy, by its number of groups.
+        groups: the groupings, in the same order.
+        model_config: configuration of the denoiser.
+        model: the denoiser with its starting weights, on the CPU.
+        words: words of all captions that this model and its predecessors were trained on.
+    """
+
+    image_tokenizer: ImageTokenizer
+    text: TextTokenizer
+    text_json: str
+    cache: TokenCache
+    counts: torch.Tensor
+    grid: tuple[int, int]
+    masking: Mixture
+    group_weights: dict[int, float]
+    groups: list[CodeGroups]
+    model_config: DenoiserConfig
+    model: Denoiser
+    words: list[str]
+
+
+def prepare(config: DenoiserRunConfig) -> DenoiserParts:
+    """Read, encode, train and make the parts that a configuration asks for.
+
+    Raises:
+        SmaltiError: parts are missing or damaged, or do not fit the configuration.
+    """
+    image_tokenizer = load_image_tokenizer(config.tokenizer)
+    grid = _find_grid(config, image_tokenizer)
+    masking = Mixture.parse(config.objective.masking)
+    masking.check(*grid)
+    weights = _find_group_weights(config, image_tokenizer)
+    # A wrong model is named here, because encoding the images takes minutes.
+    make_model_config(config, image_tokenizer, weights, config.text.vocab_size)
+    with first_alone():
+        cache = make_cache(config, image_tokenizer)
+        groups = [_make_groups(config, image_tokenizer, number) for number in weights]
+        text_path = _find_text_tokenizer(config, cache)
+    counts = torch.bincount(cache.tokens.flatten(), minlength=image_tokenizer.config.codebook_size)
+    text = TextTokenizer.from_file(text_path)
+    model_config = make_model_config(config, image_tokenizer, weights, text.vocab_size)
+    return DenoiserParts(
+        image_tokenizer=image_tokenizer,
+        text=text,
+        text_json=text_path.read_text(encoding="utf-8"),
+        cache=cache,
+        counts=counts,
+        grid=grid,
+        masking=masking,
+        group_weights=weights,
+        groups=groups,
+        model_config=model_config,
+        model=_make_model(config, model_config, image_tokenizer, counts),
+        words=_find_words(config, cache),
+    )
+
+
+def make_model_config(
+    config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, weights: dict[int, float], vocab_size: int
+) -> DenoiserConfig:
+    """Return the configuration's `model` section, completed by what follows from the other sections."""
+    known = {field.name for field in dataclasses.fields(DenoiserConfig)} - {"rope"} | {"rope_parameters"}
+    check_model_keys(config.model, known)
+    return DenoiserConfig.from_dict(
+        {
+            "model_type": MODEL_TYPE,
+            "codebook_size": image_tokenizer.config.codebook_size,
+            "vocab_size": vocab_size,
+            "image_size": config.data.size,
+            "mm_vqvae": "vq",
+            "flip_ratio": config.objective.flip_ratio,
+            "prompt_drop_rate": config.objective.prompt_drop_rate,
+            "gen_edit_loss_weight": config.objective.edit_loss_weight,
+            "group_ce_weight": format_group_weights(weights),
+            **config.model,
+        }
+    )
+
+
+def codebook_of(image_tokenizer: ImageTokenizer) -> torch.Tensor:
+    """Return the codes of an image tokenizer, (V, C) float."""
+    return image_tokenizer.quantize.embedding.weight.detach()
+
+
+@torch.no_grad()
+def init_codes(denoiser: Denoiser, codebook: torch.Tensor, generator: torch.Generator) -> None:
+    """Start the embedding and the head of image tokens as random projections of the codes.
+
+    Similar codes then start with similar vectors, which a model would otherwise have to learn code by code. The
+    variance is that of a plain start.
+
+    Args:
+        denoiser: the model, changed in place.
+        codebook: (V, C) float.
+        generator: source of the projections, on the CPU.
+    """
+    codes = codebook / codebook.norm(dim=1, keepdim=True).clamp_min(1e-8)
+    for weight in (denoiser.gen_embedding.weight, denoiser.gen_predictor.weight):
+        projection = torch.randn(codes.shape[1], weight.shape[1], generator=generator)
+        weight[: len(codes)] = 0.02 * codes @ projection
+
+
+def _find_grid(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> tuple[int, int]:
+    side, downscale = config.data.size, image_tokenizer.config.downscale
+    if side % downscale:
+        raise SmaltiError(f"data.size must be a multiple of the tokenizer's {downscale}, not {side}")
+    return side // downscale, side // downscale
+
+
+def _find_group_weights(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> dict[int, float]:
+    """Return the configuration's weights of grouped cross-entropy by number of groups, or those of `start_from`."""
+    weights = config.objective.group_weights
+    if weights is None:
+        return load_config(config.start_from).group_weights if config.start_from else {}
+    codes = image_tokenizer.config.codebook_size
+    for number in weights:
+        if number > codes:
+            raise SmaltiError(
+                f"objective.group_weights must have at most {codes} groups, one a code, not {number}"
+            )
+    return weights
+
+
+def _make_groups(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, number: int) -> CodeGroups:
+    """Return a grouping into `number` groups, which is kept in the cache beside the tokens."""
+    path = Path(config.cache.path) / file_name("groups", number)
+    codebook = codebook_of(image_tokenizer)
+    if path.exists():
+        return CodeGroups.load(path, codebook)
+    groups = CodeGroups.from_kmeans(codebook, number, seed=config.seed)
+    groups.save(path)
+    return groups
+
+
+def _find_text_tokenizer(config: DenoiserRunConfig, cache: TokenCache) -> Path:
+    """Return the file of the text tokenizer: that of `start_from`, or one that is trained on the captions."""
+    if config.start_from:
+        return Path(config.start_from) / "tokenizer.json"
+    path = Path(config.cache.path) / f"tokenizer-{config.text.vocab_size}.json"
+    if not path.exists():
+        train_text_tokenizer(cache.captions[: config.text.captions], config.text.vocab_size, path)
+    return path
+
+
+def _find_words(config: DenoiserRunConfig, cache: TokenCache) -> list[str]:
+    """Return the words of the captions, and those of the model that training starts from."""
+    words = set(caption_words(cache.captions))
+    earlier = Path(config.start_from, WORDS_FILE) if config.start_from else None
+    if earlier and earlier.exists():
+        words.update(earlier.read_text(encoding="utf-8").split())
+    return sorted(words)
+
+
+def _make_model(
+    config: DenoiserRunConfig,
+    model_config: DenoiserConfig,
+    image_tokenizer: ImageTokenizer,
+    counts: torch.Tensor,
+) -> Denoiser:
+    """Return the denoiser with random weights or those of `start_from`, compiled if the configuration says so."""
+    model = Denoiser(model_config)
+    if config.start_from:
+        _start_from(model, config, image_tokenizer)
+    else:
+        generator = stream(config.seed, "weights")
+        model.init_weights(generator)
+        init_codes(model, codebook_of(image_tokenizer), generator)
+    if config.code_network:
+        _add_code_networks(model, config, codebook_of(image_tokenizer), counts)
+    if config.compile:
+        check_compiler(find_device(config.loop.device))
+        compile_layers(model)
+    return model
+
+
+def _start_from(model: Denoiser, config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> None:
+    """Load the weights of another model of the same shape and the same codes.
+
+    A convolution over the prompt that the other model lacks starts at zero, where it changes nothing.
+    """
+    folder = config.start_from
+    if fingerprint(load_image_tokenizer(folder)) != fingerprint(image_tokenizer):
+        raise SmaltiError(
+            f"start_from: {folder} has another image tokenizer than tokenizer: {config.tokenizer}"
+        )
+    state = load_denoiser(folder).state_dict()
+    for name, weight in model.state_dict().items():
+        if name.startswith("prompt_convolution.") and name not in state:
+            state[name] = torch.zeros_like(weight)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise SmaltiError(f"start_from: {folder} has another shape than model: asks for") from error
+
+
+def _add_code_networks(
+    model: Denoiser, config: DenoiserRunConfig, codebook: torch.Tensor, counts: torch.Tensor
+) -> None:
+    """Add codebook-conditioned networks, fitted to the tables of `start_from` if there is one."""
+    modules = (model.gen_embedding, model.gen_predictor)
+    networks = add_code_networks(model, codebook, config.code_network, stream(config.seed, "code_network"))
+    for module, network in zip(modules, networks, strict=True):
+        table = module.parametrizations.weight.original.detach()
+        if not config.start_from:
+            table[: len(codebook)] = 0
+        elif not latest_checkpoint(Path(config.output)):
+            device = find_device(config.loop.device)
+            fitted = table.to(device)
+            network.to(device).fit(fitted, counts.to(device))
+            table.copy_(fitted)
+            network.cpu()

@@ -1,0 +1,37 @@
+"""The trainer's steps: the same gradient however a step's images are divided."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from counting_task import STEPS, make_config, run
+from safetensors.torch import load_file
+
+from smalti.training.distribution import spread
+
+pytestmark = pytest.mark.slow
+
+
+def steps_of(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses and gradient norms of the log, and the last weights."""
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    numbers = torch.tensor([[entry["loss"], entry["gradient_norm"]] for entry in entries])
+    (checkpoint,) = folder.glob("checkpoint-*")
+    return numbers, load_file(checkpoint / "weights.safetensors")["weight"]
+
+
+@pytest.mark.parametrize(("accumulate", "processes"), [(2, 1), (4, 1), (2, 2), (4, 2)])
+def test_a_step_is_the_same_in_one_batch_in_several_and_in_two_processes(
+    tmp_path: Path, accumulate: int, processes: int
+) -> None:
+    run(make_config(str(tmp_path / "whole"), 1, 1))
+    spread(run, make_config(str(tmp_path / "parts"), accumulate, processes))
+    (numbers, weights), (expected_numbers, expected_weights) = (
+        steps_of(tmp_path / name) for name in ("parts", "whole")
+    )
+    assert len(numbers) == STEPS
+    torch.testing.assert_close(numbers, expected_numbers, rtol=0, atol=1.1e-4)  # the log rounds norms
+    torch.testing.assert_close(weights, expected_weights, rtol=1e-5, atol=1e-6)
