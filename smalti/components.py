@@ -10,6 +10,7 @@ import torch
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts
+from smalti.model.words import unknown_words
 from smalti.runtime.memory import Mode
 from smalti.vq.tokenizer import ImageTokenizer
 
@@ -30,6 +31,7 @@ class Components:
         text_tokenizer: text to text ids.
         name: name of the model in reports.
         mode: loading mode that was chosen to fit into memory, or None.
+        words: words of the training captions, lower-case; empty where they are not known.
 
     Raises:
         SmaltiError: the two have different numbers of codes.
@@ -40,6 +42,7 @@ class Components:
     text_tokenizer: TextTokenizer
     name: str = "unnamed"
     mode: Mode | None = None
+    words: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         expected, found = self.denoiser.config.codebook_size, self.image_tokenizer.config.codebook_size
@@ -98,6 +101,12 @@ class Components:
             slots=config.slots(*self.grid(height, width)),
         )
         return batch.to(self.device)
+
+    def unknown_words(self, prompts: Sequence[str]) -> list[str]:
+        """Return the words of prompts that the training captions lack; none where these are not known."""
+        if not self.words:
+            return []
+        return list(dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt, self.words)))
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:

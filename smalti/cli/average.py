@@ -43,8 +43,8 @@ def average(
     Example: smalti average before/model after/model --share 0.7 -o runs/between
     """
     check_real("--share", share, 0, 1)
-    from smalti.loading import find_model
     from smalti.storage.averaging import average_models
+    from smalti.storage.loading import find_model
 
     models = [find_model(name) for name in (first, second)]
     average_models(*models, out, share=share)

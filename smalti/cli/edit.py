@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smalti.cli import drawing, options, output
+from smalti.cli import options, output
 from smalti.common.checks import check_real, check_whole
 from smalti.errors import SmaltiError
 
@@ -20,32 +20,34 @@ if TYPE_CHECKING:
     from smalti.pipeline import Pipeline
 
 _IMAGE_HELP = (
-    "The picture: any size, any kind of file. One that Smalti made brings its tokens along, so that what an edit "
-    "leaves alone stays as it is, however many edits follow."
+    "The image: any size, any format. A PNG that Smalti made brings its tokens along, so that what an edit leaves alone "
+    "stays as it is, however many edits follow."
 )
 
 ImageFile = Annotated[Path, typer.Argument(metavar="IMAGE", help=_IMAGE_HELP, show_default=False)]
 Prompt = Annotated[
-    str, typer.Argument(metavar="PROMPT", help="The whole picture as it should be.", show_default=False)
+    str, typer.Argument(metavar="PROMPT", help="The whole image as it should be.", show_default=False)
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
         "-o",
         "--output",
-        metavar="OUT.png",
-        help="The result, as large as IMAGE; of several (-n) OUT-0.png, OUT-1.png, ...",
+        metavar="OUT",
+        help="The result, as large as IMAGE: a .png, .jpg or .webp file, or a folder. Several (-n) become OUT-0.png, "
+        "OUT-1.png, ...",
         show_default=False,
     ),
 ]
 ShowMask = Annotated[
     Path | None,
     typer.Option(
-        metavar="MAP.png", help="Draw over the picture which tiles were chosen.", show_default=False
+        metavar="MAP.png", help="Draw over the image which tokens were selected.", show_default=False
     ),
 ]
 Count = Annotated[
-    int, typer.Option("-n", "--images-per-prompt", metavar="N", help="Results, each with another seed.")
+    int,
+    typer.Option("-n", "--images-per-prompt", metavar="N", help="Number of results, each with another seed."),
 ]
 Seed = Annotated[
     int | None,
@@ -59,7 +61,7 @@ KeepPixels = Annotated[
     bool,
     typer.Option(
         "--keep-pixels/--no-keep-pixels",
-        help="Take what was not chosen from IMAGE itself, to the last bit, or draw all of the picture from its tokens.",
+        help="Take pixels outside of the selection from IMAGE itself, bit for bit, or decode the whole image from tokens.",
     ),
 ]
 
@@ -68,6 +70,8 @@ _RESULT: dict[str, tuple[Any, Any]] = {
     "out": (Out, None),
     "show_mask": (ShowMask, None),
     "keep_pixels": (KeepPixels, True),
+    "metadata": (options.Metadata, True),
+    "negative_prompt": (options.NegativePrompt, None),
     "seed": (Seed, None),
     "images_per_prompt": (Count, 1),
     "as_json": (options.Json, False),
@@ -75,8 +79,8 @@ _RESULT: dict[str, tuple[Any, Any]] = {
 
 
 def _command(command: Callable[..., None]) -> Callable[..., None]:
-    """Give an editing command the options that all of them have: of its result, then of drawing."""
-    return drawing.with_drawing_options(drawing.with_options(command, _RESULT))
+    """Give an editing command the options that all of them have: those of the result, then those of drawing."""
+    return options.with_drawing_options(options.with_options(command, _RESULT))
 
 
 @_command
@@ -88,8 +92,8 @@ def edit(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="The whole picture as it is, worded like PROMPT. By default what its file says; an empty one compares "
-            "with what the model believes without any prompt.",
+            help="The whole image as it is, worded like PROMPT. By default what its file says; an empty one compares with "
+            "no prompt.",
             show_default=False,
         ),
     ] = None,
@@ -97,7 +101,7 @@ def edit(
         Path | None,
         typer.Option(
             metavar="MASK.png",
-            help="Say where instead: white where the picture may change, as large as IMAGE.",
+            help="Where the image may change instead: white there, as large as IMAGE.",
             show_default=False,
         ),
     ] = None,
@@ -105,7 +109,7 @@ def edit(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Set this share of the tiles anew, at random, the least believed first; with --mask, of those in it.",
+            help="Fill this share of the tokens again, at random, the least likely first; with --mask, of those in it.",
             show_default=False,
         ),
     ] = None,
@@ -113,7 +117,7 @@ def edit(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Set this share of the tiles anew, those that lose most.",
+            help="Fill this share of the tokens again, those whose likelihood drops most.",
             show_default=False,
         ),
     ] = None,
@@ -121,16 +125,17 @@ def edit(
         float | None,
         typer.Option(
             metavar="T",
-            help="Set the tiles anew that lose more than T of what the worst lose: less is more. By default 0.3.",
+            help="Fill the tokens again whose likelihood drops by more than T of the largest drop. A smaller T selects "
+            "more. By default 0.3.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Change a picture into what PROMPT says, and leave the rest of it alone.
+    """Change an image into what PROMPT says, and leave the rest of it alone.
 
-    The model looks for the tiles that it believes in less under PROMPT than under the source prompt, takes those out,
-    and sets them anew: recolour, replace, remove or add an object, change the background or the style. Nothing is
-    trained for it.
+    Smalti selects the tokens that are less likely under PROMPT than under the source prompt, masks them and fills them
+    again. This recolours, replaces, removes or adds an object, or changes the background or the style. It needs no
+    training.
 
     Example: smalti edit scene.png "a green circle" --source-prompt "a red circle" -o green.png --show-mask chosen.png
     """
@@ -153,8 +158,7 @@ def inpaint(
         Path,
         typer.Option(
             metavar="MASK.png",
-            help="White where the picture is to be painted again, as large as IMAGE. Every tile that it touches is set "
-            "anew.",
+            help="White where the image is painted again, as large as IMAGE. Every token that it touches is filled again.",
             show_default=False,
         ),
     ],
@@ -162,14 +166,14 @@ def inpaint(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Set only this share of the tiles in the mask anew, at random, the least believed first.",
+            help="Fill only this share of the tokens in the mask again, at random, the least likely first.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Paint a part of a picture again: fill a hole, put something there, or take something away.
+    """Paint a part of an image again: fill a hole, put something there, or take something away.
 
-    To take something away, mask it and say what the picture shows without it.
+    To take something away, mask it and say what the image shows without it.
 
     Example: smalti inpaint scene.png "a blue square" --mask circle.png -o without.png
     """
@@ -181,12 +185,12 @@ def outpaint(
     context: typer.Context,
     image: ImageFile,
     prompt: Prompt,
-    left: Annotated[int, typer.Option(metavar="PIXELS", help="How much to add at the left.")] = 0,
-    top: Annotated[int, typer.Option(metavar="PIXELS", help="At the top.")] = 0,
-    right: Annotated[int, typer.Option(metavar="PIXELS", help="At the right.")] = 0,
-    bottom: Annotated[int, typer.Option(metavar="PIXELS", help="At the bottom.")] = 0,
+    left: Annotated[int, typer.Option(metavar="PIXELS", help="Pixels to add at the left.")] = 0,
+    top: Annotated[int, typer.Option(metavar="PIXELS", help="Pixels to add at the top.")] = 0,
+    right: Annotated[int, typer.Option(metavar="PIXELS", help="Pixels to add at the right.")] = 0,
+    bottom: Annotated[int, typer.Option(metavar="PIXELS", help="Pixels to add at the bottom.")] = 0,
 ) -> None:
-    """Grow the canvas and go on painting beyond the picture's edges.
+    """Grow the canvas and paint beyond the image's edges.
 
     Example: smalti outpaint scene.png "a red circle left of a blue square" --left 64 --right 64 -o wide.png
     """
@@ -205,18 +209,16 @@ def vary(
         str | None,
         typer.Argument(
             metavar="[PROMPT]",
-            help="The whole picture. By default what its file says, if Smalti made it.",
+            help="The whole image. By default what its file says, if Smalti made it.",
             show_default=False,
         ),
     ] = None,
     strength: Annotated[
         float,
-        typer.Option(
-            metavar="SHARE", help="How much: the share of tokens that are set anew. 1 is a new picture."
-        ),
+        typer.Option(metavar="SHARE", help="Share of the tokens that are filled again. 1 is a new image."),
     ] = 0.5,
 ) -> None:
-    """Draw variations: set a share of the tiles anew, at random, the least believed first.
+    """Draw variations: fill a share of the tokens again, at random, the least likely first.
 
     Example: smalti vary scene.png -n 4 --strength 0.3 -o like.png
     """
@@ -225,7 +227,7 @@ def vary(
 
 
 def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> None:
-    """What the four commands do; `how` holds the arguments of `Selection`."""
+    """Do what the four commands do; `how` holds the arguments of `Selection`."""
     started = time.perf_counter()
     out, show_mask, count, seed = (params[name] for name in ("out", "show_mask", "images_per_prompt", "seed"))
     options.setting_changes(params)
@@ -235,83 +237,77 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
     if prompt is not None and not prompt.strip():
         raise SmaltiError("prompt must not be empty")
     if not (out or show_mask):
-        raise SmaltiError("nothing to write: name a picture with -o (or --show-mask)")
-    places = output.numbered(out, count) if out else []
-    for path in places:
-        output.check_writable(path, ".png", "-o")
-    if show_mask:
-        output.check_writable(show_mask, ".png", "--show-mask")
-    from smalti.editing.edit import edit_picture
+        raise SmaltiError("nothing to write: name an image with -o (or --show-mask)")
+    from smalti.editing.edit import start_edit
     from smalti.editing.picture import open_picture
     from smalti.editing.selection import Selection
+    from smalti.generation.seeds import image_seeds
 
+    seeds = image_seeds(seed, None, 1, count)
     selection = Selection(**how)
-    # Before the model is loaded: a picture that cannot be read is known at once.
+    # Before the model is loaded: an image that cannot be read is known at once.
     picture = open_picture(params["image"])
     if prompt is None:
         prompt = picture.text.get("prompt")
         if not prompt:
             raise SmaltiError(f"{params['image']} does not say what it shows: name a PROMPT")
-    pipe, settings = drawing.load_for(params)
+    places = output.image_paths(out, [prompt] * count, seeds) if out else []
+    if show_mask:
+        output.check_writable(show_mask, (".png",), "--show-mask")
+    pipe, settings = options.load_for(params)
     height, width = params["height"], params["width"]
     loaded = time.perf_counter() - started
-    with options.option_names(), _bar(settings.num_inference_steps, params["as_json"]) as bar:
-        result = edit_picture(
-            pipe,
-            picture,
-            prompt,
-            selection,
-            settings,
-            size=None if height is None and width is None else (settings.height, settings.width),
-            keep_pixels=params["keep_pixels"],
-            num_images_per_prompt=count,
-            seed=seed,
-            on_step=lambda _: bar.update(),
-        )
+    edit = start_edit(
+        pipe.components,
+        picture,
+        prompt,
+        selection,
+        settings,
+        size=None if height is None and width is None else (settings.height or 0, settings.width or 0),
+        negative_prompt=params["negative_prompt"],
+        keep_pixels=params["keep_pixels"],
+        num_images_per_prompt=count,
+        seed=seeds,
+    )
+    show = output.shows_progress(params["as_json"])
+    for _ in output.progress(iter(edit), settings.num_inference_steps, "editing", show=show, unit="step"):
+        pass
+    result = edit.output()
     for index, path in enumerate(places):
-        _write(result, index, path, pipe)
+        _write(result, index, path, pipe, params["metadata"])
     if show_mask:
-        from smalti.common.images import save_png
+        from smalti.common.images import save_image
 
-        save_png(result.map(), show_mask)
+        save_image(result.map(), show_mask)
     seconds = {"load": loaded, **result.seconds}
     seconds["total"] = time.perf_counter() - started
     if params["as_json"]:
         print(json.dumps(_report(result, places, show_mask, seconds, pipe, params), ensure_ascii=False))
-    elif output.shows_progress(False):
-        chosen = f"{int(result.region.sum())} of {result.region.numel()} tokens set anew"
+    elif show:
+        chosen = f"{int(result.region.sum())} of {result.region.numel()} tokens filled again"
         names = ", ".join(map(str, [*places, *([show_mask] if show_mask else [])]))
         print(f"{names}: {chosen}, seed {result.seeds[0]}, {seconds['total']:.1f} s", file=sys.stderr)
 
 
-def _bar(steps: int, as_json: bool) -> Any:
-    from tqdm import tqdm
-
-    show = output.shows_progress(as_json)
-    return tqdm(total=steps, desc="editing", unit="step", disable=not show, leave=False)
-
-
-def _write(result: EditResult, index: int, path: Path, pipe: Pipeline) -> None:
-    """A PNG with what made it, and its tokens."""
+def _write(result: EditResult, index: int, path: Path, pipe: Pipeline, metadata: bool) -> None:
+    """Write an image with what made it and, into a PNG, its tokens."""
     import numpy as np
 
-    import smalti
-    from smalti.common.images import save_png
+    from smalti.cli.metadata import describe
+    from smalti.common.images import save_image
     from smalti.editing.kept import TEXT
     from smalti.editing.picture import Picture
 
-    image = result.images[index]
-    text = {
-        "prompt": result.prompt,
-        "seed": str(result.seeds[index]),
-        "settings": json.dumps(result.settings.to_dict()),
-        "model": pipe.name,
-        "Software": f"Smalti {smalti.__version__}",
-        TEXT: result.kept(index).to_text(Picture(np.array(image))),
-    }
-    if result.source_prompt:
-        text["source prompt"] = result.source_prompt
-    save_png(image, path, text)
+    image, text = result.images[index], None
+    if metadata:
+        text = describe(
+            result.prompt, result.negative_prompt, result.seeds[index], result.settings, pipe.components.name
+        )
+        if result.source_prompt:
+            text["source prompt"] = result.source_prompt
+        if path.suffix.lower() == ".png":
+            text[TEXT] = result.kept(index).to_text(Picture(np.array(image)))
+    save_image(image, path, text)
 
 
 def _report(
@@ -327,11 +323,14 @@ def _report(
         "map": str(show_mask) if show_mask else None,
         "prompt": result.prompt,
         "source_prompt": result.source_prompt,
+        "negative_prompt": result.negative_prompt,
         "seeds": result.seeds,
         "tokens": result.region.numel(),
         "tokens_chosen": int(result.region.sum()),
         "choosing_passes": result.passes,
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
         "peak_memory_mb": output.peak_memory_mb(params["device"]),
-        **drawing.facts(pipe, result.settings),
+        "model": pipe.components.name,
+        "mode": str(pipe.components.mode),
+        "settings": result.settings.to_dict(),
     }

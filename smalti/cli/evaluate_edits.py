@@ -137,7 +137,7 @@ def _make_folder(folder: Path) -> None:
 def _keep(folder: Path, pair: EditPair, way: str, edited: Edited, size: int) -> None:
     """before.png, truth.png, WAY.png, WAY-chosen.png and edit.json."""
     from smalti.common.files import write_json_atomic
-    from smalti.common.images import save_png, to_pil
+    from smalti.common.images import save_image, to_pil
     from smalti.editing.blending import draw_map
     from smalti.editing.canvas import fit
 
@@ -151,6 +151,6 @@ def _keep(folder: Path, pair: EditPair, way: str, edited: Edited, size: int) -> 
         f"{way}-chosen": chosen,
     }
     for name, picture in pictures.items():
-        save_png(picture, folder / f"{name}.png")
+        save_image(picture, folder / f"{name}.png")
     prompts = {"kind": pair.kind, "source_prompt": pair.source_prompt, "prompt": pair.prompt}
     write_json_atomic(folder / "edit.json", prompts)

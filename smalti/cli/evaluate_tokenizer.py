@@ -38,8 +38,8 @@ def tokenizer(
     import torch
 
     from smalti.common.devices import find_device
-    from smalti.loading import find_model
     from smalti.storage.folder import load_image_tokenizer
+    from smalti.storage.loading import find_model
     from smalti.training.tokenizer import measure
     from smalti.worlds.scenes.world import Scenes
 

@@ -1,24 +1,28 @@
-"""`smalti generate`: pictures from prompts."""
+"""`smalti generate`: images from prompts."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smalti.cli import drawing, options, output
+from smalti.cli import options, output
 from smalti.common.checks import check_whole
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
-    from smalti.pipeline import Pipeline, PipelineOutput
+    from smalti.generation.result import PipelineOutput
+    from smalti.generation.settings import GenerationSettings
+    from smalti.pipeline import Pipeline
 
 
-@drawing.with_drawing_options
+@options.with_drawing_options
 def generate(
     context: typer.Context,
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)],
@@ -27,28 +31,29 @@ def generate(
         typer.Option(
             "-o",
             "--output",
-            metavar="OUT.png",
-            help="The picture. Of several (-n, or several prompts) OUT-0.png, OUT-1.png, ..., those of the "
-            "first prompt first. Prompt, seed and settings are in the PNG's text.",
+            metavar="OUT",
+            help="A .png, .jpg or .webp file, or a folder. Several images (-n, or several prompts) become OUT-0.png, "
+            "OUT-1.png, ..., those of the first prompt first.",
             show_default=False,
         ),
     ] = None,
     images_per_prompt: Annotated[
-        int, typer.Option("-n", "--images-per-prompt", metavar="N", help="Pictures of each prompt.")
+        int, typer.Option("-n", "--images-per-prompt", metavar="N", help="Number of images of each prompt.")
     ] = 1,
     seed: Annotated[
         int | None,
         typer.Option(
             metavar="SEED",
-            help="Picture k (from 0) of every prompt gets SEED + k. By default a new one every time.",
+            help="Image k (from 0) of every prompt gets SEED + k. By default a new one every time.",
             show_default=False,
         ),
     ] = None,
+    negative_prompt: options.NegativePrompt = None,
     frames: Annotated[
         Path | None,
         typer.Option(
             metavar="OUT.gif",
-            help="The unmasking as an animation, a frame a step; of several OUT-0.gif, OUT-1.gif, ...",
+            help="The unmasking as an animation, a frame a step; several become OUT-0.gif, OUT-1.gif, ...",
             show_default=False,
         ),
     ] = None,
@@ -56,129 +61,161 @@ def generate(
         Path | None,
         typer.Option(
             metavar="TOKENS.npy",
-            help="The final grid of tokens, int32 (rows, columns); of several (pictures, rows, columns).",
+            help="The final grid of tokens, int32 (rows, columns); for several images (images, rows, columns).",
             show_default=False,
         ),
     ] = None,
+    metadata: options.Metadata = True,
     batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Pictures drawn at a time. It changes memory, not the pictures.")
+        int, typer.Option(metavar="N", help="Images drawn at a time. It changes memory, not the images.")
     ] = 8,
     as_json: options.Json = False,
 ) -> None:
-    """Draw pictures of what prompts say.
+    """Draw images of what prompts say.
 
-    Example: smalti generate "a red circle left of a blue square" -o picture.png --seed 0
+    Example: smalti generate "a red circle left of a blue square" -o image.png --seed 0
     """
     started = time.perf_counter()
     for name, value in (("-n", images_per_prompt), ("--batch-size", batch_size)):
         check_whole(name, value)
-    if seed is not None:
-        check_whole("--seed", seed, 0)
     for prompt in prompts:
         if not prompt.strip():
             raise SmaltiError("prompt must not be empty")
-    count = len(prompts) * images_per_prompt
+    if seed is not None:
+        check_whole("--seed", seed, 0)
     if not (out or save_tokens or frames):
-        raise SmaltiError("nothing to write: name a picture with -o (or --frames, or --save-tokens)")
-    targets = [(out, ".png", "-o"), (frames, ".gif", "--frames")]
-    places = {option: output.numbered(path, count) if path else [] for path, _, option in targets}
-    for _, suffix, option in targets:
-        for path in places[option]:
-            output.check_writable(path, suffix, option)
-    if save_tokens:
-        output.check_writable(save_tokens, ".npy", "--save-tokens")
-
-    pipe, settings = drawing.load_for(context.params)
-    from smalti.generation import picture_seeds
-
+        raise SmaltiError("nothing to write: name an image with -o (or --frames, or --save-tokens)")
+    seeds = _seeds(seed, len(prompts), images_per_prompt)
     texts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
-    seeds = picture_seeds(seed, None, len(prompts), images_per_prompt)
-    seconds = {"load": time.perf_counter() - started, "prompt": 0.0, "denoise": 0.0, "decode": 0.0}
-    show = output.shows_progress(as_json)
-    tokens: list[Any] = []
-    edited: list[int] = []
-    remasked: list[int] = []
-    passes: list[int] = []
-    for first in range(0, count, batch_size):
-        batch = slice(first, first + batch_size)
-        with options.option_names():
-            generation = pipe.start(texts[batch], settings, seed=seeds[batch])
-        steps = _take(generation, settings.num_inference_steps, show, keep=frames is not None)
-        result = generation.output("pil" if out else "tokens")
-        for name, taken in result.seconds.items():
-            if name in seconds:
-                seconds[name] += taken
-        tokens += [grid.numpy() for grid in result.tokens]
-        edited += result.tokens_edited
-        remasked += result.tokens_remasked
-        passes += result.passes
-        if out:
-            _write_pictures(result, places["-o"][batch], pipe)
-        if frames:
-            decode_started = time.perf_counter()
-            animations = pipe.frames(steps)
-            seconds["decode"] += time.perf_counter() - decode_started
-            _write_animations(animations, places["--frames"][batch])
+    job = _Job(texts, seeds, negative_prompt, batch_size, metadata)
+    job.images = output.image_paths(out, texts, seeds) if out else []
+    job.animations = output.numbered(frames, len(texts)) if frames else []
+    for path in job.animations:
+        output.check_writable(path, (".gif",), "--frames")
     if save_tokens:
-        _write_tokens(tokens, save_tokens)
-    seconds["total"] = time.perf_counter() - started
+        output.check_writable(save_tokens, (".npy",), "--save-tokens")
+    pipe, settings = options.load_for(context.params)
+    _warn_of_unknown_words(pipe, [*prompts, *([negative_prompt] if negative_prompt else [])])
+    job.seconds["load"] = time.perf_counter() - started
+    show = output.shows_progress(as_json)
+    job.run(pipe, settings, show)
+    if save_tokens:
+        _write_tokens(job.tokens, save_tokens)
+    job.seconds["total"] = time.perf_counter() - started
     if as_json:
-        report = {
-            "images": [str(path) for path in places["-o"]],
-            "frames": [str(path) for path in places["--frames"]],
-            "tokens": str(save_tokens) if save_tokens else None,
-            "prompts": texts,
-            "seeds": seeds,
-            "seconds": {name: round(value, 4) for name, value in seconds.items()},
-            "peak_memory_mb": output.peak_memory_mb(context.params["device"]),
-            "tokens_edited": sum(edited),
-            "tokens_remasked": sum(remasked),
-            "passes": passes,
-            "settings": settings.to_dict(),
-            "model": pipe.name,
-            "device": context.params["device"],
-            "dtype": str(pipe.denoiser.head.dtype).removeprefix("torch."),
-            "mode": str(pipe.mode),
-        }
-        print(json.dumps(report, ensure_ascii=False))
+        print(json.dumps(job.report(pipe, settings, save_tokens, context.params), ensure_ascii=False))
     elif show:
-        written = [*places["-o"], *places["--frames"], *([save_tokens] if save_tokens else [])]
+        written = [*job.images, *job.animations, *([save_tokens] if save_tokens else [])]
         names = ", ".join(map(str, written[:4])) + (", ..." if len(written) > 4 else "")
-        print(f"{names}: seed {seeds[0]}, {seconds['total']:.1f} s", file=sys.stderr)
+        print(f"{names}: seed {seeds[0]}, {job.seconds['total']:.1f} s", file=sys.stderr)
 
 
-def _take(generation: Any, steps: int, show: bool, *, keep: bool) -> list[Any]:
-    """Take all steps with a bar on the terminal; the steps, if they are to be kept."""
-    from tqdm import tqdm
+def _seeds(seed: int | None, prompts: int, images_per_prompt: int) -> list[int]:
+    from smalti.generation.seeds import image_seeds
 
-    bar = tqdm(generation, total=steps, desc="drawing", unit="step", disable=not show, leave=False)
-    kept = []
-    for step in bar:
-        if keep:
-            kept.append(step)
-    return kept
+    return image_seeds(seed, None, prompts, images_per_prompt)
 
 
-def _write_pictures(result: PipelineOutput, places: list[Path], pipe: Pipeline) -> None:
+def _warn_of_unknown_words(pipe: Pipeline, prompts: list[str]) -> None:
+    """Say on stderr which words of the prompts the model has never seen in training."""
+    words = pipe.components.unknown_words(prompts)
+    if words:
+        names = ", ".join(words)
+        print(
+            f"smalti: {pipe.components.name} has never seen these words in training: {names}", file=sys.stderr
+        )
+
+
+@dataclass
+class _Job:
+    """What is drawn, where it goes, and what came of it so far."""
+
+    texts: list[str]
+    seeds: list[int]
+    negative_prompt: str | None
+    batch_size: int
+    metadata: bool
+    images: list[Path] = field(default_factory=list)
+    animations: list[Path] = field(default_factory=list)
+    tokens: list[Any] = field(default_factory=list)
+    edited: int = 0
+    remasked: int = 0
+    passes: list[int] = field(default_factory=list)
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"load": 0.0, "prompt": 0.0, "denoise": 0.0, "decode": 0.0}
+    )
+
+    def run(self, pipe: Pipeline, settings: GenerationSettings, show: bool) -> None:
+        """Draw and write all images, a batch at a time."""
+        for first in range(0, len(self.texts), self.batch_size):
+            self._run_batch(slice(first, first + self.batch_size), pipe, settings, show)
+
+    def _run_batch(self, batch: slice, pipe: Pipeline, settings: GenerationSettings, show: bool) -> None:
+        generation = pipe.start(
+            self.texts[batch], settings, negative_prompt=self.negative_prompt, seed=self.seeds[batch]
+        )
+        steps = []
+        for step in output.progress(
+            iter(generation), settings.num_inference_steps, "drawing", show=show, unit="step"
+        ):
+            if self.animations:
+                steps.append(step)
+        result = generation.output("pil" if self.images else "tokens")
+        for name in ("prompt", "denoise", "decode"):
+            self.seconds[name] += result.seconds[name]
+        self.tokens += [grid.numpy() for grid in result.tokens]
+        self.edited += sum(result.tokens_edited)
+        self.remasked += sum(result.tokens_remasked)
+        self.passes += result.passes
+        if self.images:
+            _write_images(result, self.images[batch], pipe, self.metadata)
+        if self.animations:
+            started = time.perf_counter()
+            _write_animations(pipe.frames(steps), self.animations[batch])
+            self.seconds["decode"] += time.perf_counter() - started
+
+    def report(
+        self, pipe: Pipeline, settings: GenerationSettings, save_tokens: Path | None, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return what was drawn and how, ready for JSON."""
+        return {
+            "images": [str(path) for path in self.images],
+            "frames": [str(path) for path in self.animations],
+            "tokens": str(save_tokens) if save_tokens else None,
+            "prompts": self.texts,
+            "negative_prompt": self.negative_prompt,
+            "seeds": self.seeds,
+            "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
+            "peak_memory_mb": output.peak_memory_mb(params["device"]),
+            "tokens_edited": self.edited,
+            "tokens_remasked": self.remasked,
+            "passes": self.passes,
+            "settings": settings.to_dict(),
+            "model": pipe.components.name,
+            "device": params["device"],
+            "dtype": str(pipe.denoiser.head.dtype).removeprefix("torch."),
+            "mode": str(pipe.components.mode),
+        }
+
+
+def _write_images(result: PipelineOutput, places: list[Path], pipe: Pipeline, metadata: bool) -> None:
     import numpy as np
 
-    import smalti
-    from smalti.common.images import save_png
+    from smalti.cli.metadata import describe
+    from smalti.common.images import save_image
     from smalti.editing.kept import TEXT, keep
     from smalti.editing.picture import Picture
 
-    rows = zip(result.images, result.prompts, result.seeds, result.tokens, places, strict=True)
-    for image, prompt, seed, tokens, path in rows:
-        text = {
-            "prompt": prompt,
-            "seed": str(seed),
-            "settings": json.dumps(result.settings.to_dict()),
-            "model": pipe.name,
-            "Software": f"Smalti {smalti.__version__}",
-            # So that a later edit need not encode the picture again.
-            TEXT: keep(tokens, pipe.image_tokenizer).to_text(Picture(np.array(image))),
-        }
-        save_png(image, path, text)
+    rows: Iterator[Any] = zip(result.images, result.prompts, result.seeds, result.tokens, places, strict=True)
+    for index, (image, prompt, seed, tokens, path) in enumerate(rows):
+        text = None
+        if metadata:
+            negative = result.negative_prompts[index] if result.negative_prompts else None
+            text = describe(prompt, negative, seed, result.settings, pipe.components.name)
+            if path.suffix.lower() == ".png":
+                # So that a later edit need not encode the image again.
+                text[TEXT] = keep(tokens, pipe.image_tokenizer).to_text(Picture(np.array(image)))
+        save_image(image, path, text)
 
 
 def _write_animations(animations: list[list[Any]], places: list[Path]) -> None:

@@ -68,8 +68,8 @@ def groups(
     option, number = ("--groups", count) if neighbours is None else ("--neighbours", neighbours)
     check_whole(option, number)
     check_whole("--seed", seed, 0)
-    from smalti.loading import find_model
     from smalti.storage.folder import load_codebook
+    from smalti.storage.loading import find_model
     from smalti.vq.groups import CodeGroups, file_name
 
     folder = find_model(model, parts=("image_tokenizer",))
@@ -80,7 +80,7 @@ def groups(
     if number > V:
         raise SmaltiError(f"{option} must be from 1 to {V}, the number of codes, not {number}")
     path = out or folder / file_name(option.removeprefix("--"), number)
-    output.check_writable(path, ".safetensors", "-o")
+    output.check_writable(path, (".safetensors",), "-o")
     if output.shows_progress(as_json):
         print(f"{V:,} codes of dimension {C} ...", file=sys.stderr)
     if neighbours is None:

@@ -1,4 +1,4 @@
-"""`smalti info`, `smalti train`, `smalti train-tokenizer`."""
+"""`smalti info`: what a model holds and the memory that it needs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from smalti.cli import options
-
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Values in place of the file's, such as loop.steps=2000.",
-        show_default=False,
-    ),
-]
 
 
 def info(
@@ -31,14 +21,14 @@ def info(
             show_default=False,
         ),
     ] = None,
-    revision: options.Revision = None,
+    revision: options.HubRevision = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what a model holds and the memory that it will need, without reading (or fetching) the weights."""
-    from smalti.loading import find_model
+    """Show what a model holds and the memory that it needs, without reading (or fetching) the weights."""
     from smalti.runtime.memory import ModelSize
     from smalti.runtime.modes import cards, table
     from smalti.storage.inspection import inspect
+    from smalti.storage.loading import find_model
 
     folder = find_model(model, revision=revision, parts=())
     if model is None or Path(model).is_dir():
@@ -53,30 +43,8 @@ def info(
     print(json.dumps({"folder": str(folder), **report}) if as_json else _table(str(folder), report))
 
 
-def train(config: Config, overrides: Overrides = None) -> None:
-    """Train a denoiser, or go on with a training that was stopped. Ctrl-C stops with a checkpoint.
-
-    Example: smalti train configs/scenes.yaml loop.steps=2000
-    """
-    from smalti.training.config import DenoiserRunConfig, load_config
-    from smalti.training.denoiser import train_denoiser
-
-    train_denoiser(load_config(DenoiserRunConfig, config, overrides))
-
-
-def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
-    """Train an image tokenizer, or go on with a training that was stopped. Ctrl-C stops with a checkpoint.
-
-    Example: smalti train-tokenizer configs/scenes-tokenizer.yaml
-    """
-    from smalti.training.config import TokenizerRunConfig, load_config
-    from smalti.training.tokenizer import train_tokenizer
-
-    train_tokenizer(load_config(TokenizerRunConfig, config, overrides))
-
-
 def _table(folder: str, report: dict[str, Any]) -> str:
-    """A report of `checkpoint.inspect` for reading."""
+    """Return a report of `smalti.storage.inspection.inspect` as lines to read."""
     config, inner = report["config"], report.get("image_tokenizer")
     lines = [("folder", folder), ("model type", report["model_type"])]
     if "hidden_size" in config:
@@ -119,7 +87,7 @@ def _weights(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _memory(rows: list[dict[str, Any]], cards: list[dict[str, Any]], side: int) -> list[tuple[str, str]]:
-    """What each precision needs, and what would be chosen for smaller GPUs, one line each."""
+    """Return what each precision needs, and what would be chosen for smaller GPUs, one line each."""
     from smalti.runtime.memory import gigabytes
 
     lines = [("", ""), ("memory", f"computed, on a device, for one {side}×{side} picture with guidance:")]

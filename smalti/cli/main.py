@@ -9,14 +9,18 @@ from typing import Annotated
 
 import typer
 
-from smalti.cli import edit, evaluate, models
+from smalti.cli import edit
 from smalti.cli.average import average
+from smalti.cli.evaluate import evaluate
 from smalti.cli.generate import generate
 from smalti.cli.groups import groups
+from smalti.cli.info import info
+from smalti.cli.options import option_name
+from smalti.cli.train import train, train_tokenizer
 from smalti.errors import SmaltiError
 
-# What typer raises for a command line that it does not understand. It is click's, or typer's own copy of it.
-_UsageError = typer.BadParameter.__mro__[2]
+# What typer raises for a command line that it does not understand: click's class, or typer's own copy of it.
+_UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 _INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -25,12 +29,12 @@ app.command()(edit.edit)
 app.command()(edit.inpaint)
 app.command()(edit.outpaint)
 app.command()(edit.vary)
-app.command()(models.info)
-app.command()(models.train)
-app.command()(models.train_tokenizer)
+app.command()(info)
+app.command()(train)
+app.command()(train_tokenizer)
 app.command()(average)
 app.command()(groups)
-app.add_typer(evaluate.app, name="evaluate")
+app.command()(evaluate)
 
 
 @app.callback(invoke_without_command=True)
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except SmaltiError as error:
-        return _complain(str(error))
+        return _complain(error.named(option_name(error.argument)) if error.argument else str(error))
     except _UsageError as error:
         return _complain(error.format_message())
     except (KeyboardInterrupt, typer.Abort):
@@ -74,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
             raise
-        return _complain("out of memory: draw fewer pictures at a time, or smaller ones")
+        return _complain("out of memory: draw fewer images at a time, or smaller ones")
 
 
 def _complain(message: str) -> int:

@@ -53,7 +53,9 @@ class GenerationSettings:
         (0.0, 1.0), Pair(), metavar="A B", help="Fractions of the steps between which guidance is on."
     )
     budget: str = setting(
-        "shift", Rule("smalti.sampling.budgets:BUDGETS"), help="How many tokens each step reveals, such as shift:20."
+        "shift",
+        Rule("smalti.sampling.budgets:BUDGETS"),
+        help="How many tokens each step reveals, such as shift:20.",
     )
     order: str = setting(
         "confidence",
@@ -77,13 +79,13 @@ class GenerationSettings:
         metavar="NAME",
         help="How a token is chosen: sample draws it, argmax takes the most probable.",
     )
-    temperature: float = setting(
-        1.0, Real(0), metavar="T", help="Sampling temperature; 0 means argmax."
-    )
+    temperature: float = setting(1.0, Real(0), metavar="T", help="Sampling temperature; 0 means argmax.")
     temperature_schedule: str = setting(
         "constant", _SCHEDULES, help="How the sampling temperature falls from step to step, such as linear."
     )
-    top_k: int = setting(0, Whole(0), metavar="K", help="Sample from the K most probable tokens; 0 keeps all.")
+    top_k: int = setting(
+        0, Whole(0), metavar="K", help="Sample from the K most probable tokens; 0 keeps all."
+    )
     top_p: float = setting(
         1.0,
         Real(0, 1, above=True),

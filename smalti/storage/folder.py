@@ -27,6 +27,7 @@ from smalti.vq.config import VQConfig
 from smalti.vq.quantizer import Quantizer
 from smalti.vq.tokenizer import ImageTokenizer
 
+WORDS = "words.txt"
 VQ_TYPE = "Emu3p5VisionVQ"
 EMBEDDINGS = ("embed_tokens", "gen_embedding")
 OFFLOADS = ("layers",)
@@ -251,6 +252,21 @@ def _find_image_tokenizer(folder: str | Path) -> tuple[Path, str, dict[str, Entr
         raise SmaltiError(f"{inner} does not exist, and {folder} holds no {VQ_PREFIX}* tensors in its place")
     config = infer_vq_config(entries, folder) if prefix else load_vq_config(folder)
     return folder, prefix, entries, config
+
+
+def load_words(folder: str | Path) -> frozenset[str]:
+    """Return the words of the training captions from `words.txt`, one a line; none where there is no such file.
+
+    Raises:
+        SmaltiError: the file cannot be read.
+    """
+    path = Path(folder) / WORDS
+    try:
+        return frozenset(path.read_text(encoding="utf-8").split())
+    except FileNotFoundError:
+        return frozenset()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SmaltiError(f"{path} cannot be read: {error}") from error
 
 
 def load_vq_config(folder: Path) -> VQConfig:

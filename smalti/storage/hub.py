@@ -14,7 +14,7 @@ from typing import Any
 from smalti.common.files import read_json
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE
-from smalti.storage.folder import image_tokenizer_name
+from smalti.storage.folder import WORDS, image_tokenizer_name
 from smalti.storage.headers import (
     INDEX,
     WEIGHTS,
@@ -77,6 +77,7 @@ def fetch(
             needed.append(is_image_tokenizers)
     if "text_tokenizer" in parts:
         files.get("tokenizer.json")
+        files.find(WORDS)
     index = files.find(INDEX)
     if needed:
         names = [WEIGHTS]

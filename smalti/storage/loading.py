@@ -1,4 +1,4 @@
-"""`smalti.load`: from the name of a model to a `Pipeline`."""
+"""From the name of a model to its `Components`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from smalti.common.checks import check_choice
 from smalti.common.devices import find_device, free_bytes, host_bytes
+from smalti.components import Components
 from smalti.errors import SmaltiError
-from smalti.pipeline import Pipeline
 from smalti.runtime.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory
 from smalti.runtime.modes import choose, what_fits
 from smalti.runtime.quantization import QUANTIZATIONS
@@ -20,13 +20,14 @@ from smalti.storage.folder import (
     load_denoiser,
     load_image_tokenizer,
     load_text_tokenizer,
+    load_words,
 )
 
-BUNDLED_MODEL = Path(__file__).parent / "models" / "scenes"
+BUNDLED_MODEL = Path(__file__).parents[1] / "models" / "scenes"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load(
+def load_components(
     model: str | Path | None = None,
     *,
     device: str | torch.device = "cpu",
@@ -37,34 +38,37 @@ def load(
     compile: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
-) -> Pipeline:
+) -> Components:
     """Read a model.
 
-    Weights go straight to the device in the dtype wanted, one tensor at a time, and only those that drawing
-    takes are read. A large text embedding stays in its file, which must stay where it is: a prompt reads a few
-    rows of it.
+    Weights go straight to the device in the dtype wanted, one tensor at a time, and only those that sampling needs are
+    read. A large text embedding stays in its file, which must stay where it is: a prompt reads a few rows of it.
 
     Args:
-        model: a folder, or else a name on the Hugging Face hub (organisation/name); None is the model that
-            comes with the package.
+        model: a folder, or a name on the Hugging Face hub (organisation/name); None is the bundled model.
         device: "cpu", "cuda", "cuda:1", ...
-        dtype: of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's; None is float32 on a CPU
-            (bfloat16 where `memory` is given) and bfloat16 elsewhere. The image tokenizer stays in float32,
-            unless `memory` decides otherwise.
+        dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU
+            (bfloat16 where `memory` is given) and bfloat16 elsewhere. The image tokenizer stays in float32, unless
+            `memory` decides otherwise.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
-        offload: "layers" keeps the layers in the host's memory and copies each to the GPU while the one before
-            works. On a CPU it changes nothing.
-        memory: such as "8GB" (10⁹ bytes) or "8GiB": the first combination of the options above, and of smaller
-            savings, whose computed need fits; `Pipeline.mode` says which. `quantize` and `offload`, if given,
+        offload: "layers" keeps the layers in the host's memory and copies each to the GPU while the one before works.
+            On a CPU it changes nothing.
+        memory: such as "8GB" (10⁹ bytes) or "8GiB". Smalti takes the first combination of the options above, and of
+            smaller savings, whose computed need fits; `Components.mode` names it. `quantize` and `offload`, if given,
             are kept.
-        compile: compile the denoiser's layers when they are first used, which takes a while, and on a GPU record
-            them as CUDA graphs; tokens then come from the same arithmetic in another order. Needs a C++ compiler.
-        revision: of a model on the hub: a branch, a tag or a commit.
-        local_files_only: of a model on the hub, take what is in the cache and use no network.
+        compile: whether the denoiser's layers are compiled when they are first used, which takes a while; on a GPU they
+            are recorded as CUDA graphs. Tokens then come from the same arithmetic in another order. Needs a C++
+            compiler.
+        revision: git revision of a model on the hub: a branch, a tag or a commit.
+        local_files_only: whether a model on the hub is taken from the cache, without the network.
 
     Raises:
-        SmaltiError: there is no such model, or it is broken; an argument that is wrong, by name; memory that is
-            too small, before anything is read.
+        SmaltiError: there is no such model, or it is broken; an argument that is wrong, by name; memory that is too
+            small, before anything is read.
+
+    Example:
+        >>> load_components().denoiser.config.image_size
+        256
     """
     if quantize is not None:
         check_choice("quantize", quantize, QUANTIZATIONS)
@@ -93,7 +97,7 @@ def load(
     )
     if compile:
         compile_layers(denoiser)
-    return Pipeline(
+    return Components(
         denoiser,
         load_image_tokenizer(
             folder,
@@ -103,6 +107,7 @@ def load(
         load_text_tokenizer(folder),
         name=model if isinstance(model, str) and not Path(model).is_dir() else folder.resolve().name,
         mode=mode,
+        words=load_words(folder),
     )
 
 

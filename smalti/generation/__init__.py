@@ -1,0 +1,1 @@
+"""One generation: its settings, how it samples, seeds, steps, results and frames."""

@@ -1,0 +1,216 @@
+"""One generation, step by step: `start` checks everything, the `Generation` takes the steps and decodes the images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from smalti.common.checks import check_choice, check_whole
+from smalti.common.images import to_pil
+from smalti.components import Components
+from smalti.errors import SmaltiError
+from smalti.generation.build import make_sampler
+from smalti.generation.result import OUTPUT_TYPES, PipelineOutput
+from smalti.generation.seeds import image_seeds
+from smalti.generation.settings import GenerationSettings
+from smalti.sampling.sampler import sample
+from smalti.sampling.view import Step
+
+
+class Generation:
+    """A generation in progress: iterate over it for its `Step`s, then ask it for its `output`.
+
+    Attributes:
+        prompts, negative_prompts, seeds, settings: as in `PipelineOutput`, known from the start.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        steps: Iterator[Step],
+        prompts: list[str],
+        negative_prompts: list[str] | None,
+        seeds: list[int],
+        settings: GenerationSettings,
+        prompt_seconds: float,
+    ) -> None:
+        self.prompts, self.negative_prompts = prompts, negative_prompts
+        self.seeds, self.settings = seeds, settings
+        self._components, self._steps = components, steps
+        self._seconds = {"prompt": prompt_seconds, "denoise": 0.0}
+        self._edited, self._remasked, self._passes = torch.zeros(3, len(prompts), dtype=torch.int64)
+        self._tokens: torch.Tensor | None = None
+
+    def __iter__(self) -> Iterator[Step]:
+        return self
+
+    def __next__(self) -> Step:
+        started = time.perf_counter()
+        with torch.inference_mode():
+            step = next(self._steps)
+            self._edited += step.edited.sum(dim=(1, 2)).cpu()
+            self._remasked += step.remasked.sum(dim=(1, 2)).cpu()
+            self._passes += step.active.cpu()
+        # Copying to the CPU waits for the device, so the clock sees all of the step.
+        self._tokens = step.tokens
+        self._seconds["denoise"] += time.perf_counter() - started
+        return step
+
+    def output(self, output_type: str = "pil") -> PipelineOutput:
+        """Take the steps that are left, decode the tokens, and return the images and how they came about.
+
+        Raises:
+            SmaltiError: an unknown `output_type`.
+        """
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        for _ in self:
+            pass
+        assert self._tokens is not None  # there is at least one step
+        started = time.perf_counter()
+        # Outside of inference mode, so that the caller may do with the tensors what they like.
+        tokens = self._tokens.cpu().clone()
+        images: Any = tokens
+        if output_type != "tokens":
+            pixels = self._components.decode(tokens)
+            if output_type == "pil":
+                images = [to_pil(image) for image in pixels.permute(0, 2, 3, 1).numpy()]
+            else:
+                images = pixels.float() / 255
+                images = images.permute(0, 2, 3, 1).numpy() if output_type == "np" else images
+        seconds = {**self._seconds, "decode": time.perf_counter() - started}
+        return PipelineOutput(
+            images=images,
+            tokens=tokens,
+            prompts=self.prompts,
+            negative_prompts=self.negative_prompts,
+            seeds=self.seeds,
+            settings=self.settings,
+            seconds={**seconds, "total": sum(seconds.values())},
+            tokens_edited=self._edited.tolist(),
+            tokens_remasked=self._remasked.tolist(),
+            passes=self._passes.tolist(),
+        )
+
+
+def start(
+    components: Components,
+    prompt: str | Sequence[str],
+    settings: GenerationSettings,
+    *,
+    negative_prompt: str | Sequence[str] | None = None,
+    num_images_per_prompt: int = 1,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    seed: int | Sequence[int] | None = None,
+    tokens: torch.Tensor | None = None,
+    editable: torch.Tensor | None = None,
+    preview: bool = False,
+) -> Generation:
+    """Begin a generation, to be taken step by step.
+
+    An image depends on its prompt, its seed and the settings, not on what else is in the batch.
+
+    Args:
+        prompt: one prompt or a list.
+        settings: how images are sampled; height and width must be set.
+        negative_prompt: what the images should not show: a prompt in place of the empty one in the unconditional pass,
+            one for all prompts or a list with one each. It needs guidance.
+        num_images_per_prompt: number of images of each prompt.
+        seed: image k of every prompt gets seed + k; a list has the seed of every image, all images of the first prompt
+            first; None draws one.
+        generator: in place of a seed: one that every image draws its seed from, or a list with one an image.
+        tokens: (B, h, w) int64, the grid of each image to start from, the mask id where it is to be filled; None is all
+            masks.
+        editable: (B, h, w) bool, False at tokens that must stay as they are; None is True everywhere.
+        preview: whether `Step.candidate` is wanted at every masked position.
+
+    Raises:
+        SmaltiError: an argument that is wrong, by name, before the first step.
+
+    Example:
+        >>> import smalti
+        >>> pipe = smalti.load()
+        >>> generation = start(pipe.components, "a red circle", pipe.settings.replaced(num_inference_steps=4), seed=0)
+        >>> [step.index for step in generation]
+        [0, 1, 2, 3]
+        >>> generation.output().images[0].size
+        (256, 256)
+    """
+    started = time.perf_counter()
+    prompts = _as_list("prompt", prompt)
+    check_whole("num_images_per_prompt", num_images_per_prompt)
+    seeds = image_seeds(seed, generator, len(prompts), num_images_per_prompt)
+    height, width = _size(settings)
+    grid = components.grid(height, width)
+    if settings.num_inference_steps > grid[0] * grid[1]:
+        raise SmaltiError(
+            f"num_inference_steps must be at most {grid[0] * grid[1]}, the number of tokens, "
+            f"not {settings.num_inference_steps}",
+            argument="num_inference_steps",
+        )
+    sampler = make_sampler(settings, guidance_batched=components.guidance_batched)
+    sampler.check(*grid)
+    negatives = _negatives(negative_prompt, len(prompts), settings)
+    batch, negative = (
+        components.prompts(texts, height, width).repeat_interleave(num_images_per_prompt) if texts else None
+        for texts in (prompts, negatives)
+    )
+    assert batch is not None
+    steps = sample(
+        components.denoiser,
+        batch,
+        grid=grid,
+        sampler=sampler,
+        generators=[torch.Generator().manual_seed(number) for number in seeds],
+        negative=negative,
+        tokens=tokens,
+        editable=editable,
+        preview=preview,
+    )
+    return Generation(
+        components,
+        steps,
+        _repeated(prompts, num_images_per_prompt),
+        _repeated(negatives, num_images_per_prompt) if negatives else None,
+        seeds,
+        settings,
+        time.perf_counter() - started,
+    )
+
+
+def _as_list(name: str, prompt: Any) -> list[str]:
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, list | tuple) or not prompts:
+        raise SmaltiError(f"{name} must be text or a list of texts, not {prompt!r}", argument=name)
+    return list(prompts)
+
+
+def _negatives(negative_prompt: Any, count: int, settings: GenerationSettings) -> list[str] | None:
+    """Return a negative prompt for each prompt, or None for the empty one."""
+    if negative_prompt is None or negative_prompt == "":
+        return None
+    negatives = _as_list("negative_prompt", negative_prompt)
+    if isinstance(negative_prompt, str):
+        negatives *= count
+    if len(negatives) != count:
+        raise SmaltiError(
+            f"negative_prompt must be text or a list of {count}, one a prompt, not of {len(negatives)}",
+            argument="negative_prompt",
+        )
+    if not settings.guidance_scale:
+        raise SmaltiError(
+            "negative_prompt needs guidance: set guidance_scale above 0", argument="negative_prompt"
+        )
+    return negatives
+
+
+def _size(settings: GenerationSettings) -> tuple[int, int]:
+    if settings.height is None or settings.width is None:
+        raise SmaltiError("height and width must be set in the settings", argument="height")
+    return settings.height, settings.width
+
+
+def _repeated(texts: list[str], count: int) -> list[str]:
+    return [text for text in texts for _ in range(count)]

@@ -1,0 +1,44 @@
+"""What a generation leaves: images and how they came about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from smalti.generation.settings import GenerationSettings
+
+OUTPUT_TYPES = ("pil", "np", "pt", "tokens")
+
+
+@dataclass(frozen=True, eq=False)
+class PipelineOutput:
+    """Images and how they came about. Lists have an entry an image, all images of the first prompt first.
+
+    Attributes:
+        images: what `output_type` asked for: "pil" a list of images, "np" (B, H, W, 3) float32 in [0, 1], "pt"
+            (B, 3, H, W) float32 in [0, 1] on the CPU, "tokens" the same as `tokens`.
+        tokens: (B, h, w) int64 on the CPU.
+        prompts: the prompt of each image.
+        negative_prompts: the negative prompt of each image, or None.
+        seeds: the seed of each image; alone with its seed it comes out the same.
+        settings: every setting, defaults included.
+        seconds: "prompt", "denoise", "decode" and their sum, "total".
+        tokens_edited: number of changes, in each image, of a token that was already set.
+        tokens_remasked: number of tokens that were masked again.
+        passes: number of passes of the denoiser for each image; fewer than `num_inference_steps` only with an adaptive
+            budget.
+    """
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor
+    tokens: torch.Tensor
+    prompts: list[str]
+    negative_prompts: list[str] | None
+    seeds: list[int]
+    settings: GenerationSettings
+    seconds: dict[str, float]
+    tokens_edited: list[int]
+    tokens_remasked: list[int]
+    passes: list[int]
