@@ -13,7 +13,7 @@ from PIL import Image
 
 import smalti
 from smalti.common.images import save_gif
-from smalti.training.preview import make_grid
+from smalti.common.images import make_grid
 
 PROMPTS = [
     "a red circle left of a blue square",

@@ -17,7 +17,7 @@ from smalti.evaluation.suites.scenes.prompts import scene_prompts
 from smalti.evaluation.suites.scenes.score import score_images
 from smalti.loading import BUNDLED_MODEL
 from smalti.pipeline import Pipeline
-from smalti.training.tokenizer import measure
+from smalti.vq.fidelity import measure_fidelity
 from smalti.worlds.scenes.world import Scenes
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +43,9 @@ def test_is_what_the_documents_say(pipe: Pipeline) -> None:
 def test_image_tokenizer_is_faithful_to_unseen_scenes(pipe: Pipeline) -> None:
     unseen = Scenes(seed=123, size=256, split="test")
     with torch.inference_mode():
-        found = measure(pipe.image_tokenizer, torch.stack([unseen[index]["image"] for index in range(16)]))
+        found = measure_fidelity(
+            pipe.image_tokenizer, torch.stack([unseen[index]["image"] for index in range(16)])
+        )
     assert found["psnr"] >= 27
 
 

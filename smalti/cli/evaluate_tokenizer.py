@@ -40,13 +40,13 @@ def tokenizer(
     from smalti.common.devices import find_device
     from smalti.storage.folder import load_image_tokenizer
     from smalti.storage.loading import find_model
-    from smalti.training.tokenizer import measure
+    from smalti.vq.fidelity import measure_fidelity
     from smalti.worlds.scenes.world import Scenes
 
     unseen = Scenes(seed=seed, size=size, split="test", lattice=place)
     folder = find_model(model, revision=revision, parts=("image_tokenizer",))
     codec = load_image_tokenizer(folder, device=find_device(device))
-    found = measure(codec, torch.stack([unseen[index]["image"] for index in range(images)]))
+    found = measure_fidelity(codec, torch.stack([unseen[index]["image"] for index in range(images)]))
     report = {
         **found,
         "codebook_size": codec.config.codebook_size,

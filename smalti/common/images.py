@@ -1,4 +1,4 @@
-"""Images as files: PNG, JPEG and WebP with metadata, the unmasking as an animated GIF."""
+"""Images as files: PNG, JPEG and WebP with metadata, sample grids, the unmasking as an animated GIF."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, PngImagePlugin
 
 from smalti.common.files import atomic_path
@@ -120,3 +121,24 @@ def paint_unknown(pixels: np.ndarray, unknown: np.ndarray) -> np.ndarray:
         tiles[::rows] = tiles[:, ::columns] = _JOINT
     covered = unknown.repeat(rows, axis=0).repeat(columns, axis=1)
     return np.where(covered[..., None], tiles, pixels)
+
+
+def make_grid(images: torch.Tensor, columns: int, gap: int = 4) -> Image.Image:
+    """Return images side by side: (N, 3, H, W) uint8, `columns` a row, with a white gap in pixels between them."""
+    N, _, H, W = images.shape
+    rows = -(-N // columns)
+    canvas = torch.full((rows * (H + gap) - gap, columns * (W + gap) - gap, 3), 255, dtype=torch.uint8)
+    for index, image in enumerate(images.cpu()):
+        top, left = index // columns * (H + gap), index % columns * (W + gap)
+        canvas[top : top + H, left : left + W] = image.permute(1, 2, 0)
+    return Image.fromarray(canvas.numpy())
+
+
+def save_grid(images: torch.Tensor, path: str | Path, columns: int) -> None:
+    """Write a grid of images (N, 3, H, W) uint8, whole or not at all.
+
+    Raises:
+        SmaltiError: it cannot be written; a file that was there before stays as it was.
+    """
+    with atomic_path(path) as temporary:
+        make_grid(images, columns).save(temporary)

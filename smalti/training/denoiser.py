@@ -10,6 +10,7 @@ import torch
 
 from smalti.common.devices import find_device
 from smalti.common.files import write_text_atomic
+from smalti.common.images import save_grid
 from smalti.data.sources import shuffled_indices
 from smalti.errors import SmaltiError
 from smalti.generation.build import make_sampler
@@ -35,7 +36,6 @@ from smalti.training.codes import add_code_networks, fold_code_networks
 from smalti.training.config import DenoiserRunConfig, check_model_keys
 from smalti.training.distribution import first_alone, spread
 from smalti.training.loop import train
-from smalti.training.preview import save_grid
 from smalti.training.state import latest_checkpoint
 from smalti.vq.groups import CodeGroups, file_name
 

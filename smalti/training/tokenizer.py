@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from smalti.common.images import save_grid
 from smalti.data.sources import make_source, source_batch, stack_images
 from smalti.errors import SmaltiError
 from smalti.storage.folder import load_image_tokenizer, save_image_tokenizer
 from smalti.training.config import TokenizerRunConfig, check_model_keys
 from smalti.training.distribution import size, spread, take_from_first
 from smalti.training.loop import train
-from smalti.training.preview import save_grid
 from smalti.vq.config import VQConfig
 from smalti.vq.discriminator import PatchDiscriminator
+from smalti.vq.fidelity import measure_fidelity
 from smalti.vq.groups import CodeGroups
 from smalti.vq.kmeans import kmeans
 from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
@@ -27,36 +27,6 @@ from smalti.worlds.scenes.world import Scenes
 _VALIDATION_PICTURES = 64
 _SEEDING_PICTURES = 1024
 _ALIKE = 4  # codes, itself among them, that one may be taken for
-
-
-def psnr(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio of each pair in dB: two (B, 3, H, W) uint8 → (B,) float32."""
-    error = (images.float() - others.float()).square().flatten(1).mean(dim=1)
-    return 10 * torch.log10(255.0**2 / error.clamp_min(1e-10))
-
-
-@torch.no_grad()
-def measure(tokenizer: ImageTokenizer, images: torch.Tensor, batch_size: int = 16) -> dict[str, float]:
-    """Round-trip fidelity over pictures (N, 3, H, W) uint8.
-
-    Returns:
-        `psnr` in dB (mean over pictures), `psnr_pooled` in dB (of the mean squared error over all pictures),
-        `codes_used` (share of the codebook that these pictures use) and `perplexity` (of the distribution of codes).
-    """
-    values, counts = [], torch.zeros(tokenizer.config.codebook_size)
-    device = tokenizer.device
-    for part in images.split(batch_size):
-        tokens = tokenizer.from_pixels(part.to(device))
-        values.append(psnr(part, tokenizer.to_pixels(tokens).cpu()))
-        counts += torch.bincount(tokens.flatten().cpu(), minlength=len(counts))
-    share = counts / counts.sum()
-    decibels = torch.cat(values)
-    return {
-        "psnr": round(float(decibels.mean()), 3),
-        "psnr_pooled": round(float(-10 * torch.log10((10 ** (-decibels / 10)).mean())), 3),
-        "codes_used": round(float((counts > 0).float().mean()), 4),
-        "perplexity": round(math.exp(float(-(share * share.clamp_min(1e-12).log()).sum())), 1),
-    }
 
 
 class TokenizerWithDiscriminator(nn.Module):
@@ -205,7 +175,9 @@ class TokenizerTask:
         save_grid(
             torch.cat([shown, to_uint8(tokenizer.decode(tokenizer.from_pixels(shown)))]), path, columns=8
         )
-        return {f"validation_{key}": value for key, value in measure(tokenizer, self.validation).items()}
+        return {
+            f"validation_{key}": value for key, value in measure_fidelity(tokenizer, self.validation).items()
+        }
 
     def export(self, average: dict[str, torch.Tensor], folder: Path) -> None:
         save_image_tokenizer(self.averaged(average), folder, dtype=torch.bfloat16)

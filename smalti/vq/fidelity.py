@@ -1,0 +1,55 @@
+"""How well an image tokenizer keeps images: PSNR of the round trip, and use of the codebook."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from smalti.vq.tokenizer import ImageTokenizer
+
+
+def psnr(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return the peak signal-to-noise ratio of each pair in dB: two (B, 3, H, W) uint8 to (B,) float32.
+
+    Example:
+        >>> import torch
+        >>> black = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+        >>> psnr(black, black + 1).round(decimals=1).tolist()
+        [48.1]
+    """
+    error = (images.float() - others.float()).square().flatten(1).mean(dim=1)
+    return 10 * torch.log10(255.0**2 / error.clamp_min(1e-10))
+
+
+@torch.no_grad()
+def measure_fidelity(
+    tokenizer: ImageTokenizer, images: torch.Tensor, batch_size: int = 16
+) -> dict[str, float]:
+    """Measure the round trip of images through tokens.
+
+    Args:
+        tokenizer: the image tokenizer, on any device.
+        images: (N, 3, H, W) uint8, sides divisible by the tokenizer's downscale.
+        batch_size: number of images that are encoded at once.
+
+    Returns:
+        `psnr`: mean over the images, in dB.
+        `psnr_pooled`: PSNR of the mean squared error over all images, in dB.
+        `codes_used`: fraction of the codebook that the images use.
+        `perplexity`: exponential of the entropy of the code distribution.
+    """
+    values, counts = [], torch.zeros(tokenizer.config.codebook_size)
+    device = tokenizer.device
+    for part in images.split(batch_size):
+        tokens = tokenizer.from_pixels(part.to(device))
+        values.append(psnr(part, tokenizer.to_pixels(tokens).cpu()))
+        counts += torch.bincount(tokens.flatten().cpu(), minlength=len(counts))
+    share = counts / counts.sum()
+    decibels = torch.cat(values)
+    return {
+        "psnr": round(float(decibels.mean()), 3),
+        "psnr_pooled": round(float(-10 * torch.log10((10 ** (-decibels / 10)).mean())), 3),
+        "codes_used": round(float((counts > 0).float().mean()), 4),
+        "perplexity": round(math.exp(float(-(share * share.clamp_min(1e-12).log()).sum())), 1),
+    }
