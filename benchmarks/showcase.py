@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 import smalti
-from smalti.common.images import save_gif
-from smalti.common.images import make_grid
+from smalti.common.images import make_grid, save_gif
 
 PROMPTS = [
     "a red circle left of a blue square",
