@@ -29,7 +29,8 @@ from smalti.evaluation.suites.scenes.features import (
     save_classifier,
     targets,
 )
-from smalti.worlds.scenes.world import Scenes, render
+from smalti.worlds.scenes.scene import render
+from smalti.worlds.scenes.world import Scenes
 
 _LATTICES = (None, 8)
 _TRAINING_SEEDS = 1_000_000  # where those of training start; `smalti evaluate` counts from 0

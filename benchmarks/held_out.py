@@ -28,8 +28,8 @@ from smalti.evaluation.suites.scenes.prompts import Prompt
 from smalti.evaluation.suites.scenes.score import is_correct
 from smalti.worlds.scenes.captions import geneval_prompt
 from smalti.worlds.scenes.palette import COLORS
+from smalti.worlds.scenes.scene import HELD_OUT
 from smalti.worlds.scenes.shapes import SHAPES
-from smalti.worlds.scenes.world import HELD_OUT
 
 _SIDE = 128  # of a picture on the sheet
 

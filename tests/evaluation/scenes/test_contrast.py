@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import smalti
 from smalti.errors import SmaltiError
 from smalti.evaluation.suites.scenes.contrast import KINDS, contrasts, measure_contrasts
-from smalti.worlds.scenes.world import HELD_OUT
+from smalti.worlds.scenes.scene import HELD_OUT
 
 
 @settings(max_examples=40, deadline=None)

@@ -19,8 +19,9 @@ from smalti.evaluation import detector, outlines  # noqa: E402
 from smalti.evaluation.suites.scenes.detector import Detection, detect, relations  # noqa: E402
 from smalti.evaluation.suites.scenes.score import is_correct  # noqa: E402
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS  # noqa: E402
+from smalti.worlds.scenes.scene import Scene, SceneObject, render  # noqa: E402
 from smalti.worlds.scenes.shapes import SHAPES  # noqa: E402
-from smalti.worlds.scenes.world import Scene, SceneObject, Scenes, render  # noqa: E402
+from smalti.worlds.scenes.world import Scenes  # noqa: E402
 
 
 def degrade(picture: np.ndarray, seed: int) -> np.ndarray:

@@ -27,7 +27,7 @@ from smalti.evaluation.suites.scenes.edits import (
     truth,
 )
 from smalti.worlds.scenes.palette import BACKGROUNDS
-from smalti.worlds.scenes.world import HELD_OUT, render
+from smalti.worlds.scenes.scene import HELD_OUT, render
 
 kinds = st.sampled_from(KINDS)
 lattices = st.sampled_from([None, 8, 16])

@@ -24,8 +24,9 @@ from smalti.evaluation.suites.scenes.features import (
     targets,
 )
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
+from smalti.worlds.scenes.scene import Scene, SceneObject
 from smalti.worlds.scenes.shapes import SHAPES
-from smalti.worlds.scenes.world import Scene, SceneObject, Scenes
+from smalti.worlds.scenes.world import Scenes
 
 TRAINING = Path(__file__).parents[3] / "benchmarks" / "features.py"
 

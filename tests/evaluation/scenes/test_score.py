@@ -24,7 +24,7 @@ from smalti.evaluation.suites.scenes.prompts import (  # noqa: E402
     write_prompts,
 )
 from smalti.evaluation.suites.scenes.score import is_correct, score_folder, score_images, write_sample  # noqa: E402
-from smalti.worlds.scenes.world import HELD_OUT  # noqa: E402
+from smalti.worlds.scenes.scene import HELD_OUT  # noqa: E402
 
 KEYS = [*TAGS, "mean", "held_out", "seen", "images", "seconds"]
 

@@ -18,8 +18,9 @@ from smalti.common.checks import check_choice, check_whole
 from smalti.reading.likelihood import log_probabilities
 from smalti.worlds.scenes.captions import geneval_prompt
 from smalti.worlds.scenes.palette import COLORS
+from smalti.worlds.scenes.scene import HELD_OUT, Scene, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
-from smalti.worlds.scenes.world import HELD_OUT, Scene, compose, render, sample_metadata
+from smalti.worlds.scenes.world import sample_metadata
 
 if TYPE_CHECKING:
     from smalti.pipeline import Pipeline

@@ -19,8 +19,9 @@ from smalti.common.checks import check_choice, check_whole
 from smalti.evaluation.suites.scenes.prompts import Prompt
 from smalti.worlds.scenes.captions import geneval_prompt
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
+from smalti.worlds.scenes.scene import HELD_OUT, Scene, SceneObject, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
-from smalti.worlds.scenes.world import HELD_OUT, Scene, SceneObject, compose, render, sample_metadata
+from smalti.worlds.scenes.world import sample_metadata
 
 # The least side of an object whose background changes.
 _LARGE = 0.4

@@ -14,7 +14,7 @@ from smalti.evaluation.suites.scenes.detector import Detection, detect
 from smalti.evaluation.suites.scenes.edit_pairs import KINDS, EditPair, changed_tokens
 from smalti.evaluation.suites.scenes.score import is_correct
 from smalti.worlds.scenes.palette import BACKGROUNDS
-from smalti.worlds.scenes.world import SceneObject
+from smalti.worlds.scenes.scene import SceneObject
 
 if TYPE_CHECKING:
     from smalti.generation.settings import GenerationSettings

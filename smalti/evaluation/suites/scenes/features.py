@@ -19,8 +19,8 @@ from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
 from smalti.worlds.scenes.layout import SIZES
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
+from smalti.worlds.scenes.scene import Scene
 from smalti.worlds.scenes.shapes import SHAPES
-from smalti.worlds.scenes.world import Scene
 
 WEIGHTS = Path(__file__).parents[3] / "models" / "classifier.safetensors"
 

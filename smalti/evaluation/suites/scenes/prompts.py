@@ -20,8 +20,8 @@ from smalti.errors import SmaltiError
 from smalti.worlds.scenes.captions import geneval_prompt
 from smalti.worlds.scenes.layout import RELATIONS
 from smalti.worlds.scenes.palette import COLORS
+from smalti.worlds.scenes.scene import HELD_OUT, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
-from smalti.worlds.scenes.world import HELD_OUT, compose, render
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
