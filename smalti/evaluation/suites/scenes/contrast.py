@@ -1,20 +1,20 @@
-"""What a model has understood of its prompts: does a picture fit its own better than one that is nearly the same?
+"""Whether a model tells prompts apart: log-likelihoods of a scene under its own prompt and under a similar one.
 
-The scenes score says whether pictures are right; it moves only when everything about a task works. This measurement
-needs no sampling: it compares the loss of a drawn scene's tokens under its own prompt and under one with one thing
-changed, such as two colours swapped. A model that has not understood the words cannot tell the two apart.
+The other prompt differs in one thing, such as two colours that are swapped. A model that has not understood the words
+gives both the same likelihood. Nothing is sampled.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from smalti.common.checks import check_choice, check_whole
+from smalti.components import Components
 from smalti.reading.likelihood import log_probabilities
 from smalti.worlds.scenes.captions import geneval_prompt
 from smalti.worlds.scenes.palette import COLORS
@@ -22,17 +22,14 @@ from smalti.worlds.scenes.scene import HELD_OUT, Scene, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
 from smalti.worlds.scenes.world import sample_metadata
 
-if TYPE_CHECKING:
-    from smalti.pipeline import Pipeline
-
 MASK_RATIOS = (1.0, 0.98, 0.95, 0.9, 0.8)
-"""Shares of the tokens that are hidden. The prompt matters where nearly all are."""
+"""Fractions of the tokens that are masked. The prompt matters where nearly all are."""
 
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 Metadata = dict[str, Any]
 
 
-class Contrast(NamedTuple):
+class ContrastPair(NamedTuple):
     """A scene with its own prompt and one that does not fit."""
 
     scene: Scene
@@ -72,8 +69,8 @@ KINDS: dict[str, tuple[str, Callable[[list[Metadata], Random], None]]] = {
 or above for below, the colours of two objects swapped; the same where one pair is one that training never shows."""
 
 
-def contrasts(kind: str, count: int, *, seed: int = 0, lattice: int | None = 8) -> Iterator[Contrast]:
-    """`count` scenes of a kind; scene i depends on the kind, the seed, the lattice and i alone.
+def contrasts(kind: str, count: int, *, seed: int = 0, lattice: int | None = 8) -> Iterator[ContrastPair]:
+    """Yield `count` scenes of a kind; scene i depends on the kind, the seed, the lattice and i alone.
 
     Raises:
         SmaltiError: there is no such kind, or `count` is not a positive whole number.
@@ -90,18 +87,18 @@ def contrasts(kind: str, count: int, *, seed: int = 0, lattice: int | None = 8) 
         scene = compose({**metadata, "prompt": prompt}, random, split="train", lattice=lattice)
         other = copy.deepcopy(metadata)
         change(other["include"], random)
-        yield Contrast(scene, prompt, geneval_prompt(other))
+        yield ContrastPair(scene, prompt, geneval_prompt(other))
 
 
 def _held_out(metadata: Metadata, random: Random) -> tuple[str, str]:
-    """A pair that training never shows, of another shape and another colour than the second object's."""
+    """Return a pair that training never shows, of another shape and another colour than the second object's."""
     second = metadata["include"][1]
     free = [pair for pair in sorted(HELD_OUT) if pair[0] != second["class"] and pair[1] != second["color"]]
     return random.choice(free)
 
 
 def measure_contrasts(
-    pipeline: Pipeline,
+    components: Components,
     kind: str,
     count: int = 96,
     *,
@@ -109,40 +106,70 @@ def measure_contrasts(
     lattice: int | None = 8,
     size: int = 256,
     mask_ratios: Sequence[float] = MASK_RATIOS,
-    watch: Callable[[Iterator[Contrast]], Iterator[Contrast]] = iter,
 ) -> dict[float, dict[str, float]]:
-    """How well the model tells the prompts of a kind apart, by the share of tokens that are hidden.
+    """Measure how well a model tells the prompts of a kind apart.
 
     Args:
-        size: of the pictures in pixels.
-        watch: wraps the scenes, to show progress.
+        components: the model.
+        kind, count, seed, lattice: as for `contrasts`.
+        size: side of the scenes in pixels.
+        mask_ratios: fractions of the tokens that are masked.
 
     Returns:
-        By mask ratio: `nats`, by how much the summed loss of a picture's hidden tokens is higher under the other
-        prompt, the mean over pictures; `error`, the standard error of that mean; `right`, the share of pictures for
-        which it is higher, 0.5 by chance.
+        The same as `summarize_contrasts`, by mask ratio.
     """
-    differences: list[torch.Tensor] = []
-    side = pipeline.image_tokenizer.config.downscale
+    pairs = contrasts(kind, count, seed=seed, lattice=lattice)
+    drops = likelihood_drops(components, pairs, seed=seed, size=size, mask_ratios=mask_ratios)
+    return summarize_contrasts(list(drops), mask_ratios)
+
+
+def likelihood_drops(
+    components: Components,
+    pairs: Iterable[ContrastPair],
+    *,
+    seed: int = 0,
+    size: int = 256,
+    mask_ratios: Sequence[float] = MASK_RATIOS,
+) -> Iterator[torch.Tensor]:
+    """Yield how much the log-likelihood of each scene's masked tokens is lower under the other prompt.
+
+    Args:
+        seed: which tokens are masked.
+
+    Returns:
+        (mask ratios,) float in nats for each pair, the sum over the masked tokens.
+    """
+    side = components.image_tokenizer.config.downscale
     grid = (size // side, size // side)
     places = torch.Generator().manual_seed(seed)
-    for contrast in watch(contrasts(kind, count, seed=seed, lattice=lattice)):
-        pixels = torch.from_numpy(render(contrast.scene, size)).permute(2, 0, 1)[None]
-        tokens = pipeline.components.encode(pixels)[0]
+    for pair in pairs:
+        pixels = torch.from_numpy(render(pair.scene, size)).permute(2, 0, 1)[None]
+        tokens = components.encode(pixels)[0]
         rank = torch.rand(grid[0] * grid[1], generator=places).argsort().argsort().view(grid)
-        hidden = torch.stack([rank < max(1, round(ratio * rank.numel())) for ratio in mask_ratios])
+        masked = torch.stack([rank < max(1, round(ratio * rank.numel())) for ratio in mask_ratios])
         own, other = (
             log_probabilities(
-                pipeline.denoiser,
-                pipeline.components.prompts([text], size, size),
+                components.denoiser,
+                components.prompts([text], size, size),
                 tokens,
-                hidden,
-                at_once=len(hidden),
+                masked,
+                at_once=len(masked),
             ).sum(dim=(1, 2))
-            for text in (contrast.prompt, contrast.other)
+            for text in (pair.prompt, pair.other)
         )
-        differences.append(own - other)
-    found = torch.stack(differences).double()
+        yield own - other
+
+
+def summarize_contrasts(
+    drops: Sequence[torch.Tensor], mask_ratios: Sequence[float] = MASK_RATIOS
+) -> dict[float, dict[str, float]]:
+    """Return the scores of many scenes from `likelihood_drops`.
+
+    Returns:
+        By mask ratio: `nats`, the mean drop; `error`, the standard error of that mean; `right`, the fraction of scenes
+        whose likelihood is lower under the other prompt, 0.5 by chance.
+    """
+    found = torch.stack(list(drops)).double()
     right = (found > 0).double() + (found == 0).double() / 2
     return {
         ratio: {

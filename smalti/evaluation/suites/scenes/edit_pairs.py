@@ -1,7 +1,7 @@
 """Edits whose result is known: a scene, the scene as it should be afterwards, and the prompts of both.
 
-Both pictures are drawn by the same code and differ in nothing but the edit, so that the truly changed tokens are those
-whose pixels differ.
+The same code renders both images, and they differ in the edit alone. So the truly changed tokens are those whose pixels
+differ.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class EditPair:
     Attributes:
         kind: one of `KINDS`.
         before, after: the scenes; they share what the edit leaves alone.
-        source_prompt, prompt: what they show, in the same wording.
+        source_prompt, prompt: captions of the two scenes, in the same wording.
         asked: GenEval's metadata of `after`; `exclude` names what must not be left over.
-        untouched: the objects that are in both, alike.
+        untouched: objects that are alike in both scenes.
     """
 
     kind: str
@@ -49,21 +49,21 @@ class EditPair:
     asked: Prompt
     untouched: tuple[SceneObject, ...]
 
-    def pictures(self, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-        """The picture and the true edited picture, uint8 (size, size, 3) each."""
+    def images(self, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
+        """Return the image and the true edited image, uint8 (size, size, 3) each."""
         return render(self.before, size), render(self.after, size)
 
 
 def edit_pairs(count: int = 200, *, seed: int = 0, lattice: int | None = 8) -> Iterator[EditPair]:
-    """`count` edits, the kinds in turn; edit i depends on the seed, the lattice and i alone.
+    """Yield `count` edits, the kinds in turn; edit i depends on the seed, the lattice and i alone.
 
-    Every scene has two objects of different shapes and colours, of which the edit touches one. Half of the prompts join
-    them by "and", half say where one stands of the other. Where the background changes, there is one large object: of a
-    small one no token is free of background, so nothing would say where it is to stay. No object is one of the
-    shape-colour pairs that training never shows, so that the score is one of editing alone.
+    Every scene has two objects of different shapes and colours; the edit touches one of them. Half of the prompts join
+    them by "and", half say where one stands relative to the other. Where the background changes, there is one large
+    object: every token of a small one holds some background, so no token would say where it stays. No object is a
+    held-out pair, so that the score is one of editing alone.
 
     Args:
-        lattice: of the scenes (`smalti.worlds.scenes.world.Scenes`); None for objects of any size anywhere.
+        lattice: as in `smalti.worlds.scenes.world.Scenes`; None for objects of any size anywhere.
 
     Raises:
         SmaltiError: `count` is not a positive whole number.
@@ -74,7 +74,7 @@ def edit_pairs(count: int = 200, *, seed: int = 0, lattice: int | None = 8) -> I
 
 
 def edit_pair(kind: str, random: Random, *, lattice: int | None = 8) -> EditPair:
-    """One edit of a kind.
+    """Return one edit of a kind.
 
     Raises:
         SmaltiError: there is no such kind.
@@ -126,14 +126,14 @@ def _background_pair(random: Random, lattice: int | None) -> EditPair:
 
 
 def changed_tokens(before: np.ndarray, after: np.ndarray, side: int) -> np.ndarray:
-    """(H/side, W/side) bool: the tokens of side × side pixels in which two pictures, (H, W, 3) uint8, differ."""
+    """Return in which tokens of side × side pixels two images, (H, W, 3) uint8, differ: (H/side, W/side) bool."""
     height, width = before.shape[:2]
     differ = (before != after).any(axis=-1)
     return differ.reshape(height // side, side, width // side, side).any(axis=(1, 3))
 
 
 def _plain(metadata: dict[str, Any], random: Random, lattice: int | None) -> Scene:
-    """A scene on a plain background; a prompt of its own keeps `compose` from writing one."""
+    """Return a scene on a plain background; the empty prompt keeps `compose` from writing one."""
     scene = compose({**metadata, "prompt": ""}, random, split="train", lattice=lattice)
     return dataclasses.replace(scene, gradient=False)
 
@@ -143,7 +143,7 @@ def _words(include: list[dict[str, Any]]) -> str:
 
 
 def _asked(include: list[dict[str, Any]], gone: list[str] | None = None) -> Prompt:
-    """What the result must show: these objects, no second of any of them, and none of what is gone."""
+    """Return what the result must show: these objects, no second of any of them, and none of what is gone."""
     exclude = [{"class": entry["class"], "count": entry["count"] + 1} for entry in include]
     exclude += [{"class": shape, "count": 1} for shape in gone or []]
     return {"include": include, "exclude": exclude}
