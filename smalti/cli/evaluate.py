@@ -62,7 +62,7 @@ Folder = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Score images that are there: DIR/00000/metadata.jsonl and DIR/00000/samples/*.png.",
+        help="Score images that exist: DIR/00000/metadata.jsonl and DIR/00000/samples/*.png.",
         show_default=False,
     ),
 ]

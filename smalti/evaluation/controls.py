@@ -27,9 +27,9 @@ def check_request(suite: Suite, request: Request) -> None:
         given = getattr(request, field.name) != field.default
         if given and field.name not in _GENERAL | suite.controls:
             option = "--" + field.name.replace("_", "-")
-            raise SmaltiError(f"{option} is nothing that suite {suite_name(suite)!r} can do: leave it out")
+            raise SmaltiError(f"{option} cannot be used with the suite {suite_name(suite)!r}: leave it out")
     if request.folder is not None and (request.ground_truth or request.save is not None):
-        raise SmaltiError("--folder scores images that are there: leave out --ground-truth and --save")
+        raise SmaltiError("--folder scores images that exist: leave out --ground-truth and --save")
     if request.tokenized and not request.ground_truth:
         raise SmaltiError("--tokenized goes with --ground-truth")
     if request.shuffled and request.save is not None:

@@ -1,8 +1,7 @@
-"""The Fréchet distance between two sets of pictures, as in FID (Heusel et al., 2017, arXiv 1706.08500, equation 6).
+"""The Fréchet distance between two sets of images, as in FID (Heusel et al., 2017, arXiv 1706.08500, equation 6).
 
-FID takes the features of an Inception network trained on photographs; here they are those of `features.py`. As there,
-each set is held for a Gaussian. The distance between two finite samples of the same thing is not 0, and the smaller
-they are, the larger it is: only distances between sets of the same sizes can be compared.
+A Gaussian is fitted to the features of each set; the caller chooses the features. The distance between two finite
+samples of one distribution is above 0 and grows as the samples shrink. Distances compare only at the same sizes.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from smalti.errors import SmaltiError
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """What a set of pictures is held for.
+    """A Gaussian fitted to a set.
 
     Attributes:
         mean: (D,) float64.
-        covariance: (D, D) float64, symmetric, no eigenvalue below 0.
+        covariance: (D, D) float64, symmetric, without negative eigenvalues.
     """
 
     mean: torch.Tensor
@@ -28,7 +27,7 @@ class Gaussian:
 
 
 def fit(features: torch.Tensor) -> Gaussian:
-    """The mean and the covariance (divided by N − 1) of features, (N, D) floating-point.
+    """Return the mean and the covariance (divided by N − 1) of features, (N, D) floating-point.
 
     Raises:
         SmaltiError: they are fewer than two, of another shape, or not finite.
@@ -38,7 +37,7 @@ def fit(features: torch.Tensor) -> Gaussian:
             f"features must be floating-point (N, D), not {features.dtype} {tuple(features.shape)}"
         )
     if len(features) < 2:
-        raise SmaltiError(f"features must be those of at least 2 pictures, not {len(features)}")
+        raise SmaltiError(f"features must be those of at least 2 images, not {len(features)}")
     points = features.detach().cpu().double()
     if not points.isfinite().all():
         raise SmaltiError("features must be finite numbers")
@@ -48,13 +47,18 @@ def fit(features: torch.Tensor) -> Gaussian:
 
 
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:
-    """|m − m'|² + tr(C + C' − 2 (C C')^½): the squared distance, as FID reports it (Heusel et al., equation 6).
+    """Return |m − m'|² + tr(C + C' − 2 (C C')^½), the squared distance that FID reports.
 
-    tr (C C')^½ is the sum of the singular values of C^½ C'^½. That takes roots of symmetric matrices only, and none of
-    C C', whose rounding errors a root would blow up where pictures are too few for covariances of full rank.
+    tr (C C')^½ is the sum of the singular values of C^½ C'^½, which needs roots of symmetric matrices only. A root of
+    C C' would amplify its rounding errors where images are too few for covariances of full rank.
 
     Raises:
-        SmaltiError: the two are not of the same dimension.
+        SmaltiError: the two have different dimensions.
+
+    Example:
+        >>> one = fit(torch.eye(3))
+        >>> frechet_distance(one, one)
+        0.0
     """
     if one.mean.shape != other.mean.shape:
         raise SmaltiError(
@@ -62,11 +66,11 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
         )
     shared = torch.linalg.svdvals(_root(one.covariance) @ _root(other.covariance)).sum()
     spread = one.covariance.trace() + other.covariance.trace() - 2 * shared
-    # Rounding can leave a little less than 0 between two sets that are the same.
+    # Rounding can leave a little less than 0 between two equal sets.
     return max(float((one.mean - other.mean).square().sum() + spread), 0.0)
 
 
 def _root(covariance: torch.Tensor) -> torch.Tensor:
-    """The symmetric square root of a symmetric matrix without eigenvalues below 0: (D, D) float64."""
+    """Return the symmetric square root of a symmetric matrix without eigenvalues below 0: (D, D) float64."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp_min(0).sqrt() @ vectors.T

@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 pytest.importorskip("skimage")
 
 from smalti.errors import SmaltiError  # noqa: E402
-from smalti.evaluation import detector, outlines  # noqa: E402
+from smalti.evaluation.suites.scenes import detector, outlines  # noqa: E402
 from smalti.evaluation.suites.scenes.detector import Detection, detect, relations  # noqa: E402
 from smalti.evaluation.suites.scenes.score import is_correct  # noqa: E402
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS  # noqa: E402
@@ -123,7 +123,7 @@ def test_it_is_independent_of_the_generator_and_knows_the_same_names() -> None:
     for module in (detector, outlines):
         tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
         sources = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert not any(source.startswith("smalti.data") for source in sources)
+        assert not any(source.startswith("smalti.worlds") for source in sources)
     assert set(outlines.SHAPES) == set(SHAPES) and set(detector.COLORS) == set(COLORS)
 
 

@@ -1,7 +1,7 @@
-"""What a small classifier of scenes sees in a picture: the features that distances of sets of pictures are taken on.
+"""The features of a small classifier of scenes, on which distances between sets of images are measured.
 
-A convolutional network that was trained to name what drawn scenes show (`benchmarks/features.py`). Its weights come
-with the package, so that a distance means the same for everybody; other weights would change every distance.
+A convolutional network is trained to name what scenes show. Its weights come with the package, so that a distance means
+the same for everybody.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from smalti.worlds.scenes.shapes import SHAPES
 WEIGHTS = Path(__file__).parents[3] / "models" / "classifier.safetensors"
 
 DIMENSION = 128
-"""How many features a picture has."""
+"""Number of features of an image."""
 
 SIDE = 128
-"""Pictures are averaged down to this many pixels a side before the network sees them."""
+"""Side in pixels to which images are averaged down before the network."""
 
 SEVERAL = {"shapes": len(SHAPES), "colors": len(COLORS), "pairs": len(SHAPES) * len(COLORS)}
-"""What a scene may show several of, and how many there are to tell apart."""
+"""Number of classes of each thing that a scene may show several of."""
 
 ONE_OF = {"count": len(SIZES), "background": len(BACKGROUNDS)}
-"""What a scene has exactly one of: the number of its objects (less one) and its background."""
+"""Number of classes of what a scene has exactly one of: the number of its objects (less one) and its background."""
 
 _WIDTHS = (16, 32, 64, 128, 128)
 _STRIDES = (2, 2, 2, 2, 1)
 
 
 class SceneClassifier(nn.Module):
-    """Five convolutions, the mean and the largest value of each channel, a linear layer to the features, linear heads.
+    """Five convolutions, the mean and the maximum of each channel, a linear layer to the features, linear heads.
 
-    The largest value says that something is there, the mean how much of it.
+    The maximum says that something is there, the mean how much of it.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class SceneClassifier(nn.Module):
         )
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) uint8 of any size → (B, `DIMENSION`), none below 0."""
+        """Return the features, (B, `DIMENSION`) of at least 0, of images (B, 3, H, W) uint8 of any size."""
         x = images.to(self.to_features.weight.device).float() / 127.5 - 1
         if x.shape[-2:] != (SIDE, SIDE):
             x = F.interpolate(x, (SIDE, SIDE), mode="area")
@@ -71,13 +71,13 @@ class SceneClassifier(nn.Module):
         return F.relu(self.to_features(torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)))
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(B, 3, H, W) uint8 → logits, (B, n) for every entry of `SEVERAL` and `ONE_OF`."""
+        """Return logits, (B, n) for each entry of `SEVERAL` and `ONE_OF`, of images (B, 3, H, W) uint8."""
         features = self.features(images)
         return {name: head(features) for name, head in self.heads.items()}
 
 
 def targets(scene: Scene) -> dict[str, torch.Tensor]:
-    """What the classifier should say of a scene: (n,) float32 of 0 and 1 for `SEVERAL`, () int64 for `ONE_OF`."""
+    """Return a scene's classes: (n,) float32 of 0 and 1 for each of `SEVERAL`, () int64 for each of `ONE_OF`."""
     several = {name: torch.zeros(size) for name, size in SEVERAL.items()}
     shapes, colors = list(SHAPES), list(COLORS)
     for item in scene.objects:
@@ -89,7 +89,7 @@ def targets(scene: Scene) -> dict[str, torch.Tensor]:
 
 
 def load_classifier(path: str | Path = WEIGHTS) -> SceneClassifier:
-    """The trained classifier, in float32 on the CPU.
+    """Return the trained classifier, in float32 on the CPU.
 
     Raises:
         SmaltiError: the file is missing or holds something else.
@@ -120,7 +120,7 @@ def save_classifier(classifier: SceneClassifier, path: str | Path) -> None:
 
 @torch.inference_mode()
 def features(classifier: SceneClassifier, batches: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The features of many pictures, of which no more than a batch need be held at a time.
+    """Return the features of many images, which may come from a generator.
 
     Args:
         batches: (B, 3, H, W) uint8 each.
@@ -129,15 +129,13 @@ def features(classifier: SceneClassifier, batches: Iterable[torch.Tensor]) -> to
         (N, `DIMENSION`) float32 on the CPU.
 
     Raises:
-        SmaltiError: there are no pictures, or some are not such.
+        SmaltiError: there are no images, or a batch has another dtype or shape.
     """
     found = []
     for images in batches:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise SmaltiError(
-                f"pictures must be uint8 (B, 3, H, W), not {images.dtype} {tuple(images.shape)}"
-            )
+            raise SmaltiError(f"images must be uint8 (B, 3, H, W), not {images.dtype} {tuple(images.shape)}")
         found.append(classifier.features(images).cpu())
     if not found:
-        raise SmaltiError("there are no pictures to take features of")
+        raise SmaltiError("there are no images to take features of")
     return torch.cat(found)

@@ -1,9 +1,8 @@
-"""What each shape looks like to the detector: outlines of its own, in a few proportions each.
+"""The outlines by which the detector knows each shape, in a few proportions each.
 
-The detector shares no code with the renderer, so that the two cannot agree on a mistake. An outline is a
-list of closed polygons, points (x, y) with y downwards; points inside an odd number of them are inside the
-shape. Size and place don't matter: `masks` brings every outline to the same area and centroid, as the
-detector does with what it finds.
+The detector shares no code with the renderer, so that the two cannot agree on a mistake. An outline is a list of closed
+polygons, points (x, y) with y downwards. Points inside an odd number of them are inside the shape. Size and place don't
+matter: `masks` brings every outline to the same area and centroid, as the detector does with what it finds.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ import numpy as np
 from skimage.draw import polygon2mask
 
 SIDE = 64
-"""Side of the normalised masks."""
+"""Side of the normalised masks in pixels."""
 
 AREA = 0.13
-"""Share of the normalised mask that a shape covers."""
+"""Fraction of the normalised mask that a shape covers."""
 
 Polygon = np.ndarray
 
@@ -85,7 +84,7 @@ SHAPES = tuple(OUTLINES)
 
 @cache
 def masks() -> tuple[np.ndarray, tuple[str, ...]]:
-    """All outlines as float32 (n, SIDE, SIDE) coverage, of equal area and centroid, and their n names."""
+    """Return all outlines as float32 (n, SIDE, SIDE) coverage, of equal area and centroid, and their n names."""
     drawn, names = [], []
     for name, variants in OUTLINES.items():
         for polygons in variants:
@@ -98,7 +97,7 @@ def masks() -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _rasterise(polygons: list[Polygon], center: np.ndarray, scale: float, side: int) -> np.ndarray:
-    """Coverage (side, side) float32 of polygons whose `center` goes to the middle of a picture of side 1."""
+    """Return the coverage, (side, side) float32, of polygons whose `center` goes to the middle of a unit square."""
     over = 4
     inside = np.zeros((side * over, side * over), dtype=bool)
     for polygon in polygons:
