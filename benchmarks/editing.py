@@ -52,7 +52,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The table's rows."""
     pipe = smalti.load(options.model, device=options.device)
     pair = next(edit_pairs(1))
-    before = pair.pictures(pipe.settings.height)[0]
+    before = pair.images(pipe.settings.height)[0]
     guided = 2 if pipe.settings.guidance_scale else 1
     rows = []
     for steps in options.steps:

@@ -52,7 +52,7 @@ def kinds(pipe: Pipeline, seed: int) -> list[list[Any]]:
     """A column a kind: before, chosen tokens, after."""
     columns = []
     for index, pair in enumerate(edit_pairs(len(KINDS), seed=seed)):
-        before = pair.pictures(pipe.settings.height)[0]
+        before = pair.images(pipe.settings.height)[0]
         result = pipe.edit(before, pair.prompt, source_prompt=pair.source_prompt, seed=seed + index)
         texts = [pair.source_prompt, f"{share(result)} chosen", pair.prompt]
         columns.append([Image.fromarray(before), result.map(), result.image, *texts])
@@ -62,7 +62,7 @@ def kinds(pipe: Pipeline, seed: int) -> list[list[Any]]:
 def ways(pipe: Pipeline, seed: int) -> list[list[Any]]:
     """A column a command, on the same picture: inpainting, removal, outpainting, variation."""
     pair = next(edit_pairs(1, seed=seed))
-    before = pair.pictures(pipe.settings.height)[0]
+    before = pair.images(pipe.settings.height)[0]
     side = len(before)
     touched = set(pair.before.objects) - set(pair.after.objects)
     columns = []

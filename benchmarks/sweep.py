@@ -219,7 +219,7 @@ def losses(
 def swapped_colors(pipe: Pipeline, number: int, lattice: int | None) -> float:
     """By how many nats a picture's loss is higher with two colours swapped in its prompt, everything hidden."""
     ratios = (1.0,)
-    found = measure_contrasts(pipe, "swapped_colors", number, lattice=lattice, mask_ratios=ratios)
+    found = measure_contrasts(pipe.components, "swapped_colors", number, lattice=lattice, mask_ratios=ratios)
     return found[1.0]["nats"]
 
 

@@ -28,7 +28,8 @@ class Evaluation:
 
     Attributes:
         scores: scores by name, ready for JSON; "images" is how many samples were scored.
-        metadata: suite, its options, seed or folder; of the model its name, loading mode, settings and mean passes.
+        metadata: suite, its options, seed or folder, controls; the model's name, loading mode, settings and mean number
+            of passes.
     """
 
     scores: dict[str, Any]
@@ -74,7 +75,8 @@ def evaluate(
         scores = {**scores, **suite.model_scores(_required(subject), prompts)}
     metadata = {"suite": suite_name(suite), **_options(suite)}
     metadata |= {"folder": str(request.folder)} if source == "folder" else {"seed": request.seed}
-    metadata |= {name: True for name in ("ground_truth", "tokenized", "shuffled") if getattr(request, name)}
+    controls = [name for name in ("ground_truth", "tokenized", "shuffled") if getattr(request, name)]
+    metadata |= {"controls": controls} if controls else {}
     if subject is not None:
         metadata |= subject.describe(suite.needs if source == "model" else "image_tokenizer")
     return Evaluation(scores, metadata)

@@ -58,14 +58,14 @@ def names(path: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_scenes(run, folder, tmp_path):
-    line = ["scenes", "--model", folder, "--steps", 2, "--images", 14, "-n", 2, "--json"]
+    line = ["scenes", "--model", folder, "--steps", 2, "--images", 12, "-n", 2, "--json"]
     report = report_of(run(*line, "--save", "kept"))
     assert list(report)[:11] == [*TAGS, "mean", "held_out", "seen", "images", "seconds"]
-    assert report["images"] == 14 and report["settings"]["num_inference_steps"] == 2
+    assert report["images"] == 12 and report["settings"]["num_inference_steps"] == 2
     assert (report["suite"], report["model"], report["mode"]) == ("scenes", "tiny", "float32")
     assert (report["seed"], report["lattice"], report["passes"]) == (0, 0, 2)
-    assert names(tmp_path / "kept") == [f"{index:05d}" for index in range(7)]
-    assert names(tmp_path / "kept" / "00006" / "samples") == ["0000.png", "0001.png"]
+    assert names(tmp_path / "kept") == [f"{index:05d}" for index in range(6)]
+    assert names(tmp_path / "kept" / "00005" / "samples") == ["0000.png", "0001.png"]
     # What is kept scores the same, and another batch size draws the same.
     again = report_of(run("scenes", "--folder", "kept", "--json"))
     assert [again[key] for key in list(report)[:10]] == [report[key] for key in list(report)[:10]]
@@ -88,7 +88,8 @@ def test_controls_of_scenes(run):
 def test_ground_truth_through_the_bundled_tokenizer(run):
     report = report_of(run("scenes:lattice=8", "--ground-truth", "--tokenized", "--images", 12, "--json"))
     assert report["images"] == 12 and report["lattice"] == 8 and report["mean"] >= 0.9
-    assert report["model"] == "scenes" and report["tokenized"] and "settings" not in report
+    assert report["model"] == "scenes" and "settings" not in report
+    assert report["controls"] == ["ground_truth", "tokenized"]
 
 
 def test_what_is_wrong_with_a_folder_is_named(run, tmp_path):
@@ -120,10 +121,10 @@ def test_edits(run, folder, tmp_path):
 
 @pytest.mark.slow
 def test_distance(run, folder):
-    line = ["distance", "--model", folder, "--steps", 2, "--images", 16, "--set", "scenes=30"]
+    line = ["distance", "--model", folder, "--steps", 2, "--images", 8, "--set", "scenes=20"]
     report = report_of(run(*line, "--json"))
     assert {"distance", "floor", "tokenizer", "images", "scenes", "lattice", "seed"} <= set(report)
-    assert (report["images"], report["scenes"], report["lattice"], report["passes"]) == (16, 30, 8, 2)
+    assert (report["images"], report["scenes"], report["lattice"], report["passes"]) == (8, 20, 8, 2)
     assert report["settings"]["num_inference_steps"] == 2 and report["model"] == "tiny"
     # Random weights draw nothing that looks like a scene, and their tokenizer loses everything.
     assert report["distance"] > 2 * report["floor"] > 0 and report["tokenizer"] > 2 * report["floor"]
@@ -139,13 +140,11 @@ def test_distance(run, folder):
 
 @pytest.mark.slow
 def test_contrast(run):
-    report = report_of(run("contrast", "--images", 2, "--json"))
-    assert list(report["kinds"])[:2] == ["shape", "color"] and report["images"] == 2
+    report = report_of(run("contrast", "--images", 1, "--json"))
+    assert list(report["kinds"])[:2] == ["shape", "color"] and report["images"] == 1
     assert all(0 <= row["right"] <= 1 for kind in report["kinds"].values() for row in kind.values())
     assert list(report["kinds"]["shape"]) == ["1.0", "0.98", "0.95", "0.9", "0.8"]
     assert report["mode"] == "float32" and "settings" not in report
-    code, out, _ = run("contrast", "--images", 1)
-    assert code == 0 and "100% masked" in out.splitlines()[0] and len(out.splitlines()) == 8
 
 
 @pytest.mark.slow
@@ -180,6 +179,7 @@ class Redness(Suite):
         return {"redness": round(float(np.mean(rows)), 3)}
 
 
+@pytest.mark.slow
 def test_a_suite_from_outside(run, folder, monkeypatch, tmp_path):
     monkeypatch.setitem(SUITES, "redness", Redness)
     line = ["redness", "--model", folder, "--steps", 1, "--images", 4, "-n", 2, "--set", "power=0.5"]
@@ -188,7 +188,7 @@ def test_a_suite_from_outside(run, folder, monkeypatch, tmp_path):
     assert report["images"] == 4 and report["power"] == 0.5 and report["passes"] == 1
     assert names(tmp_path / "kept" / "00001" / "samples") == ["0000.png", "0001.png"]
     again = report_of(run("redness:power=0.5", "--folder", "kept", "--shuffled", "--json"))
-    assert again["redness"] == report["redness"] and again["shuffled"]
+    assert again["redness"] == report["redness"] and again["controls"] == ["shuffled"]
     code, out, _ = run("redness:0.5", "--folder", "kept")
     assert code == 0 and out.splitlines()[0].split() == ["redness", str(report["redness"])]
     code, out, _ = run("list")

@@ -1,4 +1,4 @@
-"""The detector of scenes finds what is there, in clean and in degraded pictures, and nothing else."""
+"""The detector of scenes finds what is there, in clean and in degraded images, and nothing else."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def scene_prompts(per_tag: int = 50, seed: int = 0) -> list[Prompt]:
 
     Example:
         >>> scene_prompts(1)[0]["prompt"]
-        'a photo of a cross'
+        'a photo of a heart'
     """
     check_whole("per_tag", per_tag)
     prompts = []
