@@ -121,10 +121,10 @@ def test_edits(run, folder, tmp_path):
 
 @pytest.mark.slow
 def test_distance(run, folder):
-    line = ["distance", "--model", folder, "--steps", 2, "--images", 8, "--set", "scenes=20"]
+    line = ["distance", "--model", folder, "--steps", 2, "--images", 16, "--set", "scenes=30"]
     report = report_of(run(*line, "--json"))
     assert {"distance", "floor", "tokenizer", "images", "scenes", "lattice", "seed"} <= set(report)
-    assert (report["images"], report["scenes"], report["lattice"], report["passes"]) == (8, 20, 8, 2)
+    assert (report["images"], report["scenes"], report["lattice"], report["passes"]) == (16, 30, 8, 2)
     assert report["settings"]["num_inference_steps"] == 2 and report["model"] == "tiny"
     # Random weights draw nothing that looks like a scene, and their tokenizer loses everything.
     assert report["distance"] > 2 * report["floor"] > 0 and report["tokenizer"] > 2 * report["floor"]
