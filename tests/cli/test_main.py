@@ -18,9 +18,8 @@ from tiny import GOLDEN, golden_expectations
 from typer.testing import CliRunner
 
 import smalti
-from smalti.cli import options, output
+from smalti.cli import output
 from smalti.cli.main import app, main
-from smalti.settings import GenerationSettings
 
 PROMPT = "a red circle left of a blue square"
 
