@@ -1,196 +1,191 @@
-"""`smalti evaluate scenes`: GenEval's protocol over scenes, for a model or for pictures in a folder."""
+"""`smalti evaluate`: a suite's scores of a model, of a folder, or of its ground truth."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smalti.cli import drawing, options, output
-from smalti.cli.evaluate_contrast import contrast
-from smalti.cli.evaluate_distance import distance
-from smalti.cli.evaluate_edits import edits
-from smalti.cli.evaluate_tokenizer import tokenizer
-from smalti.common.checks import check_whole
+from smalti.cli import options, output
 from smalti.errors import SmaltiError
+from smalti.generation.settings import GenerationSettings
 
 if TYPE_CHECKING:
-    from smalti.pipeline import Pipeline
+    from smalti.evaluation.subject import Subject
 
-_TASKS = 6
-
-app = typer.Typer(
-    help="Measure a model: what its pictures show, how they look, its image tokenizer.", no_args_is_help=False
-)
-
-
-@app.callback()
-def _group() -> None:
-    """Measure a model: what its pictures show, how they look, its image tokenizer."""
+_TOKENIZER = {"model", "device", "hub_revision"}
+_MODEL = {*_TOKENIZER, "dtype", "quantize", "offload", "memory", "compile"}
+_SAMPLING = {*_MODEL, "preset", *(field.name for field in dataclasses.fields(GenerationSettings))}
+# Options of a model that count, by what a run needs of it.
+_USED = {"nothing": set(), "image_tokenizer": _TOKENIZER, "model": _MODEL, "sampling": _SAMPLING}
 
 
-app.command("contrast")(contrast)
-app.command("distance")(distance)
-app.command("edits")(edits)
-app.command("tokenizer")(tokenizer)
+SuiteName = Annotated[
+    str,
+    typer.Argument(
+        metavar="SUITE",
+        help="scenes, edits, distance, contrast or tokenizer, with its own options as in scenes:lattice=8. The word "
+        "list shows all suites and their options.",
+        show_default=False,
+    ),
+]
+Images = Annotated[
+    int | None,
+    typer.Option(
+        "--images",
+        "--count",
+        metavar="K",
+        help="Images in all, or edits, or scenes of each kind. The default is the suite's own.",
+        show_default=False,
+    ),
+]
+ImagesPerPrompt = Annotated[
+    int, typer.Option("-n", "--images-per-prompt", metavar="N", help="Number of images of each prompt.")
+]
+Seed = Annotated[int, typer.Option(metavar="SEED", help="Which prompts, and the seed of the first image.")]
+BatchSize = Annotated[
+    int, typer.Option(metavar="N", help="Images drawn at a time. It changes memory, not the images.")
+]
+SuiteOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="An option of the suite; may be repeated.", show_default=False
+    ),
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Score images that exist: DIR/00000/metadata.jsonl and DIR/00000/samples/*.png.",
+        show_default=False,
+    ),
+]
+GroundTruth = Annotated[
+    bool,
+    typer.Option("--ground-truth", help="Check the scorer with ground-truth renderings: about 1."),
+]
+Tokenized = Annotated[
+    bool,
+    typer.Option(
+        "--tokenized",
+        help="With --ground-truth: score the renderings after MODEL's image tokenizer, the most that a model with it "
+        "can be expected to score.",
+    ),
+]
+Shuffled = Annotated[
+    bool,
+    typer.Option(
+        "--shuffled",
+        help="Check the scorer with the prompts of other images: near 0. The images are ground-truth renderings where "
+        "the suite has them, or those of --folder.",
+    ),
+]
+Save = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Write the images, as --folder reads them.", show_default=False),
+]
 
 
-@app.command("scenes")
-@drawing.with_drawing_options
-def scenes(
+@options.with_drawing_options
+def evaluate(
     context: typer.Context,
-    images: Annotated[
-        int, typer.Option(metavar="K", help="Pictures in all, spread evenly over GenEval's six tasks.")
-    ] = 300,
-    images_per_prompt: Annotated[
-        int, typer.Option("-n", "--images-per-prompt", metavar="N", help="Pictures of each prompt.")
-    ] = 1,
-    seed: Annotated[
-        int, typer.Option(metavar="SEED", help="Which prompts, and the first picture's seed.")
-    ] = 0,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Score pictures that are there: DIR/00000/metadata.jsonl and DIR/00000/samples/*.png.",
-            show_default=False,
-        ),
-    ] = None,
-    ground_truth: Annotated[
-        bool,
-        typer.Option("--ground-truth", help="Check the ruler: score right drawings; it must be about 1."),
-    ] = False,
-    tokenized: Annotated[
-        bool,
-        typer.Option(
-            "--tokenized",
-            help="With --ground-truth: score the right drawings after MODEL's image tokenizer, from pixels to "
-            "tokens and back. No model with it can be expected to score more.",
-        ),
-    ] = False,
-    lattice: options.Lattice = 0,
-    shuffled: Annotated[
-        bool,
-        typer.Option(
-            "--shuffled",
-            help="Check the ruler: give every picture (right drawings, or those of --folder) another one's "
-            "prompt; it must be near 0.",
-        ),
-    ] = False,
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Keep the pictures, in the layout that --folder reads.", show_default=False
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Pictures drawn at a time. It changes memory, not the pictures.")
-    ] = 16,
+    suite: SuiteName,
+    images: Images = None,
+    images_per_prompt: ImagesPerPrompt = 1,
+    seed: Seed = 0,
+    batch_size: BatchSize = 16,
+    suite_options: SuiteOptions = None,
+    folder: Folder = None,
+    ground_truth: GroundTruth = False,
+    tokenized: Tokenized = False,
+    shuffled: Shuffled = False,
+    save: Save = None,
     as_json: options.Json = False,
 ) -> None:
-    """Score scenes by GenEval's protocol: six tasks, their mean, and the held-out shape-colour pairs.
+    """Measure a model: what its images show, how they look, its edits, its image tokenizer.
 
-    Example: smalti evaluate scenes --model runs/scenes/model --steps 16 --images 300
+    Example: smalti evaluate scenes --steps 16 --images 300
     """
     started = time.perf_counter()
-    model = context.params["model"]
     options.setting_changes(context.params)
-    for name, value in (("--batch-size", batch_size), ("--images-per-prompt", images_per_prompt)):
-        check_whole(name, value)
-    check_whole("--images", images, _TASKS * images_per_prompt)
-    check_whole("--seed", seed, 0)
-    if folder and (ground_truth or save or model):
-        raise SmaltiError(
-            "--folder scores pictures that are there: leave out --ground-truth, --save and --model"
-        )
-    if tokenized and not ground_truth:
-        raise SmaltiError("--tokenized goes with --ground-truth")
-    if lattice and (folder or not (ground_truth or shuffled)):
-        raise SmaltiError("--lattice goes with --ground-truth or --shuffled")
-    place = options.check_lattice(lattice)
-    if (ground_truth or shuffled) and model and not tokenized:
-        raise SmaltiError("--ground-truth and --shuffled check the ruler, not a model: leave out --model")
-    if shuffled and save:
-        raise SmaltiError("--save would keep pictures with the wrong prompts: leave out --shuffled")
-    from smalti.evaluation.suites.scenes.prompts import ground_truth as draw_truth
-    from smalti.evaluation.suites.scenes.prompts import shuffle
-    from smalti.evaluation.suites.scenes.score import score_folder, score_images
+    from smalti.evaluation.controls import check_request, needs_of
+    from smalti.evaluation.request import Request
+    from smalti.evaluation.run import evaluate as run
+    from smalti.evaluation.suite import describe_suites, find_suite
 
-    facts: dict[str, Any] = {"seed": seed}
-    passes: list[int] = []
-    if folder:
-        scores = score_folder(folder, shuffle_seed=seed if shuffled else None)
-        facts = {"folder": str(folder)}
-    else:
-        prompts = _prompts(images, images_per_prompt, seed)
-        repeated = [prompt for prompt in prompts for _ in range(images_per_prompt)]
-        if ground_truth or shuffled:
-            facts |= {"lattice": lattice} if lattice else {}
-            size = 256
-            if tokenized:
-                pipe, settings = drawing.load_for(context.params)
-                facts["model"], size = pipe.name, settings.height
-            pictures: Iterator[Any] = draw_truth(repeated, size=size, seed=seed, lattice=place)
-            if tokenized:
-                pictures = _tokenized(pipe, pictures)
-        else:
-            pipe, settings = drawing.load_for(context.params)
-            facts |= drawing.facts(pipe, settings)
-            texts = [prompt["prompt"] for prompt in repeated]
-            pictures = drawing.draw(pipe, settings, texts, seed=seed, batch_size=batch_size, passes=passes)
-        pictures = drawing.watched(pictures, len(repeated), "scoring", show=output.shows_progress(as_json))
-        groups = _grouped(pictures, images_per_prompt)
-        if save:
-            groups = _kept(groups, prompts, save)
-        scores = score_images(shuffle(prompts, seed) if shuffled else prompts, groups)
-    scores = {**scores, "seconds": round(time.perf_counter() - started, 3)}
-    if passes:
-        facts["passes"] = round(sum(passes) / len(passes), 3)
-    if as_json:
-        print(json.dumps({**scores, **facts}))
+    if suite == "list":
+        print(describe_suites())
         return
-    for name, score in scores.items():
-        print(f"{name:>14}  {'-' if score is None else score}")
+    chosen = find_suite(suite, suite_options or ())
+    request = Request(
+        images, images_per_prompt, seed, batch_size, folder, ground_truth, tokenized, shuffled, save
+    )
+    check_request(chosen, request)
+    needs = needs_of(chosen, request)
+    _check_used(context, needs)
+    if save is not None:
+        _check_save(save)
+    subject = _subject(context.params, needs)
+    with _counted(output.shows_progress(as_json)) as progress:
+        found = run(chosen, request, subject, progress=progress)
+    seconds = round(time.perf_counter() - started, 3)
+    if as_json:
+        print(json.dumps({**found.scores, "seconds": seconds, **found.metadata}))
+    else:
+        print(chosen.table(found.scores))
+        print(f"{'seconds':>14}  {seconds}")
 
 
-def _prompts(images: int, images_per_prompt: int, seed: int) -> list[dict[str, Any]]:
-    """Prompts for so many pictures, one task after the other."""
-    from smalti.evaluation.suites.scenes.prompts import scene_prompts
-
-    count = images // images_per_prompt
-    every = scene_prompts(-(-count // _TASKS), seed)
-    per_task = len(every) // _TASKS
-    # Where the tasks do not come out even, the first ones have one prompt more.
-    sizes = [count // _TASKS + (task < count % _TASKS) for task in range(_TASKS)]
-    return [prompt for task, size in enumerate(sizes) for prompt in every[task * per_task :][:size]]
+def _check_used(context: typer.Context, needs: str) -> None:
+    """Raise SmaltiError for an option of a model that has no effect."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and parameter.name in _SAMPLING - _USED[needs]:
+            option = parameter.opts[0]
+            raise SmaltiError(f"{option} has no effect on what is measured here: leave out {option}")
 
 
-def _grouped(pictures: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """The pictures of one prompt together."""
-    while group := list(islice(pictures, size)):
-        yield group
+def _check_save(folder: Path) -> None:
+    """Make the folder of `--save`; raise SmaltiError unless files can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SmaltiError(f"--save cannot be written: {folder}: {error.strerror or error}") from error
+    output.check_folder(folder, folder, "--save")
 
 
-def _tokenized(pipe: Pipeline, pictures: Iterator[Any]) -> Iterator[Any]:
-    """Pictures (H, W, 3) uint8 as the image tokenizer gives them back."""
-    import torch
+@contextmanager
+def _counted(show: bool) -> Iterator[Callable[[int, int], None]]:
+    """Give a callback that counts samples on the terminal."""
+    from tqdm import tqdm
 
-    pixels = (torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in pictures)
-    for picture in drawing.through_tokenizer(pipe, pixels):
-        yield picture[0].permute(1, 2, 0).numpy()
+    with tqdm(desc="scoring", unit="sample", disable=not show, leave=False) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield advance
 
 
-def _kept(
-    groups: Iterator[list[Any]], prompts: Sequence[dict[str, Any]], folder: Path
-) -> Iterator[list[Any]]:
-    """The same pictures, written in GenEval's layout on their way."""
-    from smalti.evaluation.suites.scenes.score import write_sample
+def _subject(params: dict[str, Any], needs: str) -> Subject | None:
+    """Return the model that the options name, as far as it is needed."""
+    from smalti.evaluation.subject import Subject
 
-    for index, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
-        write_sample(folder, index, prompt, group)
-        yield group
+    if needs == "nothing":
+        return None
+    if needs == "image_tokenizer":
+        from smalti.common.devices import find_device
+        from smalti.storage.folder import load_image_tokenizer
+        from smalti.storage.loading import find_model
+
+        folder = find_model(params["model"], revision=params["hub_revision"], parts=("image_tokenizer",))
+        return Subject(folder.name, load_image_tokenizer(folder, device=find_device(params["device"])))
+    return Subject.of(*options.load_for(params))

@@ -1,1 +1,1 @@
-"""Scoring images: GenEval's protocol over scenes, with a detector of classical vision."""
+"""Measuring models: suites, drawing and reading sets of images, controls."""

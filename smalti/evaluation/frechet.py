@@ -1,8 +1,7 @@
 """The Fréchet distance between two sets of images, as in FID (Heusel et al., 2017, arXiv 1706.08500, equation 6).
 
-FID uses the features of an Inception network trained on photographs; here they are those of `features.py`. As in FID,
-each set is fitted by a Gaussian. The distance between two finite samples of one distribution is above 0 and grows as
-they shrink. Only distances between sets of the same sizes can be compared.
+A Gaussian is fitted to the features of each set; the caller chooses the features. The distance between two finite
+samples of one distribution is above 0 and grows as the samples shrink. Distances compare only at the same sizes.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from smalti.errors import SmaltiError
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """The Gaussian that is fitted to a set of images.
+    """A Gaussian fitted to a set.
 
     Attributes:
         mean: (D,) float64.
-        covariance: (D, D) float64, symmetric, no eigenvalue below 0.
+        covariance: (D, D) float64, symmetric, without negative eigenvalues.
     """
 
     mean: torch.Tensor
@@ -28,10 +27,10 @@ class Gaussian:
 
 
 def fit(features: torch.Tensor) -> Gaussian:
-    """Fit a Gaussian to features, (N, D) floating-point: mean and covariance (divided by N − 1).
+    """Return the mean and the covariance (divided by N − 1) of features, (N, D) floating-point.
 
     Raises:
-        SmaltiError: the features are fewer than two, of another shape, or not finite.
+        SmaltiError: they are fewer than two, of another shape, or not finite.
     """
     if features.ndim != 2 or not features.is_floating_point():
         raise SmaltiError(
@@ -48,13 +47,18 @@ def fit(features: torch.Tensor) -> Gaussian:
 
 
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:
-    """Return |m − m'|² + tr(C + C' − 2 (C C')^½), the squared distance that FID reports (Heusel et al., equation 6).
+    """Return |m − m'|² + tr(C + C' − 2 (C C')^½), the squared distance that FID reports.
 
     tr (C C')^½ is the sum of the singular values of C^½ C'^½, which needs roots of symmetric matrices only. A root of
-    C C' would amplify rounding errors where images are too few for covariances of full rank.
+    C C' would amplify its rounding errors where images are too few for covariances of full rank.
 
     Raises:
-        SmaltiError: the Gaussians differ in dimension.
+        SmaltiError: the two have different dimensions.
+
+    Example:
+        >>> one = fit(torch.eye(3))
+        >>> frechet_distance(one, one)
+        0.0
     """
     if one.mean.shape != other.mean.shape:
         raise SmaltiError(
@@ -62,11 +66,11 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
         )
     shared = torch.linalg.svdvals(_root(one.covariance) @ _root(other.covariance)).sum()
     spread = one.covariance.trace() + other.covariance.trace() - 2 * shared
-    # Rounding can give a little less than 0 for two equal sets.
+    # Rounding can leave a little less than 0 between two equal sets.
     return max(float((one.mean - other.mean).square().sum() + spread), 0.0)
 
 
 def _root(covariance: torch.Tensor) -> torch.Tensor:
-    """Return the symmetric square root, (D, D) float64, of a symmetric matrix without eigenvalues below 0."""
+    """Return the symmetric square root of a symmetric matrix without eigenvalues below 0: (D, D) float64."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp_min(0).sqrt() @ vectors.T

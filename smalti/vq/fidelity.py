@@ -34,10 +34,7 @@ def measure_fidelity(
         batch_size: number of images that are encoded at once.
 
     Returns:
-        `psnr`: mean over the images, in dB.
-        `psnr_pooled`: PSNR of the mean squared error over all images, in dB.
-        `codes_used`: fraction of the codebook that the images use.
-        `perplexity`: exponential of the entropy of the code distribution.
+        The same as `summarize_fidelity`.
     """
     values, counts = [], torch.zeros(tokenizer.config.codebook_size)
     device = tokenizer.device
@@ -45,8 +42,23 @@ def measure_fidelity(
         tokens = tokenizer.from_pixels(part.to(device))
         values.append(psnr(part, tokenizer.to_pixels(tokens).cpu()))
         counts += torch.bincount(tokens.flatten().cpu(), minlength=len(counts))
+    return summarize_fidelity(torch.cat(values), counts)
+
+
+def summarize_fidelity(decibels: torch.Tensor, counts: torch.Tensor) -> dict[str, float]:
+    """Return the scores of many round trips.
+
+    Args:
+        decibels: (N,) float32, the PSNR of each image.
+        counts: (codebook size,) number of tokens of each code.
+
+    Returns:
+        `psnr`: mean over the images, in dB.
+        `psnr_pooled`: PSNR of the mean squared error over all images, in dB.
+        `codes_used`: fraction of the codebook that the images use.
+        `perplexity`: exponential of the entropy of the code distribution.
+    """
     share = counts / counts.sum()
-    decibels = torch.cat(values)
     return {
         "psnr": round(float(decibels.mean()), 3),
         "psnr_pooled": round(float(-10 * torch.log10((10 ** (-decibels / 10)).mean())), 3),

@@ -82,7 +82,7 @@ def test_turned_moved_and_scaled_features(dimension: int, seed: int, scale: floa
     assert after == pytest.approx(before * scale**2, rel=1e-9, abs=1e-9)
 
 
-def test_fewer_pictures_than_features() -> None:
+def test_fewer_images_than_features() -> None:
     features = torch.randn(10, 128, generator=torch.Generator().manual_seed(0))
     assert frechet_distance(fit(features), fit(features)) < 1e-9
     # Two covariances whose ranges are at right angles share nothing.
@@ -94,7 +94,7 @@ def test_fewer_pictures_than_features() -> None:
     assert frechet_distance(one, other) == pytest.approx(float(expected), rel=1e-12)
 
 
-def test_more_pictures_of_the_same_are_nearer() -> None:
+def test_more_images_of_the_same_are_nearer() -> None:
     generator = torch.Generator().manual_seed(0)
     few, many = (
         frechet_distance(*(fit(normal(generator, count, 16)) for _ in range(2))) for count in (50, 5000)

@@ -1,1 +1,1 @@
-"""Benchmark suites, one file or folder each."""
+"""Suites, one file or folder each."""

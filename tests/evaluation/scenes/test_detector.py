@@ -1,4 +1,4 @@
-"""The detector of scenes finds what is there, in clean and in degraded pictures, and nothing else."""
+"""The detector of scenes finds what is there, in clean and in degraded images, and nothing else."""
 
 from __future__ import annotations
 
@@ -44,7 +44,6 @@ def box(left: float, top: float, right: float, bottom: float) -> Detection:
     return Detection("circle", "red", (left, top, right, bottom), 1.0)
 
 
-@pytest.mark.slow
 @given(st.integers(0, 10**6), st.sampled_from(["train", "test"]))
 @settings(max_examples=60, deadline=None)
 def test_it_sees_what_a_scene_holds_and_what_its_metadata_asks_for(index: int, split: str) -> None:
@@ -54,7 +53,6 @@ def test_it_sees_what_a_scene_holds_and_what_its_metadata_asks_for(index: int, s
     assert is_correct(scene.metadata, detect(picture))
 
 
-@pytest.mark.slow
 def test_it_sees_through_blur_noise_and_a_tint() -> None:
     scenes = [Scenes(seed=8, split="test").scene(index) for index in range(80)]
     right = [
@@ -70,7 +68,6 @@ def test_it_works_at_other_sizes(size: int | tuple[int, int]) -> None:
         assert found(render(scene, size)) == counted(scene)
 
 
-@pytest.mark.slow
 def test_every_shape_and_color_on_every_background() -> None:
     for number, background in enumerate(BACKGROUNDS):
         for step, shape in enumerate(SHAPES):
@@ -126,7 +123,7 @@ def test_it_is_independent_of_the_generator_and_knows_the_same_names() -> None:
     for module in (detector, outlines):
         tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
         sources = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert not any(source.startswith("smalti.data") for source in sources)
+        assert not any(source.startswith("smalti.worlds") for source in sources)
     assert set(outlines.SHAPES) == set(SHAPES) and set(detector.COLORS) == set(COLORS)
 
 

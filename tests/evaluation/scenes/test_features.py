@@ -28,7 +28,7 @@ from smalti.worlds.scenes.scene import Scene, SceneObject
 from smalti.worlds.scenes.shapes import SHAPES
 from smalti.worlds.scenes.world import Scenes
 
-TRAINING = Path(__file__).parents[3] / "tools" / "train_classifier.py"
+TRAINING = Path(__file__).parents[3] / "benchmarks" / "features.py"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def classifier() -> SceneClassifier:
     return load_classifier()
 
 
-def pictures(first: int, count: int, size: int = SIDE, lattice: int | None = 8) -> torch.Tensor:
+def unseen(first: int, count: int, size: int = SIDE, lattice: int | None = 8) -> torch.Tensor:
     """(N, 3, size, size) uint8 of scenes that the classifier has not seen."""
     scenes = Scenes(seed=5, size=size, split="test", lattice=lattice)
     return torch.stack([scenes[index]["image"] for index in range(first, first + count)])
@@ -66,7 +66,7 @@ def test_classifier_knows_unseen_scenes(classifier: SceneClassifier, lattice: in
     scenes = Scenes(seed=5, size=SIDE, split="test", lattice=lattice)
     wanted = [targets(scenes.scene(index)) for index in range(100)]
     with torch.inference_mode():
-        said = classifier(pictures(0, 100, lattice=lattice))
+        said = classifier(unseen(0, 100, lattice=lattice))
     wholly_right = {}
     for name, logits in said.items():
         truth = torch.stack([one[name] for one in wanted])
@@ -95,19 +95,19 @@ def blurred(images: torch.Tensor) -> torch.Tensor:
 
 
 def crowded(images: torch.Tensor) -> torch.Tensor:
-    """Two pictures laid over each other by their darker pixels: too many things in one."""
+    """Two images in one, each pixel the darker of the two: too many things in one."""
     return torch.minimum(images, images.roll(1, dims=0))
 
 
 @pytest.fixture(scope="module")
 def ours() -> torch.Tensor:
-    return pictures(0, 120)
+    return unseen(0, 120)
 
 
 @pytest.fixture(scope="module")
 def distance(classifier: SceneClassifier) -> Callable[[torch.Tensor], float]:
-    """The distance of pictures from 240 unseen scenes."""
-    reference = fit(features(classifier, pictures(120, 240).split(40)))
+    """The distance of images from 240 unseen scenes."""
+    reference = fit(features(classifier, unseen(120, 240).split(40)))
     return lambda images: frechet_distance(fit(features(classifier, images.split(40))), reference)
 
 
@@ -129,7 +129,7 @@ def test_distance_sees_what_is_wrong(
 def test_distance_sees_what_is_missing(
     distance: Callable[[torch.Tensor], float], ours: torch.Tensor, floor: float
 ) -> None:
-    """As many pictures, none wrong, but of few kinds."""
+    """As many images, none wrong, but of few kinds."""
     assert distance(ours[:10].repeat(12, 1, 1, 1)) > 2 * floor
 
 
@@ -142,16 +142,16 @@ def test_distance_overlooks_what_nobody_sees(
 
 def test_features_of_a_picture_are_its_own(classifier: SceneClassifier) -> None:
     """Alone or in a batch, and nearly the same at another resolution."""
-    images = pictures(0, 8)
+    images = unseen(0, 8)
     together = features(classifier, [images])
     assert together.shape == (8, DIMENSION) and together.dtype == torch.float32
     assert torch.allclose(features(classifier, images.split(1)), together, atol=1e-4)
     assert torch.allclose(
-        features(classifier, [pictures(0, 8, size=256)]), together, atol=0.05 * float(together.max())
+        features(classifier, [unseen(0, 8, size=256)]), together, atol=0.05 * float(together.max())
     )
 
 
-def test_features_need_pictures(classifier: SceneClassifier) -> None:
+def test_features_need_images(classifier: SceneClassifier) -> None:
     with pytest.raises(SmaltiError, match="no images"):
         features(classifier, [])
     with pytest.raises(SmaltiError, match=r"uint8 \(B, 3, H, W\), not torch.float32"):
@@ -172,7 +172,6 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
 def test_training_is_reproducible_and_kept(tmp_path: Path) -> None:
     train = runpy.run_path(str(TRAINING))["train"]
     one, same, other = (train(2, seed, batch_size=4) for seed in (0, 0, 1))

@@ -1,20 +1,20 @@
-"""Contrast: does an image fit its own prompt better than one that is nearly the same?
+"""Whether a model tells prompts apart: log-likelihoods of a scene under its own prompt and under a similar one.
 
-The scenes score says whether images are correct; it moves only when everything about a task works. Contrast needs no
-sampling. It compares the loss of a rendered scene's tokens under its own prompt and under a prompt with one change,
-such as two colours swapped. A model that has not understood the words cannot tell the two apart.
+The other prompt differs in one thing, such as two colours that are swapped. A model that has not understood the words
+gives both the same likelihood. Nothing is sampled.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from smalti.common.checks import check_choice, check_whole
+from smalti.components import Components
 from smalti.reading.likelihood import log_probabilities
 from smalti.worlds.scenes.captions import geneval_prompt
 from smalti.worlds.scenes.palette import COLORS
@@ -22,17 +22,14 @@ from smalti.worlds.scenes.scene import HELD_OUT, Scene, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
 from smalti.worlds.scenes.world import sample_metadata
 
-if TYPE_CHECKING:
-    from smalti.pipeline import Pipeline
-
 MASK_RATIOS = (1.0, 0.98, 0.95, 0.9, 0.8)
-"""Fractions of the tokens that are masked. The prompt matters when nearly all are."""
+"""Fractions of the tokens that are masked. The prompt matters where nearly all are."""
 
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 Metadata = dict[str, Any]
 
 
-class Contrast(NamedTuple):
+class ContrastPair(NamedTuple):
     """A scene with its own prompt and one that does not fit."""
 
     scene: Scene
@@ -68,11 +65,11 @@ KINDS: dict[str, tuple[str, Callable[[list[Metadata], Random], None]]] = {
     "swapped_colors": ("color_attr", _swapped_colors),
     "swapped_colors_held_out": ("color_attr", _swapped_colors),
 }
-"""Kinds of scene, and the change in the prompt of each: another shape, colour or number, the opposite relation, or the
-colours of two objects swapped. The last kind has a shape-colour pair that training never shows."""
+"""The kind of scene, and what is changed in its prompt: another shape, another colour, another number, left for right
+or above for below, the colours of two objects swapped; the same where one pair is one that training never shows."""
 
 
-def contrasts(kind: str, count: int, *, seed: int = 0, lattice: int | None = 8) -> Iterator[Contrast]:
+def contrasts(kind: str, count: int, *, seed: int = 0, lattice: int | None = 8) -> Iterator[ContrastPair]:
     """Yield `count` scenes of a kind; scene i depends on the kind, the seed, the lattice and i alone.
 
     Raises:
@@ -90,18 +87,18 @@ def contrasts(kind: str, count: int, *, seed: int = 0, lattice: int | None = 8) 
         scene = compose({**metadata, "prompt": prompt}, random, split="train", lattice=lattice)
         other = copy.deepcopy(metadata)
         change(other["include"], random)
-        yield Contrast(scene, prompt, geneval_prompt(other))
+        yield ContrastPair(scene, prompt, geneval_prompt(other))
 
 
 def _held_out(metadata: Metadata, random: Random) -> tuple[str, str]:
-    """Choose a pair that training never shows, whose shape and colour differ from the second object's."""
+    """Return a pair that training never shows, of another shape and another colour than the second object's."""
     second = metadata["include"][1]
     free = [pair for pair in sorted(HELD_OUT) if pair[0] != second["class"] and pair[1] != second["color"]]
     return random.choice(free)
 
 
 def measure_contrasts(
-    pipeline: Pipeline,
+    components: Components,
     kind: str,
     count: int = 96,
     *,
@@ -109,46 +106,70 @@ def measure_contrasts(
     lattice: int | None = 8,
     size: int = 256,
     mask_ratios: Sequence[float] = MASK_RATIOS,
-    watch: Callable[[Iterator[Contrast]], Iterator[Contrast]] = iter,
 ) -> dict[float, dict[str, float]]:
-    """Measure how well the model tells the prompts of a kind apart, by the fraction of masked tokens.
+    """Measure how well a model tells the prompts of a kind apart.
 
     Args:
-        pipeline: the model.
-        kind: one of `KINDS`.
-        count: number of scenes.
-        seed: seed of scenes and masks.
-        lattice: positions a side at which objects are placed, or None for any position.
-        size: side of the images in pixels.
-        mask_ratios: fractions of the tokens to mask.
-        watch: wraps the scenes, to show progress.
+        components: the model.
+        kind, count, seed, lattice: as for `contrasts`.
+        size: side of the scenes in pixels.
+        mask_ratios: fractions of the tokens that are masked.
 
     Returns:
-        By mask ratio: `nats`, the mean over images of the rise of the summed loss of the masked tokens under the
-        other prompt; `error`, the standard error of that mean; `right`, the fraction of images whose loss rises, 0.5
-        by chance.
+        The same as `summarize_contrasts`, by mask ratio.
     """
-    differences: list[torch.Tensor] = []
-    side = pipeline.image_tokenizer.config.downscale
+    pairs = contrasts(kind, count, seed=seed, lattice=lattice)
+    drops = likelihood_drops(components, pairs, seed=seed, size=size, mask_ratios=mask_ratios)
+    return summarize_contrasts(list(drops), mask_ratios)
+
+
+def likelihood_drops(
+    components: Components,
+    pairs: Iterable[ContrastPair],
+    *,
+    seed: int = 0,
+    size: int = 256,
+    mask_ratios: Sequence[float] = MASK_RATIOS,
+) -> Iterator[torch.Tensor]:
+    """Yield how much the log-likelihood of each scene's masked tokens is lower under the other prompt.
+
+    Args:
+        seed: which tokens are masked.
+
+    Returns:
+        (mask ratios,) float in nats for each pair, the sum over the masked tokens.
+    """
+    side = components.image_tokenizer.config.downscale
     grid = (size // side, size // side)
     places = torch.Generator().manual_seed(seed)
-    for contrast in watch(contrasts(kind, count, seed=seed, lattice=lattice)):
-        pixels = torch.from_numpy(render(contrast.scene, size)).permute(2, 0, 1)[None]
-        tokens = pipeline.components.encode(pixels)[0]
+    for pair in pairs:
+        pixels = torch.from_numpy(render(pair.scene, size)).permute(2, 0, 1)[None]
+        tokens = components.encode(pixels)[0]
         rank = torch.rand(grid[0] * grid[1], generator=places).argsort().argsort().view(grid)
-        hidden = torch.stack([rank < max(1, round(ratio * rank.numel())) for ratio in mask_ratios])
+        masked = torch.stack([rank < max(1, round(ratio * rank.numel())) for ratio in mask_ratios])
         own, other = (
             log_probabilities(
-                pipeline.denoiser,
-                pipeline.components.prompts([text], size, size),
+                components.denoiser,
+                components.prompts([text], size, size),
                 tokens,
-                hidden,
-                at_once=len(hidden),
+                masked,
+                at_once=len(masked),
             ).sum(dim=(1, 2))
-            for text in (contrast.prompt, contrast.other)
+            for text in (pair.prompt, pair.other)
         )
-        differences.append(own - other)
-    found = torch.stack(differences).double()
+        yield own - other
+
+
+def summarize_contrasts(
+    drops: Sequence[torch.Tensor], mask_ratios: Sequence[float] = MASK_RATIOS
+) -> dict[float, dict[str, float]]:
+    """Return the scores of many scenes from `likelihood_drops`.
+
+    Returns:
+        By mask ratio: `nats`, the mean drop; `error`, the standard error of that mean; `right`, the fraction of scenes
+        whose likelihood is lower under the other prompt, 0.5 by chance.
+    """
+    found = torch.stack(list(drops)).double()
     right = (found > 0).double() + (found == 0).double() / 2
     return {
         ratio: {

@@ -1,8 +1,8 @@
-"""The detector's outlines of each shape, in a few proportions each.
+"""The outlines by which the detector knows each shape, in a few proportions each.
 
 The detector shares no code with the renderer, so that the two cannot agree on a mistake. An outline is a list of closed
-polygons with points (x, y), y downwards. Points inside an odd number of polygons are inside the shape. Size and place
-do not matter: `masks` brings every outline to the same area and centroid, and the detector its blobs.
+polygons, points (x, y) with y downwards. Points inside an odd number of them are inside the shape. Size and place don't
+matter: `masks` brings every outline to the same area and centroid, as the detector does with what it finds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from skimage.draw import polygon2mask
 
 SIDE = 64
-"""Side of the normalised masks, in pixels."""
+"""Side of the normalised masks in pixels."""
 
 AREA = 0.13
 """Fraction of the normalised mask that a shape covers."""
@@ -84,7 +84,7 @@ SHAPES = tuple(OUTLINES)
 
 @cache
 def masks() -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return all outlines as coverage, float32 (n, SIDE, SIDE), of equal area and centroid, and their n names."""
+    """Return all outlines as float32 (n, SIDE, SIDE) coverage, of equal area and centroid, and their n names."""
     drawn, names = [], []
     for name, variants in OUTLINES.items():
         for polygons in variants:
@@ -97,7 +97,7 @@ def masks() -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _rasterise(polygons: list[Polygon], center: np.ndarray, scale: float, side: int) -> np.ndarray:
-    """Return the coverage, (side, side) float32, of polygons with `center` in the middle of an image of side 1."""
+    """Return the coverage, (side, side) float32, of polygons whose `center` goes to the middle of a unit square."""
     over = 4
     inside = np.zeros((side * over, side * over), dtype=bool)
     for polygon in polygons:

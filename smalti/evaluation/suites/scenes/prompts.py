@@ -1,22 +1,21 @@
-"""Prompts over scenes in the format of GenEval's `evaluation_metadata.jsonl`, and images that satisfy them.
+"""Prompts over scenes in the format of GenEval's `evaluation_metadata.jsonl`, and renderings that satisfy them.
 
-A prompt is a dict with GenEval's keys `tag`, `include`, `exclude` (counting only) and `prompt`, and the
-Smalti extension `held_out`: whether the prompt asks for a shape in a colour that no training scene shows.
+A prompt is a dict with GenEval's keys `tag`, `include`, `exclude` (counting only) and `prompt`. Smalti adds `held_out`,
+true where the prompt asks for a shape in a colour that no training scene shows.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from itertools import cycle, islice, permutations, product
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 
-from smalti.common.files import write_text_atomic
+from smalti.common.checks import check_whole
 from smalti.errors import SmaltiError
+from smalti.evaluation.folder import check_text
 from smalti.worlds.scenes.captions import geneval_prompt
 from smalti.worlds.scenes.layout import RELATIONS
 from smalti.worlds.scenes.palette import COLORS
@@ -26,25 +25,31 @@ from smalti.worlds.scenes.shapes import SHAPES
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 PAIR_TAGS = ("colors", "color_attr")
-"""Tasks whose prompts name the colour of every object."""
+"""The tasks whose prompts say the colour of every object."""
 
 HELD_OUT_SHARE = 0.2
-"""Fraction of the prompts of these tasks that ask for a held-out pair."""
+"""Share of the prompts of `PAIR_TAGS` that ask for a held-out pair."""
 
 Prompt = dict[str, Any]
 
 
 def scene_prompts(per_tag: int = 50, seed: int = 0) -> list[Prompt]:
-    """Return `per_tag` prompts of each of GenEval's six tasks, worded "a photo of ...", in the order of `TAGS`.
+    """Return prompts of GenEval's six tasks, worded "a photo of ...", in the order of `TAGS`.
 
-    A prompt repeats only after all others of its kind (there are 10 of `single_object`, 30 of `counting`). The same
-    arguments always give the same prompts.
+    A prompt comes again only after all others of its task: `single_object` has 10, `counting` 30. The same arguments
+    always give the same prompts.
+
+    Args:
+        per_tag: number of prompts of each task.
 
     Raises:
         SmaltiError: `per_tag` is not a positive whole number.
+
+    Example:
+        >>> scene_prompts(1)[0]["prompt"]
+        'a photo of a heart'
     """
-    if not isinstance(per_tag, int) or isinstance(per_tag, bool) or per_tag < 1:
-        raise SmaltiError(f"per_tag must be a positive whole number, not {per_tag!r}")
+    check_whole("per_tag", per_tag)
     prompts = []
     for tag in TAGS:
         random = Random(f"smalti prompts {seed} {tag}")
@@ -57,72 +62,27 @@ def scene_prompts(per_tag: int = 50, seed: int = 0) -> list[Prompt]:
 
 
 def ground_truth(
-    prompts: Iterable[Prompt], *, size: int = 256, seed: int = 0, lattice: int | None = None
+    prompts: Iterable[Prompt],
+    *,
+    size: int | tuple[int, int] = 256,
+    seed: int = 0,
+    lattice: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Render an image, uint8 (size, size, 3), that satisfies each prompt, as a perfect model would.
+    """Yield a rendering, (H, W, 3) uint8, that satisfies each prompt: what a perfect model would make.
 
-    `lattice` is explained at `smalti.worlds.scenes.world.Scenes`.
+    Args:
+        size: side in pixels, or (height, width).
+        lattice: as in `smalti.worlds.scenes.world.Scenes`.
     """
     for index, prompt in enumerate(prompts):
         yield render(compose(prompt, Random(f"smalti ground truth {seed} {index}"), lattice=lattice), size)
 
 
-def shuffle(prompts: list[Prompt], seed: int = 0) -> list[Prompt]:
-    """Return the prompts in another order, none in its old place, so that each has a wrong image.
-
-    Raises:
-        SmaltiError: there are fewer than two prompts.
-    """
-    if len(prompts) < 2:
-        raise SmaltiError(f"shuffling needs at least 2 prompts, not {len(prompts)}")
-    random, order = Random(f"smalti shuffle {seed}"), list(range(len(prompts)))
-    # Sattolo's algorithm: a random permutation that is one cycle, so that every prompt moves.
-    for last in range(len(order) - 1, 0, -1):
-        other = random.randrange(last)
-        order[last], order[other] = order[other], order[last]
-    return [prompts[index] for index in order]
-
-
-def write_prompts(path: str | Path, prompts: Iterable[Prompt]) -> None:
-    """Write prompts as JSON lines, GenEval's `evaluation_metadata.jsonl`."""
-    write_text_atomic(path, "".join(json.dumps(prompt) + "\n" for prompt in prompts))
-
-
-def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read and check prompts from JSON lines.
-
-    Raises:
-        SmaltiError: the file is missing or empty, or a line (named by its number) is not a prompt.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SmaltiError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    prompts = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                prompt = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise SmaltiError(f"{path} line {number} is not JSON: {error}") from error
-            try:
-                check_prompt(prompt)
-            except SmaltiError as error:
-                raise SmaltiError(f"{path} line {number}: {error}") from error
-            prompts.append(prompt)
-    if not prompts:
-        raise SmaltiError(f"{path} holds no prompts")
-    return prompts
-
-
 def check_prompt(prompt: Any) -> None:
-    """Raise a `SmaltiError` that names the fault of a prompt, if there is one."""
-    if not isinstance(prompt, dict):
-        raise SmaltiError(f"a prompt must be a JSON object, not {type(prompt).__name__}")
+    """Raise SmaltiError unless a prompt is one over scenes; it names what is wrong."""
+    check_text(prompt)
     if prompt.get("tag") not in TAGS:
         raise SmaltiError(f"tag must be one of {list(TAGS)}, not {prompt.get('tag')!r}")
-    if not isinstance(prompt.get("prompt"), str):
-        raise SmaltiError(f"prompt must be text, not {prompt.get('prompt')!r}")
     include, exclude = prompt.get("include"), prompt.get("exclude", [])
     if not isinstance(include, list) or not include or not isinstance(exclude, list):
         raise SmaltiError("include must be a list of at least one object, and exclude, if given, a list")

@@ -1,38 +1,44 @@
-"""GenEval's scoring (Ghosh et al., 2023) with the detector of scenes in place of an object detector.
+"""GenEval's scoring (Ghosh et al., 2023) with the detector of scenes in the place of an object detector.
 
-An image is correct if every entry of `include` matches and no entry of `exclude` does. An entry matches if it finds at
-least `count` objects of its class, with its colour and position if it has them.
+An image is correct or not. Each entry of `include` must find at least `count` objects of its class, of its colour and
+in its position where given. No entry of `exclude` may find as many as `count`.
 """
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from smalti.common.files import atomic_path, write_text_atomic
 from smalti.errors import SmaltiError
+from smalti.evaluation.folder import as_rgb
 from smalti.evaluation.suites.scenes.detector import Detection, detect, relations
-from smalti.evaluation.suites.scenes.prompts import (
-    PAIR_TAGS,
-    TAGS,
-    Prompt,
-    check_prompt,
-    read_prompts,
-    shuffle,
-)
+from smalti.evaluation.suites.scenes.prompts import PAIR_TAGS, TAGS, Prompt, check_prompt
+
+AnyImage = np.ndarray | Image.Image
+
+
+class SceneRow(NamedTuple):
+    """Whether the images of one prompt are correct.
+
+    Attributes:
+        tag: GenEval's name of the task.
+        held_out: whether the prompt asks for a held-out pair.
+        correct: an entry an image.
+    """
+
+    tag: str
+    held_out: bool
+    correct: list[bool]
 
 
 def is_correct(prompt: Prompt, detections: Sequence[Detection]) -> bool:
-    """Return whether the objects detected in an image (best first) are those of the prompt.
+    """Return whether the objects of an image, best first, are what the prompt asks for.
 
-    As in GenEval, the `count` best detections of each class count. All of them must have the colour, and the relation
-    to every object of their reference.
+    As in GenEval, the `count` best detections of each class decide. All of them must have the colour, and stand in the
+    relation to all the objects that they are relative to.
     """
     matched: list[list[Detection]] = []
     for entry in prompt["include"]:
@@ -52,44 +58,39 @@ def is_correct(prompt: Prompt, detections: Sequence[Detection]) -> bool:
     )
 
 
-def score_images(
-    prompts: Iterable[Prompt], images: Iterable[np.ndarray | Image.Image | Sequence[np.ndarray | Image.Image]]
-) -> dict[str, Any]:
-    """Score images against prompts, in step; `images` may be a generator, so that few are in memory.
+def score_scene(prompt: Prompt, images: Sequence[AnyImage]) -> SceneRow:
+    """Return which images of a prompt are correct.
 
     Args:
-        prompts: as in `smalti.evaluation.suites.scenes.prompts`.
-        images: an image, or a list of images, for each prompt: PIL, or uint8 (H, W, 3).
-
-    Returns:
-        `single_object`, `two_object`, `counting`, `colors`, `position`, `color_attr`: the fraction of correct images of
-        each task (None without images); `mean`: the mean over tasks; `held_out`: the fraction over prompts with
-        held-out pairs (or None); `seen`: the fraction over the other prompts of the same tasks; `images`: the number of
-        images; `seconds`: the time, including that of making the images.
+        prompt: as in `smalti.evaluation.suites.scenes.prompts`.
+        images: PIL images, or uint8 (H, W, 3).
 
     Raises:
-        SmaltiError: a prompt is not one over scenes, or there is nothing to score, or not an image for each
-        prompt.
+        SmaltiError: the prompt is not one over scenes.
     """
-    started = time.perf_counter()
+    check_prompt(prompt)
+    correct = [is_correct(prompt, detect(np.asarray(as_rgb(image)))) for image in images]
+    return SceneRow(prompt["tag"], bool(prompt.get("held_out")), correct)
+
+
+def summarize_scenes(rows: Iterable[SceneRow]) -> dict[str, Any]:
+    """Return the scores of many prompts.
+
+    Returns:
+        `single_object`, `two_object`, `counting`, `colors`, `position`, `color_attr`: fraction of each task's images
+        that are correct, None where the task has none; `mean`: mean of these; `held_out`: fraction over prompts with
+        held-out pairs, or None; `seen`: fraction over the other prompts of the same tasks; `images`: number of images.
+
+    Raises:
+        SmaltiError: there are no images.
+    """
     results: dict[str, list[bool]] = {tag: [] for tag in TAGS}
-    # Results of prompts that name pairs of shape and colour, by whether one of the pairs is held out.
     pairs: dict[bool, list[bool]] = {True: [], False: []}
-    # Not zip(strict=True): its error would not be a SmaltiError, and it would hide one raised by a generator of images.
-    pictures = iter(images)
-    for prompt in prompts:
-        check_prompt(prompt)
-        group = next(pictures, None)
-        if group is None:
-            raise SmaltiError("images must have as many entries as prompts, not fewer")
-        for image in group if isinstance(group, Sequence) else [group]:
-            right = is_correct(prompt, detect(np.asarray(_rgb(image))))
-            results[prompt["tag"]].append(right)
-            if prompt["tag"] in PAIR_TAGS:
-                pairs[bool(prompt.get("held_out"))].append(right)
-    if next(pictures, None) is not None:
-        raise SmaltiError("images must have as many entries as prompts, not more")
-    scores = {tag: _mean(rights) for tag, rights in results.items()}
+    for row in rows:
+        results[row.tag] += row.correct
+        if row.tag in PAIR_TAGS:
+            pairs[row.held_out] += row.correct
+    scores = {tag: _mean(correct) for tag, correct in results.items()}
     known = [score for score in scores.values() if score is not None]
     if not known:
         raise SmaltiError("there are no images to score")
@@ -99,60 +100,37 @@ def score_images(
         "held_out": _mean(pairs[True]),
         "seen": _mean(pairs[False]),
         "images": sum(map(len, results.values())),
-        "seconds": round(time.perf_counter() - started, 3),
     }
 
 
-def write_sample(
-    folder: str | Path, index: int, prompt: Prompt, images: Sequence[np.ndarray | Image.Image]
-) -> None:
-    """Write a prompt's images in GenEval's layout: `00000/metadata.jsonl`, `00000/samples/0000.png`."""
-    place = Path(folder) / f"{index:05d}"
-    try:
-        (place / "samples").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SmaltiError(f"cannot write {place}: {error.strerror or error}") from error
-    for number, image in enumerate(images):
-        with atomic_path(place / "samples" / f"{number:04d}.png") as path:
-            _rgb(image).save(path)
-    write_text_atomic(place / "metadata.jsonl", json.dumps(prompt) + "\n")
-
-
-def score_folder(folder: str | Path, *, shuffle_seed: int | None = None) -> dict[str, Any]:
-    """Score images in GenEval's layout, whatever made them.
+def score_images(
+    prompts: Sequence[Prompt], images: Iterable[AnyImage | Sequence[AnyImage]]
+) -> dict[str, Any]:
+    """Return the scores of images of prompts, as `summarize_scenes`.
 
     Args:
-        folder: folder with 00000, 00001, ….
-        shuffle_seed: seed to give each prompt another prompt's images, as a check of the scorer; None for its own.
+        prompts: as in `smalti.evaluation.suites.scenes.prompts`.
+        images: an image, or a list of images, for each prompt; it may be a generator, so that not all are held at once.
 
     Raises:
-        SmaltiError: the folder is missing or has no prompts, or a prompt has no images or a broken one.
+        SmaltiError: a prompt is not one over scenes; there is nothing to score, or not an image for each prompt.
+
+    Example:
+        >>> from smalti.evaluation.suites.scenes.prompts import ground_truth, scene_prompts
+        >>> prompts = scene_prompts(1)
+        >>> score_images(prompts, ground_truth(prompts))["mean"]
+        1.0
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise SmaltiError(f"{folder} is not a folder")
-    places = sorted(place for place in folder.iterdir() if place.is_dir() and place.name.isdecimal())
-    if not places:
-        raise SmaltiError(f"{folder} has no folders 00000, 00001, ... with metadata.jsonl and samples/")
-    prompts = []
-    for place in places:
-        if not any((place / "samples").glob("*.png")):
-            raise SmaltiError(f"{place / 'samples'} has no .png images")
-        prompts.append(read_prompts(place / "metadata.jsonl")[0])
-    images = ([_open(path) for path in sorted((place / "samples").glob("*.png"))] for place in places)
-    return score_images(prompts if shuffle_seed is None else shuffle(prompts, shuffle_seed), images)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return _rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SmaltiError(f"{path} is not a readable image: {error}") from error
-
-
-def _rgb(image: np.ndarray | Image.Image) -> Image.Image:
-    return image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
+    rest = iter(images)
+    rows = []
+    for prompt in prompts:
+        group = next(rest, None)
+        if group is None:
+            raise SmaltiError("images must have as many entries as prompts, not fewer")
+        rows.append(score_scene(prompt, group if isinstance(group, list | tuple) else [group]))
+    if next(rest, None) is not None:
+        raise SmaltiError("images must have as many entries as prompts, not more")
+    return summarize_scenes(rows)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,0 +1,58 @@
+"""Which run a suite can do, where its samples come from, and what of a model it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from smalti.common.checks import check_whole
+from smalti.errors import SmaltiError
+from smalti.evaluation.request import Request
+from smalti.evaluation.suite import Suite, suite_name
+
+# Fields of a request that every suite supports.
+_GENERAL = {"images", "seed", "batch_size"}
+
+
+def check_request(suite: Suite, request: Request) -> None:
+    """Raise SmaltiError unless the suite can do what is asked for.
+
+    Errors name the options of `smalti evaluate`: "--ground-truth" for `ground_truth`.
+    """
+    check_whole("--images-per-prompt", request.images_per_prompt)
+    check_whole("--batch-size", request.batch_size)
+    check_whole("--seed", request.seed, 0)
+    if request.images is not None:
+        check_whole("--images", request.images, suite.least * request.images_per_prompt)
+    for field in dataclasses.fields(request):
+        given = getattr(request, field.name) != field.default
+        if given and field.name not in _GENERAL | suite.controls:
+            option = "--" + field.name.replace("_", "-")
+            raise SmaltiError(f"{option} cannot be used with the suite {suite_name(suite)!r}: leave it out")
+    if request.folder is not None and (request.ground_truth or request.save is not None):
+        raise SmaltiError("--folder scores images that exist: leave out --ground-truth and --save")
+    if request.tokenized and not request.ground_truth:
+        raise SmaltiError("--tokenized goes with --ground-truth")
+    if request.shuffled and request.save is not None:
+        raise SmaltiError("--save would keep images with the wrong prompts: leave out --shuffled")
+
+
+def source_of(suite: Suite, request: Request) -> str:
+    """Return where the samples come from: "folder", "ground_truth" or "model".
+
+    Example:
+        >>> from smalti.evaluation.suite import find_suite
+        >>> source_of(find_suite("scenes"), Request(shuffled=True))
+        'ground_truth'
+    """
+    if request.folder is not None:
+        return "folder"
+    if request.ground_truth or (request.shuffled and "ground_truth" in suite.controls):
+        return "ground_truth"
+    return "model"
+
+
+def needs_of(suite: Suite, request: Request) -> str:
+    """Return what of a model a run needs, as `Suite.needs`; "nothing" where it needs none."""
+    if request.tokenized:
+        return "sampling"
+    return suite.needs if source_of(suite, request) == "model" else "nothing"

@@ -1,0 +1,136 @@
+"""Folders of images in GenEval's layout: `00000/metadata.jsonl` and `00000/samples/0000.png` for each prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from smalti.common.files import write_text_atomic
+from smalti.common.images import save_image, to_pil, to_rgb
+from smalti.errors import SmaltiError
+
+Metadata = dict[str, Any]
+"""What GenEval's `metadata.jsonl` holds of a prompt: at least its text under "prompt"."""
+
+
+def check_text(prompt: Any) -> None:
+    """Raise SmaltiError unless a prompt's metadata is a JSON object with text under "prompt"."""
+    if not isinstance(prompt, dict):
+        raise SmaltiError(f"a prompt must be a JSON object, not {type(prompt).__name__}")
+    if not isinstance(prompt.get("prompt"), str):
+        raise SmaltiError(f"prompt must be text, not {prompt.get('prompt')!r}")
+
+
+def write_sample(
+    folder: str | Path, index: int, prompt: Metadata, images: Sequence[np.ndarray | Image.Image]
+) -> None:
+    """Write the images of prompt number `index`.
+
+    Args:
+        folder: the folder of all prompts; it is made if it does not exist.
+        index: 0 or more.
+        prompt: metadata, ready for JSON.
+        images: PIL images, or uint8 (H, W, 3) each.
+
+    Raises:
+        SmaltiError: it cannot be written.
+
+    Example:
+        >>> write_sample("/tmp/kept", 0, {"prompt": "a red circle"}, [Image.new("RGB", (64, 64), "red")])
+        >>> read_samples("/tmp/kept")[0][0]["prompt"]
+        'a red circle'
+    """
+    place = Path(folder) / f"{index:05d}"
+    make_folder(place / "samples")
+    for number, image in enumerate(images):
+        save_image(as_rgb(image), place / "samples" / f"{number:04d}.png")
+    write_text_atomic(place / "metadata.jsonl", json.dumps(prompt) + "\n")
+
+
+def read_samples(
+    folder: str | Path, check: Callable[[Any], None] = check_text
+) -> tuple[list[Metadata], Iterator[list[Image.Image]]]:
+    """Return the prompts of a folder and, in step, their images, which are opened when their turn comes.
+
+    Args:
+        check: raises SmaltiError for metadata that cannot be used.
+
+    Raises:
+        SmaltiError: the folder is missing or has no prompts, or a prompt is wrong or has no images; from the iterator,
+            an image that cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SmaltiError(f"{folder} is not a folder")
+    places = sorted(place for place in folder.iterdir() if place.is_dir() and place.name.isdecimal())
+    if not places:
+        raise SmaltiError(f"{folder} has no folders 00000, 00001, ... with metadata.jsonl and samples/")
+    prompts, files = [], []
+    for place in places:
+        files.append(sorted((place / "samples").glob("*.png")))
+        if not files[-1]:
+            raise SmaltiError(f"{place / 'samples'} has no .png images")
+        prompts.append(read_prompts(place / "metadata.jsonl", check)[0])
+    return prompts, ([_open(path) for path in paths] for paths in files)
+
+
+def write_prompts(path: str | Path, prompts: Iterable[Metadata]) -> None:
+    """Write prompts as JSON lines, GenEval's `evaluation_metadata.jsonl`."""
+    write_text_atomic(path, "".join(json.dumps(prompt) + "\n" for prompt in prompts))
+
+
+def read_prompts(path: str | Path, check: Callable[[Any], None] = check_text) -> list[Metadata]:
+    """Read and check prompts from JSON lines.
+
+    Raises:
+        SmaltiError: the file is missing or empty, or a line, which the error names by its number, is no such prompt.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SmaltiError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            prompt = json.loads(line)
+            check(prompt)
+        except json.JSONDecodeError as error:
+            raise SmaltiError(f"{path} line {number} is not JSON: {error}") from error
+        except SmaltiError as error:
+            raise SmaltiError(f"{path} line {number}: {error}") from error
+        prompts.append(prompt)
+    if not prompts:
+        raise SmaltiError(f"{path} holds no prompts")
+    return prompts
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        SmaltiError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SmaltiError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def as_rgb(image: np.ndarray | Image.Image) -> Image.Image:
+    """Return a PIL image, or uint8 (H, W, 3), as a PIL image in RGB."""
+    return to_rgb(image) if isinstance(image, Image.Image) else to_pil(image)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise SmaltiError(f"{path} is not a readable image: {error}") from error

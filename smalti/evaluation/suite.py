@@ -1,0 +1,157 @@
+"""The `Suite` protocol: what is drawn or computed, how it is scored, and the table of suites."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from smalti.common.checks import check_choice
+from smalti.common.rules import describe_rules, parse_rule
+from smalti.errors import SmaltiError
+from smalti.evaluation.folder import check_text, write_sample
+from smalti.evaluation.request import Request
+
+if TYPE_CHECKING:
+    from smalti.evaluation.subject import Subject
+
+
+class Suite(Protocol):
+    """A measurement. A class that inherits from it is a frozen dataclass whose fields are its own options.
+
+    A suite of images needs `prompts`, `score` and `summarize` alone. Its sample is the list of images of a prompt, and
+    drawing, folders and controls come from here. A suite of anything else overrides `make` and `controls`.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Brightness(Suite):
+        ...     word: str = "white"
+        ...     def prompts(self, count, seed):
+        ...         return [{"prompt": f"a {self.word} circle"}] * count
+        ...     def score(self, prompt, sample):
+        ...         return [image.convert("L").resize((1, 1)).getpixel((0, 0)) for image in sample]
+        ...     def summarize(self, rows):
+        ...         return {"brightness": sum(map(sum, rows)) / sum(map(len, rows))}
+        >>> SUITES["brightness"] = Brightness
+        >>> find_suite("brightness:word=black").word
+        'black'
+    """
+
+    needs: ClassVar[str] = "sampling"
+    """What `make` needs of a model: "sampling", "model" without sampling, or "image_tokenizer" alone."""
+
+    controls: ClassVar[frozenset[str]] = frozenset({"folder", "images_per_prompt", "save", "shuffled"})
+    """Fields of `Request` that the suite supports beside the count, the seed and the batch size. A suite with
+    ground-truth renderings adds "ground_truth" and "tokenized"."""
+
+    count: ClassVar[int] = 100
+    """Number of prompts by default."""
+
+    least: ClassVar[int] = 1
+    """Smallest number of prompts."""
+
+    def prompts(self, count: int, seed: int) -> list[Any]:
+        """Return the prompts: metadata with its text under "prompt", ready for JSON. A seed gives the same ones."""
+        ...
+
+    def score(self, prompt: Any, sample: Any) -> Any:
+        """Return the row of one prompt and its sample, a list of PIL images or uint8 (H, W, 3) arrays."""
+        ...
+
+    def summarize(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """Return the scores by name, ready for JSON, of the rows of all prompts."""
+        ...
+
+    def check_prompt(self, prompt: Any) -> None:
+        """Raise SmaltiError unless metadata that was read from a folder is a prompt of this suite."""
+        check_text(prompt)
+
+    def make(self, subject: Subject, prompts: Sequence[Any], request: Request) -> Iterator[Any]:
+        """Yield the sample of each prompt; by default `images_per_prompt` drawn images, image i with `seed` + i."""
+        texts = [prompt["prompt"] for prompt in prompts for _ in range(request.images_per_prompt)]
+        images = subject.draw(texts, seed=request.seed, batch_size=request.batch_size)
+        while group := list(islice(images, request.images_per_prompt)):
+            yield group
+
+    def ground_truth(self, prompts: Sequence[Any], request: Request, size: tuple[int, int]) -> Iterator[Any]:
+        """Yield what a perfect model makes of each prompt: a list of `images_per_prompt` renderings, (H, W, 3) uint8.
+
+        Args:
+            size: (height, width) in pixels.
+        """
+        raise SmaltiError(f"{type(self).__name__} has no ground-truth renderings", argument="ground_truth")
+
+    def model_scores(self, subject: Subject, prompts: Sequence[Any]) -> dict[str, Any]:
+        """Return further scores of the model that drew the samples; by default none."""
+        return {}
+
+    def save(self, folder: Path, index: int, prompt: Any, sample: Any) -> None:
+        """Write the sample of prompt number `index`; by default in GenEval's layout."""
+        write_sample(folder, index, prompt, sample)
+
+    def table(self, scores: dict[str, Any]) -> str:
+        """Return scores for people to read; by default a line each."""
+        return "\n".join(f"{name:>14}  {'-' if value is None else value}" for name, value in scores.items())
+
+
+SUITES: dict[str, str | type[Suite]] = {
+    "scenes": "smalti.evaluation.suites.scenes.suite:Scenes",
+    "edits": "smalti.evaluation.suites.edits:Edits",
+    "distance": "smalti.evaluation.suites.distance:Distance",
+    "contrast": "smalti.evaluation.suites.contrast:Contrast",
+    "tokenizer": "smalti.evaluation.suites.tokenizer:Tokenizer",
+}
+"""Every suite by name: a class, or MODULE:CLASS, which is imported when it is asked for."""
+
+
+def find_suite(text: str, options: Sequence[str] = ()) -> Suite:
+    """Return the suite that a text names.
+
+    Args:
+        text: "NAME" or "NAME:OPTION=VALUE,...", as `smalti.common.rules.parse_rule` reads it.
+        options: further "OPTION=VALUE".
+
+    Raises:
+        SmaltiError: there is no such suite or option, a value that it cannot have, or a package that is missing.
+
+    Example:
+        >>> find_suite("tokenizer:lattice=8", ["size=128"])
+        Tokenizer(size=128, lattice=8)
+    """
+    name = text.partition(":")[0].strip()
+    check_choice("suite", name, SUITES)
+    for option in options:
+        if "=" not in option:
+            raise SmaltiError(f"--set must be NAME=VALUE, not {option!r}")
+        text += ("," if ":" in text else ":") + option
+    return parse_rule("suite", text, {name: _load(name)})
+
+
+def suite_name(suite: Suite) -> str:
+    """Return the name of a suite in `SUITES`, else that of its class."""
+    kind = type(suite)
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, entry in SUITES.items() if entry in (kind, path)), kind.__name__)
+
+
+def describe_suites() -> str:
+    """Return the name, the options and the summary of every suite; of one that cannot be imported, why."""
+    parts = []
+    for name in SUITES:
+        try:
+            parts.append(describe_rules({name: _load(name)}))
+        except SmaltiError as error:
+            parts.append(f"{name}\n    {error}")
+    return "\n".join(parts)
+
+
+def _load(name: str) -> type[Suite]:
+    entry = SUITES[name]
+    if inspect.isclass(entry):
+        return entry
+    module, _, attribute = str(entry).partition(":")
+    return getattr(import_module(module), attribute)

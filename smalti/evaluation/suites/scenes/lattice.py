@@ -1,0 +1,16 @@
+"""The option `lattice` of suites over scenes."""
+
+from __future__ import annotations
+
+from smalti.errors import SmaltiError
+
+
+def lattice_places(lattice: int) -> int | None:
+    """Return a suite's lattice as `smalti.worlds.scenes.world.Scenes` takes it: None in place of 0.
+
+    Raises:
+        SmaltiError: it is neither 0 nor a multiple of 8.
+    """
+    if lattice < 0 or lattice % 8:
+        raise SmaltiError(f"lattice must be 0 or a multiple of 8, not {lattice}", argument="lattice")
+    return lattice or None
