@@ -40,11 +40,9 @@ def main() -> None:
         type=int,
         nargs="+",
         default=[2, 4, 8],
-        help="intervals: steps from one computation of the prompt to the next",
+        help="steps between passes with the prompt",
     )
-    parser.add_argument(
-        "--prompts", type=int, default=24, help="number of prompts, a multiple of 6, with one image each"
-    )
+    parser.add_argument("--prompts", type=int, default=24, help="number of prompts, a multiple of 6")
     parser.add_argument("--steps", type=int, help="number of steps; by default the model's own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory", help="memory to fit into, as for smalti generate")
