@@ -1,6 +1,6 @@
 """Score scenes with a shape in a colour that training never shows it in, pair by pair.
 
-python experiments/held_out.py [--model FOLDER] [--prompts 12] [--preset balanced] [--set key=value …] [--sheet PNG]
+python experiments/held_out.py [--model FOLDER] [--prompts 12] [--preset balanced] [--set SETTING=VALUE …] [--sheet PNG]
 
 The prompts of `smalti evaluate scenes` contain the ten pairs by chance, half of them alone in the image. Here every
 pair has the same number of prompts, each with a second object that training shows: "a photo of a white heart and a
@@ -17,12 +17,12 @@ from random import Random
 
 import numpy as np
 from PIL import Image
-from steps import parse_changes
+from steps import read_changes
 
 import smalti
-from smalti.cli.drawing import draw
 from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
+from smalti.evaluation.subject import Subject
 from smalti.evaluation.suites.scenes.detector import detect
 from smalti.evaluation.suites.scenes.prompts import Prompt
 from smalti.evaluation.suites.scenes.score import is_correct
@@ -31,7 +31,7 @@ from smalti.worlds.scenes.palette import COLORS
 from smalti.worlds.scenes.scene import HELD_OUT
 from smalti.worlds.scenes.shapes import SHAPES
 
-_SIDE = 128  # of a picture on the sheet
+_SIDE = 128  # side of an image on the sheet, in pixels
 
 
 def main() -> None:
@@ -39,28 +39,30 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="model folder; by default the bundled model")
-    parser.add_argument("--dtype", help="of the denoiser; by default float32 on a CPU")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--prompts", type=int, default=12, help="for each of the ten pairs")
-    parser.add_argument("--preset", default="balanced")
-    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="of the settings")
-    parser.add_argument("--seed", type=int, default=7000, help="of the pictures; prompts are always the same")
-    parser.add_argument("--sheet", type=Path, help="a picture of all of them, a row a pair")
+    parser.add_argument("--dtype", help="dtype of the denoiser; by default float32 on a CPU")
+    parser.add_argument("--device", default="cpu", help="PyTorch device")
+    parser.add_argument("--prompts", type=int, default=12, help="number of prompts for each of the ten pairs")
+    parser.add_argument("--preset", default="balanced", help="fast, balanced or quality")
+    parser.add_argument("--set", nargs="+", default=[], metavar="SETTING=VALUE", help="such as order=halton")
+    parser.add_argument(
+        "--seed", type=int, default=7000, help="seed of the first image; prompts are always the same"
+    )
+    parser.add_argument("--sheet", type=Path, help="write all images into this file, a row for each pair")
     options = parser.parse_args()
-    changes = parse_changes("--set", options.set)
+    changes = read_changes("--set", options.set)
     pipe = smalti.load(options.model, device=options.device, dtype=options.dtype)
-    settings = pipe.preset(options.preset).replaced(changes)
+    settings = pipe.preset(options.preset).replaced(**changes)
     prompts = list(pair_prompts(options.prompts))
     texts = [prompt["prompt"] for prompt in prompts]
-    images = list(draw(pipe, settings, texts, seed=options.seed, batch_size=20, passes=[]))
-    right = [
+    images = list(Subject.of(pipe, settings).draw(texts, seed=options.seed, batch_size=20))
+    correct = [
         is_correct(prompt, detect(np.asarray(image))) for prompt, image in zip(prompts, images, strict=True)
     ]
-    print("| pair | right |\n| --- | --- |")
+    print("| pair | correct |\n| --- | --- |")
     for row, (shape, color) in enumerate(sorted(HELD_OUT)):
-        of_pair = right[row * options.prompts : (row + 1) * options.prompts]
+        of_pair = correct[row * options.prompts : (row + 1) * options.prompts]
         print(f"| {color} {shape} | {np.mean(of_pair):.2f} |")
-    print(f"| all {len(right)} | {np.mean(right):.3f} |")
+    print(f"| all {len(correct)} | {np.mean(correct):.3f} |")
     if options.sheet:
         sheet = Image.new("RGB", (options.prompts * _SIDE, len(HELD_OUT) * _SIDE))
         for number, image in enumerate(images):
@@ -71,7 +73,7 @@ def main() -> None:
 
 
 def pair_prompts(count: int) -> Iterator[Prompt]:
-    """`count` prompts for each of the `HELD_OUT` pairs, in their sorted order, always the same."""
+    """Yield `count` prompts for each of the `HELD_OUT` pairs, in their sorted order, always the same."""
     random = Random(5)
     for shape, color in sorted(HELD_OUT):
         for _ in range(count):

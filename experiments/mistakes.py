@@ -1,6 +1,6 @@
 """Analyse wrong images: how they are wrong, and whether token editing could repair them.
 
-python experiments/mistakes.py [--model FOLDER] [--steps 16] [--seeds 0 1 2] [--pictures 240] [--again 8] [--json]
+python experiments/mistakes.py [--model FOLDER] [--steps 16] [--seeds 0 1 2] [--images 240] [--again 8] [--json]
 
 Images have the prompts and the seeds of `experiments/steps.py`. The first part draws them with the model's own editing
 and without it. It counts how many are wrong, of which kind, and how many are wrong both times.
@@ -30,15 +30,15 @@ from smalti.errors import SmaltiError
 from smalti.evaluation.suites.scenes.detector import Detection, detect
 from smalti.evaluation.suites.scenes.prompts import TAGS, Prompt, scene_prompts
 from smalti.evaluation.suites.scenes.score import is_correct
-from smalti.generation import make_sampler
+from smalti.generation.build import make_sampler
+from smalti.generation.settings import GenerationSettings
 from smalti.pipeline import Pipeline
 from smalti.sampling.sampler import sample
-from smalti.settings import GenerationSettings
 
 _BATCH = 16
 _TRIES = 4
-_RIGHT_ONES = 16  # one of so many right pictures is tried
-_COVERED = 0.35  # of a token's height and width, from which on it belongs to an object
+_CORRECT_ONES = 16  # one of so many correct images is tried
+_COVERED = 0.35  # least share of a token's height and of its width that an object covers
 
 
 def main() -> None:
@@ -46,12 +46,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="model folder; by default the bundled model")
-    parser.add_argument("--dtype", help="of the denoiser; by default float32 on a CPU")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--pictures", type=int, default=240, help="a seed, over GenEval's six tasks")
-    parser.add_argument("--again", type=int, default=8, help="steps that fill again what was hidden")
+    parser.add_argument("--dtype", help="dtype of the denoiser; by default float32 on a CPU")
+    parser.add_argument("--device", default="cpu", help="PyTorch device")
+    parser.add_argument("--steps", type=int, default=16, help="number of steps")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of prompts and images")
+    parser.add_argument(
+        "--images", type=int, default=240, help="images for each seed, over GenEval's six tasks"
+    )
+    parser.add_argument("--again", type=int, default=8, help="steps that fill masked tokens again")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     pipe = smalti.load(options.model, device=options.device, dtype=options.dtype)
@@ -64,18 +66,18 @@ def main() -> None:
 
 
 def measure(pipe: Pipeline, options: argparse.Namespace) -> dict[str, Any]:
+    """Count mistakes, and try to repair them."""
     edited = pipe.settings.replaced(num_inference_steps=options.steps)
-    plain = edited.replaced(edit_rule="threshold", edit_threshold=0.0)
+    plain = edited.replaced(revision="none")
     again = plain.replaced(num_inference_steps=options.again)
     kinds: dict[str, Counter[str]] = {"without editing": Counter(), "with editing": Counter()}
-    both = pictures = 0
-    # How often a wrong picture is right afterwards, object by object, and last with all else; the same of a right one.
-    mended: list[list[float]] = []
+    both = images = correct = 0
+    # How often a wrong image is correct afterwards, object by object, last with all else; the same of correct images.
+    repaired: list[list[float]] = []
     kept: list[list[float]] = []
-    rights = 0
     for seed in options.seeds:
-        prompts = scene_prompts(options.pictures // len(TAGS), seed)
-        pictures += len(prompts)
+        prompts = scene_prompts(options.images // len(TAGS), seed)
+        images += len(prompts)
         with_editing = [found for _, found in drawn(pipe, edited, prompts, seed)]
         for prompt, other, (tokens, found) in zip(
             prompts, with_editing, drawn(pipe, plain, prompts, seed), strict=True
@@ -84,24 +86,24 @@ def measure(pipe: Pipeline, options: argparse.Namespace) -> dict[str, Any]:
             for counts, one in zip(kinds.values(), wrong, strict=True):
                 counts.update([one] if one else [])
             both += all(wrong)
-            rights += not wrong[0]
-            if wrong[0] or rights % _RIGHT_ONES == 0:
-                objects = [hide(tokens, [item]) for item in found]
-                shares = [laid_again(pipe, again, prompt, tokens, hidden) for hidden in objects]
-                shares.append(laid_again(pipe, again, prompt, tokens, ~hide(tokens, found)))
-                (mended if wrong[0] else kept).append(shares)
+            correct += not wrong[0]
+            if wrong[0] or correct % _CORRECT_ONES == 0:
+                objects = [covered_by([item], tokens) for item in found]
+                shares = [filled_again(pipe, again, prompt, tokens, masked) for masked in objects]
+                shares.append(filled_again(pipe, again, prompt, tokens, ~covered_by(found, tokens)))
+                (repaired if wrong[0] else kept).append(shares)
     return {
-        "pictures": pictures,
+        "images": images,
         "wrong": {name: dict(counts) for name, counts in kinds.items()},
         "wrong_both_times": both,
-        "laid_again": {
-            "wrong_pictures": len(mended),
-            "right_with_the_best_choice": mean([max(shares) for shares in mended]),
-            "right_with_the_best_object": mean([max(shares[:-1], default=0.0) for shares in mended]),
-            "right_with_all_else": mean([shares[-1] for shares in mended]),
-            "right_pictures": len(kept),
-            "still_right_with_any_object": mean([share for shares in kept for share in shares[:-1]]),
-            "still_right_with_all_else": mean([shares[-1] for shares in kept]),
+        "filled_again": {
+            "wrong_images": len(repaired),
+            "correct_with_the_best_choice": mean([max(shares) for shares in repaired]),
+            "correct_with_the_best_object": mean([max(shares[:-1], default=0.0) for shares in repaired]),
+            "correct_with_all_else": mean([shares[-1] for shares in repaired]),
+            "correct_images": len(kept),
+            "still_correct_with_any_object": mean([share for shares in kept for share in shares[:-1]]),
+            "still_correct_with_all_else": mean([shares[-1] for shares in kept]),
         },
     }
 
@@ -109,21 +111,21 @@ def measure(pipe: Pipeline, options: argparse.Namespace) -> dict[str, Any]:
 def drawn(
     pipe: Pipeline, settings: GenerationSettings, prompts: list[Prompt], seed: int
 ) -> list[tuple[torch.Tensor, list[Detection]]]:
-    """Of each prompt's picture its tokens (h, w) and what the detector finds."""
-    pictures = []
+    """Return the tokens (h, w) of each prompt's image, and what the detector finds in it."""
+    images = []
     for first in range(0, len(prompts), _BATCH):
         texts = [prompt["prompt"] for prompt in prompts[first : first + _BATCH]]
         seeds = [seed + first + index for index in range(len(texts))]
         output = pipe.start(texts, settings, seed=seeds).output()
-        pictures += [
+        images += [
             (tokens, detect(np.asarray(image)))
             for tokens, image in zip(output.tokens, output.images, strict=True)
         ]
-    return pictures
+    return images
 
 
 def kind(prompt: Prompt, found: list[Detection]) -> str | None:
-    """What is wrong with a picture, by what the detector finds in it; None if nothing is."""
+    """Return what is wrong with an image, by what the detector finds in it; None if nothing is."""
     if is_correct(prompt, found):
         return None
     shapes = Counter[str]()
@@ -140,42 +142,44 @@ def kind(prompt: Prompt, found: list[Detection]) -> str | None:
 
 
 @torch.inference_mode()
-def laid_again(
-    pipe: Pipeline, settings: GenerationSettings, prompt: Prompt, tokens: torch.Tensor, hidden: torch.Tensor
+def filled_again(
+    pipe: Pipeline, settings: GenerationSettings, prompt: Prompt, tokens: torch.Tensor, masked: torch.Tensor
 ) -> float:
-    """How often the picture is right after the `hidden` ones of its tokens, (h, w) bool, were filled again."""
-    height, width = tokens.shape
-    grids = tokens.masked_fill(hidden, pipe.denoiser.config.mask_code).repeat(_TRIES, 1, 1)
+    """Return how often the image is correct after its `masked` tokens, (h, w) bool, were filled again."""
+    assert settings.height is not None and settings.width is not None
+    components, (height, width) = pipe.components, tokens.shape
+    grids = tokens.masked_fill(masked, components.mask_code).repeat(_TRIES, 1, 1)
     steps = sample(
-        pipe.denoiser,
-        pipe.prompts([prompt["prompt"]] * _TRIES, settings),
+        components.denoiser,
+        components.prompts([prompt["prompt"]] * _TRIES, settings.height, settings.width),
         grid=(height, width),
         sampler=make_sampler(settings),
         generators=[torch.Generator().manual_seed(1000 + number) for number in range(_TRIES)],
         tokens=grids,
-        editable=hidden.repeat(_TRIES, 1, 1),
+        editable=masked.repeat(_TRIES, 1, 1),
     )
     *_, last = steps
-    pixels = pipe.decode(last.tokens).permute(0, 2, 3, 1).numpy()
+    pixels = components.decode(last.tokens).permute(0, 2, 3, 1).numpy()
     return statistics.fmean(is_correct(prompt, detect(image)) for image in pixels)
 
 
-def hide(tokens: torch.Tensor, objects: list[Detection]) -> torch.Tensor:
-    """(h, w) bool: the tokens that objects' boxes cover."""
+def covered_by(objects: list[Detection], tokens: torch.Tensor) -> torch.Tensor:
+    """Return the tokens that objects' boxes cover, (h, w) bool."""
     height, width = tokens.shape
-    hidden = torch.zeros_like(tokens, dtype=torch.bool)
+    found = torch.zeros_like(tokens, dtype=torch.bool)
     for left, top, right, bottom in (item.box for item in objects):
-        hidden[covered(top, bottom, height), covered(left, right, width)] = True
-    return hidden
+        found[covered(top, bottom, height), covered(left, right, width)] = True
+    return found
 
 
 def covered(first: float, last: float, count: int) -> slice:
-    """Of `count` tokens in a row those that a box covers from `first` to `last`, fractions of the row."""
+    """Return which of `count` tokens in a row a box covers from `first` to `last`, fractions of the row."""
     start, stop = math.floor(first * count + _COVERED), math.ceil(last * count - _COVERED)
     return slice(max(0, start), max(start + 1, stop))
 
 
 def mean(values: list[float]) -> float | None:
+    """Return the mean, or None for no values."""
     return round(statistics.fmean(values), 3) if values else None
 
 

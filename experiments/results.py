@@ -23,7 +23,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/results"))
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path("runs/results"), help="folder of the measurements"
+    )
     folder = parser.parse_args().folder
     for part in (
         scores(folder),
@@ -37,7 +39,7 @@ def main() -> None:
 
 
 def table(head: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
-    """Lines of a Markdown table; numbers with two places."""
+    """Yield the lines of a Markdown table; numbers have two places."""
     yield f"| {' | '.join(head)} |"
     yield "| --- |" + " --- |" * (len(head) - 1)
     for row in rows:
@@ -46,7 +48,7 @@ def table(head: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
 
 
 def scores(folder: Path) -> Iterator[str]:
-    """A row a preset: the six tags, their mean, and held-out pairs."""
+    """Yield a row for each preset: the six tags, their mean, and held-out pairs."""
     found = {name: folder / f"score-{name}.json" for name in PRESETS}
     rows = []
     for name, path in found.items():
@@ -60,7 +62,7 @@ def scores(folder: Path) -> Iterator[str]:
 
 
 def contrast(folder: Path) -> Iterator[str]:
-    """A row a kind: nats at each mask ratio."""
+    """Yield a row for each kind: nats at each mask ratio."""
     path = folder / "contrast.json"
     if path.exists():
         kinds = read_json(path)["kinds"]
@@ -72,29 +74,30 @@ def contrast(folder: Path) -> Iterator[str]:
             )
             for kind, one in kinds.items()
         )
-        yield from table(["what is changed", *(f"{float(ratio):.0%} hidden" for ratio in ratios)], rows)
+        yield from table(["what is changed", *(f"{float(ratio):.0%} masked" for ratio in ratios)], rows)
 
 
 def distance(folder: Path) -> Iterator[str]:
+    """Yield the Fréchet distances."""
     path = folder / "distance.json"
     if path.exists():
         one = read_json(path)
-        names = ("distance", "floor", "tokenizer", "others")
+        names = ("distance", "floor", "tokenizer")
         yield from table(names, iter([[one[name] for name in names]]))
 
 
 def edits(folder: Path) -> Iterator[str]:
-    """A row a way of choosing tokens, then the automatic one by kind."""
+    """Yield a row for each selection of tokens, then the automatic one by kind."""
     path = folder / "edits.json"
     if path.exists():
         found = read_json(path)
-        ways = [way for way, one in found.items() if isinstance(one, dict) and "by_kind" in one]
-        numbers = [name for name in found[ways[0]] if name != "by_kind"]
+        selections = [name for name, one in found.items() if isinstance(one, dict) and "by_kind" in one]
+        numbers = [name for name in found[selections[0]] if name != "by_kind"]
         show = lambda value: "–" if value is None else f"{value:.2f}"  # noqa: E731
-        rows = [(way, *(show(found[way][name]) for name in numbers)) for way in ways]
+        rows = [(one, *(show(found[one][name]) for name in numbers)) for one in selections]
         by_kind = found["automatic"]["by_kind"]
         rows += [(f"automatic, {kind}", *(show(by_kind[kind][name]) for name in numbers)) for kind in KINDS]
-        yield from table(["tokens chosen", *(name.replace("_", " ") for name in numbers)], iter(rows))
+        yield from table(["selection", *(name.replace("_", " ") for name in numbers)], iter(rows))
 
 
 def measured_elsewhere(folder: Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ STAGES=(ceiling contrast scores again editing steps tokenizer distance edits edi
 declare -A WHAT=(
     [ceiling]="ground-truth renderings, and the same after the image tokenizer: the highest possible score"
     [contrast]="whether prompts are told apart"
-    [scores]="scenes scores: 402 prompts, 4 pictures each, of every preset"
+    [scores]="scenes scores: 402 prompts, 4 images each, of every preset"
     [again]="the score of quality with other prompts and seeds, twice"
     [editing]="with token editing and without, at 4, 8 and 16 steps, three seeds"
     [steps]="quality against steps, every rule"
@@ -29,7 +29,7 @@ declare -A WHAT=(
     [rules16]="at 16 steps, three seeds: other rules, other thresholds, refinement"
     [mistakes]="how wrong images of 16 steps are wrong, and whether editing could repair them"
     [held_out]="shapes in colours that training never shows, pair by pair"
-    [sweep]="what each part of the training brings: 24 short trainings, and half an hour for their token cache"
+    [sweep]="what each part of the training brings: 26 short trainings, and half an hour for their token cache"
     [gce]="grouped cross-entropy against cross-entropy: ten trainings"
     [shape]="width against depth: three trainings, and half an hour for their token cache"
     [codebook]="the codebook's size: three image tokenizers and a denoiser for each"
@@ -42,7 +42,7 @@ YARDSTICK_SECONDS=8
 declare -A MINUTES=(
     [ceiling]=2 [contrast]=2 [scores]=24 [again]=26 [editing]=14 [steps]=14 [tokenizer]=1 [distance]=3 [edits]=7 [edit_time]=1
     [rules16]=20 [mistakes]=7 [held_out]=1 [tables]=1
-    [sweep]=142 [gce]=140 [shape]=18 [codebook]=45
+    [sweep]=154 [gce]=140 [shape]=18 [codebook]=45
 )
 
 # Print the seconds that a few images take on this machine.
@@ -55,7 +55,7 @@ smalti() {
 }
 
 ceiling() {
-    smalti evaluate scenes --ground-truth --tokenized --lattice 8 --images 420 --json >"$OUT/score-tokenized.json"
+    smalti evaluate scenes --ground-truth --tokenized --set lattice=8 --images 420 --json >"$OUT/score-tokenized.json"
     "$PYTHON" -m smalti evaluate scenes --ground-truth --images 420 --json >"$OUT/score-truth.json"
     "$PYTHON" -m smalti evaluate scenes --shuffled --images 420 --json >"$OUT/score-shuffled.json"
 }
@@ -81,11 +81,11 @@ again() {
 
 editing() {
     "$PYTHON" experiments/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/editing" --steps 4 8 16 \
-        --rules none threshold --pictures 240
+        --rules none threshold --images 240
 }
 
 steps() {
-    "$PYTHON" experiments/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/steps" --pictures 60 \
+    "$PYTHON" experiments/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/steps" --images 60 \
         --seeds 0
 }
 
@@ -94,12 +94,12 @@ tokenizer() {
 }
 
 distance() {
-    smalti evaluate distance --images 500 --scenes 1000 --dtype "$DTYPE" --json >"$OUT/distance.json"
+    smalti evaluate distance --images 500 --set scenes=1000 --dtype "$DTYPE" --json >"$OUT/distance.json"
 }
 
 edits() {
     # Seed 0 is what the defaults of editing were chosen on.
-    smalti evaluate edits --edits 200 --seed 1 --dtype "$DTYPE" --json >"$OUT/edits.json"
+    smalti evaluate edits --images 200 --seed 1 --dtype "$DTYPE" --json >"$OUT/edits.json"
 }
 
 edit_time() {
@@ -112,8 +112,8 @@ tables() {
 
 rules16() {
     "$PYTHON" experiments/steps.py ${MODEL:+--model "$MODEL"} --dtype "$DTYPE" --output "$OUT/rules16" --steps 16 \
-        --pictures 240 --rules threshold:edit_threshold=0.15 token_to_mask token_to_mask:edit_threshold=0.25 \
-        none:refine_share=0.25 threshold:refine_share=0.25
+        --images 240 --rules threshold:0.15 token_to_mask token_to_mask:threshold=0.25 \
+        "none refinement=rare:share=0.25" "threshold refinement=rare:share=0.25"
 }
 
 mistakes() {
@@ -159,7 +159,7 @@ codebook() {
         "$PYTHON" -m smalti evaluate tokenizer --model $folder/model --json >"$OUT/tokenizer-$size.json"
         "$PYTHON" experiments/sweep.py --tokenizer $folder/model --cache cache/codebook-$size --output "$OUT/codebook-$size" \
             --steps 250 --images 0 --seeds 0 --variants "as configured" --set cache.samples=8000 loop.processes=1
-        "$PYTHON" -m smalti evaluate scenes --ground-truth --tokenized --lattice 8 --images 420 \
+        "$PYTHON" -m smalti evaluate scenes --ground-truth --tokenized --set lattice=8 --images 420 \
             --model "$OUT/codebook-$size/as-configured-seed0/model" --json >"$OUT/score-tokenized-$size.json"
     done
 }

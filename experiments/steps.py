@@ -1,11 +1,13 @@
 """Measure quality against steps: the scenes score of a model under every sampling rule, from one pass to many.
 
-python experiments/steps.py [--model FOLDER] [--rules none threshold …] [--steps 1 2 4 …] [--seeds 0 1 2] [--pictures K]
+python experiments/steps.py [--model FOLDER] [--rules none threshold …] [--steps 1 2 4 …] [--seeds 0 1 2] [--images K]
 
 A cell is a rule, a number of steps and a seed. Its images have the same prompts and the same seeds under every rule:
-those of `smalti evaluate scenes --images K --seed SEED --steps N` with the rule's settings. A rule is the model's own
-settings without editing, changed by its name (`--list-rules`) and by the parameters behind it, such as
-none:order=random,budget=linear.
+those of `smalti evaluate scenes --images K --seed SEED --steps N` with the rule's settings.
+
+A rule is the model's own settings without revision, changed by words. A word is a revision rule, such as threshold:0.15
+or token_to_mask, or SETTING=VALUE, such as order=history:window=8. Quote several words: "none order=random
+budget=linear". The word threshold alone is the model's own threshold, where it has one.
 
 The script first predicts its running time from a few images. It writes every finished cell to results.json in --output
 at once and skips cells that are there, so the same command continues after a stop. It writes the tables to results.md
@@ -33,19 +35,19 @@ from smalti.common.files import read_json, write_json_atomic, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.evaluation.suites.scenes.prompts import TAGS, scene_prompts
 from smalti.evaluation.suites.scenes.score import score_images
+from smalti.generation.settings import GenerationSettings
 from smalti.pipeline import Pipeline
-from smalti.settings import GenerationSettings
 
-RULES: dict[str, dict[str, Any]] = {
-    "none": {},
-    "threshold": {"edit_threshold": 0.6},  # or the model's own
-    "token_to_mask": {"edit_rule": "token_to_mask"},
-    "running_confidence": {"edit_rule": "running_confidence"},
-    "confidence": {"order": "confidence"},
-    "confidence+running_confidence": {"order": "confidence", "edit_rule": "running_confidence"},
-    "history": {"order": "history"},
-    "adaptive": {"budget": "adaptive"},
-}
+RULES = (
+    "none",
+    "threshold",
+    "token_to_mask",
+    "running_confidence",
+    "order=confidence",
+    "running_confidence order=confidence",
+    "order=history",
+    "budget=adaptive",
+)
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 Cell = dict[str, Any]
 
@@ -55,26 +57,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="model folder; by default the bundled model")
-    parser.add_argument("--rules", nargs="+", default=list(RULES), metavar="NAME[:SETTING=VALUE,…]")
-    parser.add_argument("--list-rules", action="store_true", help="say what the rules' names stand for")
-    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--pictures", type=int, default=240, help="a cell, over GenEval's six tasks")
-    parser.add_argument("--images-per-prompt", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=16, help="pictures drawn at a time")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", help="of the denoiser; by default float32 on a CPU")
-    parser.add_argument("--threads", type=int, help="of PyTorch; by default one a core")
-    parser.add_argument("--output", type=Path, default=Path("runs/steps"))
+    parser.add_argument(
+        "--rules", nargs="+", default=list(RULES), metavar="RULE", help=f"by default {', '.join(RULES)}"
+    )
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="numbers of steps")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of prompts and images")
+    parser.add_argument("--images", type=int, default=240, help="images in a cell, over GenEval's six tasks")
+    parser.add_argument("--images-per-prompt", type=int, default=1, help="images of each prompt")
+    parser.add_argument("--batch-size", type=int, default=16, help="images drawn at a time")
+    parser.add_argument("--device", default="cpu", help="PyTorch device")
+    parser.add_argument("--dtype", help="dtype of the denoiser; by default float32 on a CPU")
+    parser.add_argument("--threads", type=int, help="PyTorch threads; by default one a core")
+    parser.add_argument("--output", type=Path, default=Path("runs/steps"), help="folder of the results")
     options = parser.parse_args()
-    if options.list_rules:
-        print("\n".join(f"{name}: {changes or 'as it is'}" for name, changes in RULES.items()))
-        return
     for name in ("images_per_prompt", "batch_size"):
         check_whole(f"--{name.replace('_', '-')}", getattr(options, name))
     unit = len(TAGS) * options.images_per_prompt
-    if options.pictures < unit or options.pictures % unit:
-        raise SmaltiError(f"--pictures must be a multiple of {unit}, not {options.pictures}")
+    if options.images < unit or options.images % unit:
+        raise SmaltiError(f"--images must be a multiple of {unit}, not {options.images}")
     if options.threads:
         torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -90,26 +90,26 @@ def main() -> None:
         found.append({**cell, **measure(pipe, cell, options)})
         write_json_atomic(kept, {"cells": found})
         done = found[-1]
-        what = f"{done['mean']:.3f}, {done['passes']:g} passes, {done['seconds_a_picture']:.3f} s a picture"
+        what = f"{done['mean']:.3f}, {done['passes']:g} passes, {done['seconds_an_image']:.3f} s an image"
         place = f"[{number}/{len(missing)}] {cell['rule']}, {cell['steps']} steps, seed {cell['seed']}"
         print(f"{place}: {what}", flush=True)
     results = [{**cell, **lookup(found, cell)} for cell in wanted]
     table = summary(results, options)
     write_text_atomic(options.output / "results.md", table)
     plot(results, "passes", options.output / "quality-steps.png", "passes of the denoiser")
-    plot(results, "seconds_a_picture", options.output / "quality-seconds.png", "seconds a picture")
+    plot(results, "seconds_an_image", options.output / "quality-seconds.png", "seconds an image")
     print("\n" + table)
 
 
 def cells(pipe: Pipeline, options: argparse.Namespace) -> list[Cell]:
-    """What is to be measured: all that a result depends on. Seed by seed, so that a stop leaves whole comparisons."""
+    """Return all that a result depends on, cell by cell; seed by seed, so that a stop leaves whole comparisons."""
     head = pipe.denoiser.head.detach().float().cpu().numpy().tobytes()
     common = {
-        "model": pipe.name,
+        "model": pipe.components.name,
         "weights": hashlib.sha256(head).hexdigest()[:12],
         "device": options.device,
         "dtype": str(pipe.denoiser.head.dtype).removeprefix("torch."),
-        "pictures": options.pictures,
+        "images": options.images,
         "images_per_prompt": options.images_per_prompt,
     }
     rules = {rule: settings_of(pipe.settings, rule) for rule in dict.fromkeys(options.rules)}
@@ -123,19 +123,21 @@ def cells(pipe: Pipeline, options: argparse.Namespace) -> list[Cell]:
 
 
 def settings_of(own: GenerationSettings, rule: str) -> GenerationSettings:
-    """The settings that a rule stands for, on top of the model's own without editing."""
-    name, _, given = rule.partition(":")
-    if name not in RULES:
-        raise SmaltiError(f"--rules must be of {', '.join(RULES)}, not {name!r}")
-    changes = dict(RULES[name])
-    if name == "threshold" and own.edit_rule == "threshold" and own.edit_threshold:
-        changes["edit_threshold"] = own.edit_threshold
-    changes |= parse_changes("--rules", given.split(",") if given else [])
-    return own.replaced(edit_rule="threshold", edit_threshold=0.0).replaced(changes)
+    """Return the settings that a rule stands for, on top of the model's own without revision."""
+    words = rule.split()
+    # A rule's own parameters have an equals sign too, but only after a colon.
+    revisions = [word for word in words if "=" not in word.partition(":")[0]]
+    if len(revisions) > 1:
+        raise SmaltiError(f"--rules must have one revision rule in {rule!r}, not {' and '.join(revisions)}")
+    revision = revisions[0] if revisions else "none"
+    if revision == "threshold" and own.revision.startswith("threshold:"):
+        revision = own.revision
+    changes = read_changes("--rules", [word for word in words if word not in revisions])
+    return own.replaced(**{"revision": revision, **changes})
 
 
-def parse_changes(option: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """Settings from SETTING=VALUE; the option that had them is named in errors."""
+def read_changes(option: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Return settings from SETTING=VALUE; errors name the option that had them."""
     changes = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -146,13 +148,13 @@ def parse_changes(option: str, pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def lookup(found: list[Cell], cell: Cell) -> Cell | None:
-    """The measured cell that is the same in everything asked for, or None. The rule's name is only a name."""
+    """Return the measured cell that equals `cell` in everything but the rule's text, or None."""
     same = [key for key in cell if key != "rule"]
     return next((one for one in found if all(one.get(key) == cell[key] for key in same)), None)
 
 
 def predict(pipe: Pipeline, missing: list[Cell], options: argparse.Namespace) -> None:
-    """Say how long the cells will take, by the time of two batches that differ in their number of steps."""
+    """Print how long the cells will take, by the time of two batches that differ in their number of steps."""
     settings = settings_of(pipe.settings, "threshold")
     prompts = scene_prompts(-(-options.batch_size // len(TAGS)))[: options.batch_size]
     taken = {}
@@ -164,22 +166,22 @@ def predict(pipe: Pipeline, missing: list[Cell], options: argparse.Namespace) ->
         taken[steps] = (time.perf_counter() - started) / len(prompts)
     a_pass = max(taken[8] - taken[2], 0) / 6
     rest = max(taken[2] - 2 * a_pass, 0)
-    seconds = sum(options.pictures * (rest + cell["steps"] * a_pass) for cell in missing)
+    seconds = sum(options.images * (rest + cell["steps"] * a_pass) for cell in missing)
     print(
-        f"{len(missing)} cells of {options.pictures} pictures to make: about {seconds / 60:.0f} minutes at "
-        f"{a_pass:.4f} s a pass and {rest:.3f} s for the rest of a picture, measured just now",
+        f"{len(missing)} cells of {options.images} images to draw: about {seconds / 60:.0f} minutes at "
+        f"{a_pass:.4f} s a pass and {rest:.3f} s for the rest of an image, measured just now",
         flush=True,
     )
 
 
 def measure(pipe: Pipeline, cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
-    """Draw and score a cell's pictures."""
-    settings = GenerationSettings().replaced(cell["settings"])
-    prompts = scene_prompts(options.pictures // (len(TAGS) * options.images_per_prompt), cell["seed"])
+    """Draw and score a cell's images."""
+    settings = GenerationSettings().replaced(**cell["settings"])
+    prompts = scene_prompts(options.images // (len(TAGS) * options.images_per_prompt), cell["seed"])
     texts = [prompt["prompt"] for prompt in prompts for _ in range(options.images_per_prompt)]
     seconds, passes, edited, remasked = 0.0, 0, 0, 0
 
-    def pictures() -> Iterator[Any]:
+    def images() -> Iterator[Any]:
         nonlocal seconds, passes, edited, remasked
         for first in range(0, len(texts), options.batch_size):
             part = texts[first : first + options.batch_size]
@@ -191,21 +193,21 @@ def measure(pipe: Pipeline, cell: Cell, options: argparse.Namespace) -> dict[str
             remasked += sum(result.tokens_remasked)
             yield from result.images
 
-    drawn = pictures()
+    drawn = images()
     groups = (list(islice(drawn, options.images_per_prompt)) for _ in prompts)
     scores = score_images(prompts, groups)
     count = len(texts)
     return {
         **{name: scores[name] for name in (*TAGS, "mean", "held_out", "seen")},
         "passes": round(passes / count, 3),
-        "seconds_a_picture": round(seconds / count, 4),
-        "edited_a_picture": round(edited / count, 2),
-        "remasked_a_picture": round(remasked / count, 2),
+        "seconds_an_image": round(seconds / count, 4),
+        "edited_an_image": round(edited / count, 2),
+        "remasked_an_image": round(remasked / count, 2),
     }
 
 
 def summary(results: list[Cell], options: argparse.Namespace) -> str:
-    """Markdown: the scores, what each rule adds to the first one, passes and seconds."""
+    """Return Markdown: the scores, what each rule adds to the first one, passes and seconds."""
     rules, steps = (list(dict.fromkeys(cell[key] for cell in results)) for key in ("rule", "steps"))
     seeds = list(dict.fromkeys(cell["seed"] for cell in results))
     table = {(cell["rule"], cell["steps"], cell["seed"]): cell for cell in results}
@@ -229,14 +231,14 @@ def summary(results: list[Cell], options: argparse.Namespace) -> str:
 
     def cost(rule: str, number: int) -> str:
         passes, seconds = (
-            statistics.fmean(values(rule, number, key)) for key in ("passes", "seconds_a_picture")
+            statistics.fmean(values(rule, number, key)) for key in ("passes", "seconds_an_image")
         )
         return f"{passes:.3g}; {seconds:.3f} s"
 
     one = results[0]
     per_prompt = f", {one['images_per_prompt']} a prompt" if one["images_per_prompt"] > 1 else ""
     lines = [
-        f"Scenes score of {one['model']} (weights {one['weights']}): mean of six tasks, {one['pictures']} pictures a "
+        f"Scenes score of {one['model']} (weights {one['weights']}): mean of six tasks, {one['images']} images a "
         f"cell{per_prompt}, seeds {', '.join(map(str, seeds))}; mean ± half the range over seeds.",
         "",
         *rows("rule \\ steps", score),
@@ -245,7 +247,7 @@ def summary(results: list[Cell], options: argparse.Namespace) -> str:
         lines += [f"Score above {rules[0]} with the same prompts and seeds: mean (lowest to highest).", ""]
         lines += rows("rule \\ steps", gain, rules[1:])
     lines += [
-        f"Passes that a picture took, and seconds a picture on {one['device']} ({one['dtype']}) in batches of "
+        f"Passes and seconds of an image on {one['device']} ({one['dtype']}) in batches of "
         f"{options.batch_size}.",
         "",
         *rows("rule \\ steps", cost),
@@ -254,9 +256,12 @@ def summary(results: list[Cell], options: argparse.Namespace) -> str:
 
 
 def plot(results: list[Cell], key: str, path: Path, label: str) -> None:
-    """The score against what it costs: a line a rule through means over seeds, with their range."""
-    import matplotlib
-
+    """Plot the score against its cost: for each rule a line through means over seeds, with their range."""
+    try:
+        import matplotlib
+    except ImportError:
+        print(f"{path} needs matplotlib: pip install 'smalti[plots]'", file=sys.stderr)
+        return
     matplotlib.use("agg")
     from matplotlib import pyplot
 

@@ -1,7 +1,7 @@
 """Measure what each part of the training brings: short trainings of the small denoiser that differ in one thing.
 
 python experiments/sweep.py --tokenizer FOLDER [--start-from FOLDER] [--steps 300] [--seeds 0 1] [--images 120]
-    [--variants NAME …] [--own "NAME: key=value …" …] [--set key=value …]
+    [--variants NAME …] [--own "NAME: KEY=VALUE …" …] [--set KEY=VALUE …]
 
 Variants with the same seed have the same start, the same images and, where masks are not what differs, the same masks,
 step by step. Each variant is trained for the same number of steps and then measured, with averaged weights, on scenes
@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from itertools import count, islice
@@ -29,28 +31,29 @@ from typing import Any
 
 import torch
 
-from smalti.cli.drawing import draw
+import smalti
 from smalti.common.files import write_json_atomic, write_text_atomic
 from smalti.errors import SmaltiError
+from smalti.evaluation.subject import Subject
 from smalti.evaluation.suites.scenes.contrast import measure_contrasts
 from smalti.evaluation.suites.scenes.prompts import TAGS, scene_prompts
 from smalti.evaluation.suites.scenes.score import score_images
-from smalti.loading import load
+from smalti.generation.settings import GenerationSettings
 from smalti.objective.loss import denoising_loss
 from smalti.pipeline import Pipeline
-from smalti.settings import GenerationSettings
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.denoiser import train_denoiser
 from smalti.training.reading import load_config
 from smalti.vq.groups import CodeGroups
+from smalti.worlds.scenes.config import ScenesConfig
 from smalti.worlds.scenes.world import Scenes
 
 VARIANTS: dict[str, list[str]] = {
     "as configured": [],
-    "no networks of codes": ["code_network=null"],
+    "plain embedding and head": ["code_network=null"],
     "no masks in the sampling order": ["objective.masking={rare_first: 0.1, box: 0.1, uniform: 0.8}"],
     "rare codes not first": ['objective.masking={"ordered:order=halton": 0.7, box: 0.1, uniform: 0.2}'],
-    "masks as in the release": ["objective.masking={uniform: 1}"],
+    "masks as in the reference model": ["objective.masking={uniform: 1}"],
     "no convolution of the prompt": ["model.prompt_convolution=0"],
     "no flips": ["objective.flip_ratio=0"],
     "flips 0.3": ["objective.flip_ratio=0.3"],
@@ -77,20 +80,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="configs/scenes.yaml", help="of the denoiser")
+    parser.add_argument("--config", default="configs/scenes.yaml", help="configuration of the denoiser")
     parser.add_argument("--tokenizer", required=True, help="folder of an image tokenizer, or of a model")
-    parser.add_argument("--start-from", help="model that all go on from; by default from nothing")
-    parser.add_argument("--cache", default="cache/sweep", help="folder of the tokens")
-    parser.add_argument("--output", type=Path, default=Path("runs/sweep"))
-    parser.add_argument("--variants", nargs="+", metavar="NAME", help="by default all but those of groups")
-    parser.add_argument("--own", nargs="+", default=[], metavar="NAME: key=value …", help="more variants")
-    parser.add_argument("--list-variants", action="store_true", help="say what the names stand for")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--steps", type=int, default=300, help="of training")
-    parser.add_argument("--device", default="cpu", help="of training and measuring")
-    parser.add_argument("--images", type=int, default=120, help="pictures for each scenes score; 0: none")
     parser.add_argument(
-        "--scenes", type=int, default=256, help="for the losses; a quarter for swapped colours"
+        "--start-from", help="model that all variants continue from; by default random weights"
+    )
+    parser.add_argument("--cache", default="cache/sweep", help="folder of the token cache")
+    parser.add_argument("--output", type=Path, default=Path("runs/sweep"), help="folder of the results")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="by default all without groups")
+    parser.add_argument(
+        "--own",
+        nargs="+",
+        default=[],
+        metavar="NAME: KEY=VALUE …",
+        help="more variants",
+    )
+    parser.add_argument("--list-variants", action="store_true", help="print what the names stand for")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="seeds of the trainings")
+    parser.add_argument("--steps", type=int, default=300, help="steps of training")
+    parser.add_argument("--device", default="cpu", help="PyTorch device of training and measuring")
+    parser.add_argument("--images", type=int, default=120, help="images for each scenes score; 0 is no score")
+    parser.add_argument(
+        "--scenes", type=int, default=256, help="scenes for the losses; a quarter for swapped colours"
     )
     parser.add_argument("--groups", type=int, nargs="*", default=[], help="groupings whose hits are counted")
     parser.add_argument(
@@ -98,20 +109,19 @@ def main() -> None:
         nargs="+",
         default=[],
         dest="overrides",
-        metavar="key=value",
-        help="of the configuration, for all",
+        metavar="KEY=VALUE",
+        help="changes of the configuration for all variants",
     )
     options = parser.parse_args()
     if options.list_variants:
         print("\n".join(f"{name}: {' '.join(changes) or 'as it is'}" for name, changes in VARIANTS.items()))
         return
     variants = chosen(options)
-    trainings = [
-        (seed, name) for seed in options.seeds for name in variants
-    ]  # a stop leaves whole comparisons
+    # Seed by seed, so that a stop leaves whole comparisons.
+    trainings = [(seed, name) for seed in options.seeds for name in variants]
     results: list[dict[str, Any]] = []
     missing = [item for item in trainings if not folder_of(options, *item).joinpath("measured.json").exists()]
-    print(f"{len(trainings)} trainings of {options.steps} steps, {len(missing)} to make", flush=True)
+    print(f"{len(trainings)} trainings of {options.steps} steps, {len(missing)} to run", flush=True)
     for seed, name in trainings:
         started = time.monotonic()
         results.append({"variant": name, "seed": seed, **run(options, name, variants[name], seed)})
@@ -128,13 +138,13 @@ def main() -> None:
 
 
 def chosen(options: argparse.Namespace) -> dict[str, list[str]]:
-    """The variants that are asked for: their overrides by name."""
+    """Return the overrides of the variants that are asked for, by name."""
     known = dict(VARIANTS)
     for text in options.own:
         name, colon, overrides = text.partition(":")
         if not colon:
-            raise SmaltiError(f'--own must be "NAME: key=value …", not {text!r}')
-        known[name.strip()] = overrides.split()
+            raise SmaltiError(f'--own must be "NAME: KEY=VALUE …", not {text!r}')
+        known[name.strip()] = shlex.split(overrides)
     own = list(known)[len(VARIANTS) :]
     names = [*(options.variants or [name for name in VARIANTS if "groups" not in name]), *own]
     for name in names:
@@ -144,6 +154,7 @@ def chosen(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def folder_of(options: argparse.Namespace, seed: int, name: str) -> Path:
+    """Return the folder of a training."""
     return options.output / f"{name.replace(' ', '-').replace('×', 'x')}-seed{seed}"
 
 
@@ -168,8 +179,10 @@ def run(options: argparse.Namespace, name: str, overrides: list[str], seed: int)
             *overrides,
         ],
     )
+    if not isinstance(config.data, ScenesConfig):
+        raise SmaltiError(f"--config must train on scenes, not on data of the kind {config.data.kind!r}")
     train_denoiser(config)
-    pipe = load(str(folder / "model"), device=options.device)
+    pipe = smalti.load(folder / "model", device=options.device)
     lattice = config.data.lattice
     measured = {
         **losses(pipe, options.scenes, lattice, options.groups),
@@ -185,23 +198,23 @@ def run(options: argparse.Namespace, name: str, overrides: list[str], seed: int)
 def losses(
     pipe: Pipeline, number: int, lattice: int | None, groups: Sequence[int] = (), *, held_out: bool = False
 ) -> dict[str, float]:
-    """Mean loss and hit rates of masked tokens of scenes that no training saw, under their captions.
+    """Return mean loss and hit rates of masked tokens of scenes that no training saw, under their captions.
 
-    With `held_out` they are scenes that show a shape in a colour that training never shows it in.
+    With `held_out` the scenes show a shape in a colour that training never shows it in.
     """
-    denoiser, config = pipe.denoiser, pipe.denoiser.config
+    components, denoiser, config = pipe.components, pipe.denoiser, pipe.denoiser.config
+    size = config.image_size
     device, codebook = denoiser.head.device, pipe.image_tokenizer.quantize.embedding.weight
     ids = [CodeGroups.from_kmeans(codebook.cpu(), count).ids.to(device) for count in groups]
-    scenes = Scenes(
-        seed=_UNSEEN_SEED, size=config.image_size, split="test" if held_out else "train", lattice=lattice
-    )
+    split = "test" if held_out else "train"
+    scenes = Scenes(seed=_UNSEEN_SEED, size=size, split=split, lattice=lattice)
     wanted = islice((index for index in count() if scenes.scene(index).held_out == held_out), number)
     generator = torch.Generator().manual_seed(0)
     found: dict[str, list[float]] = {}
     while part := list(islice(wanted, _BATCH)):
         samples = [scenes[index] for index in part]
-        targets = pipe.encode(torch.stack([sample["image"] for sample in samples])).to(device)
-        prompt = pipe.prompts([sample["caption"] for sample in samples], pipe.settings)
+        targets = components.encode(torch.stack([sample["image"] for sample in samples])).to(device)
+        prompt = components.prompts([sample["caption"] for sample in samples], size, size)
         for ratio in MASK_RATIOS:
             masked = (torch.rand(targets.shape, generator=generator) < ratio).to(device)
             loss = denoising_loss(
@@ -223,19 +236,21 @@ def losses(
 
 
 def swapped_colors(pipe: Pipeline, number: int, lattice: int | None) -> float:
-    """By how many nats a picture's loss is higher with two colours swapped in its prompt, everything hidden."""
-    ratios = (1.0,)
-    found = measure_contrasts(pipe, "swapped_colors", number, lattice=lattice, mask_ratios=ratios)
-    return found[1.0]["nats"]
+    """Return by how many nats an image's loss is higher with two colours swapped, all its tokens masked."""
+    size = pipe.denoiser.config.image_size
+    scores = measure_contrasts(
+        pipe.components, "swapped_colors", number, lattice=lattice, size=size, mask_ratios=(1.0,)
+    )
+    return scores[1.0]["nats"]
 
 
 def scores(pipe: Pipeline, number: int) -> dict[str, float | None]:
-    """The scenes score of the model's pictures, at its own settings and at 8 steps."""
+    """Return the scenes score of the model's images, at its own settings and at 8 steps."""
     prompts = scene_prompts(-(-number // len(TAGS)))
     texts = [prompt["prompt"] for prompt in prompts]
 
     def score(settings: GenerationSettings) -> dict[str, Any]:
-        images = draw(pipe, settings, texts, seed=0, batch_size=_BATCH, passes=[])
+        images = Subject.of(pipe, settings).draw(texts, seed=0, batch_size=_BATCH)
         return score_images(prompts, ([image] for image in images))
 
     found, few = score(pipe.settings), score(pipe.settings.replaced(num_inference_steps=8))
@@ -243,7 +258,7 @@ def scores(pipe: Pipeline, number: int) -> dict[str, float | None]:
 
 
 def summary(results: list[dict[str, Any]]) -> str:
-    """A Markdown table: mean ± half the range over seeds."""
+    """Return a Markdown table: mean ± half the range over seeds."""
     keys = [key for key in results[0] if key not in ("variant", "seed")]
     lines = [f"| variant | {' | '.join(keys)} |", "| --- |" + " --- |" * len(keys)]
     for name in dict.fromkeys(result["variant"] for result in results):
@@ -259,14 +274,17 @@ def summary(results: list[dict[str, Any]]) -> str:
 
 
 def found(results: list[dict[str, Any]], name: str, key: str) -> list[float]:
-    """What was measured of a variant, over its seeds; a score of too few pictures is not there."""
+    """Return the measured values of a variant, one a seed; a score of too few images is missing."""
     return [one[key] for one in results if one["variant"] == name and one[key] is not None]
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each measurement, a point for each run."""
-    import matplotlib
-
+    """Plot a panel for each measurement, with a point for each run."""
+    try:
+        import matplotlib
+    except ImportError:
+        print(f"{path} needs matplotlib: pip install 'smalti[plots]'", file=sys.stderr)
+        return
     matplotlib.use("agg")
     from matplotlib import pyplot
 
@@ -289,4 +307,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SmaltiError as error:
+        sys.exit(f"experiment: {error}")
