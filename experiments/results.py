@@ -8,7 +8,7 @@ The output is Markdown: one table for every file that FOLDER (default: runs/resu
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,20 @@ def main() -> None:
             print(line)
 
 
-def table(head: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
-    """Yield the lines of a Markdown table; numbers have two places."""
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table; numbers have two places, and None is a dash."""
     yield f"| {' | '.join(head)} |"
     yield "| --- |" + " --- |" * (len(head) - 1)
     for row in rows:
-        yield f"| {' | '.join(cell if isinstance(cell, str) else f'{cell:.2f}' for cell in row)} |"
+        yield f"| {' | '.join(map(shown, row))} |"
     yield ""
+
+
+def shown(cell: str | float | None) -> str:
+    """Return a cell of a table."""
+    if cell is None:
+        return "–"
+    return cell if isinstance(cell, str) else f"{cell:.2f}"
 
 
 def scores(folder: Path) -> Iterator[str]:
@@ -58,7 +65,7 @@ def scores(folder: Path) -> Iterator[str]:
                 (name, f"{one['passes']:g}", *(one[tag] for tag in (*TAGS, "mean", "held_out", "seen")))
             )
     if rows:
-        yield from table(["preset", "passes", *TAGS, "mean", "held-out pairs", "other pairs"], iter(rows))
+        yield from table(["preset", "passes", *TAGS, "mean", "held-out pairs", "other pairs"], rows)
 
 
 def contrast(folder: Path) -> Iterator[str]:
@@ -83,7 +90,7 @@ def distance(folder: Path) -> Iterator[str]:
     if path.exists():
         one = read_json(path)
         names = ("distance", "floor", "tokenizer")
-        yield from table(names, iter([[one[name] for name in names]]))
+        yield from table(names, [[one[name] for name in names]])
 
 
 def edits(folder: Path) -> Iterator[str]:
@@ -93,11 +100,10 @@ def edits(folder: Path) -> Iterator[str]:
         found = read_json(path)
         selections = [name for name, one in found.items() if isinstance(one, dict) and "by_kind" in one]
         numbers = [name for name in found[selections[0]] if name != "by_kind"]
-        show = lambda value: "–" if value is None else f"{value:.2f}"  # noqa: E731
-        rows = [(one, *(show(found[one][name]) for name in numbers)) for one in selections]
+        rows = [(one, *(found[one][name] for name in numbers)) for one in selections]
         by_kind = found["automatic"]["by_kind"]
-        rows += [(f"automatic, {kind}", *(show(by_kind[kind][name]) for name in numbers)) for kind in KINDS]
-        yield from table(["selection", *(name.replace("_", " ") for name in numbers)], iter(rows))
+        rows += [(f"automatic, {kind}", *(by_kind[kind][name] for name in numbers)) for kind in KINDS]
+        yield from table(["selection", *(name.replace("_", " ") for name in numbers)], rows)
 
 
 def measured_elsewhere(folder: Path) -> Iterator[str]:
