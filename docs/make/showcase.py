@@ -1,5 +1,7 @@
 """Draw the README's images with the bundled model: docs/images/showcase.png and docs/images/unmasking.gif.
 
+python docs/make/showcase.py [--model FOLDER] [--out DIR]
+
 Every prompt gets one image with seed 0. No image is picked by hand.
 """
 
@@ -29,15 +31,17 @@ IMAGES = Path(__file__).parent.parent / "images"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", help="model folder; by default the bundled model")
-    parser.add_argument("--out", type=Path, default=IMAGES)
+    parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the images")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     pipe = smalti.load(options.model)
-    pictures = pipe.start(PROMPTS, pipe.preset("quality"), seed=0).output("pt").images
-    grid = make_grid((pictures * 255).round().to(torch.uint8), columns=4, gap=6)
-    grid.resize((grid.width * 3 // 4, grid.height * 3 // 4), Image.LANCZOS).save(
+    images = pipe.start(PROMPTS, pipe.preset("quality"), seed=0).output("pt").images
+    grid = make_grid((images * 255).round().to(torch.uint8), columns=4, gap=6)
+    grid.resize((grid.width * 3 // 4, grid.height * 3 // 4), Image.Resampling.LANCZOS).save(
         options.out / "showcase.png", optimize=True
     )
     generation = pipe.start(ANIMATED, seed=0)

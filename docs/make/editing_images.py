@@ -1,8 +1,8 @@
 """Draw the images of docs/editing.md with the bundled model: editing.png, editing-ways.png, editing-row.png.
 
-python docs/make/editing_pictures.py [--model FOLDER] [--out DIR] [--seed 0]
+python docs/make/editing_images.py [--model FOLDER] [--out DIR] [--seed 0]
 
-The images show the first edit of each kind of `smalti evaluate edits` with this seed. None is picked by hand.
+They show the first edit of each kind of `smalti evaluate edits` with this seed. None is picked by hand.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="model folder; by default the bundled model")
-    parser.add_argument("--out", type=Path, default=IMAGES)
-    parser.add_argument("--seed", type=int, default=0, help="which edits, and the seed of the first")
+    parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the images")
+    parser.add_argument("--seed", type=int, default=0, help="which edits, and the seed of the first one")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     pipe = smalti.load(options.model)
     for name, columns in (
         ("editing", kinds(pipe, options.seed)),
-        ("editing-ways", ways(pipe, options.seed)),
+        ("editing-ways", regions(pipe, options.seed)),
         ("editing-row", in_a_row(pipe, options.seed)),
     ):
         sheet(columns).quantize(256, dither=Image.Dither.NONE).save(
@@ -49,20 +49,20 @@ def main() -> None:
 
 
 def kinds(pipe: Pipeline, seed: int) -> list[list[Any]]:
-    """A column a kind: before, chosen tokens, after."""
+    """Return a column for each kind of edit: before, selected tokens, after."""
     columns = []
     for index, pair in enumerate(edit_pairs(len(KINDS), seed=seed)):
-        before = pair.pictures(pipe.settings.height)[0]
+        before = pair.images(pipe.settings.height)[0]
         result = pipe.edit(before, pair.prompt, source_prompt=pair.source_prompt, seed=seed + index)
-        texts = [pair.source_prompt, f"{share(result)} chosen", pair.prompt]
+        texts = [pair.source_prompt, f"{share(result)} selected", pair.prompt]
         columns.append([Image.fromarray(before), result.map(), result.image, *texts])
     return columns
 
 
-def ways(pipe: Pipeline, seed: int) -> list[list[Any]]:
-    """A column a command, on the same picture: inpainting, removal, outpainting, variation."""
+def regions(pipe: Pipeline, seed: int) -> list[list[Any]]:
+    """Return a column for each edit with a given region: inpainting, removal, outpainting, variation."""
     pair = next(edit_pairs(1, seed=seed))
-    before = pair.pictures(pipe.settings.height)[0]
+    before = pair.images(pipe.settings.height)[0]
     side = len(before)
     touched = set(pair.before.objects) - set(pair.after.objects)
     columns = []
@@ -78,23 +78,25 @@ def ways(pipe: Pipeline, seed: int) -> list[list[Any]]:
 
 
 def in_a_row(pipe: Pipeline, seed: int) -> list[list[Any]]:
-    """Edits of the results of edits, from a drawn picture."""
+    """Return a column for each edit of a row that starts with a drawn image; each edits the result before."""
     drawn = pipe("a photo of a red circle and a blue square", seed=seed)
     columns, last = [], drawn
     for index, prompt in enumerate(_ROW):
         before = last.images[0]
         last = pipe.edit(last, prompt, seed=seed + index)
-        columns.append([before, last.map(), last.image, last.source_prompt, f"{share(last)} chosen", prompt])
+        columns.append(
+            [before, last.map(), last.image, last.source_prompt, f"{share(last)} selected", prompt]
+        )
     return columns
 
 
 def share(result: Any) -> str:
-    """How many tokens were chosen."""
+    """Return how many tokens were selected, as text."""
     return f"{int(result.region.sum())} of {result.region.numel()} tokens"
 
 
 def box_of(objects: Any, side: int) -> np.ndarray:
-    """A mask of the boxes of some objects."""
+    """Return a mask, (side, side) bool, of the boxes of some objects."""
     mask = np.zeros((side, side), dtype=bool)
     for item in objects:
         top, left = (round((center - item.size / 2) * side) for center in (item.y, item.x))
@@ -104,7 +106,7 @@ def box_of(objects: Any, side: int) -> np.ndarray:
 
 
 def sheet(columns: list[list[Any]]) -> Image.Image:
-    """Columns of three pictures, each with its line of text below: before, chosen, after."""
+    """Return columns of three images as one, each with its text below: before, selected tokens, after."""
     width = len(columns) * (_SIDE + _GAP) - _GAP
     height = 3 * (_SIDE + 2 * _LINE + _GAP)
     whole = Image.new("RGB", (width, height), "white")
@@ -112,9 +114,9 @@ def sheet(columns: list[list[Any]]) -> Image.Image:
     for number, column in enumerate(columns):
         for row in range(3):
             left, top = number * (_SIDE + _GAP), row * (_SIDE + 2 * _LINE + _GAP)
-            picture = column[row].convert("RGB")
-            picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-            whole.paste(picture, (left + (_SIDE - picture.width) // 2, top + (_SIDE - picture.height) // 2))
+            image = column[row].convert("RGB")
+            image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+            whole.paste(image, (left + (_SIDE - image.width) // 2, top + (_SIDE - image.height) // 2))
             text = column[3 + row].removeprefix("a photo of ")
             for line, part in enumerate(wrap(text, draw)):
                 draw.text((left, top + _SIDE + line * _LINE), part, fill=(60, 60, 60))
@@ -122,7 +124,7 @@ def sheet(columns: list[list[Any]]) -> Image.Image:
 
 
 def wrap(text: str, draw: ImageDraw.ImageDraw) -> list[str]:
-    """At most two lines that fit under a picture."""
+    """Return at most two lines that fit under an image."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
