@@ -1,4 +1,7 @@
-"""Measure how closely a device reproduces the recorded outputs of the reference implementation (tests/data/golden)."""
+"""Measure how closely a device reproduces the recorded outputs of the reference implementation (tests/data/golden).
+
+python tools/check_golden.py [--device cpu] [--dtype float32] [--json]
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ ORDERS = {"stratified": "stratified", "mmada": "confidence"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu", help="PyTorch device")
     parser.add_argument(
         "--dtype", default="float32", choices=["float32", "bfloat16"], help="dtype of the denoiser"
