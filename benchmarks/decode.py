@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument(
         "--channels", type=int, default=256, help="channels of the first level, a multiple of 32"
     )
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="PyTorch device")
     parser.add_argument("--repeats", type=int, default=1, help="rounds")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -27,7 +27,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="model folder; by default the bundled model")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="PyTorch device")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="numbers of steps")
     parser.add_argument("--size", type=int, help="side in pixels; by default the model's own")
     parser.add_argument("--repeats", type=int, default=3, help="rounds that are timed, after one that is not")

@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=5.0, help="guidance scale; 0 is no guidance")
     parser.add_argument("--revision", default="threshold:0.6", help="revision rule; none is no token editing")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="dtype of the denoiser")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="PyTorch device")
     parser.add_argument("--compile", action="store_true", help="compile the layers before anything is timed")
     parser.add_argument("--repeats", type=int, default=1, help="images that are timed, after a short one")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -44,7 +44,7 @@ def main() -> None:
     )
     parser.add_argument("--prompts", type=int, default=24, help="number of prompts, a multiple of 6")
     parser.add_argument("--steps", type=int, help="number of steps; by default the model's own")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="PyTorch device")
     parser.add_argument("--memory", help="memory to fit into, as for smalti generate")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()

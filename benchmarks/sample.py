@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=131072, help="V, codes")
     parser.add_argument("--dim", type=int, default=512, help="D, width of a hidden vector")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of hidden vectors and head")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="PyTorch device")
     parser.add_argument("--repeats", type=int, default=1, help="rounds")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
