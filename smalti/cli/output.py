@@ -63,10 +63,10 @@ def image_paths(out: Path, prompts: Sequence[str], seeds: Sequence[int]) -> list
         SmaltiError: they cannot be written.
     """
     if not is_folder(out):
-        paths = numbered(out, len(prompts))
-        for path in paths:
+        files = numbered(out, len(prompts))
+        for path in files:
             check_writable(path, IMAGE_SUFFIXES, "-o")
-        return paths
+        return files
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
