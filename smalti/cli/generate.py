@@ -21,54 +21,62 @@ if TYPE_CHECKING:
     from smalti.generation.settings import GenerationSettings
     from smalti.pipeline import Pipeline
 
+Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="A .png, .jpg or .webp file, or a folder. Several images (-n, or several prompts) become OUT-0.png, "
+        "OUT-1.png, ..., those of the first prompt first.",
+        show_default=False,
+    ),
+]
+Count = Annotated[
+    int, typer.Option("-n", "--images-per-prompt", metavar="N", help="Number of images of each prompt.")
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="SEED",
+        help="Image k (from 0) of every prompt gets SEED + k. By default a new one every time.",
+        show_default=False,
+    ),
+]
+Frames = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="OUT.gif",
+        help="The unmasking as an animation, a frame a step; several become OUT-0.gif, OUT-1.gif, ...",
+        show_default=False,
+    ),
+]
+SaveTokens = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="TOKENS.npy",
+        help="The final grid of tokens, int32 (rows, columns); for several images (images, rows, columns).",
+        show_default=False,
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option(metavar="N", help="Images drawn at a time. It changes memory, not the images.")
+]
+
 
 @options.with_drawing_options
 def generate(
     context: typer.Context,
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT",
-            help="A .png, .jpg or .webp file, or a folder. Several images (-n, or several prompts) become OUT-0.png, "
-            "OUT-1.png, ..., those of the first prompt first.",
-            show_default=False,
-        ),
-    ] = None,
-    images_per_prompt: Annotated[
-        int, typer.Option("-n", "--images-per-prompt", metavar="N", help="Number of images of each prompt.")
-    ] = 1,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            metavar="SEED",
-            help="Image k (from 0) of every prompt gets SEED + k. By default a new one every time.",
-            show_default=False,
-        ),
-    ] = None,
+    prompts: Prompts,
+    out: Out = None,
+    images_per_prompt: Count = 1,
+    seed: Seed = None,
     negative_prompt: options.NegativePrompt = None,
-    frames: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="OUT.gif",
-            help="The unmasking as an animation, a frame a step; several become OUT-0.gif, OUT-1.gif, ...",
-            show_default=False,
-        ),
-    ] = None,
-    save_tokens: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="TOKENS.npy",
-            help="The final grid of tokens, int32 (rows, columns); for several images (images, rows, columns).",
-            show_default=False,
-        ),
-    ] = None,
+    frames: Frames = None,
+    save_tokens: SaveTokens = None,
     metadata: options.Metadata = True,
-    batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Images drawn at a time. It changes memory, not the images.")
-    ] = 8,
+    batch_size: BatchSize = 8,
     as_json: options.Json = False,
 ) -> None:
     """Draw images of what prompts say.
