@@ -42,7 +42,7 @@ def _smalti(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Smalti: masked discrete diffusion of images, from text to pictures."""
+    """Smalti: masked discrete diffusion of images, from text to images."""
     if version:
         import smalti
 

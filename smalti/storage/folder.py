@@ -68,8 +68,8 @@ def load_denoiser(
             (`smalti.runtime.streaming`). It changes nothing on the CPU.
 
     Raises:
-        SmaltiError: the folder is missing or of another architecture; a file is missing, truncated or not
-            what the index says; a tensor is missing, unknown or of another shape; an unknown option.
+        SmaltiError: a folder that is missing or of another architecture, or an unknown option. A file that is missing,
+            truncated or not what the index says. A tensor that is missing, unknown or of another shape.
     """
     for name in mapped:
         check_choice("mapped", name, EMBEDDINGS)

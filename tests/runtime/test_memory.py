@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import smalti
-import smalti.storage.loading
 import smalti.runtime.memory
 import smalti.storage.loading
 from smalti.errors import SmaltiError
