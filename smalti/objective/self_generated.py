@@ -112,9 +112,9 @@ def _places_in_order(masked: torch.Tensor, fraction: torch.Tensor, order: Sequen
         order: n raster indices.
     """
     B, h, w = masked.shape
-    order = torch.tensor(order)
-    in_order = masked.flatten(1)[:, order]
+    indices = torch.tensor(order)
+    in_order = masked.flatten(1)[:, indices]
     most = torch.minimum(in_order.sum(dim=1), (~in_order).sum(dim=1))[:, None]
     count = (fraction.flatten(1) * most).ceil()
     place = (in_order.cumsum(dim=1) - 0.5) / count  # infinite where nothing may be filled
-    return torch.empty(B, h * w).scatter(1, order.expand(B, -1), place).view(B, h, w)
+    return torch.empty(B, h * w).scatter(1, indices.expand(B, -1), place).view(B, h, w)

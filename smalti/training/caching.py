@@ -26,7 +26,8 @@ def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCac
     """
     source = config.data.training()
     device = find_device(config.loop.device)
-    tokenizer = tokenizer.eval().to(device).to(memory_format=torch.channels_last)
+    tokenizer = tokenizer.eval().to(device)
+    tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's types
     # Settings at their defaults are left out, so that a new setting leaves the caches of old configurations valid.
     plain = {"kind": config.data.kind, "size": config.data.size}
     data = {**plain, **config.data.model_dump(exclude_defaults=True)}

@@ -16,7 +16,7 @@ _FIT_RATE = 3e-3
 _FULL_WEIGHT = 300
 
 
-class CodeNetwork(nn.Module):
+class CodebookConditioning(nn.Module):
     """Parametrize a table: each code's row is a network's output for the code plus a fixed row.
 
     The fixed rows are zero, or what the network could not fit of another model's table. A plain table learns every code
@@ -46,9 +46,10 @@ class CodeNetwork(nn.Module):
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw weights whose vectors are about as long as the rows of a fresh table."""
-        for layer in self.layers[::2]:
-            layer.weight.normal_(0.0, layer.in_features**-0.5, generator=generator)
-            layer.bias.zero_()
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                layer.weight.normal_(0.0, layer.in_features**-0.5, generator=generator)
+                layer.bias.zero_()
 
     def forward(self, table: torch.Tensor) -> torch.Tensor:
         """Return the table (V + other rows, D) plus the network's vectors. Of the table only the other rows learn."""
@@ -82,9 +83,9 @@ class CodeNetwork(nn.Module):
             rows -= self.vectors()
 
 
-def add_code_networks(
+def add_codebook_conditioning(
     denoiser: Denoiser, codebook: torch.Tensor, width: int, generator: torch.Generator
-) -> list[CodeNetwork]:
+) -> list[CodebookConditioning]:
     """Parametrize the tokens' embedding and the head by a network each.
 
     Returns:
@@ -92,14 +93,14 @@ def add_code_networks(
     """
     networks = []
     for module in (denoiser.gen_embedding, denoiser.gen_predictor):
-        network = CodeNetwork(codebook, module.weight.shape[1], width)
+        network = CodebookConditioning(codebook, module.weight.shape[1], width)
         network.init_weights(generator)
         parametrize.register_parametrization(module, "weight", network)
         networks.append(network)
     return networks
 
 
-def fold_code_networks(denoiser: Denoiser) -> None:
+def fold_codebook_conditioning(denoiser: Denoiser) -> None:
     """Write the networks' vectors into plain tables, and remove the networks."""
     for module in (denoiser.gen_embedding, denoiser.gen_predictor):
         parametrize.remove_parametrizations(module, "weight")

@@ -22,7 +22,7 @@ from smalti.objective.masking import MaskingContext
 from smalti.objective.self_generated import fill_with_samples
 from smalti.sampling.sampler import sample
 from smalti.storage.folder import save_denoiser, save_image_tokenizer
-from smalti.training.codes import add_code_networks, fold_code_networks
+from smalti.training.codes import add_codebook_conditioning, fold_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import spread
 from smalti.training.loop import BatchLoss, Trainer
@@ -47,6 +47,12 @@ class Batch(NamedTuple):
     tokens: torch.Tensor
     masked: torch.Tensor
     prompt: PromptBatch
+
+    def to(self, device: str | torch.device) -> Batch:
+        """Return the batch on a device."""
+        return Batch(
+            self.targets.to(device), self.tokens.to(device), self.masked.to(device), self.prompt.to(device)
+        )
 
 
 class DenoiserTask:
@@ -99,7 +105,7 @@ class DenoiserTask:
 
     def loss(self, batch: Batch, index: int, step: int) -> BatchLoss:
         """Return the loss of a batch; positions weigh 1 where masked, `edit_loss_weight` elsewhere."""
-        batch = Batch(*(part.to(self.config.loop.device) for part in batch))
+        batch = batch.to(self.config.loop.device)
         batch, generated = self.with_self_generated(batch, index, step)
         hidden = self.model(batch.tokens, batch.prompt)
         weights = self.parts.group_weights
@@ -153,10 +159,10 @@ class DenoiserTask:
         denoiser = Denoiser(self.parts.model_config)
         if self.config.code_network:
             codebook = codebook_of(self.parts.image_tokenizer)
-            add_code_networks(denoiser, codebook, self.config.code_network, torch.Generator())
+            add_codebook_conditioning(denoiser, codebook, self.config.code_network, torch.Generator())
         denoiser.load_state_dict(average)
         if self.config.code_network:
-            fold_code_networks(denoiser)
+            fold_codebook_conditioning(denoiser)
         return denoiser.eval()
 
     def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
@@ -40,7 +40,7 @@ class BatchLoss(NamedTuple):
 
     weighted_sum: torch.Tensor
     weight: torch.Tensor
-    numbers: dict[str, float | torch.Tensor]
+    numbers: Mapping[str, float | torch.Tensor]
 
 
 class Task(Protocol):
@@ -50,7 +50,9 @@ class Task(Protocol):
     sees exactly what an uninterrupted one would.
     """
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """Return the module that is trained."""
 
     def batch(self, index: int) -> Any:
         """Return batch number `index`, on the CPU. Threads call this ahead of time, several at once on a GPU."""
@@ -95,7 +97,8 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.first = rank() == 0
-        self.done, self.entry = 0, {}
+        self.done = 0
+        self.entry: dict[str, Any] = {}
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._window: list[dict[str, float]] = []
         self._window_started = self._started
@@ -150,11 +153,11 @@ class Trainer:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         add_up([weight, *gradients])
         torch._foreach_div_(gradients, weight)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
-        norm, weight, *values = _to_floats([norm, weight, *sums.values()])
+        total_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+        norm, total, *values = _to_floats([total_norm, weight, *sums.values()], self.device)
         numbers = add_up_numbers({**dict(zip(sums, values, strict=True)), "stop": float(stop)})
         stopped = numbers.pop("stop") > 0
-        numbers["loss"] /= weight
+        numbers["loss"] /= total
         if not math.isfinite(numbers["loss"]) or not math.isfinite(norm):
             raise SmaltiError(
                 f"the loss is no longer finite at step {self.done}: lower optimizer.learning_rate"
@@ -241,7 +244,7 @@ class Trainer:
                 _trim_log(self.folder / "log.jsonl", self.done)
         take_from_first(list(self.model.parameters()))
 
-    def _batches(self) -> Iterator[tuple[int, Any]]:
+    def _batches(self) -> Generator[tuple[int, Any], None, None]:
         """Return this process's batches of the remaining steps."""
         accumulate = self.loop.accumulate
         numbers = range(self.done * accumulate + rank(), self.loop.steps * accumulate, size())
@@ -272,11 +275,9 @@ def _autocast(loop: LoopConfig, device: torch.device) -> Callable[[], contextlib
     return contextlib.nullcontext
 
 
-def _to_floats(values: list[float | torch.Tensor]) -> list[float]:
-    """Return numbers from any device as floats, with one wait for the device."""
-    return torch.stack(
-        [torch.as_tensor(value, dtype=torch.float32).to(values[0]) for value in values]
-    ).tolist()
+def _to_floats(values: Sequence[float | torch.Tensor], device: torch.device) -> list[float]:
+    """Return numbers from any device as floats, with one wait for `device`."""
+    return torch.stack([torch.as_tensor(value, dtype=torch.float32).to(device) for value in values]).tolist()
 
 
 def _trim_log(path: Path, step: int) -> None:

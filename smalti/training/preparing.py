@@ -19,7 +19,7 @@ from smalti.objective.masking import Mixture
 from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.storage.folder import load_config, load_denoiser, load_image_tokenizer
 from smalti.training.caching import fingerprint, make_cache
-from smalti.training.codes import add_code_networks
+from smalti.training.codes import add_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import first_alone
 from smalti.training.reading import check_model_keys
@@ -202,29 +202,26 @@ def _make_model(
     """Return the denoiser with random weights or those of `start_from`, compiled if the configuration says so."""
     model = Denoiser(model_config)
     if config.start_from:
-        _start_from(model, config, image_tokenizer)
+        _start_from(model, config.start_from, config.tokenizer, image_tokenizer)
     else:
         generator = stream(config.seed, "weights")
         model.init_weights(generator)
         init_codes(model, codebook_of(image_tokenizer), generator)
     if config.code_network:
-        _add_code_networks(model, config, codebook_of(image_tokenizer), counts)
+        _condition_on_codebook(model, config.code_network, config, codebook_of(image_tokenizer), counts)
     if config.compile:
         check_compiler(find_device(config.loop.device))
         compile_layers(model)
     return model
 
 
-def _start_from(model: Denoiser, config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> None:
+def _start_from(model: Denoiser, folder: str, tokenizer: str, image_tokenizer: ImageTokenizer) -> None:
     """Load the weights of another model of the same shape and the same codes.
 
     A convolution over the prompt that the other model lacks starts at zero, where it changes nothing.
     """
-    folder = config.start_from
     if fingerprint(load_image_tokenizer(folder)) != fingerprint(image_tokenizer):
-        raise SmaltiError(
-            f"start_from: {folder} has another image tokenizer than tokenizer: {config.tokenizer}"
-        )
+        raise SmaltiError(f"start_from: {folder} has another image tokenizer than tokenizer: {tokenizer}")
     state = load_denoiser(folder).state_dict()
     for name, weight in model.state_dict().items():
         if name.startswith("prompt_convolution.") and name not in state:
@@ -235,14 +232,14 @@ def _start_from(model: Denoiser, config: DenoiserRunConfig, image_tokenizer: Ima
         raise SmaltiError(f"start_from: {folder} has another shape than model: asks for") from error
 
 
-def _add_code_networks(
-    model: Denoiser, config: DenoiserRunConfig, codebook: torch.Tensor, counts: torch.Tensor
+def _condition_on_codebook(
+    model: Denoiser, width: int, config: DenoiserRunConfig, codebook: torch.Tensor, counts: torch.Tensor
 ) -> None:
-    """Add codebook-conditioned networks, fitted to the tables of `start_from` if there is one."""
+    """Condition embedding and head on the codebook, and fit their networks to the tables of `start_from`, if any."""
     modules = (model.gen_embedding, model.gen_predictor)
-    networks = add_code_networks(model, codebook, config.code_network, stream(config.seed, "code_network"))
+    networks = add_codebook_conditioning(model, codebook, width, stream(config.seed, "code_network"))
     for module, network in zip(modules, networks, strict=True):
-        table = module.parametrizations.weight.original.detach()
+        table = module.get_parameter("parametrizations.weight.original").detach()
         if not config.start_from:
             table[: len(codebook)] = 0
         elif not latest_checkpoint(Path(config.output)):

@@ -61,11 +61,10 @@ class TokenizerTask:
                 part.requires_grad_(False)
             codebook = tokenizer.quantize.embedding.weight.detach()
             self.nearest = CodeGroups.from_neighbours(codebook, min(_NEAREST, len(codebook))).ids
+        tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's types
         adversary = config.loss.discriminator
-        self.model = TokenizerWithDiscriminator(
-            tokenizer.to(memory_format=torch.channels_last),
-            PatchDiscriminator(adversary.channels) if adversary else None,
-        )
+        discriminator = PatchDiscriminator(adversary.channels) if adversary else None
+        self.model = TokenizerWithDiscriminator(tokenizer, discriminator)
         self.source = config.data.training()
         self.validation = self.validation_images()
 
@@ -98,7 +97,7 @@ class TokenizerTask:
         # Differences of neighbours are linear, so the error's differences are the error of the differences.
         edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
         total = weights.l1 * l1 + weights.l2 * l2 + weights.gradient * edges
-        numbers = {
+        numbers: dict[str, float | torch.Tensor] = {
             "l1": l1.detach(),
             "psnr_batch": -10 * torch.log10(l2.detach() / 4),
             "gradient": edges.detach(),
@@ -108,11 +107,11 @@ class TokenizerTask:
         if quantized is not None:
             total = total + weights.commitment * quantized.commitment + weights.entropy * quantized.entropy
             numbers |= {"commitment": quantized.commitment.detach(), "entropy": quantized.entropy.detach()}
-        adversary = weights.discriminator
-        if adversary:
+        adversary, discriminator = weights.discriminator, self.model.discriminator
+        if adversary and discriminator:
             started = float(step >= adversary.start_step)
-            fool = self.model.discriminator.generator_loss(reconstruction)
-            own = self.model.discriminator.own_loss(images, reconstruction)
+            fool = discriminator.generator_loss(reconstruction)
+            own = discriminator.own_loss(images, reconstruction)
             total = total + started * (adversary.weight * fool + own)
             numbers |= {"fool": fool.detach(), "discriminator": own.detach()}
         weight = torch.tensor(float(len(images)), device=total.device)
