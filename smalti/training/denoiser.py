@@ -15,13 +15,12 @@ from smalti.generation.build import make_sampler
 from smalti.generation.settings import GenerationSettings
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, build_prompts
-from smalti.model.words import WORDS_FILE
 from smalti.objective.corruption import Corrupted, corrupt
 from smalti.objective.loss import denoising_loss
 from smalti.objective.masking import MaskingContext
 from smalti.objective.self_generated import fill_with_samples
 from smalti.sampling.sampler import sample
-from smalti.storage.folder import save_denoiser, save_image_tokenizer
+from smalti.storage.folder import save_denoiser, save_image_tokenizer, save_words
 from smalti.training.codes import add_codebook_conditioning, fold_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import spread
@@ -193,7 +192,7 @@ class DenoiserTask:
             parts.image_tokenizer, folder / parts.model_config.mm_vqvae, dtype=torch.bfloat16
         )
         write_text_atomic(folder / "tokenizer.json", parts.text_json)
-        write_text_atomic(folder / WORDS_FILE, "".join(f"{word}\n" for word in parts.words))
+        save_words(parts.words, folder)
         for groups in parts.groups:
             groups.save(folder / file_name(groups.kind, groups.count))
 

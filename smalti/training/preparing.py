@@ -14,10 +14,10 @@ from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import TextTokenizer, train_text_tokenizer
-from smalti.model.words import WORDS_FILE, caption_words
+from smalti.model.words import caption_words
 from smalti.objective.masking import Mixture
 from smalti.runtime.compiling import check_compiler, compile_layers
-from smalti.storage.folder import load_config, load_denoiser, load_image_tokenizer
+from smalti.storage.folder import load_config, load_denoiser, load_image_tokenizer, load_words
 from smalti.training.caching import fingerprint, make_cache
 from smalti.training.codes import add_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
@@ -186,11 +186,8 @@ def _find_text_tokenizer(config: DenoiserRunConfig, cache: TokenCache) -> Path:
 
 def _find_words(config: DenoiserRunConfig, cache: TokenCache) -> list[str]:
     """Return the words of the captions, and those of the model that training starts from."""
-    words = set(caption_words(cache.captions))
-    earlier = Path(config.start_from, WORDS_FILE) if config.start_from else None
-    if earlier and earlier.exists():
-        words.update(earlier.read_text(encoding="utf-8").split())
-    return sorted(words)
+    earlier = load_words(config.start_from) if config.start_from else frozenset()
+    return sorted(earlier.union(caption_words(cache.captions)))
 
 
 def _make_model(
