@@ -261,7 +261,7 @@ def _find_image_tokenizer(folder: str | Path) -> tuple[Path, str, dict[str, Entr
 
 
 def load_words(folder: str | Path) -> frozenset[str]:
-    """Return the words of the training captions from `words.txt`, one a line; none where there is no such file.
+    """Return the words of the training captions from `words.txt`, one per line; none if the file is missing.
 
     Raises:
         SmaltiError: the file cannot be read.
@@ -276,7 +276,7 @@ def load_words(folder: str | Path) -> frozenset[str]:
 
 
 def save_words(words: Collection[str], folder: str | Path) -> None:
-    """Write the words of the training captions to `words.txt` in a model folder, sorted, one a line."""
+    """Write the words of the training captions to `words.txt` in a model folder, sorted, one per line."""
     write_text_atomic(Path(folder) / WORDS_FILE, "".join(f"{word}\n" for word in sorted(words)))
 
 

@@ -37,8 +37,8 @@ class Batch(NamedTuple):
 
     Attributes:
         targets: (B, h, w) int64, the true tokens.
-        tokens: (B, h, w) int64, what the denoiser sees.
-        masked: (B, h, w) bool.
+        tokens: (B, h, w) int64, input of the denoiser.
+        masked: (B, h, w) bool, True where `tokens` has the mask id.
         prompt: the captions, some of them dropped.
     """
 
@@ -58,8 +58,8 @@ class DenoiserTask:
     """What the trainer needs to know to train a denoiser.
 
     Args:
-        config: the configuration.
-        parts: what `prepare` made of it.
+        config: configuration of the training.
+        parts: the parts that `prepare` returns for it.
     """
 
     def __init__(self, config: DenoiserRunConfig, parts: DenoiserParts) -> None:
@@ -74,7 +74,7 @@ class DenoiserTask:
         self.encoded = self.prompts(parts.cache.captions) if few else None
 
     def prompts(self, captions: list[str]) -> PromptBatch:
-        """Return captions in the model's template, with slots for its grid."""
+        """Return captions as prompts in the model's template, with slots for its grid."""
         config, size = self.parts.model_config, self.config.data.size
         slots = config.slots(*self.parts.grid)
         return build_prompts(captions, config.prompt, self.parts.text, height=size, width=size, slots=slots)
@@ -131,7 +131,7 @@ class DenoiserTask:
     def with_self_generated(
         self, batch: Batch, index: int, step: int
     ) -> tuple[Batch, dict[str, torch.Tensor]]:
-        """Return the batch with some masks filled by the model, and the fraction of those tokens that is right."""
+        """Return the batch with some masks filled by the model, and the fraction of those tokens that is correct."""
         config = self.config.objective.self_generated
         if config is None:
             return batch, {}
@@ -165,7 +165,7 @@ class DenoiserTask:
         return denoiser.eval()
 
     def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
-        """Write a grid of two images a preview prompt, with seeds 0 and 1."""
+        """Write a grid of two images per preview prompt, with seeds 0 and 1."""
         grid = self.parts.grid
         captions = [caption for caption in self.config.preview_prompts for _ in range(2)]
         generators = [torch.Generator().manual_seed(number % 2) for number in range(len(captions))]

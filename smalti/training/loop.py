@@ -25,7 +25,7 @@ from smalti.training.prefetching import prefetch
 from smalti.training.state import latest_checkpoint, load_checkpoint, save_checkpoint
 from smalti.training.stopping import stop_on_interrupt
 
-# Threads that make batches: a GPU uses one up before a single thread has made the next.
+# Threads that make batches. A GPU finishes a batch before a single thread has made the next one.
 _MAKERS = {"cpu": 1, "cuda": 4}
 
 
@@ -33,9 +33,9 @@ class BatchLoss(NamedTuple):
     """The loss of a batch.
 
     Attributes:
-        weighted_sum: scalar, sum of weighted losses over what the batch holds.
+        weighted_sum: scalar, sum of the batch's weighted losses.
         weight: scalar without a gradient, sum of the weights.
-        numbers: what the log shows of the batch, averaged over batches.
+        numbers: values for the log by name; the log shows their means over batches.
     """
 
     weighted_sum: torch.Tensor
@@ -44,7 +44,7 @@ class BatchLoss(NamedTuple):
 
 
 class Task(Protocol):
-    """What a training has to say about itself; the trainer does the rest.
+    """What differs between trainings; the trainer does the rest.
 
     Everything random in a batch or a loss follows from the seed and the number of the batch. A resumed run therefore
     sees exactly what an uninterrupted one would.
@@ -106,7 +106,7 @@ class Trainer:
         self._resume()
 
     def run(self) -> dict[str, Any]:
-        """Train to the last step, or until Ctrl-C, which leaves a checkpoint. Return the last log entry.
+        """Train to the last step or until Ctrl-C, leave a checkpoint, and return the last log entry.
 
         Raises:
             SmaltiError: the loss is not finite, or the disk is full.
@@ -133,7 +133,7 @@ class Trainer:
         if self.first and self.done == loop.steps:
             self.task.export(self.average, self.folder / "model")
         elif self.first:
-            message = f"stopped at step {self.done} of {loop.steps}; the same command goes on from there"
+            message = f"stopped at step {self.done} of {loop.steps}; the same command continues from there"
             tqdm.write(message, file=sys.stderr)
         return self.entry
 
@@ -191,7 +191,7 @@ class Trainer:
         self._window_started = time.monotonic()
 
     def preview(self) -> dict[str, float]:
-        """Write a sample grid and return what was measured on the way."""
+        """Write a sample grid and return its measurements."""
         self.model.eval()
         path = self.folder / "previews" / f"step-{self.done:08d}.png"
         with torch.no_grad():
@@ -234,7 +234,7 @@ class Trainer:
         return weight, sums
 
     def _resume(self) -> None:
-        """Go on from the latest checkpoint, if there is one, with the same weights in all processes."""
+        """Restore the latest checkpoint, if there is one, and give all processes the same weights."""
         checkpoint = latest_checkpoint(self.folder)
         if checkpoint:
             metadata = load_checkpoint(checkpoint, self.model, self.average, self.optimizer)

@@ -1,4 +1,4 @@
-"""Batches that threads make while another one is in use."""
+"""Batches that threads prepare while the trainer uses earlier ones."""
 
 from __future__ import annotations
 

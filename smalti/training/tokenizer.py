@@ -28,7 +28,7 @@ from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
 
 _VALIDATION_IMAGES = 64
 _SEEDING_IMAGES = 1024
-_NEAREST = 4  # codes, itself among them, that code noise replaces a code by
+_NEAREST = 4  # codes, the own one included, from which code noise draws
 
 
 class TokenizerWithDiscriminator(nn.Module):
@@ -69,7 +69,7 @@ class TokenizerTask:
         self.validation = self.validation_images()
 
     def validation_images(self) -> torch.Tensor:
-        """Return unseen images (N, 3, H, W) uint8, or images of the data where all of them are trained on."""
+        """Return images (N, 3, H, W) uint8: unseen ones, or training images where the data have no others."""
         unseen = self.config.data.unseen()
         if unseen is not None:
             return stack_images([unseen[index] for index in range(_VALIDATION_IMAGES)])
@@ -120,7 +120,7 @@ class TokenizerTask:
     def reconstruct(
         self, images: torch.Tensor, index: int, step: int
     ) -> tuple[torch.Tensor, Quantized | None]:
-        """Return the reconstruction of a batch, and what the quantizer says where it learns."""
+        """Return the reconstruction of a batch, and the quantizer's output in steps that train it, else None."""
         tokenizer = self.model.tokenizer
         if self.config.decoder_only:
             return self.decode_tokens(images, index), None
@@ -134,9 +134,9 @@ class TokenizerTask:
         return tokenizer(images, self.config.loss.temperature)
 
     def decode_tokens(self, images: torch.Tensor, index: int) -> torch.Tensor:
-        """Return what the decoder makes of a batch's tokens, some of them replaced by one of their nearest codes."""
+        """Decode a batch's tokens, after replacing some of them by one of their nearest codes."""
         tokenizer = self.model.tokenizer
-        # Images are encoded in float32 everywhere: bf16 gives many tokens another id.
+        # Images are encoded in float32 everywhere: bf16 changes about one token in four.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             tokens = tokenizer.encode(images)
         if self.config.code_noise:
@@ -193,7 +193,7 @@ def check_settings(config: TokenizerRunConfig) -> None:
     """Raise SmaltiError if settings of a tokenizer's training do not fit together."""
     check_model_keys(config.model, {field.name for field in dataclasses.fields(VQConfig)})
     if config.decoder_only and not config.start_from:
-        raise SmaltiError("decoder_only needs start_from, the image tokenizer whose decoder learns")
+        raise SmaltiError("decoder_only needs start_from: the image tokenizer whose decoder learns")
     downscale = VQConfig.from_dict(config.model).downscale
     if config.crop is not None and (config.crop % downscale or config.crop > config.data.size):
         raise SmaltiError(
@@ -204,7 +204,7 @@ def check_settings(config: TokenizerRunConfig) -> None:
 
 
 def busiest_part(
-    image: torch.Tensor, side: int, step: int, generator: torch.Generator, tries: int = 4
+    image: torch.Tensor, side: int, step: int, generator: torch.Generator, candidates: int = 4
 ) -> torch.Tensor:
     """Return the part of an image with the strongest edges among some random parts.
 
@@ -213,13 +213,13 @@ def busiest_part(
         side: side of the part in pixels, at most H and W.
         step: unit in pixels of the parts' places.
         generator: source of the places, on the CPU.
-        tries: number of random parts.
+        candidates: number of random parts.
 
     Returns:
         (3, side, side) uint8.
     """
     parts = []
-    for _ in range(tries):
+    for _ in range(candidates):
         row, column = (
             step * int(torch.randint((length - side) // step + 1, (), generator=generator))
             for length in image.shape[1:]
@@ -232,12 +232,14 @@ def start_from(tokenizer: ImageTokenizer, folder: str) -> None:
     """Load the weights of another image tokenizer of the same shape.
 
     Raises:
-        SmaltiError: the folder has none, or one of another shape.
+        SmaltiError: the folder holds no image tokenizer, or one of another shape.
     """
     try:
         tokenizer.load_state_dict(load_image_tokenizer(folder).state_dict())
     except RuntimeError as error:
-        raise SmaltiError(f"start_from: {folder} has another shape than model: asks for") from error
+        raise SmaltiError(
+            f"start_from: {folder} must have the shape that the model section describes"
+        ) from error
 
 
 def train_tokenizer(config: TokenizerRunConfig) -> dict[str, float]:
