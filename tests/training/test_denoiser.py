@@ -59,7 +59,7 @@ def test_fine_tuning_starts_from_a_model(workspace: Path) -> None:
     Path("denoiser/model/words.txt").write_text("a\nzebra\n")
     words = make_task(*overrides).parts.words
     assert "zebra" in words and set(caption_words(TokenCache("cache").captions)) < set(words)
-    with pytest.raises(SmaltiError, match="start_from: denoiser/model has another shape"):
+    with pytest.raises(SmaltiError, match="start_from: denoiser/model must have the shape"):
         changes = ["output=other", "model.num_hidden_layers=2"]
         train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides + changes))
 
