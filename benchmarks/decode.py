@@ -39,14 +39,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, default=1024, help="pixels a side, a multiple of 16")
-    parser.add_argument("--channels", type=int, default=256, help="of the first level, a multiple of 32")
+    parser.add_argument("--size", type=int, default=1024, help="side in pixels, a multiple of 16")
+    parser.add_argument(
+        "--channels", type=int, default=256, help="channels of the first level, a multiple of 32"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=1, help="rounds")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--picture", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--image", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.size < 16 or options.size % 16:
         parser.error(f"--size must be a multiple of 16, not {options.size}")
@@ -70,18 +72,18 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """All contenders in turns, each in a process of its own."""
+    """Run all contenders in turns, each in a process of its own."""
     names = options.only or list(CONTENDERS)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    pictures: dict[str, torch.Tensor] = {}
+    images: dict[str, torch.Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(options.repeats):
             for name in names:
                 print(f"{name} ...", file=sys.stderr)
                 path = Path(folder) / f"{name}.safetensors"
                 found[name].append(_process(options, name, path))
-                pictures[name] = load_file(path)["picture"].clone()
-    plain = pictures.get("plain_float32")
+                images[name] = load_file(path)["image"].clone()
+    plain = images.get("plain_float32")
     with torch.device("meta"):
         parameters = sum(weight.numel() for weight in Decoder(_config(options)).parameters())
     return {
@@ -96,26 +98,26 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                 "name": name,
                 "seconds": round(statistics.median(result["seconds"] for result in results), 3),
                 "extra_mb": round(max(result["extra_mb"] for result in results), 1),
-                "largest_difference": None if plain is None else _difference(pictures[name], plain),
+                "largest_difference": None if plain is None else _difference(images[name], plain),
             }
             for name, results in found.items()
         ],
     }
 
 
-def _difference(picture: torch.Tensor, plain: torch.Tensor) -> float:
-    """Between pictures in [-1, 1], which 255 levels span."""
-    return round(float((picture.clamp(-1, 1) - plain.clamp(-1, 1)).abs().max()) * 127.5, 4)
+def _difference(image: torch.Tensor, plain: torch.Tensor) -> float:
+    """Return the largest difference of two images in [-1, 1], which 255 levels span."""
+    return round(float((image.clamp(-1, 1) - plain.clamp(-1, 1)).abs().max()) * 127.5, 4)
 
 
-def _process(options: argparse.Namespace, name: str, picture: Path) -> dict[str, float]:
+def _process(options: argparse.Namespace, name: str, image: Path) -> dict[str, float]:
     arguments = [f"--{key}={getattr(options, key)}" for key in ("size", "channels", "device")]
-    return in_a_process(__file__, [*arguments, f"--one={name}", f"--picture={picture}"])
+    return in_a_process(__file__, [*arguments, f"--one={name}", f"--image={image}"])
 
 
 @torch.inference_mode()
 def one(options: argparse.Namespace) -> dict[str, float]:
-    """One contender: seconds and extra megabytes. Its picture goes to `options.picture`."""
+    """Return seconds and extra megabytes of one contender, and write its image to `options.image`."""
     device = torch.device(options.device)
     config = _config(options)
     decoder = _random_decoder(config).to(device)
@@ -131,7 +133,7 @@ def one(options: argparse.Namespace) -> dict[str, float]:
         drawn[:] = [call(decoder, z)]
 
     seconds, extra = measure(draw, device, drawn.clear)
-    save_file({"picture": drawn[0].cpu().contiguous()}, options.picture)
+    save_file({"image": drawn[0].cpu().contiguous()}, options.image)
     return {"seconds": seconds, "extra_mb": extra / 1e6}
 
 

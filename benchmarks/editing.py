@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from measure import device_name
 
 import smalti
+from smalti.errors import SmaltiError
 from smalti.evaluation.suites.scenes.edit_pairs import edit_pairs
 
 STEPS = (4, 8, 16, 32)
@@ -49,10 +51,10 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """The table's rows."""
+    """Return the table's rows."""
     pipe = smalti.load(options.model, device=options.device)
     pair = next(edit_pairs(1))
-    before = pair.pictures(pipe.settings.height)[0]
+    before = pair.images(pipe.settings.height)[0]
     guided = 2 if pipe.settings.guidance_scale else 1
     rows = []
     for steps in options.steps:
@@ -80,7 +82,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             }
         )
     return {
-        "model": pipe.name,
+        "model": pipe.components.name,
         "device": device_name(options.device),
         "threads": torch.get_num_threads(),
         "rows": rows,
@@ -88,11 +90,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """That it takes."""
+    """Return the seconds that a call takes."""
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SmaltiError as error:
+        sys.exit(f"benchmark: {error}")

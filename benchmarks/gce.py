@@ -37,10 +37,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4096, help="N, tokens")
     parser.add_argument("--dim", type=int, default=1024, help="D, width of a hidden vector")
     parser.add_argument("--codes", type=int, default=131072, help="V, the vocabulary")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of hidden and head")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of hidden and head")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=1, help="rounds")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"some of {', '.join(CONTENDERS)}")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=CONTENDERS, help=", ".join(CONTENDERS))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--one", choices=[*CONTENDERS, "product"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """All contenders in turns, each in a process of its own."""
+    """Run all contenders in turns, each in a process of its own."""
     names = options.only or [name for name in CONTENDERS if available(name, options.device, options.dtype)]
     rates: list[float] = []
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
@@ -100,7 +100,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def available(name: str, device: str, dtype: str) -> bool:
-    """Whether a contender can run here."""
+    """Return whether a contender can run here."""
     if name == "smalti_float32":
         return dtype != "float32"
     module = {"liger": "liger_kernel", "cce": "cut_cross_entropy"}.get(name)
@@ -113,7 +113,7 @@ def _process(options: argparse.Namespace, name: str) -> dict[str, float]:
 
 
 def one(options: argparse.Namespace) -> dict[str, float]:
-    """Forward and backward of one contender: seconds and extra megabytes."""
+    """Return seconds and extra megabytes of one contender, forward and backward."""
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     generator = torch.Generator(device).manual_seed(0)
     N, D, V = options.rows, options.dim, options.codes
@@ -131,12 +131,12 @@ def one(options: argparse.Namespace) -> dict[str, float]:
         hidden.grad = head.grad = None
 
     seconds, extra = measure(lambda: call(hidden, head, targets, groups).backward(), device, forget)
-    # The gradients are what was asked for.
+    # The gradients are the result, not extra memory.
     return {"seconds": seconds, "extra_mb": max(0, extra - hidden.nbytes - head.nbytes) / 1e6}
 
 
 def product(options: argparse.Namespace) -> dict[str, float]:
-    """The machine's rate of a matrix product of this width, in FLOP a second."""
+    """Return the machine's rate of a matrix product of this width, in FLOP a second."""
     shape = (options.rows, options.dim, options.codes)
     return {"flops": product_rate(torch.device(options.device), DTYPES[options.dtype], *shape)}
 

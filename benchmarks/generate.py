@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="numbers of steps")
     parser.add_argument("--size", type=int, help="side in pixels; by default the model's own")
     parser.add_argument("--repeats", type=int, default=3, help="rounds that are timed, after one that is not")
-    parser.add_argument("--threads", type=int, help="of PyTorch; by default one a core")
+    parser.add_argument("--threads", type=int, help="PyTorch threads; by default one a core")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--memory-of", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Time and memory of every combination of steps, guidance and editing."""
+    """Return time and memory of every combination of steps, guidance and token editing."""
     import torch
 
     pipe = _load(options)
@@ -75,7 +75,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         }
         rows.append({**case, **{name: round(value, 4) for name, value in median.items()}, **_memory(case)})
     return {
-        "model": pipe.name,
+        "model": pipe.components.name,
         "device": options.device,
         "size": size,
         "threads": torch.get_num_threads(),
@@ -84,7 +84,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def memory(options: argparse.Namespace) -> dict[str, float]:
-    """In a process of its own: the most memory that one picture takes, loading and all, in MB."""
+    """Return the peak memory of this process, in MB, after loading the model and drawing one image."""
     from smalti.cli.output import peak_memory_mb
 
     pipe = _load(options)
@@ -108,16 +108,17 @@ def _load(options: argparse.Namespace) -> Any:
 
 
 def _draw(pipe: Any, case: dict[str, Any], size: int) -> Any:
-    """One picture, with the model's own settings but for the case's; what is on and has no value gets one."""
-    return pipe(
-        PROMPT,
-        seed=0,
+    """Draw one image with the model's own settings, changed by the case."""
+    own = pipe.settings
+    editing = own.revision if own.revision != "none" else "threshold:0.6"
+    settings = own.replaced(
         height=size,
         width=size,
         num_inference_steps=case["steps"],
-        guidance_scale=(pipe.settings.guidance_scale or 3.0) if case["guidance"] else 0.0,
-        edit_threshold=(pipe.settings.edit_threshold or 0.6) if case["editing"] else 0.0,
+        guidance_scale=(own.guidance_scale or 3.0) if case["guidance"] else 0.0,
+        revision=editing if case["editing"] else "none",
     )
+    return pipe(PROMPT, seed=0, settings=settings)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _CUDA_ROUNDS = 10
 
 
 def in_a_process(script: str, arguments: list[str]) -> dict[str, float]:
-    """Run a script, whose last line of output is a JSON object, and read it. Its messages go to the terminal."""
+    """Run a script in a process of its own, and return the JSON object that is its last line of output."""
     done = subprocess.run([sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join([script, *arguments])} failed (its message is above)")
@@ -29,10 +29,10 @@ def in_a_process(script: str, arguments: list[str]) -> dict[str, float]:
 def measure(
     call: Callable[[], object], device: torch.device, prepare: Callable[[], object] = lambda: None
 ) -> tuple[float, int]:
-    """Seconds of a call, and the bytes of its peak above what stood before.
+    """Return the seconds of a call, and the bytes of its peak memory above what was allocated before.
 
-    On CUDA the median of a few calls, with `prepare` before each. Elsewhere one call: its peak is the process's, so
-    nothing in this process may have taken more before.
+    On CUDA this is the median of a few calls, with `prepare` before each. Elsewhere it is one call. Its peak is the
+    process's, so nothing in this process may have taken more before.
     """
     if device.type != "cuda":
         prepare()
@@ -57,7 +57,7 @@ def measure(
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, rows: int, dim: int, codes: int) -> float:
-    """The machine's rate of a matrix product of this width, in operations a second: the best of a few."""
+    """Return the machine's best rate of a matrix product of this width, in operations a second."""
     rows, codes = min(rows, 4096), min(codes, 16384)
     a = torch.randn(rows, dim, device=device, dtype=dtype)
     b = torch.randn(codes, dim, device=device, dtype=dtype)
@@ -74,9 +74,9 @@ def product_rate(device: torch.device, dtype: torch.dtype, rows: int, dim: int, 
 
 
 def operations_of(run: Callable[[], object]) -> int:
-    """Operations of the matrix products, attentions and convolutions in `run`; a multiply-add is two."""
-    # PyTorch counts neither its CPU kernel of attention, nor those of a GPU where queries share keys, nor our product.
-    own: dict[object, Callable[..., int]] = {
+    """Count the operations of matrix products, attention and convolutions in `run`; a multiply-add is two."""
+    # PyTorch counts neither attention on a CPU, nor attention on a GPU where queries share keys, nor oneDNN's product.
+    missing: dict[object, Callable[..., int]] = {
         getattr(torch.ops.aten, f"_scaled_dot_product_{name}"): _attention_operations
         for name in (
             "flash_attention_for_cpu",
@@ -86,28 +86,28 @@ def operations_of(run: Callable[[], object]) -> int:
         )
     }
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        own[torch.ops.mkldnn._linear_pointwise] = _product_operations
-    with FlopCounterMode(display=False, custom_mapping=own) as counter:
+        missing[torch.ops.mkldnn._linear_pointwise] = _product_operations
+    with FlopCounterMode(display=False, custom_mapping=missing) as counter:
         run()
     return counter.get_total_flops()
 
 
 def _attention_operations(query: tuple[int, ...], key: tuple[int, ...], *_: object, **__: object) -> int:
-    """Of the two products of attention, from the shapes (B, heads, L, head_dim) of query and key."""
+    """Return the operations of attention's two products for query and key (B, heads, L, head_dim)."""
     B, heads, length, head_dim = query
     return 4 * B * heads * length * key[2] * head_dim
 
 
 def _product_operations(x: tuple[int, ...], weight: tuple[int, ...], *_: object, **__: object) -> int:
-    """Of x·wᵀ, from the shapes (…, in) and (out, in)."""
+    """Return the operations of x·wᵀ for shapes (…, in) and (out, in)."""
     return 2 * math.prod(x) * weight[0]
 
 
 def device_name(device: str) -> str:
-    """The GPU's name, or "cpu"."""
+    """Return the GPU's name, or "cpu"."""
     return torch.cuda.get_device_name() if device.startswith("cuda") else device
 
 
 def peak() -> int:
-    """The process's peak memory so far, in bytes."""
+    """Return the process's peak memory so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

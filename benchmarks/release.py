@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,18 +32,23 @@ import torch
 from measure import DTYPES, device_name, operations_of, product_rate
 
 from smalti.cli.output import peak_memory_mb
-from smalti.generation import make_sampler
+from smalti.errors import SmaltiError
+from smalti.generation.build import make_sampler
+from smalti.generation.settings import GenerationSettings
 from smalti.model.config import DenoiserConfig, RopeConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
 from smalti.runtime.compiling import check_compiler, compile_layers
-from smalti.sampling import sampler as sampling
-from smalti.settings import GenerationSettings
+from smalti.sampling import predictor
+from smalti.sampling.sampler import sample
 from smalti.vq.config import VQConfig
 from smalti.vq.tokenizer import ImageTokenizer
 
 HEAD_DIM, CODES, TEXT_IDS = 128, 131072, 132101
-PROMPT_BEFORE, PROMPT_AFTER = 110, 3  # ids around the slots, in the release's template with a short caption
+PROMPT_BEFORE, PROMPT_AFTER = (
+    110,
+    3,
+)  # ids around the slots, in the reference model's template with a short caption
 STAGES = ("backbone", "sampling", "pixels")
 _LARGE = (4096, 4096, 4096)  # the product whose rate is measured
 
@@ -51,20 +57,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--hidden", type=int, default=1024, help="D, a multiple of 512")
-    parser.add_argument("--codes", type=int, default=CODES, help="V")
-    parser.add_argument("--vq-channels", type=int, default=256, help="of the image tokenizer's first level")
-    parser.add_argument("--size", type=int, default=1024, help="side in pixels")
-    parser.add_argument("--steps", type=int, nargs="+", default=[8])
-    parser.add_argument("--guidance", type=float, default=5.0)
-    parser.add_argument("--edit-threshold", type=float, default=0.6)
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of the denoiser")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--layers", type=int, default=2, help="number of layers")
+    parser.add_argument("--hidden", type=int, default=1024, help="D, width of a layer, a multiple of 512")
+    parser.add_argument("--codes", type=int, default=CODES, help="V, number of codes")
     parser.add_argument(
-        "--compile", action="store_true", help="as of smalti generate, before anything is timed"
+        "--vq-channels", type=int, default=256, help="channels of the image tokenizer's first level"
     )
-    parser.add_argument("--repeats", type=int, default=1, help="pictures that are timed, after a short one")
+    parser.add_argument("--size", type=int, default=1024, help="side in pixels")
+    parser.add_argument("--steps", type=int, nargs="+", default=[8], help="numbers of steps")
+    parser.add_argument("--guidance", type=float, default=5.0, help="guidance scale; 0 is no guidance")
+    parser.add_argument("--revision", default="threshold:0.6", help="revision rule; none is no token editing")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="dtype of the denoiser")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the layers before anything is timed")
+    parser.add_argument("--repeats", type=int, default=1, help="images that are timed, after a short one")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     report = measure(options)
@@ -88,7 +94,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One row for each number of steps."""
+    """Return one row for each number of steps."""
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     denoiser, tokenizer = make_model(options, device, dtype)
     side = options.size // tokenizer.config.downscale
@@ -152,7 +158,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def make_model(
     options: argparse.Namespace, device: torch.device, dtype: torch.dtype
 ) -> tuple[Denoiser, ImageTokenizer]:
-    """Random weights of the right sizes; norms are ones, so that numbers stay within bounds."""
+    """Return random weights of the right sizes; norms are ones, so that numbers stay within bounds."""
     heads = options.hidden // HEAD_DIM
     config = DenoiserConfig(
         hidden_size=options.hidden,
@@ -180,7 +186,7 @@ def make_model(
 
 
 def make_prompt(slots: int) -> PromptBatch:
-    """One prompt as long as the release's template makes it."""
+    """Return one prompt as long as the reference model's template makes it."""
     ids = torch.full((1, PROMPT_BEFORE + slots + PROMPT_AFTER), 1000)
     ids[:, PROMPT_BEFORE : PROMPT_BEFORE + slots] = 18
     length = torch.tensor([ids.shape[1]])
@@ -197,19 +203,18 @@ def draw(
     side: int,
     steps: int,
 ) -> dict[str, float]:
-    """Seconds of each stage of one picture, and the rows that sampling was asked for."""
-    settings = GenerationSettings().replaced(
-        {
-            "num_inference_steps": steps,
-            "guidance_scale": options.guidance,
-            "edit_threshold": options.edit_threshold,
-            "temperature": 0.86,
-            "order_temperature": 1.0,
-        }
+    """Return the seconds of each stage of one image, and the rows that sampling was asked for."""
+    settings = GenerationSettings(
+        num_inference_steps=steps,
+        guidance_scale=options.guidance,
+        budget="shift:5",
+        order="confidence:temperature=1",
+        revision=options.revision,
+        temperature=0.86,
     )
     found = {**dict.fromkeys(STAGES, 0.0), "rows": 0}
-    with timed(denoiser, "forward", "backbone", found), timed(sampling, "sample_tokens", "sampling", found):
-        for step in sampling.sample(
+    with timed(denoiser, "forward", "backbone", found), timed(predictor, "sample_tokens", "sampling", found):
+        for step in sample(
             denoiser,
             prompt,
             grid=(side, side),
@@ -224,7 +229,7 @@ def draw(
 
 @contextmanager
 def timed(owner: Any, name: str, stage: str, found: dict[str, float]) -> Iterator[None]:
-    """Add to `found` what calls of a function take."""
+    """Add the seconds of calls of a function to `found`."""
     function = getattr(owner, name)
 
     def call(*arguments: Any, **named: Any) -> Any:
@@ -248,11 +253,14 @@ def synchronize() -> None:
 
 @torch.no_grad()
 def decode_on_meta(config: VQConfig, side: int) -> None:
-    """A pass of the decoder without numbers."""
+    """Run the decoder's pass without numbers."""
     with torch.device("meta"):
         tokenizer = ImageTokenizer(config)
         tokenizer.decoder(torch.zeros(1, config.z_channels, side, side))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SmaltiError as error:
+        sys.exit(f"benchmark: {error}")

@@ -23,7 +23,8 @@ from measure import device_name, operations_of
 import smalti
 from smalti.errors import SmaltiError
 from smalti.evaluation.suites.scenes.prompts import TAGS, scene_prompts
-from smalti.generation import PipelineOutput
+from smalti.generation.result import PipelineOutput
+from smalti.generation.settings import GenerationSettings
 from smalti.pipeline import Pipeline
 
 EXACT, OTHER_SEED = "exact", "exact, another seed"
@@ -34,11 +35,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="folder or name on the hub; by default the bundled model")
-    parser.add_argument("--every", type=int, nargs="+", default=[2, 4, 8], help="steps from pass to pass")
-    parser.add_argument("--prompts", type=int, default=24, help="one picture each, a multiple of 6")
-    parser.add_argument("--steps", type=int, help="by default the model's own")
+    parser.add_argument(
+        "--every",
+        type=int,
+        nargs="+",
+        default=[2, 4, 8],
+        help="steps between passes with the prompt",
+    )
+    parser.add_argument("--prompts", type=int, default=24, help="number of prompts, a multiple of 6")
+    parser.add_argument("--steps", type=int, help="number of steps; by default the model's own")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory", help="as of smalti generate")
+    parser.add_argument("--memory", help="memory to fit into, as for smalti generate")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     report = compare(options)
@@ -46,36 +53,38 @@ def main() -> None:
         print(json.dumps(report))
         return
     print(
-        f"{report['model']}, {report['device']}: {report['prompts']} pictures of {report['tokens']} tokens in "
+        f"{report['model']}, {report['device']}: {report['prompts']} images of {report['tokens']} tokens in "
         f"{report['steps']} steps; exact in {report['exact_seconds']:.3f} s\n"
     )
-    print("way                    tokens   least   same pictures   operations   seconds")
+    print("variant                tokens   least   same images   operations   seconds")
     for row in report["rows"]:
         print(
-            f"{row['name']:<20} {row['tokens']:>8.4f} {row['least']:>7.4f} {row['same_pictures']:>15} "
+            f"{row['name']:<20} {row['tokens']:>8.4f} {row['least']:>7.4f} {row['same_images']:>13} "
             f"{row['operations']:>12.3f} {row['seconds']:>9.3f}"
         )
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """All ways for every prompt, in turns."""
+    """Draw every prompt by all variants, in turns."""
     if options.prompts < 1 or options.prompts % len(TAGS):
         raise SmaltiError(f"--prompts must be a multiple of {len(TAGS)}, not {options.prompts}")
     pipe = smalti.load(options.model, device=options.device, memory=options.memory)
     texts = [prompt["prompt"] for prompt in scene_prompts(options.prompts // len(TAGS), seed=0)]
-    steps = options.steps or pipe.settings.num_inference_steps
-    ways: dict[str, dict[str, Any]] = {EXACT: {}, OTHER_SEED: {}}
-    ways |= {f"every {every} steps": {"reuse": "prompt", "reuse_every": every} for every in options.every}
-    found: dict[str, list[PipelineOutput]] = {name: [] for name in ways}
-    operations = {name: _operations(pipe, texts[0], steps, way) for name, way in ways.items()}
+    own = pipe.settings.replaced(num_inference_steps=options.steps, reuse="none")
+    variants = {EXACT: own, OTHER_SEED: own}
+    variants |= {
+        f"every {every} steps": own.replaced(reuse="prompt", reuse_every=every) for every in options.every
+    }
+    found: dict[str, list[PipelineOutput]] = {name: [] for name in variants}
+    operations = {name: _operations(pipe, texts[0], settings) for name, settings in variants.items()}
     for seed, text in enumerate(texts):
-        for name, way in ways.items():
+        for name, settings in variants.items():
             other = options.prompts if name == OTHER_SEED else 0
-            found[name].append(_draw(pipe, text, seed + other, steps, way))
+            found[name].append(_draw(pipe, text, seed + other, settings))
         print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     rows = []
-    for name in list(ways)[1:]:
+    for name in list(variants)[1:]:
         pairs = list(zip(found[name], found[EXACT], strict=True))
         shares = [float((one.tokens == exact.tokens).float().mean()) for one, exact in pairs]
         ratio = statistics.median(one.seconds["denoise"] / exact.seconds["denoise"] for one, exact in pairs)
@@ -84,30 +93,30 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                 "name": name,
                 "tokens": round(statistics.mean(shares), 4),
                 "least": round(min(shares), 4),
-                "same_pictures": sum(share == 1 for share in shares),
+                "same_images": sum(share == 1 for share in shares),
                 "operations": round(operations[name] / operations[EXACT], 4),
                 "seconds": round(ratio, 4),
             }
         )
     exact = found[EXACT]
     return {
-        "model": pipe.name,
+        "model": pipe.components.name,
         "device": device_name(options.device),
         "threads": torch.get_num_threads(),
         "prompts": options.prompts,
-        "steps": steps,
+        "steps": own.num_inference_steps,
         "tokens": exact[0].tokens[0].numel(),
         "exact_seconds": round(statistics.median(one.seconds["denoise"] for one in exact), 4),
         "rows": rows,
     }
 
 
-def _draw(pipe: Pipeline, text: str, seed: int, steps: int, way: dict[str, Any]) -> PipelineOutput:
-    return pipe(text, seed=seed, num_inference_steps=steps, output_type="tokens", **way)
+def _draw(pipe: Pipeline, text: str, seed: int, settings: GenerationSettings) -> PipelineOutput:
+    return pipe(text, seed=seed, output_type="tokens", settings=settings)
 
 
-def _operations(pipe: Pipeline, text: str, steps: int, way: dict[str, Any]) -> int:
-    """Of the denoiser in all steps of one picture."""
+def _operations(pipe: Pipeline, text: str, settings: GenerationSettings) -> int:
+    """Count the denoiser's operations in all steps of one image."""
     found = []
     forward = pipe.denoiser.forward
 
@@ -118,7 +127,7 @@ def _operations(pipe: Pipeline, text: str, steps: int, way: dict[str, Any]) -> i
 
     pipe.denoiser.forward = counted
     try:
-        _draw(pipe, text, 0, steps, way)
+        _draw(pipe, text, 0, settings)
     finally:
         del pipe.denoiser.forward
     return sum(found)

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4096, help="N, positions of the grid")
     parser.add_argument("--vocab", type=int, default=131072, help="V, codes")
     parser.add_argument("--dim", type=int, default=512, help="D, width of a hidden vector")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of hidden vectors and head")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of hidden vectors and head")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=1, help="rounds")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """All contenders in turns, each in a process of its own."""
+    """Run all contenders in turns, each in a process of its own."""
     names = options.only or list(CONTENDERS)
     rates: list[float] = []
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
@@ -114,13 +114,13 @@ def _process(options: argparse.Namespace, name: str) -> dict[str, float]:
 
 @torch.inference_mode()
 def one(options: argparse.Namespace) -> dict[str, float]:
-    """One contender: seconds and extra megabytes."""
+    """Return seconds and extra megabytes of one contender."""
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     generator = torch.Generator(device).manual_seed(0)
     N, D, V = options.rows, options.dim, options.vocab
     hidden, uncond = (torch.randn(N, D, device=device, dtype=dtype, generator=generator) for _ in range(2))
     head = torch.empty(V, D, device=device, dtype=dtype).normal_(0, D**-0.5, generator=generator)
-    # A model's own unconditional output is near its conditional one.
+    # A model's unconditional output is near its conditional one.
     uncond.mul_(0.2).add_(hidden)
     current = torch.randint(V, (N,), device=device, generator=generator)
     call = CONTENDERS[options.one]
@@ -132,7 +132,7 @@ def one(options: argparse.Namespace) -> dict[str, float]:
 
 
 def product(options: argparse.Namespace) -> dict[str, float]:
-    """The machine's rate of a matrix product of this width, in FLOP a second."""
+    """Return the machine's rate of a matrix product of this width, in FLOP a second."""
     shape = (options.rows, options.dim, options.vocab)
     return {"flops": product_rate(torch.device(options.device), DTYPES[options.dtype], *shape)}
 

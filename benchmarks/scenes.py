@@ -19,7 +19,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", type=int, default=256, help="side in pixels")
-    parser.add_argument("--scenes", type=int, default=1000, help="how many to draw")
+    parser.add_argument("--scenes", type=int, default=1000, help="number of scenes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     torch.set_num_threads(1)

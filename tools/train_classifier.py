@@ -34,7 +34,7 @@ from smalti.worlds.scenes.scene import render
 from smalti.worlds.scenes.world import Scenes
 
 _LATTICES = (None, 8)
-_TRAINING_SEEDS = 1_000_000  # where those of training start; `smalti evaluate` counts from 0
+_TRAINING_SEEDS = 1_000_000  # first seed of training; `smalti evaluate` counts from 0
 _BATCH = 64
 _LEARNING_RATE = 2e-3
 _WARMUP = 0.1  # share of the steps
@@ -45,10 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=1600, help=f"of {_BATCH} pictures")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--held-out", type=int, default=2000, help="pictures to measure on, of either kind")
-    parser.add_argument("--output", type=Path, default=WEIGHTS)
+    parser.add_argument("--steps", type=int, default=1600, help=f"number of steps of {_BATCH} images")
+    parser.add_argument("--seed", type=int, default=0, help="which scenes and which starting weights")
+    parser.add_argument("--held-out", type=int, default=2000, help="images of each kind to measure on")
+    parser.add_argument("--output", type=Path, default=WEIGHTS, help="file of the weights")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -56,7 +56,7 @@ def main() -> None:
     save_classifier(train(options.steps, options.seed, show=not options.json), options.output)
     result: dict[str, object] = {
         "steps": options.steps,
-        "pictures": options.steps * _BATCH,
+        "images": options.steps * _BATCH,
         "seed": options.seed,
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def train(steps: int, seed: int, *, batch_size: int = _BATCH, show: bool = False) -> SceneClassifier:
-    """A classifier after so many steps of AdamW; the learning rate rises, then falls along a cosine."""
+    """Return a classifier after so many steps of AdamW; the learning rate rises, then falls along a cosine."""
     torch.manual_seed(seed)
     classifier = SceneClassifier().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=0.02)
@@ -104,7 +104,7 @@ def train(steps: int, seed: int, *, batch_size: int = _BATCH, show: bool = False
 
 
 def labelled(picked: list[tuple[Scenes, int]]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Pictures (B, 3, SIDE, SIDE) uint8 of scenes by source and index, and what is in them, (B, n) or (B,)."""
+    """Return images (B, 3, SIDE, SIDE) uint8 of scenes by source and index, and what they show, (B, n) or (B,)."""
     scenes = [source.scene(index) for source, index in picked]
     drawn = [render(scene, source.size) for scene, (source, _) in zip(scenes, picked, strict=True)]
     images = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
@@ -113,7 +113,7 @@ def labelled(picked: list[tuple[Scenes, int]]) -> tuple[torch.Tensor, dict[str, 
 
 
 def error(logits: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy of a picture, summed over all that is to be said of it."""
+    """Return the mean over images of the cross-entropy, summed over all predictions."""
     total = torch.zeros(())
     for name in SEVERAL:
         values = F.binary_cross_entropy_with_logits(logits[name].float(), wanted[name], reduction="none")
@@ -125,9 +125,9 @@ def error(logits: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> t
 
 @torch.inference_mode()
 def accuracy(classifier: SceneClassifier, lattice: int | None, count: int) -> dict[str, float]:
-    """The share of unseen pictures of which all shapes, all colours, ... are said right."""
+    """Return the share of unseen images with correct predictions, for shapes, for colours, ..."""
     source = Scenes(seed=0, size=256, split="test", lattice=lattice)
-    right = {name: 0 for name in SEVERAL | ONE_OF}
+    correct = {name: 0 for name in SEVERAL | ONE_OF}
     for first in range(0, count, _BATCH):
         indices = range(first, min(first + _BATCH, count))
         images, wanted = labelled([(source, index) for index in indices])
@@ -136,8 +136,8 @@ def accuracy(classifier: SceneClassifier, lattice: int | None, count: int) -> di
                 hits = ((logits > 0) == wanted[name].bool()).all(dim=1)
             else:
                 hits = logits.argmax(dim=1) == wanted[name]
-            right[name] += int(hits.sum())
-    return {name: round(hits / count, 4) for name, hits in right.items()}
+            correct[name] += int(hits.sum())
+    return {name: round(hits / count, 4) for name, hits in correct.items()}
 
 
 if __name__ == "__main__":
