@@ -151,11 +151,8 @@ def start_edit(
     check_whole("num_images_per_prompt", num_images_per_prompt)
     given = open_source(components, image, size or _own_size(settings), reuse=size is None)
     source = selection.source_prompt if selection.source_prompt is not None else given.prompt
-    if selection.automatic and source and isinstance(prompt, str) and prompt.split() == source.split():
-        raise SmaltiError(
-            "prompt and source_prompt are the same: the image already shows it, so nothing was changed",
-            argument="prompt",
-        )
+    if selection.automatic:
+        _check_prompts_differ(prompt, source)
     # This finds wrong prompts and sizes before anything slow starts.
     components.prompts([prompt], *given.canvas.canvas)
     work = prepare(components, given, selection.grow)
@@ -182,6 +179,15 @@ def start_edit(
     )
     known = (source or None) if selection.automatic else None
     return Edit(components, work, region, generation, known, keep_pixels, clock.seconds)
+
+
+def _check_prompts_differ(prompt: Any, source: str | None) -> None:
+    """Raise SmaltiError if the prompt asks for what the image already shows."""
+    if source and isinstance(prompt, str) and prompt.split() == source.split():
+        raise SmaltiError(
+            "prompt and source_prompt are the same: the image already shows it, so nothing was changed",
+            argument="prompt",
+        )
 
 
 def _own_size(settings: GenerationSettings) -> tuple[int, int]:

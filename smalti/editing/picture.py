@@ -74,8 +74,8 @@ def open_mask(mask: Any, size: tuple[int, int], grid: tuple[int, int]) -> np.nda
     """Open a mask and return it as bool, True where the image is to change: (H, W) in pixels or (h, w) in tokens.
 
     Args:
-        mask: name of a file or PIL image, as large as the image and lighter than mid-grey where it is to change; or an
-            array or tensor, bool or uint8, of the image's pixels (H, W) or of the grid's tokens (h, w).
+        mask: name of a file or PIL image, as large as the image; lighter than mid-grey means change. An array or a
+            tensor, bool or uint8, may have the image's pixels (H, W) or the grid's tokens (h, w).
         size: (H, W) of the image in pixels.
         grid: (h, w) of the grid in tokens.
 

@@ -32,8 +32,8 @@ def losing_tokens(loss: torch.Tensor, *, threshold: float = 0.3, block: int = 2)
     """Select the tokens whose likelihood drops most, by a threshold.
 
     The loss is averaged over blocks, and blocks above `threshold` times the largest loss (nearly) are selected. A
-    threshold in nats would differ between kinds of edits: the tokens of a removed object lose several nats each, those
-    of a place for a new object some tenths of a nat. Groups of neighbours with a small part of the loss are left out.
+    threshold in nats would differ between kinds of edits. The tokens of a removed object lose several nats each; where
+    a new object is to appear, they lose some tenths. Groups of neighbours with a small part of the loss are left out.
 
     Args:
         loss: drop of each token's log-likelihood in nats, (h, w) float, from
