@@ -297,7 +297,7 @@ def _write(result: EditResult, index: int, path: Path, pipe: Pipeline, metadata:
 
     from smalti.cli.metadata import describe
     from smalti.common.images import save_image
-    from smalti.editing.kept import TEXT
+    from smalti.editing.embedded import TEXT
     from smalti.editing.picture import Picture
 
     image, text = result.images[index], None
@@ -308,7 +308,7 @@ def _write(result: EditResult, index: int, path: Path, pipe: Pipeline, metadata:
         if result.source_prompt:
             text["source prompt"] = result.source_prompt
         if path.suffix.lower() == ".png":
-            text[TEXT] = result.kept(index).to_text(Picture(np.array(image)))
+            text[TEXT] = result.embedded(index).to_text(Picture(np.array(image)))
     save_image(image, path, text)
 
 

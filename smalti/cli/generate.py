@@ -211,7 +211,7 @@ def _write_images(result: PipelineOutput, places: list[Path], pipe: Pipeline, me
 
     from smalti.cli.metadata import describe
     from smalti.common.images import save_image
-    from smalti.editing.kept import TEXT, keep
+    from smalti.editing.embedded import TEXT, embed_tokens
     from smalti.editing.picture import Picture
 
     rows: Iterator[Any] = zip(result.images, result.prompts, result.seeds, result.tokens, places, strict=True)
@@ -222,7 +222,7 @@ def _write_images(result: PipelineOutput, places: list[Path], pipe: Pipeline, me
             text = describe(prompt, negative, seed, result.settings, pipe.components.name)
             if path.suffix.lower() == ".png":
                 # So that a later edit need not encode the image again.
-                text[TEXT] = keep(tokens, pipe.image_tokenizer).to_text(Picture(np.array(image)))
+                text[TEXT] = embed_tokens(tokens, pipe.image_tokenizer).to_text(Picture(np.array(image)))
         save_image(image, path, text)
 
 
