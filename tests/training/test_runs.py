@@ -97,7 +97,7 @@ def test_ctrl_c_leaves_a_checkpoint(workspace: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 0 and "Traceback" not in errors
-    assert "the same command goes on from there" in errors
+    assert "the same command continues from there" in errors
     (checkpoint,) = (workspace / "denoiser").glob("checkpoint-*")
     step = json.loads((checkpoint / "state.json").read_text())["step"]
     assert step >= 3 and checkpoint.name == f"checkpoint-{step:08d}"
