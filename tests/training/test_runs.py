@@ -162,6 +162,9 @@ def test_processes_stop_resume_exactly_and_report_errors_once(workspace: Path) -
 
 
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)  # by the compiler
 def test_compiled_layers_learn_the_same(workspace: Path) -> None:
     train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", ["output=compiled", "compile=true"]))
     torch.compiler.reset()
