@@ -52,7 +52,7 @@ class CodebookConditioning(nn.Module):
                 layer.bias.zero_()
 
     def forward(self, table: torch.Tensor) -> torch.Tensor:
-        """Return the table (V + other rows, D) plus the network's vectors; of the table, only other rows get gradients."""
+        """Return the table (V + other rows, D) plus the network's vectors; only the other rows get gradients."""
         rows, others = table.split([len(self.codes), len(table) - len(self.codes)])
         return torch.cat([rows.detach() + self.vectors(), others])
 
