@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -100,7 +101,10 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
 def make_model_config(
     config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, weights: dict[int, float], vocab_size: int
 ) -> DenoiserConfig:
-    """Return the configuration's `model` section, completed by the fields that other sections decide."""
+    """Return the configuration's `model` section, completed by the fields that other sections decide.
+
+    A model that continues from another keeps its sampling settings and presets where the section has none.
+    """
     known = {field.name for field in dataclasses.fields(DenoiserConfig)} - {"rope"} | {"rope_parameters"}
     check_model_keys(config.model, known)
     return DenoiserConfig.from_dict(
@@ -114,9 +118,18 @@ def make_model_config(
             "prompt_drop_rate": config.objective.prompt_drop_rate,
             "gen_edit_loss_weight": config.objective.edit_loss_weight,
             "group_ce_weight": format_group_weights(weights),
+            **_inherited(config),
             **config.model,
         }
     )
+
+
+def _inherited(config: DenoiserRunConfig) -> dict[str, Any]:
+    """Return the sampling settings and presets of the model that training continues from, if there is one."""
+    if not config.start_from:
+        return {}
+    start = load_config(config.start_from)
+    return {"sampling": dict(start.sampling), "presets": dict(start.presets)}
 
 
 def codebook_of(image_tokenizer: ImageTokenizer) -> torch.Tensor:

@@ -46,8 +46,8 @@ class Scenes:
         split: "train" never shows a `HELD_OUT` pair, "test" may. Their scenes differ.
         mix: weight of each tag; None means `TRAINING_MIX`.
         lattice: None lets objects have any size and place. A number L, a multiple of 8, makes scenes that are easier
-            to learn: sides of boxes are multiples of 2/L of the image's side, edges multiples of 1/L, and backgrounds
-            are plain.
+            to learn: backgrounds are plain. Sides of boxes are multiples of 2/L of the image's side, and their edges
+            are multiples of 1/L.
         lattice_share: probability that a scene is on the lattice.
         extra_shapes: probability that a shape is one of `EXTRA_SHAPES` instead.
         halves: probability that an object whose colour the caption names has another colour in its right half.
