@@ -257,6 +257,7 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
     if show_mask:
         output.check_writable(show_mask, (".png",), "--show-mask")
     pipe, settings = options.load_for(params)
+    output.warn_of_unknown_words(pipe.components, [prompt, params["negative_prompt"] or ""])
     height, width = params["height"], params["width"]
     loaded = time.perf_counter() - started
     edit = start_edit(

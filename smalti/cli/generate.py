@@ -103,7 +103,7 @@ def generate(
     if save_tokens:
         output.check_writable(save_tokens, (".npy",), "--save-tokens")
     pipe, settings = options.load_for(context.params)
-    _warn_of_unknown_words(pipe, [*prompts, *([negative_prompt] if negative_prompt else [])])
+    output.warn_of_unknown_words(pipe.components, [*prompts, negative_prompt or ""])
     job.seconds["load"] = time.perf_counter() - started
     show = output.shows_progress(as_json)
     job.run(pipe, settings, show)
@@ -122,16 +122,6 @@ def _seeds(seed: int | None, prompts: int, images_per_prompt: int) -> list[int]:
     from smalti.generation.seeds import image_seeds
 
     return image_seeds(seed, None, prompts, images_per_prompt)
-
-
-def _warn_of_unknown_words(pipe: Pipeline, prompts: list[str]) -> None:
-    """Say on stderr which words of the prompts the model has never seen in training."""
-    words = pipe.components.unknown_words(prompts)
-    if words:
-        names = ", ".join(words)
-        print(
-            f"smalti: {pipe.components.name} has never seen these words in training: {names}", file=sys.stderr
-        )
 
 
 @dataclass

@@ -403,10 +403,12 @@ def test_rules_are_listed(run):
 
 
 def test_unknown_words_get_one_line(run, folder, tmp_path):
-    copy = tmp_path / "model"
+    copy = tmp_path / "mine"
     shutil.copytree(folder, copy)
     line = ["generate", "a red dragon", "-o", "a.png", "--steps", 1, "--model", copy]
     assert run(*line)[2] == ""
     (copy / "words.txt").write_text("a\nred\ncircle\n")
     code, _, err = run(*line)
-    assert code == 0 and err == "smalti: model has never seen these words in training: dragon\n"
+    assert code == 0 and err == "smalti: the model mine has never seen these words in training: dragon\n"
+    code, _, err = run("vary", "a.png", "a red wolf", "-o", "b.png", "--steps", 1, "--model", copy)
+    assert code == 0 and err == "smalti: the model mine has never seen these words in training: wolf\n"
