@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -209,3 +210,11 @@ def test_the_rules_see_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ]
     finally:
         modules.cache_clear()
+
+
+def test_the_document_has_the_same_floors() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| `(\w+)(?:\.py|/)` \|", text, re.MULTILINE)
+    written = {room: int(floor) for floor, room in rows}
+    rooms = {module.partition(".")[0] for module in modules()} - {"__init__", "__main__"}
+    assert written == {room: FLOORS[room] for room in rooms}
