@@ -1,8 +1,8 @@
-"""Smalti: masked discrete diffusion of images, from text to pictures.
+"""Smalti: masked discrete diffusion of images, from text to images.
 
 import smalti
 pipe = smalti.load()
-pipe("a red circle left of a blue square", seed=0).images[0].save("picture.png")
+pipe("a red circle left of a blue square", seed=0).images[0].save("circle.png")
 """
 
 from __future__ import annotations

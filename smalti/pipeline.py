@@ -252,8 +252,8 @@ class Pipeline:
         source prompt. The other tokens stay as they are, bit for bit.
 
         Args:
-            image: a file's name, a PIL image of any size and mode, an array, or the result of a generation or an edit
-                with one image, whose tokens are then taken over as they are.
+            image: a file's name, a PIL image of any size and mode, or an array. The result of a generation or an edit
+                with one image brings its tokens along, which stay as they are.
             prompt: the whole image as it should be.
             source_prompt, mask, grow, strength, share, threshold: as in `smalti.editing.selection.Selection`.
             keep_pixels: whether pixels outside of the region are taken from the image itself, not from its tokens.

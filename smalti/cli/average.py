@@ -1,4 +1,4 @@
-"""`smalti average`: a model between two others."""
+"""`smalti average`: the average of two models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def average(
     second: Annotated[
         str,
         typer.Argument(
-            metavar="SECOND", help="Another that came from it, or both from a third.", show_default=False
+            metavar="SECOND",
+            help="Another model that came from FIRST, or both came from a third.",
+            show_default=False,
         ),
     ],
     out: Annotated[
@@ -28,17 +30,19 @@ def average(
             "-o",
             "--output",
             metavar="FOLDER",
-            help="Of the new model; it may be one of the two.",
+            help="Folder of the new model; it may be one of the two.",
             show_default=False,
         ),
     ],
-    share: Annotated[float, typer.Option(metavar="SHARE", help="Of the second model, from 0 to 1.")] = 0.5,
+    share: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of the second model, from 0 to 1.")
+    ] = 0.5,
     as_json: options.Json = False,
 ) -> None:
     """Average the weights of two models, such as one before and after fine-tuning.
 
-    What lies between them often keeps what the one knew and what the other learned. Settings and tokenizers are the
-    first's.
+    The average often keeps what the first model knew and what the second learned. Settings and tokenizers are those of
+    the first.
 
     Example: smalti average before/model after/model --share 0.7 -o runs/between
     """
@@ -46,7 +50,6 @@ def average(
     from smalti.storage.averaging import average_models
     from smalti.storage.loading import find_model
 
-    models = [find_model(name) for name in (first, second)]
-    average_models(*models, out, share=share)
+    average_models(find_model(first), find_model(second), out, share=share)
     report = {"folder": str(out), "share": share}
     print(json.dumps(report) if as_json else out)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from smalti.pipeline import Pipeline
 
 _IMAGE_HELP = (
-    "The image: any size, any format. A PNG that Smalti made brings its tokens along, so that what an edit leaves alone "
+    "The image: any size, any format. A PNG that Smalti made brings its tokens along. What an edit leaves alone then "
     "stays as it is, however many edits follow."
 )
 
@@ -61,7 +61,8 @@ KeepPixels = Annotated[
     bool,
     typer.Option(
         "--keep-pixels/--no-keep-pixels",
-        help="Take pixels outside of the selection from IMAGE itself, bit for bit, or decode the whole image from tokens.",
+        help="Take pixels outside of the selection from IMAGE itself, bit for bit, or decode the whole image from "
+        "tokens.",
     ),
 ]
 
@@ -92,8 +93,8 @@ def edit(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="The whole image as it is, worded like PROMPT. By default what its file says; an empty one compares with "
-            "no prompt.",
+            help="The whole image as it is, worded like PROMPT. By default what its file says; an empty one compares "
+            "with no prompt.",
             show_default=False,
         ),
     ] = None,
@@ -125,8 +126,8 @@ def edit(
         float | None,
         typer.Option(
             metavar="T",
-            help="Fill the tokens again whose likelihood drops by more than T of the largest drop. A smaller T selects "
-            "more. By default 0.3.",
+            help="Fill the tokens again whose likelihood drops by more than T of the largest drop. A smaller T "
+            "selects more. By default 0.3.",
             show_default=False,
         ),
     ] = None,
@@ -158,7 +159,8 @@ def inpaint(
         Path,
         typer.Option(
             metavar="MASK.png",
-            help="White where the image is painted again, as large as IMAGE. Every token that it touches is filled again.",
+            help="White where the image is painted again, as large as IMAGE. Every token that it touches is filled "
+            "again.",
             show_default=False,
         ),
     ],
@@ -255,6 +257,7 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
     if show_mask:
         output.check_writable(show_mask, (".png",), "--show-mask")
     pipe, settings = options.load_for(params)
+    output.warn_of_unknown_words(pipe.components, [prompt, params["negative_prompt"] or ""])
     height, width = params["height"], params["width"]
     loaded = time.perf_counter() - started
     edit = start_edit(
@@ -295,7 +298,7 @@ def _write(result: EditResult, index: int, path: Path, pipe: Pipeline, metadata:
 
     from smalti.cli.metadata import describe
     from smalti.common.images import save_image
-    from smalti.editing.kept import TEXT
+    from smalti.editing.embedded import TEXT
     from smalti.editing.picture import Picture
 
     image, text = result.images[index], None
@@ -306,7 +309,7 @@ def _write(result: EditResult, index: int, path: Path, pipe: Pipeline, metadata:
         if result.source_prompt:
             text["source prompt"] = result.source_prompt
         if path.suffix.lower() == ".png":
-            text[TEXT] = result.kept(index).to_text(Picture(np.array(image)))
+            text[TEXT] = result.embedded(index).to_text(Picture(np.array(image)))
     save_image(image, path, text)
 
 

@@ -21,54 +21,62 @@ if TYPE_CHECKING:
     from smalti.generation.settings import GenerationSettings
     from smalti.pipeline import Pipeline
 
+Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="A .png, .jpg or .webp file, or a folder. Several images (-n, or several prompts) become OUT-0.png, "
+        "OUT-1.png, ..., those of the first prompt first.",
+        show_default=False,
+    ),
+]
+Count = Annotated[
+    int, typer.Option("-n", "--images-per-prompt", metavar="N", help="Number of images of each prompt.")
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="SEED",
+        help="Image k (from 0) of every prompt gets SEED + k. By default a new one every time.",
+        show_default=False,
+    ),
+]
+Frames = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="OUT.gif",
+        help="The unmasking as an animation, a frame a step; several become OUT-0.gif, OUT-1.gif, ...",
+        show_default=False,
+    ),
+]
+SaveTokens = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="TOKENS.npy",
+        help="The final grid of tokens, int32 (rows, columns); for several images (images, rows, columns).",
+        show_default=False,
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option(metavar="N", help="Images drawn at a time. It changes memory, not the images.")
+]
+
 
 @options.with_drawing_options
 def generate(
     context: typer.Context,
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT",
-            help="A .png, .jpg or .webp file, or a folder. Several images (-n, or several prompts) become OUT-0.png, "
-            "OUT-1.png, ..., those of the first prompt first.",
-            show_default=False,
-        ),
-    ] = None,
-    images_per_prompt: Annotated[
-        int, typer.Option("-n", "--images-per-prompt", metavar="N", help="Number of images of each prompt.")
-    ] = 1,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            metavar="SEED",
-            help="Image k (from 0) of every prompt gets SEED + k. By default a new one every time.",
-            show_default=False,
-        ),
-    ] = None,
+    prompts: Prompts,
+    out: Out = None,
+    images_per_prompt: Count = 1,
+    seed: Seed = None,
     negative_prompt: options.NegativePrompt = None,
-    frames: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="OUT.gif",
-            help="The unmasking as an animation, a frame a step; several become OUT-0.gif, OUT-1.gif, ...",
-            show_default=False,
-        ),
-    ] = None,
-    save_tokens: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="TOKENS.npy",
-            help="The final grid of tokens, int32 (rows, columns); for several images (images, rows, columns).",
-            show_default=False,
-        ),
-    ] = None,
+    frames: Frames = None,
+    save_tokens: SaveTokens = None,
     metadata: options.Metadata = True,
-    batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Images drawn at a time. It changes memory, not the images.")
-    ] = 8,
+    batch_size: BatchSize = 8,
     as_json: options.Json = False,
 ) -> None:
     """Draw images of what prompts say.
@@ -95,7 +103,7 @@ def generate(
     if save_tokens:
         output.check_writable(save_tokens, (".npy",), "--save-tokens")
     pipe, settings = options.load_for(context.params)
-    _warn_of_unknown_words(pipe, [*prompts, *([negative_prompt] if negative_prompt else [])])
+    output.warn_of_unknown_words(pipe.components, [*prompts, negative_prompt or ""])
     job.seconds["load"] = time.perf_counter() - started
     show = output.shows_progress(as_json)
     job.run(pipe, settings, show)
@@ -114,16 +122,6 @@ def _seeds(seed: int | None, prompts: int, images_per_prompt: int) -> list[int]:
     from smalti.generation.seeds import image_seeds
 
     return image_seeds(seed, None, prompts, images_per_prompt)
-
-
-def _warn_of_unknown_words(pipe: Pipeline, prompts: list[str]) -> None:
-    """Say on stderr which words of the prompts the model has never seen in training."""
-    words = pipe.components.unknown_words(prompts)
-    if words:
-        names = ", ".join(words)
-        print(
-            f"smalti: {pipe.components.name} has never seen these words in training: {names}", file=sys.stderr
-        )
 
 
 @dataclass
@@ -203,7 +201,7 @@ def _write_images(result: PipelineOutput, places: list[Path], pipe: Pipeline, me
 
     from smalti.cli.metadata import describe
     from smalti.common.images import save_image
-    from smalti.editing.kept import TEXT, keep
+    from smalti.editing.embedded import TEXT, embed_tokens
     from smalti.editing.picture import Picture
 
     rows: Iterator[Any] = zip(result.images, result.prompts, result.seeds, result.tokens, places, strict=True)
@@ -214,7 +212,7 @@ def _write_images(result: PipelineOutput, places: list[Path], pipe: Pipeline, me
             text = describe(prompt, negative, seed, result.settings, pipe.components.name)
             if path.suffix.lower() == ".png":
                 # So that a later edit need not encode the image again.
-                text[TEXT] = keep(tokens, pipe.image_tokenizer).to_text(Picture(np.array(image)))
+                text[TEXT] = embed_tokens(tokens, pipe.image_tokenizer).to_text(Picture(np.array(image)))
         save_image(image, path, text)
 
 

@@ -15,57 +15,63 @@ from smalti.cli import options, output
 from smalti.common.checks import check_whole
 from smalti.errors import SmaltiError
 
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="Folder of a model or an image tokenizer; only the codebook is read. By default the model that "
+        "comes with the package.",
+        show_default=False,
+    ),
+]
+Count = Annotated[
+    int | None,
+    typer.Option(
+        "--groups", metavar="N", help="Cut the codebook into N groups by k-means.", show_default=False
+    ),
+]
+Neighbours = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Instead of groups: the N nearest codes of each code, itself among them.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(metavar="SEED", help="Seed of k-means, and of the pairs of codes that are measured.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT.safetensors",
+        help="By default groups-N.safetensors, or neighbours-N.safetensors, in MODEL's folder.",
+        show_default=False,
+    ),
+]
+
 
 def groups(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="Folder of a model or an image tokenizer; only the codebook is read. By default the model that "
-            "comes with the package.",
-            show_default=False,
-        ),
-    ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(
-            "--groups", metavar="N", help="Cut the codebook into N groups by k-means.", show_default=False
-        ),
-    ] = None,
-    neighbours: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Instead of groups: the N nearest codes of each code, itself among them.",
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(metavar="SEED", help="Of k-means, and of the pairs of codes that are measured.")
-    ] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT.safetensors",
-            help="By default groups-N.safetensors, or neighbours-N.safetensors, in MODEL's folder.",
-            show_default=False,
-        ),
-    ] = None,
+    model: Model = None,
+    count: Count = None,
+    neighbours: Neighbours = None,
+    seed: Seed = 0,
+    out: Out = None,
     as_json: options.Json = False,
 ) -> None:
     """Group codes that look alike, as grouped cross-entropy needs them, and measure the groups.
 
-    Reported are the sizes of the groups, and the mean distance of a code from the others of its group (within)
-    and from codes outside it (between).
+    The report has the sizes of the groups, and the mean distance of a code from the others of its group (within) and
+    from codes outside it (between).
 
     Example: smalti groups runs/tokenizer/model --groups 1024
     """
     started = time.perf_counter()
     if (count is None) == (neighbours is None):
         raise SmaltiError("name either --groups or --neighbours")
-    option, number = ("--groups", count) if neighbours is None else ("--neighbours", neighbours)
+    option, number = ("--groups", count or 0) if neighbours is None else ("--neighbours", neighbours)
     check_whole(option, number)
     check_whole("--seed", seed, 0)
     from smalti.storage.folder import load_codebook
@@ -102,7 +108,7 @@ def groups(
 
 
 def _table(report: dict[str, Any]) -> str:
-    """A report for reading."""
+    """Return a report as lines to read."""
     distances = ["-" if report[name] is None else f"{report[name]:.4f}" for name in ("within", "between")]
     sizes = f"{report['smallest']} to {report['largest']} codes, median {report['median']:g}"
     lines = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ from smalti.cli.train import train, train_tokenizer
 from smalti.errors import SmaltiError
 
 # What typer raises for a command line that it does not understand: click's class, or typer's own copy of it.
-_UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
+_UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 _INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -42,7 +42,7 @@ def _smalti(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Smalti: masked discrete diffusion of images, from text to pictures."""
+    """Smalti: masked discrete diffusion of images, from text to images."""
     if version:
         import smalti
 

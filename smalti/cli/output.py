@@ -8,9 +8,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smalti.errors import SmaltiError
+
+if TYPE_CHECKING:
+    from smalti.components import Components
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Suffixes of the image formats that are written."""
@@ -63,10 +66,10 @@ def image_paths(out: Path, prompts: Sequence[str], seeds: Sequence[int]) -> list
         SmaltiError: they cannot be written.
     """
     if not is_folder(out):
-        paths = numbered(out, len(prompts))
-        for path in paths:
+        files = numbered(out, len(prompts))
+        for path in files:
             check_writable(path, IMAGE_SUFFIXES, "-o")
-        return paths
+        return files
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -80,6 +83,17 @@ def image_paths(out: Path, prompts: Sequence[str], seeds: Sequence[int]) -> list
             next(out / name for name in names if out / name not in paths and not (out / name).exists())
         )
     return paths
+
+
+def warn_of_unknown_words(components: Components, texts: Sequence[str]) -> None:
+    """Say on stderr which words of some texts the model has never seen in training."""
+    words = components.unknown_words(texts)
+    if words:
+        names = ", ".join(words)
+        print(
+            f"smalti: the model {components.name} has never seen these words in training: {names}",
+            file=sys.stderr,
+        )
 
 
 def shows_progress(json: bool) -> bool:

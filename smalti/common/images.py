@@ -55,8 +55,9 @@ def save_image(image: Image.Image, path: str | Path, text: Mapping[str, str] | N
         SmaltiError: another suffix, or it cannot be written; a file that was there before stays as it was.
 
     Example:
-        >>> save_image(Image.new("RGB", (8, 8)), "/tmp/black.webp", {"prompt": "nothing"})
-        >>> read_metadata(Image.open("/tmp/black.webp"))
+        >>> save_image(Image.new("RGB", (8, 8)), "black.webp", {"prompt": "nothing"})
+        >>> with Image.open("black.webp") as image:
+        ...     read_metadata(image)
         {'prompt': 'nothing'}
     """
     suffix = Path(path).suffix.lower()

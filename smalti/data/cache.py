@@ -15,7 +15,7 @@ from tqdm import tqdm
 from smalti.common.files import atomic_path, read_json, write_json_atomic
 from smalti.errors import SmaltiError
 
-_PART = 4096  # samples a file, which is what a kill can cost
+_PART = 4096  # samples per file; an interruption loses at most one file's
 
 
 class TokenCache:
@@ -23,7 +23,7 @@ class TokenCache:
 
     Attributes:
         folder: path of the cache.
-        metadata: what the cache was made from, and its number of samples.
+        metadata: the data and the tokenizer of the cache, and its number of samples.
         tokens: (N, h, w) int32.
         captions: N captions.
 
@@ -53,14 +53,14 @@ def build_cache(
     metadata: dict[str, Any],
     batch_size: int = 32,
 ) -> TokenCache:
-    """Encode the first `count` samples and open the cache. An interrupted call is continued.
+    """Encode the first `count` samples and open the cache. A second call continues an interrupted one.
 
     Args:
         folder: path of the cache, which is created.
         samples: `{"image": uint8 (3, H, W), "caption": str}`, in a fixed order.
         count: number of samples to encode.
         encode: function of (B, 3, H, W) uint8 images that returns (B, h, w) ids.
-        metadata: what the cache depends on, such as the tokenizer and the data.
+        metadata: values that the tokens depend on, such as the tokenizer's hash and the data's settings.
         batch_size: number of images that are encoded at once.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The `data` section of a configuration: a union by `kind`, one entry a source of captioned images."""
+"""The `data` section of a configuration: a union by `kind`, with one entry per source of captioned images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from smalti.worlds.scenes.config import ScenesConfig
 
 
 class FolderConfig(Strict):
-    """One's own images with captions; `ImageFolder` explains the layout."""
+    """Your own images with captions; `ImageFolder` explains the layout."""
 
     kind: Literal["folder"] = "folder"
     path: str = Field(description="folder of the images")
@@ -32,7 +32,7 @@ class FolderConfig(Strict):
 
 
 def _with_kind(value: Any) -> Any:
-    """Return a section with its kind, which is scenes where none is named."""
+    """Return a section with its kind, which defaults to scenes."""
     return {"kind": "scenes", **value} if isinstance(value, dict) else value
 
 

@@ -1,7 +1,8 @@
-"""One's own images from a folder, with captions beside them.
+"""Your own images from a folder, with captions beside them.
 
-Captions are text files (`cat.png` and `cat.txt`), or lines of a `metadata.jsonl` with `file_name` (relative to its own
-folder) and `text`, as in Hugging Face's ImageFolder. Subfolders are read, hidden files are not.
+A caption is a text file (`cat.png` and `cat.txt`), or a line of a `metadata.jsonl`, as in Hugging Face's ImageFolder.
+The line has a `file_name`, relative to the folder of the `metadata.jsonl`, and a `text`. Subfolders are read, hidden
+files are not.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class ImageFolder:
         seed: seed of random crops.
 
     Raises:
-        SmaltiError: the folder is missing or has no readable image, an image has no caption, a line of
-            `metadata.jsonl` is malformed, or an argument is wrong.
+        SmaltiError: the folder is missing or has no readable image; an image has no caption; a line of
+            `metadata.jsonl` is malformed; an argument is wrong.
 
     Example:
         >>> images = ImageFolder("my-images", 256)  # doctest: +SKIP

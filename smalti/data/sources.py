@@ -14,7 +14,7 @@ class Source(Protocol):
 
     @property
     def length(self) -> int | None:
-        """Number of different samples; None means that they never end."""
+        """Number of different samples; None for an endless source."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return sample number `index`, 0 or more. A finite source starts again after its last sample."""
@@ -23,8 +23,8 @@ class Source(Protocol):
 def shuffled_indices(length: int, start: int, count: int, seed: int) -> list[int]:
     """Return positions `start` … `start + count − 1` of an endless stream of shuffled passes over `length` samples.
 
-    Each pass is a permutation that follows from the seed and the pass's number. Any part of the stream can therefore
-    be computed without what comes before it.
+    The seed and the pass's number determine each pass's permutation. Any part of the stream can therefore be computed
+    without the earlier parts.
 
     Example:
         >>> sorted(shuffled_indices(4, start=4, count=4, seed=0))

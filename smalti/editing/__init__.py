@@ -1,1 +1,1 @@
-"""Editing pictures by their tokens: which no longer fit, filling those again, and bringing pixels together."""
+"""Editing of images by their tokens: those that no longer fit are filled again, and pixels are blended."""

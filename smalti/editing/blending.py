@@ -1,4 +1,4 @@
-"""Bringing what was drawn and the original picture together, so that nothing else loses its sharpness."""
+"""Blending of decoded and original pixels, so that the image stays sharp outside of the edit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from smalti.editing.canvas import Canvas
 
-# Rows of the picture that are held in float at a time.
+# Number of image rows that are in memory as float at a time.
 _ROWS = 256
 
 
@@ -21,25 +21,26 @@ def blend(
     region: np.ndarray,
     side: int,
 ) -> np.ndarray:
-    """The edited picture: `after` inside the region, the original outside, and no seam between them.
+    """Return the edited image: `after` inside the region, the original outside, and no seam between them.
 
-    A decoder that sees the whole grid draws kept tokens a little differently beside new ones: an object's edge on
-    another background, for example. So within two tokens of the region, the original is given that difference:
+    The decoder sees the whole grid. It decodes unchanged tokens a little differently beside new ones, such as an
+    object's edge on another background. The original takes over that difference within two tokens of the region:
 
         original + near · (after − before) + seam · (before − original)
 
-    where `near` is 1 within one token of the region and falls to 0 at two, and `seam` falls from 1 to 0 within a
-    quarter of a token. Inside the region this is `after`; farther out it is the original, bit for bit.
+    `near` is 1 within one token of the region and falls to 0 at two. `seam` falls from 1 to 0 within a quarter of a
+    token. Inside the region the result is `after`. Farther out it is the original, bit for bit.
 
     Args:
-        picture: (H, W, 3) uint8, the original, or (H, W, 4): what is drawn is opaque.
-        canvas: where it lies on the model's canvas.
-        before, after: (height, width, 3) uint8, the canvas decoded from the tokens before and after.
-        region: (height, width) bool, the pixels of the canvas that were drawn anew.
-        side: of a token in pixels of the canvas.
+        picture: the original, (H, W, 3) or (H, W, 4) uint8; the region becomes opaque.
+        canvas: place of the image on the model's canvas.
+        before: canvas decoded from the tokens before the edit, (height, width, 3) uint8.
+        after: canvas decoded from the tokens after the edit, (height, width, 3) uint8.
+        region: pixels of the canvas whose tokens were filled again, (height, width) bool.
+        side: side of a token in pixels of the canvas.
 
     Returns:
-        uint8, the shape of `picture`.
+        The edited image, uint8, of the shape of `picture`.
     """
     near, seam = falloff(region, side, 2 * side), falloff(region, 0, max(1, side // 4))
     layers = [Image.fromarray(layer) for layer in (before, after, near, seam)]
@@ -49,7 +50,7 @@ def blend(
         old, new, close, border = (
             np.asarray(canvas.lift(layer, (rows.start, rows.stop)), dtype=np.float32) for layer in layers
         )
-        # Bicubic scaling overshoots.
+        # Bicubic scaling overshoots the range from 0 to 1.
         close, border = close.clip(0, 1)[..., None], border.clip(0, 1)[..., None]
         original = picture[rows, :, :3].astype(np.float32)
         mixed = original + close * (new - old) + border * (old - original)
@@ -62,12 +63,22 @@ def blend(
 
 
 def redrawn(canvas: Canvas, after: np.ndarray) -> np.ndarray:
-    """The picture as it was drawn, without the original: (height, width, 3) uint8 of the canvas → (H, W, 3) uint8."""
+    """Return the decoded image without the original's pixels: canvas (height, width, 3) → (H, W, 3), uint8."""
     return np.array(canvas.lift(Image.fromarray(after), (0, canvas.size[0])))
 
 
 def draw_map(picture: np.ndarray, canvas: Canvas, region: np.ndarray, side: int) -> Image.Image:
-    """The picture, (H, W, 3) uint8, with the chosen tokens, (h, w) bool, tinted and framed, and the rest paler."""
+    """Return an image with its selected tokens tinted and framed, and the rest paler.
+
+    Args:
+        picture: the image, (H, W, 3) uint8.
+        canvas: place of the image on the model's canvas.
+        region: selected tokens, (h, w) bool.
+        side: side of a token in pixels of the canvas.
+
+    Returns:
+        An RGB image of W × H pixels.
+    """
     pixels = region.repeat(side, axis=0).repeat(side, axis=1)
     inner = torch.from_numpy(~pixels).float()[None, None]
     border = pixels & (F.max_pool2d(inner, 3, stride=1, padding=1)[0, 0].numpy() > 0)
@@ -85,9 +96,17 @@ def draw_map(picture: np.ndarray, canvas: Canvas, region: np.ndarray, side: int)
 
 
 def falloff(region: np.ndarray, full: int, end: int) -> np.ndarray:
-    """1 in the region and within `full` pixels of it, falling evenly to 0 at `end`; (H, W) bool → (H, W) float32.
+    """Return weights that are 1 in the region and within `full` pixels of it and fall linearly to 0 at `end`.
 
-    Distances are the larger of the two along rows and columns.
+    The distance between two pixels is the larger of their distances along rows and columns.
+
+    Args:
+        region: (H, W) bool.
+        full: distance in pixels up to which weights are 1.
+        end: distance in pixels from which weights are 0.
+
+    Returns:
+        (H, W) float32.
     """
     reached = torch.from_numpy(region).float()[None, None]
     total = torch.zeros_like(reached)

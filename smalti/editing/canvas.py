@@ -1,4 +1,4 @@
-"""Where a picture of any size lies on the canvas that the model works on."""
+"""The place of an image of any size on the model's canvas."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture scaled to a place on the model's canvas; the rest repeats its edge. All in pixels.
+    """The place of an image on the model's canvas; the rest of the canvas repeats the image's edge.
 
     Attributes:
-        size: (H, W) of the picture.
-        canvas: (height, width) of what the model sees.
-        place: (top, left, height, width) of the picture there.
+        size: (H, W) of the image in pixels.
+        canvas: (height, width) of the canvas in pixels.
+        place: (top, left, height, width) of the scaled image on the canvas, in pixels.
     """
 
     size: tuple[int, int]
     canvas: tuple[int, int]
     place: tuple[int, int, int, int]
 
-    def lay(self, pixels: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 → (height, width, 3) uint8."""
+    def put(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the canvas with an image put on it: (H, W, 3) uint8 → (height, width, 3) uint8."""
         top, left, height, width = self.place
         if (height, width) != self.size:
             image = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
             pixels = np.array(image)
         return np.pad(pixels, (*self._around(), (0, 0)), mode="edge")
 
-    def lay_mask(self, mask: np.ndarray) -> np.ndarray:
-        """(H, W) bool → (height, width) bool: the pixels of the canvas that a mask touches."""
+    def put_mask(self, mask: np.ndarray) -> np.ndarray:
+        """Return the pixels of the canvas that a mask touches: (H, W) bool → (height, width) bool."""
         (H, W), (_, _, height, width) = self.size, self.place
-        # How many pixels of the mask lie before each row and column.
+        # Number of mask pixels above each row and left of each column.
         before = np.zeros((H + 1, W + 1), dtype=np.int64)
         before[1:, 1:] = mask.cumsum(axis=0).cumsum(axis=1)
         (top, bottom), (left, right) = _spans(H, height), _spans(W, width)
@@ -44,9 +44,17 @@ class Canvas:
         return np.pad(count > 0, self._around(), mode="edge")
 
     def lift(self, image: Image.Image, rows: tuple[int, int]) -> Image.Image:
-        """Some rows of the picture from the canvas: an image of the canvas's size → of size (W, last − first).
+        """Return some rows of the image from its canvas.
 
-        Rows at a time, so that large pictures need not be held in float; what lies beside them counts as well.
+        A caller that asks for a few rows at a time needs little memory for large images. Pixels beside the rows count
+        in the scaling, so the parts fit together.
+
+        Args:
+            image: the canvas, or values of one channel for each of its pixels.
+            rows: the first row of the image, and the row after the last one.
+
+        Returns:
+            An image of W × (last − first) pixels.
         """
         (H, W), (top, left, height, width) = self.size, self.place
         first, last = rows
@@ -54,16 +62,16 @@ class Canvas:
         return image.resize((W, last - first), Image.Resampling.BICUBIC, box=box)
 
     def grown(self, edges: tuple[int, int, int, int], unit: int) -> tuple[Canvas, tuple[int, int]]:
-        """The canvas of the same picture with more on its edges, at the same scale, and how far what was there moved.
+        """Return the canvas of the image with pixels added at its edges, at the same scale, and its shift.
 
-        What was on the canvas stays in place but for a shift by multiples of `unit`, so that its tokens stay valid.
+        The content of the canvas moves by multiples of `unit` alone, so that its tokens stay valid.
 
         Args:
-            edges: pixels of the picture to add at the left, top, right and bottom.
-            unit: what the canvas's sides are multiples of.
+            edges: image pixels to add at the left, top, right and bottom.
+            unit: pixels whose multiples the canvas's sides are.
 
         Returns:
-            The canvas, and the pixels of it by which everything moved down and to the right.
+            The grown canvas, and the shift of the old content down and to the right, in pixels of the canvas.
         """
         left, top, right, bottom = edges
         (H, W), (y, x, height, width) = self.size, self.place
@@ -84,13 +92,13 @@ class Canvas:
         return grown, (more[1], more[0])
 
     def _around(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """How much of the canvas lies above and below, left and right of the picture."""
+        """Return the canvas pixels (above, below) and (left, right) of the image."""
         top, left, height, width = self.place
         return (top, self.canvas[0] - top - height), (left, self.canvas[1] - left - width)
 
 
 def fit(size: tuple[int, int], canvas: tuple[int, int]) -> Canvas:
-    """The largest place in the middle of a canvas that keeps a picture's aspect; both (height, width)."""
+    """Return the canvas with an image as large as fits in its middle; both sizes are (height, width) in pixels."""
     scale = min(canvas[0] / size[0], canvas[1] / size[1])
     height, width = (min(most, max(1, round(side * scale))) for side, most in zip(size, canvas, strict=True))
     return Canvas(size, canvas, ((canvas[0] - height) // 2, (canvas[1] - width) // 2, height, width))

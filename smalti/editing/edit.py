@@ -1,4 +1,4 @@
-"""An edit from end to end: image to tokens, which of them to fill again, the filling, and the pixels."""
+"""An edit from end to end: encoding, selection of tokens, filling, decoding and blending."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smalti.common.checks import check_whole
 from smalti.common.images import to_pil
 from smalti.components import Components
 from smalti.editing.blending import blend, redrawn
-from smalti.editing.kept import codebook_name
+from smalti.editing.embedded import codebook_name
 from smalti.editing.result import EditResult
 from smalti.editing.selection import Region, Selection, choose
 from smalti.editing.source import WorkingImage, open_source, prepare
@@ -25,12 +25,14 @@ from smalti.sampling.view import Step
 
 
 class Edit:
-    """An edit in progress: iterate over it for its `Step`s, then ask it for its `output`.
+    """An edit in progress: an iterator over its steps. `output` finishes it.
 
     Attributes:
-        region: (h, w) bool, the tokens that are filled again.
-        loss: (h, w) float32, how much every token's log-likelihood drops, in nats; None if the region was given.
-        prompt, seeds, settings: as in `EditResult`, known from the start.
+        region: tokens that are filled again, (h, w) bool.
+        loss: drop of each token's log-likelihood in nats, (h, w) float32; None unless the selection was automatic.
+        prompt: prompt of the edit.
+        seeds: seed of each image.
+        settings: every setting, defaults included.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Edit:
         return next(self._generation)
 
     def output(self) -> EditResult:
-        """Take the steps that are left, decode the tokens, and return the images and how they came about."""
+        """Take the remaining steps, decode the tokens, and return the images."""
         drawn = self._generation.output("tokens")
         started = time.perf_counter()
         images = self._images(drawn.tokens)
@@ -85,7 +87,7 @@ class Edit:
         )
 
     def _images(self, tokens: torch.Tensor) -> list[Image.Image]:
-        """Return images of tokens (B, h, w), with the source's pixels outside of the region if asked."""
+        """Return the images of tokens (B, h, w), blended with the source's pixels if these are to be kept."""
         work, components = self._work, self._components
         side = components.image_tokenizer.config.downscale
         after = components.decode(tokens).permute(0, 2, 3, 1).contiguous().numpy()
@@ -113,21 +115,27 @@ def start_edit(
     seed: int | Sequence[int] | None = None,
     preview: bool = False,
 ) -> Edit:
-    """Begin an edit: choose the tokens to fill again, and return the filling, to be taken step by step.
+    """Select the tokens to fill again, and return the edit, an iterator over the steps of the filling.
 
     Args:
-        image: the name of a file, a PIL image of any size and mode, an array, or the result of a generation or an edit
-            with one image, whose tokens are then taken over as they are.
-        prompt: the whole image as it should be.
-        selection: how the tokens to fill again are chosen.
-        settings: how they are sampled; height and width must be set.
-        size: (height, width) to work at; None takes the canvas of an image that was edited before, else the settings'.
-        negative_prompt, num_images_per_prompt, generator, seed, preview: as for `smalti.generation.drawing.start`; all
-            results have the same region.
-        keep_pixels: whether pixels outside of the region are taken from the image itself, not from its tokens.
+        components: the model.
+        image: name of a file, PIL image of any size and mode, array, or result of a generation or an edit with one
+            image. A result brings its own tokens; anything else is encoded unless its file has embedded tokens.
+        prompt: text of the whole image as it should be.
+        selection: rule by which the tokens to fill again are selected.
+        settings: settings of the sampling; height and width must be set.
+        size: (height, width) of the canvas in pixels; None means that of the image's own tokens, else that of the
+            settings.
+        negative_prompt: prompt of the unconditional pass, as for `smalti.generation.drawing.start`.
+        keep_pixels: whether pixels outside of the region come from the image itself rather than from its tokens.
+        num_images_per_prompt: number of images; all have the same region.
+        generator: random generator or generators, as for `smalti.generation.drawing.start`.
+        seed: seed or seeds, as for `smalti.generation.drawing.start`.
+        preview: whether steps hold a candidate for every masked token, as for `smalti.generation.drawing.start`.
 
     Raises:
-        SmaltiError: an argument that is wrong, by name; an edit that would change nothing.
+        SmaltiError: an argument is wrong.
+        NothingChosen: the prompt makes no token less likely.
 
     Example:
         >>> import smalti
@@ -143,12 +151,9 @@ def start_edit(
     check_whole("num_images_per_prompt", num_images_per_prompt)
     given = open_source(components, image, size or _own_size(settings), reuse=size is None)
     source = selection.source_prompt if selection.source_prompt is not None else given.prompt
-    if selection.automatic and source and isinstance(prompt, str) and prompt.split() == source.split():
-        raise SmaltiError(
-            "prompt and source_prompt are the same: the image shows that already, so nothing was changed",
-            argument="prompt",
-        )
-    # Wrong prompts and sizes are found before anything slow.
+    if selection.automatic:
+        _check_prompts_differ(prompt, source)
+    # This finds wrong prompts and sizes before anything slow starts.
     components.prompts([prompt], *given.canvas.canvas)
     work = prepare(components, given, selection.grow)
     height, width = work.canvas.canvas
@@ -176,7 +181,17 @@ def start_edit(
     return Edit(components, work, region, generation, known, keep_pixels, clock.seconds)
 
 
+def _check_prompts_differ(prompt: Any, source: str | None) -> None:
+    """Raise SmaltiError if the prompt asks for what the image already shows."""
+    if source and isinstance(prompt, str) and prompt.split() == source.split():
+        raise SmaltiError(
+            "prompt and source_prompt are the same: the image already shows it, so nothing was changed",
+            argument="prompt",
+        )
+
+
 def _own_size(settings: GenerationSettings) -> tuple[int, int]:
+    """Return the (height, width) of settings in pixels."""
     if settings.height is None or settings.width is None:
         raise SmaltiError("height and width must be set in the settings", argument="height")
     return settings.height, settings.width
@@ -185,18 +200,19 @@ def _own_size(settings: GenerationSettings) -> tuple[int, int]:
 def _prompts(
     components: Components, prompt: str, source: str | None, height: int, width: int
 ) -> tuple[PromptBatch, PromptBatch]:
-    """Return the prompt, and what the drop of the likelihood is measured against: the source prompt or none."""
+    """Return the prompt and what the drop is measured against: the source prompt, or none."""
     new = components.prompts([prompt], height, width)
     return new, components.prompts([source], height, width) if source else new.unconditional()
 
 
 class _Clock:
-    """Seconds by name."""
+    """A stop watch that keeps the seconds between laps by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._since = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        """Record the seconds since the last lap."""
         now = time.perf_counter()
         self.seconds[name], self._since = now - self._since, now

@@ -1,4 +1,4 @@
-"""Pictures and masks as people have them: files of any kind, any mode, turned by a camera."""
+"""Images and masks as callers have them: files of any format, any mode, and any orientation."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from smalti.common.images import read_metadata, to_rgb
 from smalti.errors import SmaltiError
 
 LARGEST_PIXELS = 64_000_000
-"""Pictures of more are refused by their header, before they are decoded."""
+"""Largest number of pixels of an image. A larger file is refused by its header, before it is decoded."""
 
-# What Pillow raises for files that are no pictures, or are cut short or damaged.
+# What Pillow raises for files that are not images, are truncated or are damaged.
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
 _HALF = 128
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded picture, upright.
+    """A decoded, upright image with the metadata of its file.
 
     Attributes:
-        pixels: (H, W, 3) uint8, or (H, W, 4) if something may be transparent.
-        text: what its file says about it (the text of a PNG).
+        pixels: (H, W, 3) uint8, or (H, W, 4) if some may be transparent.
+        text: texts of its file by key, such as those of a PNG.
     """
 
     pixels: np.ndarray
@@ -40,21 +40,25 @@ class Picture:
 
     @property
     def shown(self) -> np.ndarray:
-        """(H, W, 3) uint8; what is transparent shows white."""
+        """The pixels over white, (H, W, 3) uint8."""
         if self.pixels.shape[2] == 3:
             return self.pixels
         return np.array(to_rgb(Image.fromarray(self.pixels)))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of size and pixels: whether a picture is still the same, however it is stored."""
+        """SHA-256 of size and pixels. It is the same for an image in another lossless format."""
         return hashlib.sha256(
             str(self.pixels.shape).encode() + np.ascontiguousarray(self.pixels).tobytes()
         ).hexdigest()
 
 
 def open_picture(image: Any, name: str = "image") -> Picture:
-    """A picture from a file's name, a Pillow image, or an array, (H, W), (H, W, 3) or (H, W, 4) uint8.
+    """Open and decode an image.
+
+    Args:
+        image: name of a file, PIL image, or array, (H, W), (H, W, 3) or (H, W, 4) uint8.
+        name: name of the argument, for errors.
 
     Raises:
         SmaltiError: it is none of these, is damaged, has no pixels, or has more than `LARGEST_PIXELS`.
@@ -67,13 +71,13 @@ def open_picture(image: Any, name: str = "image") -> Picture:
 
 
 def open_mask(mask: Any, size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
-    """A mask, True where the picture is to change: (H, W) bool in pixels, or (h, w) bool in tokens.
+    """Open a mask and return it as bool, True where the image is to change: (H, W) in pixels or (h, w) in tokens.
 
     Args:
-        mask: an image, or its file's name, as large as the picture, white (lighter than mid-grey) where it is to
-            change; or an array or tensor, bool or uint8, of the picture's pixels (H, W) or of the grid's tokens (h, w).
-        size: (H, W) of the picture.
-        grid: (h, w) in tokens.
+        mask: name of a file or PIL image, as large as the image; lighter than mid-grey means change. An array or a
+            tensor, bool or uint8, may have the image's pixels (H, W) or the grid's tokens (h, w).
+        size: (H, W) of the image in pixels.
+        grid: (h, w) of the grid in tokens.
 
     Raises:
         SmaltiError: it is none of these, has another size, is empty, or covers everything.
@@ -87,71 +91,83 @@ def open_mask(mask: Any, size: tuple[int, int], grid: tuple[int, int]) -> np.nda
     else:
         values = np.array(_over_black(_open(mask, "mask"))) >= _HALF
     if values.shape not in sizes:
-        allowed = f"as large as the picture, {size[1]}×{size[0]} pixels"
+        allowed = f"as large as the image, {size[1]}×{size[0]} pixels"
         if len(sizes) > 1:
             allowed += f", or as its grid, {grid[1]}×{grid[0]} tokens"
-        raise SmaltiError(f"mask must be {allowed}, not {values.shape[1]}×{values.shape[0]}")
+        found = f"{values.shape[1]}×{values.shape[0]}"
+        raise SmaltiError(f"mask must be {allowed}, not {found}", argument="mask")
     if not values.any():
-        raise SmaltiError("mask must not be empty: it is white where the picture is to change")
+        raise SmaltiError(
+            "mask must not be empty: make it white where the image is to change", argument="mask"
+        )
     if values.all():
         raise SmaltiError(
-            "mask must not cover everything: nothing would be left of the picture; draw a new one instead"
+            "mask must not cover everything: nothing of the image would stay; generate a new one instead",
+            argument="mask",
         )
     return values
 
 
 def _open(image: Any, name: str) -> Image.Image:
-    """Decoded and upright, in its own mode, with the text of its file in `info`."""
+    """Return an image decoded and upright, in its own mode, with the texts of its file in `info`."""
     if isinstance(image, np.ndarray):
         layout = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
         if image.dtype != np.uint8 or not layout:
             raise SmaltiError(
-                f"{name} as an array must be (H, W), (H, W, 3) or (H, W, 4) uint8, not {image.shape} {image.dtype}"
+                f"{name} as an array must be uint8 (H, W), (H, W, 3) or (H, W, 4), not {image.dtype} {image.shape}",
+                argument=name,
             )
         _check_size(image.shape[1], image.shape[0], name)
         return Image.fromarray(np.ascontiguousarray(image))
     if isinstance(image, Image.Image):
-        return _decode(image, name, "it")
+        return _decode(image, name, "its content")
     if not isinstance(image, str | Path):
-        raise SmaltiError(f"{name} must be a picture or the name of its file, not {type(image).__name__}")
+        raise SmaltiError(
+            f"{name} must be an image or the name of its file, not {type(image).__name__}", argument=name
+        )
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures; here they are refused.
+            # Pillow warns of large images; here they are refused.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(image)
     except FileNotFoundError as error:
-        raise SmaltiError(f"{name}: {image} does not exist") from error
+        raise SmaltiError(f"{name}: {image} does not exist", argument=name) from error
     except Image.DecompressionBombError as error:
-        raise SmaltiError(f"{name}: {image} has more than {LARGEST_PIXELS // 10**6} megapixels") from error
+        raise SmaltiError(
+            f"{name}: {image} has more than {LARGEST_PIXELS // 10**6} megapixels", argument=name
+        ) from error
     except _BROKEN as error:
-        raise SmaltiError(f"{name}: {image} is not a picture that can be read: {error}") from error
+        raise SmaltiError(f"{name}: {image} is not a readable image: {error}", argument=name) from error
     with opened:
         return _decode(opened, name, str(image))
 
 
 def _decode(image: Image.Image, name: str, what: str) -> Image.Image:
+    """Return an opened image decoded and upright; `what` names it in errors about its content."""
     _check_size(*image.size, name)
     try:
         image.load()
         upright = ImageOps.exif_transpose(image)
     except _BROKEN as error:
-        raise SmaltiError(f"{name}: {what} is not a picture that can be read: {error}") from error
+        raise SmaltiError(f"{name}: {what} is not a readable image: {error}", argument=name) from error
     upright.info.update({key: value for key, value in image.info.items() if isinstance(value, str)})
     return upright
 
 
 def _check_size(width: int, height: int, name: str) -> None:
+    """Raise SmaltiError if an image has no pixels or too many."""
     if width < 1 or height < 1:
-        raise SmaltiError(f"{name} must have at least one pixel, not {width}×{height}")
+        raise SmaltiError(f"{name} must have at least one pixel, not {width}×{height}", argument=name)
     if width * height > LARGEST_PIXELS:
         raise SmaltiError(
             f"{name} must have at most {LARGEST_PIXELS // 10**6} megapixels, "
-            f"not {width}×{height}, which is {width * height / 1e6:.0f}"
+            f"not {width}×{height}, which is {width * height / 1e6:.0f}",
+            argument=name,
         )
 
 
 def _over_black(mask: Image.Image) -> Image.Image:
-    """A mask in grey; what is transparent is not masked."""
+    """Return a mask in grey, black where it is transparent."""
     if not mask.has_transparency_data:
         return to_rgb(mask).convert("L")
     layered = mask.convert("RGBA")

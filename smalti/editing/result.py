@@ -10,7 +10,7 @@ from PIL import Image
 from smalti.common.checks import check_whole
 from smalti.editing.blending import draw_map
 from smalti.editing.canvas import Canvas
-from smalti.editing.kept import KeptTokens
+from smalti.editing.embedded import EmbeddedTokens
 from smalti.editing.picture import Picture
 from smalti.errors import SmaltiError
 from smalti.generation.settings import GenerationSettings
@@ -18,24 +18,25 @@ from smalti.generation.settings import GenerationSettings
 
 @dataclass(frozen=True, eq=False)
 class EditResult:
-    """Edited images and how they came about. It may take the place of an image in the next edit.
+    """Edited images, their tokens, and what made them. `image` of a further edit may be such a result.
 
     Attributes:
-        images: one a seed, as large as the image that was edited.
-        tokens: (B, h, w) int64 on the CPU; outside of the region they are those before.
-        tokens_before: (h, w) int64 on the CPU.
-        region: (h, w) bool, the tokens that were filled again.
-        loss: (h, w) float32, how much every token's log-likelihood drops, in nats; None if the region was given.
-        prompt: the prompt of the edit.
-        source_prompt: the prompt that the drop was measured against; None is no prompt, or a region that was given.
-        negative_prompt: the prompt of the unconditional pass, or None.
-        seeds: the seed of each image.
+        images: an image for each seed, as large as the source image after growing.
+        tokens: (B, h, w) int64 on the CPU; outside of the region they equal `tokens_before`.
+        tokens_before: tokens of the source image, (h, w) int64 on the CPU.
+        region: tokens that were filled again, (h, w) bool.
+        loss: drop of each token's log-likelihood in nats, (h, w) float32; None unless the selection was automatic.
+        prompt: prompt of the edit.
+        source_prompt: prompt that the drop was measured against; None if there was none.
+        negative_prompt: prompt of the unconditional pass; None if it was empty.
+        seeds: seed of each image.
         settings: every setting, defaults included.
-        seconds: "encode", "choose", "prompt", "denoise", "decode" (with blending) and their sum, "total".
-        passes: number of passes of the denoiser for the choice, each prompt counted.
-        canvas: where the images are on the model's canvas.
-        picture: the image that was edited, of the result's size.
-        codebook: name of the codebook that the tokens belong to.
+        seconds: seconds of "encode", "choose", "prompt", "denoise" and "decode" (with blending), and their sum,
+            "total".
+        passes: number of passes of the denoiser for the selection, over both prompts.
+        canvas: place of the images on the model's canvas.
+        picture: source image, after growing.
+        codebook: name of the tokens' codebook.
     """
 
     images: list[Image.Image]
@@ -60,7 +61,7 @@ class EditResult:
         return self.images[0]
 
     def only(self, index: int) -> EditResult:
-        """Return the result with one of its images alone.
+        """Return a result with image number `index` alone.
 
         Raises:
             SmaltiError: there is no such image.
@@ -74,10 +75,10 @@ class EditResult:
         return replace(self, images=self.images[part], tokens=self.tokens[part], seeds=self.seeds[part])
 
     def map(self) -> Image.Image:
-        """Return the image before the edit, with the chosen tokens drawn over it."""
+        """Return the source image with the selected tokens tinted and framed."""
         side = self.canvas.canvas[0] // self.region.shape[0]
         return draw_map(self.picture.shown, self.canvas, self.region.numpy(), side)
 
-    def kept(self, index: int = 0) -> KeptTokens:
-        """Return the tokens of an image, to be embedded in its file."""
-        return KeptTokens(self.tokens[index], self.canvas, self.codebook)
+    def embedded(self, index: int = 0) -> EmbeddedTokens:
+        """Return the tokens of image number `index`, to be embedded in its file."""
+        return EmbeddedTokens(self.tokens[index], self.canvas, self.codebook)

@@ -1,4 +1,4 @@
-"""How the tokens of an edit are chosen: by a drop of their likelihood, a mask, a share, or because the image grows."""
+"""Selection of the tokens of an edit: by the drop of their likelihood, by a mask, at random, or beyond the edges."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from smalti.errors import SmaltiError
 from smalti.model.prompt import PromptBatch
 from smalti.reading.likelihood import complementary_masks, likelihood_drop, negative_log_likelihood
 
-# Passes of the denoiser with each prompt that choosing takes, at most; and complementary masks for a strength.
+# Largest number of passes with each prompt for an automatic selection; number of complementary masks for a strength.
 _PASSES = 5
 _MASKS = 2
 
 
 @dataclass(frozen=True)
 class Selection:
-    """How the tokens to fill again are chosen: by one of mask, grow and strength, or else automatically.
+    """How the tokens to fill again are selected: by mask, grow or strength, else automatically.
 
     Example:
         >>> Selection(mask="mask.png").automatic
         False
 
     Attributes:
-        source_prompt: what the image shows. "" compares with no prompt. None takes the prompt that the image was made
-            with, if it is known, else "".
-        mask: where the image is to change, as for `smalti.editing.picture.open_mask`.
+        source_prompt: text of what the image shows. "" compares with no prompt. None means the prompt that the image
+            was made with, if it is known, else "".
+        mask: pixels or tokens that are to change, as for `smalti.editing.picture.open_mask`.
         grow: pixels to add at the left, top, right and bottom.
-        strength: share of the tokens to fill again, drawn at random, the least likely first; beside a mask, share of
-            the tokens that it touches.
-        share: share of the tokens to fill again, those whose likelihood drops most; None goes by the threshold.
-        threshold: fraction of (nearly) the largest drop above which tokens are chosen; None is 0.3.
+        strength: fraction of the tokens to fill again, drawn at random, preferably the least likely ones; with a mask,
+            fraction of the tokens that it touches.
+        share: fraction of the tokens to fill again, those whose likelihood drops most; None means by threshold.
+        threshold: fraction of (nearly) the largest drop above which tokens are selected; None means 0.3.
 
     Raises:
-        SmaltiError: a value out of range, or two that exclude each other.
+        SmaltiError: a value is out of range, or two exclude each other.
     """
 
     source_prompt: str | None = None
@@ -55,7 +55,7 @@ class Selection:
         if self.grow is not None:
             if not isinstance(self.grow, tuple | list) or len(self.grow) != 4:
                 raise SmaltiError(
-                    f"grow must be four numbers of pixels: left, top, right, bottom, not {self.grow!r}",
+                    f"grow must be four numbers of pixels (left, top, right, bottom), not {self.grow!r}",
                     argument="grow",
                 )
             for edge in self.grow:
@@ -82,13 +82,13 @@ class Selection:
             for name in ("source_prompt", "share", "threshold"):
                 if getattr(self, name) is not None:
                     raise SmaltiError(
-                        f"{name} is for the automatic choice of tokens: leave it out beside mask, grow and strength",
+                        f"{name} is for the automatic selection of tokens: leave it out with mask, grow or strength",
                         argument=name,
                     )
 
     @property
     def automatic(self) -> bool:
-        """Whether the tokens are chosen by the drop of their likelihood."""
+        """Whether the tokens are selected by the drop of their likelihood."""
         return self.mask is None and self.grow is None and self.strength is None
 
 
@@ -96,9 +96,9 @@ class Region(NamedTuple):
     """The tokens to fill again.
 
     Attributes:
-        tokens: (h, w) bool.
-        loss: (h, w) float32 in nats, or None if the region was given.
-        passes: number of passes of the denoiser, each prompt counted.
+        tokens: selected tokens, (h, w) bool.
+        loss: drop of each token's log-likelihood in nats, (h, w) float32; None unless the selection was automatic.
+        passes: number of passes of the denoiser over both prompts.
     """
 
     tokens: torch.Tensor
@@ -116,27 +116,34 @@ def choose(
     steps: int,
     seed: int | Sequence[int] | None,
 ) -> Region:
-    """Return the tokens that a selection stands for.
+    """Select tokens of an image.
 
     Args:
-        prompt, reference: what the image is to show, and what its likelihood is compared with; one prompt each.
-        steps: number of steps of the filling; choosing takes no longer.
-        seed: as for drawing; a strength draws its tokens with it.
+        components: the model.
+        selection: rule of the selection.
+        work: image, with its tokens.
+        prompt: one prompt, of what the image is to show.
+        reference: one prompt, of what the image shows, or none.
+        steps: number of steps of the filling. An automatic selection takes no more passes.
+        seed: seed or seeds of the edit, as for `smalti.generation.drawing.start`; a strength draws tokens with the
+            first.
 
     Raises:
-        SmaltiError: the mask does not fit; the likelihood of no token drops.
+        SmaltiError: the mask does not fit.
+        NothingChosen: the likelihood of no token drops.
     """
     side, block = components.image_tokenizer.config.downscale, components.denoiser.config.cell
-    # As many masks a pass as drawing has images in it, with guidance, so that no more memory is needed.
+    # A pass has as many masks as a guided pass of sampling has images, so that it needs no more memory.
     at_once = 2 if components.guidance_batched else 1
     region = work.fresh
     if selection.mask is not None:
         region = _masked(selection.mask, work, side)
     if selection.strength is not None:
-        sights = complementary_masks(*work.tokens.shape, block, _MASKS, torch.Generator().manual_seed(0))
-        believed = negative_log_likelihood(components.denoiser, prompt, work.tokens, sights, at_once=at_once)
+        height, width = work.tokens.shape
+        masks = complementary_masks(height, width, block, _MASKS, torch.Generator().manual_seed(0))
+        nll = negative_log_likelihood(components.denoiser, prompt, work.tokens, masks, at_once=at_once)
         draw = torch.Generator().manual_seed(_first_seed(seed))
-        region = random_share(believed, selection.strength, draw, within=region, block=block)
+        region = random_share(nll, selection.strength, draw, within=region, block=block)
         return Region(region, None, _MASKS)
     if region is not None:
         return Region(region, None, 0)
@@ -155,19 +162,20 @@ def choose(
 
 def _masked(mask: Any, work: WorkingImage, side: int) -> torch.Tensor:
     """Return the tokens that a mask touches, (h, w) bool."""
-    values = open_mask(mask, work.canvas.size, tuple(work.tokens.shape))
+    height, width = work.tokens.shape
+    values = open_mask(mask, work.canvas.size, (height, width))
     if values.shape != work.canvas.size:
         return torch.from_numpy(values.copy())
-    return touched_tokens(work.canvas.lay_mask(values), side)
+    return touched_tokens(work.canvas.put_mask(values), side)
 
 
 def _passes(steps: int, blocks: int) -> int:
-    """Passes with each prompt: few, so that the choice takes no longer than the filling, and not 2."""
+    """Return the number of passes with each prompt: no more than the filling takes over both, and never 2."""
     count = min(_PASSES, steps // 2, 1 + blocks)
     return count if count >= 3 else 1
 
 
 def _first_seed(seed: int | Sequence[int] | None) -> int:
-    """Return the seed that a strength draws tokens with; where every run has a new seed, it is always the same."""
+    """Return the seed that a strength draws tokens with: the first one, or 0 if none was given."""
     first = seed[0] if isinstance(seed, list | tuple) and seed else seed
     return first if isinstance(first, int) and not isinstance(first, bool) and 0 <= first < 2**63 else 0

@@ -1,4 +1,4 @@
-"""What an edit starts from: an image on the model's canvas, with its tokens and its prompt where they are known."""
+"""The start of an edit: an image on the model's canvas, with its tokens and its prompt if they are known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from smalti.components import Components
 from smalti.editing.canvas import Canvas, fit
-from smalti.editing.kept import codebook_name, find_kept, keep
+from smalti.editing.embedded import EmbeddedTokens, codebook_name, embed_tokens, find_embedded
 from smalti.editing.picture import Picture, open_picture
 from smalti.editing.regions import touched_tokens
 from smalti.editing.result import EditResult
@@ -23,10 +23,10 @@ class SourceImage:
     """An image as the caller gave it.
 
     Attributes:
-        picture: its pixels.
-        canvas: where it is put.
-        tokens: (h, w) int64 on the CPU, or None if it has to be encoded.
-        prompt: the prompt that it was made with, or None.
+        picture: pixels and texts of the image.
+        canvas: place of the image on the model's canvas.
+        tokens: (h, w) int64 on the CPU; None if the image has to be encoded.
+        prompt: prompt that the image was made with; None if it is not known.
     """
 
     picture: Picture
@@ -40,11 +40,11 @@ class WorkingImage:
     """An image as it is edited.
 
     Attributes:
-        picture: its pixels, after growing.
-        canvas: where it is put.
+        picture: pixels and texts of the image, after growing.
+        canvas: place of the image on the model's canvas.
         tokens: (h, w) int64 on the CPU.
-        fresh: (h, w) bool, the tokens beside the source image, or None if the image did not grow.
-        fresh_pixels: (height, width) bool, the pixels of the canvas beside the source image, or None.
+        fresh: tokens beyond the edges of the source image, (h, w) bool; None if the image did not grow.
+        fresh_pixels: pixels of the canvas beyond these edges, (height, width) bool; None if the image did not grow.
     """
 
     picture: Picture
@@ -55,16 +55,18 @@ class WorkingImage:
 
 
 def open_source(components: Components, image: Any, size: tuple[int, int], *, reuse: bool) -> SourceImage:
-    """Open whatever the caller gave as `image`.
+    """Open the image of an edit and find its tokens and its prompt.
 
     Args:
-        image: as for `start_edit`, or a `Picture`.
-        size: (height, width) of the canvas for an image that has none.
-        reuse: whether tokens that come with it may be used if their canvas has another size.
+        components: the model.
+        image: image as for `smalti.editing.edit.start_edit`, or a `Picture`.
+        size: (height, width) in pixels of the canvas of an image that has none.
+        reuse: whether the image's own tokens may be used if their canvas has another size.
 
     Raises:
-        SmaltiError: it is not an image, or a result with several.
+        SmaltiError: it is not an image, or it is a result with several.
     """
+    embedded: EmbeddedTokens | None
     prompt = None
     if isinstance(image, EditResult | PipelineOutput):
         count = len(image.tokens)
@@ -74,29 +76,31 @@ def open_source(components: Components, image: Any, size: tuple[int, int], *, re
                 argument="image",
             )
         if isinstance(image, EditResult):
-            picture, kept, prompt = Picture(np.array(image.image)), image.kept(), image.prompt
+            picture, embedded, prompt = Picture(np.array(image.image)), image.embedded(), image.prompt
         else:
             picture = Picture(components.decode(image.tokens)[0].permute(1, 2, 0).contiguous().numpy())
-            kept, prompt = keep(image.tokens[0], components.image_tokenizer), image.prompts[0]
-        if kept.codebook != codebook_name(components.image_tokenizer):
-            kept = None
+            embedded, prompt = embed_tokens(image.tokens[0], components.image_tokenizer), image.prompts[0]
+        if embedded.codebook != codebook_name(components.image_tokenizer):
+            embedded = None
     else:
         picture = image if isinstance(image, Picture) else open_picture(image)
-        kept = find_kept(picture, components.image_tokenizer)
-        if kept is not None:
+        embedded = find_embedded(picture, components.image_tokenizer)
+        if embedded is not None:
             prompt = picture.text.get("prompt")
-    if kept is None or not (reuse or kept.canvas.canvas == size):
+    if embedded is None or not (reuse or embedded.canvas.canvas == size):
         return SourceImage(picture, fit(picture.pixels.shape[:2], size), None, prompt)
-    return SourceImage(picture, kept.canvas, kept.tokens, prompt)
+    return SourceImage(picture, embedded.canvas, embedded.tokens, prompt)
 
 
 def prepare(
     components: Components, source: SourceImage, grow: tuple[int, int, int, int] | None
 ) -> WorkingImage:
-    """Put the image on its canvas, grow both if asked, and encode what has no tokens yet.
+    """Put the image on its canvas, grow both, and encode pixels that have no tokens.
 
     Args:
-        grow: pixels to add at the left, top, right and bottom, or None.
+        components: the model.
+        source: image, with its tokens if they are known.
+        grow: pixels to add at the left, top, right and bottom; None means none.
 
     Raises:
         SmaltiError: the image would grow by less than a token.
@@ -104,14 +108,14 @@ def prepare(
     if grow is None:
         tokens = source.tokens
         if tokens is None:
-            tokens = _encode(components, source.canvas.lay(source.picture.shown))
+            tokens = _encode(components, source.canvas.put(source.picture.shown))
         return WorkingImage(source.picture, source.canvas, tokens)
     left, top, right, bottom = grow
     side = components.image_tokenizer.config.downscale
     canvas, (down, along) = source.canvas.grown(grow, side * components.denoiser.config.cell)
     pixels = np.pad(source.picture.pixels, ((top, bottom), (left, right), (0, 0)), mode="edge")
     picture = Picture(pixels, source.picture.text)
-    tokens = _encode(components, canvas.lay(picture.shown))
+    tokens = _encode(components, canvas.put(picture.shown))
     if source.tokens is not None:
         height, width = source.tokens.shape
         tokens[down // side : down // side + height, along // side : along // side + width] = source.tokens
@@ -122,7 +126,7 @@ def prepare(
     if not bool(fresh.any()):
         least = -(-side * source.canvas.size[1] // width)
         raise SmaltiError(
-            f"grow must reach a whole token somewhere, about {least} pixels of this image, not {max(grow)}",
+            f"grow must add a whole token at some edge, about {least} pixels of this image, not {max(grow)}",
             argument="grow",
         )
     return WorkingImage(picture, canvas, tokens, fresh, ~old)

@@ -1,1 +1,1 @@
-"""Measuring models: suites, drawing and reading sets of images, controls."""
+"""Measurement of models: suites, generated sets of images, folders of images, controls."""

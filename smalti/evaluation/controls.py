@@ -1,4 +1,4 @@
-"""Which run a suite can do, where its samples come from, and what of a model it needs."""
+"""Checks of a request: whether a suite supports it, where the samples come from, and what of a model it needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GENERAL = {"images", "seed", "batch_size"}
 
 
 def check_request(suite: Suite, request: Request) -> None:
-    """Raise SmaltiError unless the suite can do what is asked for.
+    """Raise SmaltiError unless the suite supports the request.
 
     Errors name the options of `smalti evaluate`: "--ground-truth" for `ground_truth`.
     """
@@ -27,13 +27,19 @@ def check_request(suite: Suite, request: Request) -> None:
         given = getattr(request, field.name) != field.default
         if given and field.name not in _GENERAL | suite.controls:
             option = "--" + field.name.replace("_", "-")
-            raise SmaltiError(f"{option} cannot be used with the suite {suite_name(suite)!r}: leave it out")
+            raise SmaltiError(
+                f"{option} cannot be used with the suite {suite_name(suite)!r}: leave it out", argument=option
+            )
     if request.folder is not None and (request.ground_truth or request.save is not None):
-        raise SmaltiError("--folder scores images that exist: leave out --ground-truth and --save")
+        raise SmaltiError(
+            "--folder scores images that exist: leave out --ground-truth and --save", argument="--folder"
+        )
     if request.tokenized and not request.ground_truth:
-        raise SmaltiError("--tokenized goes with --ground-truth")
+        raise SmaltiError("--tokenized needs --ground-truth", argument="--tokenized")
     if request.shuffled and request.save is not None:
-        raise SmaltiError("--save would keep images with the wrong prompts: leave out --shuffled")
+        raise SmaltiError(
+            "--save would write images with wrong prompts: leave out --shuffled", argument="--save"
+        )
 
 
 def source_of(suite: Suite, request: Request) -> str:
@@ -52,7 +58,7 @@ def source_of(suite: Suite, request: Request) -> str:
 
 
 def needs_of(suite: Suite, request: Request) -> str:
-    """Return what of a model a run needs, as `Suite.needs`; "nothing" where it needs none."""
+    """Return what a run needs of a model: one of the values of `Suite.needs`, or "nothing"."""
     if request.tokenized:
         return "sampling"
     return suite.needs if source_of(suite, request) == "model" else "nothing"

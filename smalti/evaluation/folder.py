@@ -15,7 +15,7 @@ from smalti.common.images import save_image, to_pil, to_rgb
 from smalti.errors import SmaltiError
 
 Metadata = dict[str, Any]
-"""What GenEval's `metadata.jsonl` holds of a prompt: at least its text under "prompt"."""
+"""Metadata of a prompt in GenEval's `metadata.jsonl`: at least its text under "prompt"."""
 
 
 def check_text(prompt: Any) -> None:
@@ -32,17 +32,17 @@ def write_sample(
     """Write the images of prompt number `index`.
 
     Args:
-        folder: the folder of all prompts; it is made if it does not exist.
-        index: 0 or more.
-        prompt: metadata, ready for JSON.
-        images: PIL images, or uint8 (H, W, 3) each.
+        folder: folder of all prompts; it is created if it does not exist.
+        index: number of the prompt, at least 0.
+        prompt: metadata of the prompt, ready for JSON.
+        images: PIL images or uint8 (H, W, 3) arrays.
 
     Raises:
-        SmaltiError: it cannot be written.
+        SmaltiError: the folder cannot be written.
 
     Example:
-        >>> write_sample("/tmp/kept", 0, {"prompt": "a red circle"}, [Image.new("RGB", (64, 64), "red")])
-        >>> read_samples("/tmp/kept")[0][0]["prompt"]
+        >>> write_sample("/tmp/samples", 0, {"prompt": "a red circle"}, [Image.new("RGB", (64, 64), "red")])
+        >>> read_samples("/tmp/samples")[0][0]["prompt"]
         'a red circle'
     """
     place = Path(folder) / f"{index:05d}"
@@ -55,14 +55,17 @@ def write_sample(
 def read_samples(
     folder: str | Path, check: Callable[[Any], None] = check_text
 ) -> tuple[list[Metadata], Iterator[list[Image.Image]]]:
-    """Return the prompts of a folder and, in step, their images, which are opened when their turn comes.
+    """Return the prompts of a folder, and an iterator over the images of each prompt.
+
+    The iterator opens the images of one prompt at a time.
 
     Args:
-        check: raises SmaltiError for metadata that cannot be used.
+        folder: folder in GenEval's layout.
+        check: function that raises SmaltiError for metadata that cannot be used.
 
     Raises:
-        SmaltiError: the folder is missing or has no prompts, or a prompt is wrong or has no images; from the iterator,
-            an image that cannot be read.
+        SmaltiError: the folder is missing or has no prompts; a prompt is wrong or has no images. The iterator raises
+            it for an image that cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -80,15 +83,19 @@ def read_samples(
 
 
 def write_prompts(path: str | Path, prompts: Iterable[Metadata]) -> None:
-    """Write prompts as JSON lines, GenEval's `evaluation_metadata.jsonl`."""
+    """Write prompts as JSON lines, the format of GenEval's `evaluation_metadata.jsonl`."""
     write_text_atomic(path, "".join(json.dumps(prompt) + "\n" for prompt in prompts))
 
 
 def read_prompts(path: str | Path, check: Callable[[Any], None] = check_text) -> list[Metadata]:
     """Read and check prompts from JSON lines.
 
+    Args:
+        path: file of JSON lines.
+        check: function that raises SmaltiError for metadata that cannot be used.
+
     Raises:
-        SmaltiError: the file is missing or empty, or a line, which the error names by its number, is no such prompt.
+        SmaltiError: the file is missing or empty; a line is not a prompt, and the error names its number.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -112,10 +119,10 @@ def read_prompts(path: str | Path, check: Callable[[Any], None] = check_text) ->
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
+    """Create a folder and its parents.
 
     Raises:
-        SmaltiError: it cannot be made.
+        SmaltiError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,11 +131,12 @@ def make_folder(folder: Path) -> None:
 
 
 def as_rgb(image: np.ndarray | Image.Image) -> Image.Image:
-    """Return a PIL image, or uint8 (H, W, 3), as a PIL image in RGB."""
+    """Return a PIL image or a uint8 (H, W, 3) array as a PIL image in RGB."""
     return to_rgb(image) if isinstance(image, Image.Image) else to_pil(image)
 
 
 def _open(path: Path) -> Image.Image:
+    """Return the image of a file in RGB."""
     try:
         with Image.open(path) as image:
             return to_rgb(image)

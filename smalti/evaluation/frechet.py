@@ -1,7 +1,8 @@
 """The Fréchet distance between two sets of images, as in FID (Heusel et al., 2017, arXiv 1706.08500, equation 6).
 
 A Gaussian is fitted to the features of each set; the caller chooses the features. The distance between two finite
-samples of one distribution is above 0 and grows as the samples shrink. Distances compare only at the same sizes.
+samples of one distribution is above 0 and grows as the samples shrink. Only distances between sets of the same sizes
+can be compared.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from smalti.errors import SmaltiError
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """A Gaussian fitted to a set.
+    """A Gaussian that is fitted to the features of a set of images.
 
     Attributes:
-        mean: (D,) float64.
-        covariance: (D, D) float64, symmetric, without negative eigenvalues.
+        mean: mean of the features, (D,) float64.
+        covariance: covariance of the features, (D, D) float64, symmetric, without negative eigenvalues.
     """
 
     mean: torch.Tensor
@@ -27,20 +28,23 @@ class Gaussian:
 
 
 def fit(features: torch.Tensor) -> Gaussian:
-    """Return the mean and the covariance (divided by N − 1) of features, (N, D) floating-point.
+    """Fit a Gaussian to features, (N, D) floating-point: mean and covariance (divided by N − 1).
 
     Raises:
-        SmaltiError: they are fewer than two, of another shape, or not finite.
+        SmaltiError: the features are fewer than two, of another shape or dtype, or not finite.
     """
     if features.ndim != 2 or not features.is_floating_point():
         raise SmaltiError(
-            f"features must be floating-point (N, D), not {features.dtype} {tuple(features.shape)}"
+            f"features must be floating-point (N, D), not {features.dtype} {tuple(features.shape)}",
+            argument="features",
         )
     if len(features) < 2:
-        raise SmaltiError(f"features must be those of at least 2 images, not {len(features)}")
+        raise SmaltiError(
+            f"features must be those of at least 2 images, not {len(features)}", argument="features"
+        )
     points = features.detach().cpu().double()
     if not points.isfinite().all():
-        raise SmaltiError("features must be finite numbers")
+        raise SmaltiError("features must be finite numbers", argument="features")
     mean = points.mean(dim=0)
     centered = points - mean
     return Gaussian(mean, centered.T @ centered / (len(points) - 1))
@@ -50,10 +54,10 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
     """Return |m − m'|² + tr(C + C' − 2 (C C')^½), the squared distance that FID reports.
 
     tr (C C')^½ is the sum of the singular values of C^½ C'^½, which needs roots of symmetric matrices only. A root of
-    C C' would amplify its rounding errors where images are too few for covariances of full rank.
+    C C' would amplify rounding errors if the images are too few for covariances of full rank.
 
     Raises:
-        SmaltiError: the two have different dimensions.
+        SmaltiError: the Gaussians have different dimensions.
 
     Example:
         >>> one = fit(torch.eye(3))
@@ -66,7 +70,7 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
         )
     shared = torch.linalg.svdvals(_root(one.covariance) @ _root(other.covariance)).sum()
     spread = one.covariance.trace() + other.covariance.trace() - 2 * shared
-    # Rounding can leave a little less than 0 between two equal sets.
+    # Rounding can give a little less than 0 for two equal sets.
     return max(float((one.mean - other.mean).square().sum() + spread), 0.0)
 
 

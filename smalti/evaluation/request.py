@@ -1,4 +1,4 @@
-"""What one run of a suite is asked for: how many samples, from where, which control."""
+"""The request for one run of a suite: number and source of its samples, and its controls."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Request:
-    """What to score.
+    """A request for one run of a suite.
 
     Example:
         >>> Request(images=60, ground_truth=True).seed
         0
 
     Attributes:
-        images: number of samples in all; None is the suite's own number of prompts, times `images_per_prompt`.
+        images: number of samples in all; None means the suite's own number of prompts, times `images_per_prompt`.
         images_per_prompt: number of images of each prompt.
-        seed: which prompts, and the seed of the first image.
-        batch_size: number of images drawn at a time; it changes memory, not the images.
-        folder: score the images of this folder, in GenEval's layout.
-        ground_truth: score ground-truth renderings.
-        tokenized: score these after the model's image tokenizer, from pixels to tokens and back.
-        shuffled: give each sample the prompt of another. A suite with ground-truth renderings shuffles these, unless
-            there is a folder.
-        save: write the samples into this folder.
+        seed: seed of the prompts and of the first image.
+        batch_size: number of images that are sampled at a time; it changes memory, not the images.
+        folder: folder of images to score, in GenEval's layout; None means none.
+        ground_truth: whether ground-truth renderings are scored.
+        tokenized: whether these first make a round trip through the model's image tokenizer.
+        shuffled: whether each sample gets the prompt of another. Without a folder, a suite with ground-truth renderings
+            shuffles these.
+        save: folder into which the samples are written; None means none.
     """
 
     images: int | None = None

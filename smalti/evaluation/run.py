@@ -1,4 +1,4 @@
-"""Running a suite: samples from a model, a folder or renderings; controls; scores."""
+"""Runs of suites: samples from a model, a folder or ground-truth renderings; controls; scores."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from smalti.evaluation.suite import Suite, suite_name
 T = TypeVar("T")
 
 RENDERED_SIZE = (256, 256)
-"""(height, width) in pixels of ground-truth renderings that no model's image tokenizer sees."""
+"""(height, width) in pixels of ground-truth renderings that make no round trip through an image tokenizer."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a run found, and what it found it for.
+    """The scores of a run, and what was measured.
 
     Attributes:
-        scores: scores by name, ready for JSON; "images" is how many samples were scored.
-        metadata: suite, its options, seed or folder, controls; the model's name, loading mode, settings and mean number
-            of passes.
+        scores: scores by name, ready for JSON; "images" is the number of samples.
+        metadata: name and options of the suite, seed or folder, controls; name, loading mode, settings and mean number
+            of passes of the model.
     """
 
     scores: dict[str, Any]
@@ -46,13 +46,13 @@ def evaluate(
     """Score a model, a folder or ground-truth renderings.
 
     Args:
-        suite: how samples are made and scored.
-        request: how many samples, from where, which control.
-        subject: the model; None where `needs_of(suite, request)` is "nothing".
-        progress: called after each sample with the number of those that are scored and that of all.
+        suite: measurement to run.
+        request: number and source of the samples, and controls.
+        subject: model to measure; None if `needs_of(suite, request)` is "nothing".
+        progress: function that is called after each sample, with the number of scored samples and that of all.
 
     Raises:
-        SmaltiError: the suite cannot do what is asked for; a folder that is wrong; a sample that cannot be scored.
+        SmaltiError: the suite does not support the request; a folder is wrong; a sample cannot be scored.
 
     Example:
         >>> from smalti.evaluation.suite import find_suite
@@ -89,41 +89,53 @@ def score_samples(
     *,
     progress: Callable[[int, int], Any] | None = None,
 ) -> dict[str, Any]:
-    """Return a suite's scores of samples, one a prompt; they may come from a generator.
+    """Return a suite's scores of samples.
+
+    Args:
+        suite: measurement.
+        prompts: prompts of the suite.
+        samples: one sample for each prompt; a generator keeps few in memory.
+        progress: function that is called after each sample, with the number of scored samples and that of all.
 
     Raises:
-        SmaltiError: there are more or fewer samples than prompts, or none; a sample that cannot be scored.
+        SmaltiError: there are more or fewer samples than prompts, or none; a sample cannot be scored.
     """
     rows: list[Any] = []
     images = 0
-    # zip(strict=True) would raise an error of its own, and swallow one of the generator's.
+    # zip(strict=True) would raise an error other than SmaltiError, and hide one of the generator.
     rest = iter(samples)
     for prompt in prompts:
         sample = next(rest, None)
         if sample is None:
-            raise SmaltiError(f"samples must be as many as the {len(prompts)} prompts, not {len(rows)}")
+            raise SmaltiError(
+                f"samples must be as many as the {len(prompts)} prompts, not {len(rows)}", argument="samples"
+            )
         rows.append(suite.score(prompt, sample))
         images += len(sample) if isinstance(sample, list) else 1
         if progress is not None:
             progress(len(rows), len(prompts))
     if next(rest, None) is not None:
-        raise SmaltiError(f"samples must be as many as the {len(prompts)} prompts, not more")
+        raise SmaltiError(
+            f"samples must be as many as the {len(prompts)} prompts, not more", argument="samples"
+        )
     if not rows:
-        raise SmaltiError("there is nothing to score")
+        raise SmaltiError("prompts must not be empty: there is nothing to score", argument="prompts")
     scores = suite.summarize(rows)
     return {**scores, "images": scores.get("images", images)}
 
 
 def shuffle(prompts: Sequence[T], seed: int = 0) -> list[T]:
-    """Return the same prompts in another order, none in its old place: each then has a wrong sample.
+    """Return the prompts in another order, none in its old place, so that each has a wrong sample.
 
     Raises:
-        SmaltiError: there are fewer than two.
+        SmaltiError: there are fewer than two prompts.
     """
     if len(prompts) < 2:
-        raise SmaltiError(f"shuffling needs at least 2 prompts, not {len(prompts)}")
+        raise SmaltiError(
+            f"prompts must be at least 2 to be shuffled, not {len(prompts)}", argument="prompts"
+        )
     random, order = Random(f"smalti shuffle {seed}"), list(range(len(prompts)))
-    # Sattolo's algorithm: a random permutation that is one cycle, so nothing stays where it was.
+    # Sattolo's algorithm: a random permutation that is one cycle, so every prompt moves.
     for last in range(len(order) - 1, 0, -1):
         other = random.randrange(last)
         order[last], order[other] = order[other], order[last]
@@ -131,12 +143,12 @@ def shuffle(prompts: Sequence[T], seed: int = 0) -> list[T]:
 
 
 def _count(suite: Suite, request: Request) -> int:
-    """Return the number of prompts."""
+    """Return the number of prompts of a request."""
     return suite.count if request.images is None else request.images // request.images_per_prompt
 
 
 def _make(suite: Suite, request: Request, subject: Subject | None, prompts: Sequence[Any]) -> Iterator[Any]:
-    """Return the samples of a model, or ground-truth renderings, perhaps after the model's image tokenizer."""
+    """Return samples of a model, or ground-truth renderings, after a round trip if the request says so."""
     if source_of(suite, request) == "model":
         return suite.make(_required(subject), prompts, request)
     if not request.tokenized:
@@ -147,18 +159,20 @@ def _make(suite: Suite, request: Request, subject: Subject | None, prompts: Sequ
 
 
 def _saved(suite: Suite, folder: Path, prompts: Sequence[Any], samples: Iterator[Any]) -> Iterator[Any]:
-    """Yield the same samples, written into a folder on their way."""
+    """Yield the samples, and write each into a folder first."""
     for index, (prompt, sample) in enumerate(zip(prompts, samples, strict=True)):
         suite.save(folder, index, prompt, sample)
         yield sample
 
 
 def _required(subject: Subject | None) -> Subject:
+    """Return the subject, or raise SmaltiError if there is none."""
     if subject is None:
-        raise SmaltiError("the suite needs a model", argument="subject")
+        raise SmaltiError("subject must not be None: the suite needs a model", argument="subject")
     return subject
 
 
 def _options(suite: Suite) -> dict[str, Any]:
+    """Return the options of a suite by name."""
     assert dataclasses.is_dataclass(suite) and not isinstance(suite, type)
     return dataclasses.asdict(suite)

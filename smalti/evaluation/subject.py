@@ -1,4 +1,4 @@
-"""The model that is measured: it draws, and its image tokenizer takes images through tokens."""
+"""The model under measurement: it generates images, and its image tokenizer makes round trips."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Subject:
 
     Attributes:
         name: name of the model in reports.
-        image_tokenizer: its image tokenizer.
-        pipeline: the whole model; None for an image tokenizer alone.
-        settings: how images are sampled; None for an image tokenizer alone.
-        passes: number of passes of the denoiser for each image that `draw` has drawn.
+        image_tokenizer: image tokenizer of the model.
+        pipeline: pipeline of the whole model; None for an image tokenizer alone.
+        settings: settings of the sampling; None for an image tokenizer alone.
+        passes: number of passes of the denoiser for each image of `draw`.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Subject:
 
     @classmethod
     def of(cls, pipeline: Pipeline, settings: GenerationSettings | None = None) -> Subject:
-        """Return a whole model as a subject; its own settings are the default."""
+        """Return the subject of a whole model; None means the model's own settings."""
         return cls(
             pipeline.components.name, pipeline.image_tokenizer, pipeline, settings or pipeline.settings
         )
@@ -54,16 +54,16 @@ class Subject:
         """The parts of the whole model.
 
         Raises:
-            SmaltiError: there is an image tokenizer alone.
+            SmaltiError: the subject is an image tokenizer alone.
         """
         return self._whole()[0].components
 
     @property
     def sampling(self) -> GenerationSettings:
-        """The settings of the whole model.
+        """The settings of the sampling.
 
         Raises:
-            SmaltiError: there is an image tokenizer alone.
+            SmaltiError: the subject is an image tokenizer alone.
         """
         return self._whole()[1]
 
@@ -77,7 +77,9 @@ class Subject:
         """Yield an image of each text; image i has the seed `seed` + i.
 
         Args:
-            batch_size: number of images drawn at a time; it changes memory, not the images.
+            texts: prompts.
+            seed: seed of the first image.
+            batch_size: number of images that are sampled at a time; it changes memory, not the images.
         """
         pipeline, settings = self._whole()
         for first in range(0, len(texts), batch_size):
@@ -88,12 +90,12 @@ class Subject:
             yield from result.images
 
     def round_trip(self, image: np.ndarray) -> np.ndarray:
-        """Return an image, (H, W, 3) uint8, after the image tokenizer: from pixels to tokens and back."""
+        """Return an image, (H, W, 3) uint8, after a round trip through the image tokenizer."""
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
         return self.components.decode(self.components.encode(pixels))[0].permute(1, 2, 0).numpy()
 
     def describe(self, needs: str) -> dict[str, Any]:
-        """Return what a report says of the model, by what the suite needs of it."""
+        """Return the model's metadata for a report, by the `needs` of the suite."""
         if needs == "image_tokenizer" or self.pipeline is None:
             return {"model": self.name}
         described: dict[str, Any] = {"model": self.name, "mode": str(self.components.mode)}
@@ -104,6 +106,7 @@ class Subject:
         return described
 
     def _whole(self) -> tuple[Pipeline, GenerationSettings]:
+        """Return the pipeline and the settings of a whole model."""
         if self.pipeline is None or self.settings is None:
             raise SmaltiError(f"{self.name} is an image tokenizer alone; the suite needs a whole model")
         return self.pipeline, self.settings

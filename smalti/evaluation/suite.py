@@ -1,4 +1,4 @@
-"""The `Suite` protocol: what is drawn or computed, how it is scored, and the table of suites."""
+"""The `Suite` protocol, its parts that most suites share, and the table of suites."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class Suite(Protocol):
-    """A measurement. A class that inherits from it is a frozen dataclass whose fields are its own options.
+    """A measurement. A suite inherits from this class and is a frozen dataclass; its fields are its options.
 
-    A suite of images needs `prompts`, `score` and `summarize` alone. Its sample is the list of images of a prompt, and
-    drawing, folders and controls come from here. A suite of anything else overrides `make` and `controls`.
+    A suite of images needs `prompts`, `score` and `summarize` alone. Its sample is the list of images of a prompt. This
+    class generates the images, reads folders and runs controls. A suite of anything else overrides `make` and
+    `controls`.
 
     Example:
         >>> from dataclasses import dataclass
@@ -42,51 +43,58 @@ class Suite(Protocol):
     """
 
     needs: ClassVar[str] = "sampling"
-    """What `make` needs of a model: "sampling", "model" without sampling, or "image_tokenizer" alone."""
+    """The part of a model that `make` needs: "sampling", "model" (without sampling) or "image_tokenizer" (alone)."""
 
     controls: ClassVar[frozenset[str]] = frozenset({"folder", "images_per_prompt", "save", "shuffled"})
-    """Fields of `Request` that the suite supports beside the count, the seed and the batch size. A suite with
-    ground-truth renderings adds "ground_truth" and "tokenized"."""
+    """Fields of `Request` that the suite supports in addition to the count, the seed and the batch size.
+
+    A suite with ground-truth renderings adds "ground_truth" and "tokenized".
+    """
 
     count: ClassVar[int] = 100
-    """Number of prompts by default."""
+    """Default number of prompts."""
 
     least: ClassVar[int] = 1
     """Smallest number of prompts."""
 
     def prompts(self, count: int, seed: int) -> list[Any]:
-        """Return the prompts: metadata with its text under "prompt", ready for JSON. A seed gives the same ones."""
+        """Return prompts: metadata, ready for JSON, with the text under "prompt". The seed determines them."""
         ...
 
     def score(self, prompt: Any, sample: Any) -> Any:
-        """Return the row of one prompt and its sample, a list of PIL images or uint8 (H, W, 3) arrays."""
+        """Return the row of one prompt and its sample, by default a list of PIL images or uint8 (H, W, 3) arrays."""
         ...
 
     def summarize(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """Return the scores by name, ready for JSON, of the rows of all prompts."""
+        """Return the scores of all rows by name, ready for JSON."""
         ...
 
     def check_prompt(self, prompt: Any) -> None:
-        """Raise SmaltiError unless metadata that was read from a folder is a prompt of this suite."""
+        """Raise SmaltiError unless metadata from a folder is a prompt of this suite."""
         check_text(prompt)
 
     def make(self, subject: Subject, prompts: Sequence[Any], request: Request) -> Iterator[Any]:
-        """Yield the sample of each prompt; by default `images_per_prompt` drawn images, image i with `seed` + i."""
+        """Yield the sample of each prompt; by default `images_per_prompt` images, image i with `seed` + i."""
         texts = [prompt["prompt"] for prompt in prompts for _ in range(request.images_per_prompt)]
         images = subject.draw(texts, seed=request.seed, batch_size=request.batch_size)
         while group := list(islice(images, request.images_per_prompt)):
             yield group
 
     def ground_truth(self, prompts: Sequence[Any], request: Request, size: tuple[int, int]) -> Iterator[Any]:
-        """Yield what a perfect model makes of each prompt: a list of `images_per_prompt` renderings, (H, W, 3) uint8.
+        """Yield the sample of a perfect model for each prompt: `images_per_prompt` renderings, (H, W, 3) uint8.
 
         Args:
+            prompts: prompts of the suite.
+            request: number of images of each prompt, and their seed.
             size: (height, width) in pixels.
         """
-        raise SmaltiError(f"{type(self).__name__} has no ground-truth renderings", argument="ground_truth")
+        raise SmaltiError(
+            f"ground_truth must be False: {type(self).__name__} has no ground-truth renderings",
+            argument="ground_truth",
+        )
 
     def model_scores(self, subject: Subject, prompts: Sequence[Any]) -> dict[str, Any]:
-        """Return further scores of the model that drew the samples; by default none."""
+        """Return further scores of the model that generated the samples; by default none."""
         return {}
 
     def save(self, folder: Path, index: int, prompt: Any, sample: Any) -> None:
@@ -94,7 +102,7 @@ class Suite(Protocol):
         write_sample(folder, index, prompt, sample)
 
     def table(self, scores: dict[str, Any]) -> str:
-        """Return scores for people to read; by default a line each."""
+        """Return a table of the scores; by default a line for each."""
         return "\n".join(f"{name:>14}  {'-' if value is None else value}" for name, value in scores.items())
 
 
@@ -105,7 +113,7 @@ SUITES: dict[str, str | type[Suite]] = {
     "contrast": "smalti.evaluation.suites.contrast:Contrast",
     "tokenizer": "smalti.evaluation.suites.tokenizer:Tokenizer",
 }
-"""Every suite by name: a class, or MODULE:CLASS, which is imported when it is asked for."""
+"""Every suite by name: a class, or "MODULE:CLASS", which is imported when a caller asks for it."""
 
 
 def find_suite(text: str, options: Sequence[str] = ()) -> Suite:
@@ -113,10 +121,10 @@ def find_suite(text: str, options: Sequence[str] = ()) -> Suite:
 
     Args:
         text: "NAME" or "NAME:OPTION=VALUE,...", as `smalti.common.rules.parse_rule` reads it.
-        options: further "OPTION=VALUE".
+        options: further options, "OPTION=VALUE" each.
 
     Raises:
-        SmaltiError: there is no such suite or option, a value that it cannot have, or a package that is missing.
+        SmaltiError: there is no such suite or option, a value is wrong, or a package is missing.
 
     Example:
         >>> find_suite("tokenizer:lattice=8", ["size=128"])
@@ -126,20 +134,20 @@ def find_suite(text: str, options: Sequence[str] = ()) -> Suite:
     check_choice("suite", name, SUITES)
     for option in options:
         if "=" not in option:
-            raise SmaltiError(f"--set must be NAME=VALUE, not {option!r}")
+            raise SmaltiError(f"--set must be NAME=VALUE, not {option!r}", argument="--set")
         text += ("," if ":" in text else ":") + option
     return parse_rule("suite", text, {name: _load(name)})
 
 
 def suite_name(suite: Suite) -> str:
-    """Return the name of a suite in `SUITES`, else that of its class."""
+    """Return the name of a suite in `SUITES`, or the name of its class if it is not there."""
     kind = type(suite)
     path = f"{kind.__module__}:{kind.__qualname__}"
     return next((name for name, entry in SUITES.items() if entry in (kind, path)), kind.__name__)
 
 
 def describe_suites() -> str:
-    """Return the name, the options and the summary of every suite; of one that cannot be imported, why."""
+    """Return the name, the options and the summary of every suite, or why a suite cannot be imported."""
     parts = []
     for name in SUITES:
         try:
@@ -150,6 +158,7 @@ def describe_suites() -> str:
 
 
 def _load(name: str) -> type[Suite]:
+    """Return the class of a suite, imported if necessary."""
     entry = SUITES[name]
     if inspect.isclass(entry):
         return entry

@@ -119,10 +119,10 @@ class Rule(Kind):
     type = str
     allowed = "rule"
 
-    def rules(self) -> dict[str, type]:
+    def rules(self) -> dict[str, Any]:
         """Return the table: rules by name."""
         module, _, name = self.table.partition(":")
-        table: dict[str, type] = getattr(import_module(module), name)
+        table: dict[str, Any] = getattr(import_module(module), name)
         return table
 
     def parse(self, name: str, value: Any) -> Any:

@@ -115,12 +115,10 @@ def start(
     Args:
         prompt: one prompt or a list.
         settings: how images are sampled; height and width must be set.
-        negative_prompt: what the images should not show: a prompt in place of the empty one in the unconditional pass,
-            one for all prompts or a list with one each. It needs guidance.
+        negative_prompt: a prompt in place of the empty one in the unconditional pass, one for all or a list with one
+            each. It needs guidance.
         num_images_per_prompt: number of images of each prompt.
-        seed: image k of every prompt gets seed + k; a list has the seed of every image, all images of the first prompt
-            first; None draws one.
-        generator: in place of a seed: one that every image draws its seed from, or a list with one an image.
+        seed, generator: as in `smalti.generation.seeds.image_seeds`.
         tokens: (B, h, w) int64, the grid of each image to start from, the mask id where it is to be filled; None is all
             masks.
         editable: (B, h, w) bool, False at tokens that must stay as they are; None is True everywhere.
@@ -144,12 +142,7 @@ def start(
     seeds = image_seeds(seed, generator, len(prompts), num_images_per_prompt)
     height, width = _size(settings)
     grid = components.grid(height, width)
-    if settings.num_inference_steps > grid[0] * grid[1]:
-        raise SmaltiError(
-            f"num_inference_steps must be at most {grid[0] * grid[1]}, the number of tokens, "
-            f"not {settings.num_inference_steps}",
-            argument="num_inference_steps",
-        )
+    _check_steps(settings.num_inference_steps, grid[0] * grid[1])
     sampler = make_sampler(settings, guidance_batched=components.guidance_batched)
     sampler.check(*grid)
     negatives = _negatives(negative_prompt, len(prompts), settings)
@@ -204,6 +197,14 @@ def _negatives(negative_prompt: Any, count: int, settings: GenerationSettings) -
             "negative_prompt needs guidance: set guidance_scale above 0", argument="negative_prompt"
         )
     return negatives
+
+
+def _check_steps(steps: int, tokens: int) -> None:
+    if steps > tokens:
+        raise SmaltiError(
+            f"num_inference_steps must be at most {tokens}, the number of tokens, not {steps}",
+            argument="num_inference_steps",
+        )
 
 
 def _size(settings: GenerationSettings) -> tuple[int, int]:

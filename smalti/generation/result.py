@@ -18,8 +18,8 @@ class PipelineOutput:
     """Images and how they came about. Lists have an entry an image, all images of the first prompt first.
 
     Attributes:
-        images: what `output_type` asked for: "pil" a list of images, "np" (B, H, W, 3) float32 in [0, 1], "pt"
-            (B, 3, H, W) float32 in [0, 1] on the CPU, "tokens" the same as `tokens`.
+        images: what `output_type` asked for. "pil" is a list of images. "np" is (B, H, W, 3) float32 in [0, 1]. "pt" is
+            (B, 3, H, W) float32 in [0, 1] on the CPU. "tokens" is the same as `tokens`.
         tokens: (B, h, w) int64 on the CPU.
         prompts: the prompt of each image.
         negative_prompts: the negative prompt of each image, or None.

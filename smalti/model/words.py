@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 
 WORDS_FILE = "words.txt"
-"""File of a model folder that holds the words of its training captions, one a line."""
+"""File of a model folder that holds the words of its training captions, one per line."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 

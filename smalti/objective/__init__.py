@@ -1,1 +1,1 @@
-"""What training minimises: the corruption of token grids, and the loss on them."""
+"""The objective of training: the corruption of token grids, and the loss on them."""

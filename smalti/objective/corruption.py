@@ -1,4 +1,4 @@
-"""What the denoiser sees in training: a grid with masks and wrong tokens (docs/format.md, section 7)."""
+"""The corruption of token grids in training: masks and wrong tokens (docs/format.md, section 7)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Corrupted(NamedTuple):
     """A corrupted batch.
 
     Attributes:
-        tokens: (B, h, w) int64, what the denoiser sees: true tokens, wrong ones and the mask id.
+        tokens: (B, h, w) int64, input of the denoiser: true tokens, wrong tokens and the mask id.
         masked: (B, h, w) bool, positions that hold the mask id. At least one in every grid.
     """
 
@@ -35,8 +35,8 @@ def corrupt(
 
     Args:
         tokens: (B, h, w) int64, the true grids.
-        masking: rule, or mixture of rules, that chooses the masked positions.
-        context: what rules may ask about the data.
+        masking: rule or mixture of rules that selects the masked positions.
+        context: statistics of the data that rules may use.
         codebook_size: number of codes V; wrong tokens are uniform over the V − 1 others.
         mask_code: id of a masked token.
         flip_ratio: probability that a visible token is replaced. A rule may scale it down for its images.

@@ -11,13 +11,13 @@ from smalti.ops.gce import grouped_cross_entropy
 
 
 class Loss(NamedTuple):
-    """A batch's loss and, detached, what the log shows of it.
+    """The loss of a batch, with detached measurements for the log.
 
     Attributes:
         weighted_sum: scalar, sum of the positions' weighted losses, in nats.
         weight: scalar, detached, sum of the positions' weights. Several batches add up both before they divide.
         masked: mean cross-entropy at masked positions, in nats.
-        visible: mean cross-entropy at visible positions, in nats; 0 where they take no part.
+        visible: mean cross-entropy at visible positions, in nats; 0 if their weight is 0.
         accuracy: fraction of masked positions whose likeliest token is the true one.
         group: (K,) mean −log of the true group's probability at masked positions, in nats, for each of K groupings.
         group_accuracy: (K,) fraction of masked positions whose likeliest token is in the true one's group.
@@ -51,12 +51,12 @@ def denoising_loss(
     """Compute the grouped cross-entropy of the true tokens, with weight 1 at masked positions.
 
     Args:
-        hidden: (B, n, D) what the denoiser returns.
-        head_weight: (V, D).
+        hidden: (B, n, D) output of the denoiser.
+        head_weight: (V, D) weight of the head.
         targets: (B, h, w) int64, the true tokens.
         masked: (B, h, w) bool.
         edit_loss_weight: weight of visible positions, flipped or not.
-        groups, group_weights, focus: as in `grouped_cross_entropy`; without groups it is plain cross-entropy.
+        groups, group_weights, focus: as in `grouped_cross_entropy`; no groups mean plain cross-entropy.
     """
     rows, labels, is_masked = hidden.flatten(0, 1), targets.flatten(), masked.flatten()
     if edit_loss_weight == 0:

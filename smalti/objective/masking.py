@@ -1,6 +1,6 @@
 """Masking rules: which tokens of a training image are masked.
 
-Every image of a batch gets one rule of a `Mixture`, drawn by the rules' shares. A new rule is a frozen dataclass with a
+Each image of a batch gets one rule of a `Mixture`, drawn by the rules' shares. A new rule is a frozen dataclass with a
 `mask` and a `check`, and an entry in `MASKINGS`.
 """
 
@@ -18,7 +18,7 @@ from smalti.common.low_discrepancy import halton_order, stratified_order
 from smalti.common.rules import parse_rule
 from smalti.errors import SmaltiError
 
-_TOLERANCE = 1e-6  # of the sum of shares, which people write as decimals
+_TOLERANCE = 1e-6  # for the sum of shares, which people write as decimals
 
 
 class Masked(NamedTuple):
@@ -35,10 +35,10 @@ class Masked(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class MaskingContext:
-    """What rules may ask about the data beside the tokens.
+    """Statistics of the data that rules may use.
 
     Attributes:
-        frequency: (V,) float, fraction of the data's tokens that have each code; None where it is not known.
+        frequency: (V,) float, fraction of the data's tokens that have each code; None if unknown.
     """
 
     frequency: torch.Tensor | None = None
@@ -93,8 +93,8 @@ class OrderedMasking:
     """Keep the first tokens of a fixed order visible, as a sampler with that order does.
 
     Training then sees the grids that sampling produces. The number of visible tokens is log-uniform from none to all,
-    about as the steps of a shifted budget are spread. The flip ratio is scaled by the visible fraction: when few tokens
-    are visible, a wrong one cannot be recognised, and the model would learn to distrust correct tokens.
+    similar to the steps of a shifted budget. The flip ratio is scaled by the visible fraction. When few tokens are
+    visible, a wrong one cannot be recognised, and the model would learn to distrust correct tokens.
 
     Attributes:
         order: name of the order, "halton" or "stratified". The stratified one needs a square grid whose side is a
@@ -135,7 +135,7 @@ class OrderedMasking:
 class RareFirstMasking:
     """Mask tokens of rare codes first, as DiffusionBERT's noise schedule does (arXiv 2211.15029, section 3.2).
 
-    Plain areas stay visible. They tell little, so the masked tokens must follow from the prompt.
+    Plain areas stay visible. They carry little information, so the model must use the prompt.
     """
 
     def check(self, height: int, width: int) -> None:
@@ -157,7 +157,7 @@ class RareFirstMasking:
 class BoxMasking:
     """Mask a box anywhere in the image, as edits and inpainting do.
 
-    Otherwise a masked region as large as an object would tell the model that an object was there.
+    Otherwise a masked region of an object's size would tell the model that an object was there.
     """
 
     def check(self, height: int, width: int) -> None:
@@ -180,7 +180,7 @@ MASKINGS: dict[str, type[Masking]] = {
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several masking rules, of which every image gets exactly one. A mixture is a `Masking` itself.
+    """Several masking rules; each image gets exactly one. A mixture is itself a `Masking`.
 
     Attributes:
         parts: pairs of a share and a rule. The shares add up to 1.

@@ -25,12 +25,12 @@ def fill_with_samples(
 ) -> Corrupted:
     """Let the denoiser fill part of the masks of some grids by sampling at temperature 1.
 
-    Random wrong tokens look like nothing that a sampler fills. Self-generated tokens look exactly like it: each is
-    likely, and several are wrong together. Filled positions become visible, so the loss asks for the true token there
+    Random wrong tokens differ from the tokens that a sampler fills. Self-generated tokens do not: each is likely, and
+    several are wrong together. Filled positions become visible, so the loss asks for the true token there
     with the weight of visible tokens.
 
     Args:
-        denoiser: the model in its present state. It gets no gradient here.
+        denoiser: the model, which gets no gradient here.
         corrupted: tokens and masked (B, h, w), on the denoiser's device.
         prompt: B prompts.
         share: probability that masks of a grid are filled. The filled fraction of its masks is uniform over (0, 1).
@@ -76,10 +76,10 @@ def _fill(
     """Fill the masks whose place is below 1, a slice of them in each pass.
 
     Args:
-        denoiser: the model in its present state.
+        denoiser: the model.
         tokens, masked: (B, h, w) int64 and bool.
         prompt: B prompts.
-        place, uniform: (B, h, w) float; when a mask is filled, and the number that draws its token.
+        place, uniform: (B, h, w) float: the time at which a mask is filled, and the number that draws its token.
         passes: number of passes.
 
     Returns:
@@ -112,9 +112,9 @@ def _places_in_order(masked: torch.Tensor, fraction: torch.Tensor, order: Sequen
         order: n raster indices.
     """
     B, h, w = masked.shape
-    order = torch.tensor(order)
-    in_order = masked.flatten(1)[:, order]
+    indices = torch.tensor(order)
+    in_order = masked.flatten(1)[:, indices]
     most = torch.minimum(in_order.sum(dim=1), (~in_order).sum(dim=1))[:, None]
     count = (fraction.flatten(1) * most).ceil()
     place = (in_order.cumsum(dim=1) - 0.5) / count  # infinite where nothing may be filled
-    return torch.empty(B, h * w).scatter(1, order.expand(B, -1), place).view(B, h, w)
+    return torch.empty(B, h * w).scatter(1, indices.expand(B, -1), place).view(B, h, w)

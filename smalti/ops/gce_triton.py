@@ -7,8 +7,8 @@ One program turns one row of logits into its gradient in two sweeps over the cod
 
 so a chunk's logits are read twice and written once, in their own dtype; everything between is float32. A code's
 groups are read along with it, 2 or 4 bytes each, and come from the GPU's cache. Neighbour lists, a few codes a
-row, are read between the sweeps; their gradients go to a buffer and replace what the sweep wrote after the kernel,
-when no thread can be late.
+row, are read between the sweeps. Their gradients go to a buffer. After the kernel, when no thread can be late, they
+replace what the sweep wrote.
 
 With TRITON_INTERPRET=1 in the environment before Triton is imported, the same kernel runs on a CPU, slowly.
 """

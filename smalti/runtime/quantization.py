@@ -1,8 +1,8 @@
 """Linear layers whose weights are stored in 8 or 4 bits and multiplied in the activations' dtype.
 
-torchao chooses the scales of integers and rounds; fp8 is a cast. torchao's 4-bit layouts are made for particular GPUs
-and for a few rows at a time, so Smalti has its own storage and product. The same plain tensors serve a CPU, a GPU and
-streaming between them. A matrix is unpacked once for the thousands of rows of a pass.
+For integers, torchao chooses the scales and rounds; fp8 is a cast. The 4-bit layouts of torchao are made for particular
+GPUs and for a few rows at a time, so Smalti has its own storage and product. The same plain tensors serve a CPU, a GPU
+and streaming between them. A matrix is unpacked once for the thousands of rows of a pass.
 """
 
 from __future__ import annotations

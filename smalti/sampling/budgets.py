@@ -23,7 +23,7 @@ class Budget(Protocol):
 
     Example:
         >>> ShiftBudget(shift=5.0).counts(256, 4)
-        [32, 50, 90, 84]
+        [16, 27, 53, 160]
     """
 
     planned: ClassVar[bool] = True

@@ -31,6 +31,6 @@ class Guidance:
         object.__setattr__(self, "interval", tuple(interval))
 
     def at(self, index: int, steps: int) -> float:
-        """The scale at step `index`, counted from 0."""
+        """Return the scale at step `index`, counted from 0."""
         first, last = (math.floor(fraction * steps) for fraction in self.interval)
         return self.scale if first <= index + 1 <= last else 0.0

@@ -39,6 +39,7 @@ class Order(Protocol):
 
     def check(self, height: int, width: int) -> None:
         """Raise SmaltiError if the rule cannot order a grid of this size."""
+        return
 
     def priority(self, view: StepView) -> torch.Tensor:
         """Return (B, n) finite floats. The step reveals the masked positions with the highest."""

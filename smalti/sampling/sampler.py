@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import NamedTuple
 
 import torch
 
@@ -20,23 +19,9 @@ from smalti.sampling.predictor import Draw, Predictor
 from smalti.sampling.ranking import first_among
 from smalti.sampling.refinement import NoRefinement, Refinement
 from smalti.sampling.revision import NoRevision, Revision
-from smalti.sampling.state import State, random_numbers, start_state
+from smalti.sampling.state import Change, State, random_numbers, start_state
 from smalti.sampling.temperatures import ConstantTemperature, TemperatureSchedule
 from smalti.sampling.view import Step, StepView
-
-
-class Change(NamedTuple):
-    """What a step does to the grid; each (B, n) bool.
-
-    Attributes:
-        revealed: masked positions that take the candidate.
-        edited: visible positions that take the candidate.
-        remasked: visible positions that are masked again.
-    """
-
-    revealed: torch.Tensor
-    edited: torch.Tensor
-    remasked: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -179,7 +164,7 @@ def sample(
         >>> steps = sample(parts.denoiser, parts.prompts(["a red circle"], 256, 256), grid=(16, 16),
         ...                sampler=Sampler(steps=4), generators=[torch.Generator().manual_seed(0)])
         >>> [int(step.revealed.sum()) for step in steps]
-        [32, 50, 90, 84]
+        [16, 27, 53, 160]
     """
     sampler.check(*grid)
     slots = denoiser.config.slots(*grid)
@@ -226,7 +211,7 @@ def _steps(
         view = predictor.look(view, asked, draw=draw, uniform=uniform, current=current, step=(index, steps))
         view = replace(view, remaining=sampler.budget.remaining(view))
         change = sampler.decide(view, revealed)
-        state.apply(view, change.revealed, change.edited, change.remasked, past=sampler.order.past)
+        state.apply(view, change, past=sampler.order.past)
         if rare is not None and index == filling - 1:
             change = change._replace(remasked=change.remasked | state.remask(rare(state.tokens)))
             plan = sampler.plan(state.masked, refining)
@@ -235,8 +220,7 @@ def _steps(
         if sampler.final == "release":
             # Where the head was not applied, the candidate is the token that is there.
             state.tokens = torch.where(ended[:, None], view.candidate, state.tokens)
-        parts = (state.tokens, view.candidate, *change, view.probability)
-        yield Step(index, steps, *(values.unflatten(1, state.grid) for values in parts), state.active)
+        yield state.step(index, steps, view, change)
         if not sampler.budget.planned:
             if bool(ended.all()):
                 return

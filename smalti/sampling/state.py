@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
-from smalti.sampling.view import StepView
+from smalti.sampling.view import Step, StepView
+
+
+class Change(NamedTuple):
+    """What a step does to the grid; each (B, n) bool.
+
+    Attributes:
+        revealed: masked positions that take the candidate.
+        edited: visible positions that take the candidate.
+        remasked: visible positions that are masked again.
+    """
+
+    revealed: torch.Tensor
+    edited: torch.Tensor
+    remasked: torch.Tensor
 
 
 @dataclass(eq=False)
@@ -55,26 +70,35 @@ class State:
             past=self.past,
         )
 
-    def apply(
-        self,
-        view: StepView,
-        revealed: torch.Tensor,
-        edited: torch.Tensor,
-        remasked: torch.Tensor,
-        *,
-        past: int,
-    ) -> None:
+    def apply(self, view: StepView, change: Change, *, past: int) -> None:
         """Take the candidates where positions are revealed or edited, and mask others again.
 
         Args:
-            revealed, edited, remasked: (B, n) bool.
             past: how many steps are remembered.
         """
-        taken = revealed | edited
+        taken, remasked = change.revealed | change.edited, change.remasked
         self.tokens = torch.where(taken, view.candidate, self.tokens).masked_fill(remasked, self.mask_code)
-        self.masked = self.masked & ~revealed | remasked
+        self.masked = self.masked & ~change.revealed | remasked
         self.confidence = torch.where(taken, view.probability, view.confidence).masked_fill(self.masked, 0)
         self.past = ((view.candidate, view.probability), *self.past)[:past]
+
+    def step(self, index: int, steps: int, view: StepView, change: Change) -> Step:
+        """Return what the caller sees of a step."""
+
+        def grids(values: torch.Tensor) -> torch.Tensor:
+            return values.unflatten(1, self.grid)
+
+        return Step(
+            index=index,
+            steps=steps,
+            tokens=grids(self.tokens),
+            candidate=grids(view.candidate),
+            revealed=grids(change.revealed),
+            edited=grids(change.edited),
+            remasked=grids(change.remasked),
+            probability=grids(view.probability),
+            active=self.active,
+        )
 
     def remask(self, positions: torch.Tensor) -> torch.Tensor:
         """Mask some editable positions of a full grid again; return which, (B, n) bool."""

@@ -20,8 +20,10 @@ from smalti.storage.folder import (
     load_denoiser,
     load_image_tokenizer,
     load_text_tokenizer,
+    load_words,
     save_denoiser,
     save_image_tokenizer,
+    save_words,
 )
 from smalti.storage.headers import PREFIX, read_denoisers
 from smalti.storage.mapping import read_tensor
@@ -49,8 +51,8 @@ def average_models(
 ) -> None:
     """Write a model whose denoiser's weights are (1 - share) · first + share · second.
 
-    Configuration, tokenizers and the dtype of each weight are the first's. Sums are float32, tensor by tensor, so that
-    memory holds little more than one model.
+    Configuration, tokenizers and the dtype of each weight are the first's. The new model knows the words of both
+    models' training captions. Sums are float32, tensor by tensor, so that memory holds little more than one model.
 
     Args:
         first: model folder.
@@ -68,6 +70,7 @@ def average_models(
     check_real("share", share, 0, 1)
     first, second, folder = Path(first), Path(second), Path(folder)
     text = _check_fit(first, second)
+    words = load_words(first) | load_words(second)
     denoiser = load_denoiser(first, dtype=None)
     entries = read_denoisers(second)
     check_weights(denoiser, entries, PREFIX, second)
@@ -79,6 +82,8 @@ def average_models(
     # The denoiser and its config.json come last: without them the folder is not yet a model.
     save_image_tokenizer(image_tokenizer, folder / denoiser.config.mm_vqvae)
     write_text_atomic(folder / "tokenizer.json", text)
+    if words:
+        save_words(words, folder)
     save_denoiser(denoiser, folder, max_shard_bytes=max_shard_bytes)
 
 

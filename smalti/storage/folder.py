@@ -15,7 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from smalti.common.checks import check_choice
-from smalti.common.files import read_json
+from smalti.common.files import read_json, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
@@ -68,8 +68,8 @@ def load_denoiser(
             (`smalti.runtime.streaming`). It changes nothing on the CPU.
 
     Raises:
-        SmaltiError: the folder is missing or of another architecture; a file is missing, truncated or not
-            what the index says; a tensor is missing, unknown or of another shape; an unknown option.
+        SmaltiError: a folder that is missing or of another architecture, or an unknown option. A file that is missing,
+            truncated or not what the index says. A tensor that is missing, unknown or of another shape.
     """
     for name in mapped:
         check_choice("mapped", name, EMBEDDINGS)
@@ -261,7 +261,7 @@ def _find_image_tokenizer(folder: str | Path) -> tuple[Path, str, dict[str, Entr
 
 
 def load_words(folder: str | Path) -> frozenset[str]:
-    """Return the words of the training captions from `words.txt`, one a line; none where there is no such file.
+    """Return the words of the training captions from `words.txt`, one per line; none if the file is missing.
 
     Raises:
         SmaltiError: the file cannot be read.
@@ -273,6 +273,11 @@ def load_words(folder: str | Path) -> frozenset[str]:
         return frozenset()
     except (OSError, UnicodeDecodeError) as error:
         raise SmaltiError(f"{path} cannot be read: {error}") from error
+
+
+def save_words(words: Collection[str], folder: str | Path) -> None:
+    """Write the words of the training captions to `words.txt` in a model folder, sorted, one per line."""
+    write_text_atomic(Path(folder) / WORDS_FILE, "".join(f"{word}\n" for word in sorted(words)))
 
 
 def load_vq_config(folder: Path) -> VQConfig:

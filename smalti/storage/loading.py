@@ -56,15 +56,13 @@ def load_components(
         memory: such as "8GB" (10⁹ bytes) or "8GiB". Smalti takes the first combination of the options above, and of
             smaller savings, whose computed need fits; `Components.mode` names it. `quantize` and `offload`, if given,
             are kept.
-        compile: whether the denoiser's layers are compiled when they are first used, which takes a while; on a GPU they
-            are recorded as CUDA graphs. Tokens then come from the same arithmetic in another order. Needs a C++
-            compiler.
+        compile: whether the denoiser's layers are compiled when they are first used; on a GPU they are recorded as CUDA
+            graphs. Tokens then come from the same arithmetic in another order. Needs a C++ compiler.
         revision: git revision of a model on the hub: a branch, a tag or a commit.
         local_files_only: whether a model on the hub is taken from the cache, without the network.
 
     Raises:
-        SmaltiError: there is no such model, or it is broken; an argument that is wrong, by name; memory that is too
-            small, before anything is read.
+        SmaltiError: a model that is missing or broken; a wrong argument, by name; too little memory, before reading.
 
     Example:
         >>> load_components().denoiser.config.image_size

@@ -19,14 +19,15 @@ from smalti.vq.tokenizer import ImageTokenizer
 
 
 def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCache:
-    """Open the configuration's token cache, and first encode what it lacks.
+    """Open the configuration's token cache, after encoding the images that it lacks.
 
     Raises:
         SmaltiError: the data have no usable images, or the folder holds a cache of other images.
     """
     source = config.data.training()
     device = find_device(config.loop.device)
-    tokenizer = tokenizer.eval().to(device).to(memory_format=torch.channels_last)
+    tokenizer = tokenizer.eval().to(device)
+    tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's types
     # Settings at their defaults are left out, so that a new setting leaves the caches of old configurations valid.
     plain = {"kind": config.data.kind, "size": config.data.size}
     data = {**plain, **config.data.model_dump(exclude_defaults=True)}
@@ -34,7 +35,7 @@ def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCac
 
     by_square = PatchMemory(tokenizer) if isinstance(tokenizer.encoder, PatchEncoder) else None
 
-    # Images are encoded in float32 everywhere: bf16 gave one token in four another id.
+    # Images are encoded in float32 everywhere: bf16 changes about one token in four.
     @torch.inference_mode()
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         if by_square:
@@ -47,9 +48,9 @@ def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCac
 
 
 def fingerprint(tokenizer: ImageTokenizer) -> str:
-    """Return a short hash of the weights that turn images into tokens, which are all but the decoder's.
+    """Return a short hash of the weights that encode images: all except the decoder's.
 
-    Tokens mean nothing with another codebook. The decoder may change while they stay the same.
+    Tokens have a meaning for one codebook only. A new decoder leaves them as they are.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(tokenizer.state_dict().items()):

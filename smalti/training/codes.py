@@ -1,4 +1,4 @@
-"""Codebook-conditioned embedding and head: networks over the codes, so that similar codes learn together."""
+"""Codebook-conditioned embedding and head: a network computes the vector of a code, so similar codes learn together."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch.nn.utils import parametrize
 
 from smalti.model.denoiser import Denoiser
 
-# Every weight of a network moves all vectors at once, so they need a smaller learning rate than tables do.
+# A network's weight moves all vectors at once, so it needs a smaller learning rate than a table's row does.
 _SCALE = 0.05
 _FIT_STEPS = 300
-_FIT_RATE = 3e-3
-_FULL_WEIGHT = 300
+_FIT_RATE = 3e-3  # peak learning rate
+_FULL_WEIGHT = 300  # occurrences from which a code has full weight
 
 
-class CodeNetwork(nn.Module):
+class CodebookConditioning(nn.Module):
     """Parametrize a table: each code's row is a network's output for the code plus a fixed row.
 
-    The fixed rows are zero, or what the network could not fit of another model's table. A plain table learns every code
-    by itself. A code for the tip of a green star then stays unknown if training never shows one, even if it shows many
-    green shapes and tips of stars. What the network learns of one code also holds for similar codes.
+    The fixed rows are zero, or the residual of a fit to another model's table. A plain table learns every code by
+    itself. If training never shows the tip of a green star, its code stays unknown. Green shapes and tips of other
+    stars do not help. A network applies what it learns about one code to similar codes.
 
     Args:
         codebook: (V, C) float, the image tokenizer's codes.
@@ -46,12 +46,13 @@ class CodeNetwork(nn.Module):
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw weights whose vectors are about as long as the rows of a fresh table."""
-        for layer in self.layers[::2]:
-            layer.weight.normal_(0.0, layer.in_features**-0.5, generator=generator)
-            layer.bias.zero_()
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                layer.weight.normal_(0.0, layer.in_features**-0.5, generator=generator)
+                layer.bias.zero_()
 
     def forward(self, table: torch.Tensor) -> torch.Tensor:
-        """Return the table (V + other rows, D) plus the network's vectors. Of the table only the other rows learn."""
+        """Return the table (V + other rows, D) plus the network's vectors; only the other rows get gradients."""
         rows, others = table.split([len(self.codes), len(table) - len(self.codes)])
         return torch.cat([rows.detach() + self.vectors(), others])
 
@@ -65,7 +66,7 @@ class CodeNetwork(nn.Module):
 
         Args:
             table: (V + other rows, D), changed in place.
-            counts: (V,) number of times that training saw each code; rare codes weigh less.
+            counts: (V,) occurrences of each code in the training data; rare codes weigh less.
         """
         rows = table.detach()[: len(self.codes)]
         weight = (counts / _FULL_WEIGHT).clamp_max(1)[:, None]
@@ -82,24 +83,24 @@ class CodeNetwork(nn.Module):
             rows -= self.vectors()
 
 
-def add_code_networks(
+def add_codebook_conditioning(
     denoiser: Denoiser, codebook: torch.Tensor, width: int, generator: torch.Generator
-) -> list[CodeNetwork]:
-    """Parametrize the tokens' embedding and the head by a network each.
+) -> list[CodebookConditioning]:
+    """Condition the embedding of image tokens and the head on the codebook, by one network for each.
 
     Returns:
         The two networks. Their parameters become parameters of the denoiser.
     """
     networks = []
     for module in (denoiser.gen_embedding, denoiser.gen_predictor):
-        network = CodeNetwork(codebook, module.weight.shape[1], width)
+        network = CodebookConditioning(codebook, module.weight.shape[1], width)
         network.init_weights(generator)
         parametrize.register_parametrization(module, "weight", network)
         networks.append(network)
     return networks
 
 
-def fold_code_networks(denoiser: Denoiser) -> None:
+def fold_codebook_conditioning(denoiser: Denoiser) -> None:
     """Write the networks' vectors into plain tables, and remove the networks."""
     for module in (denoiser.gen_embedding, denoiser.gen_predictor):
         parametrize.remove_parametrizations(module, "weight")

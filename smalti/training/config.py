@@ -15,8 +15,10 @@ from smalti.worlds.scenes.config import ScenesConfig
 class OptimizerConfig(Strict):
     """AdamW with linear warm-up and cosine decay."""
 
-    learning_rate: float = Field(3e-4, gt=0, description="peak of the learning rate")
-    final_fraction: float = Field(0.02, ge=0, le=1, description="learning rate at the end over its peak")
+    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
+    final_fraction: float = Field(
+        0.02, ge=0, le=1, description="final learning rate as a fraction of the peak"
+    )
     warmup_steps: int = Field(200, ge=0, description="steps until the peak")
     betas: tuple[float, float] = Field((0.9, 0.95), description="decay of the two moments")
     weight_decay: float = Field(0.01, ge=0, description="decay of matrices; other parameters have none")
@@ -28,10 +30,12 @@ class LoopConfig(Strict):
     """Length of a run, how it is computed, and what it leaves behind."""
 
     steps: int = Field(ge=1, description="optimizer steps")
-    batch_size: int = Field(ge=1, description="images that are computed at once")
-    accumulate: int = Field(1, ge=1, description="batches whose gradients are added up before a step")
+    batch_size: int = Field(ge=1, description="images per batch")
+    accumulate: int = Field(1, ge=1, description="batches per step, whose gradients are added up")
     processes: int = Field(
-        1, ge=1, description="processes that share the accumulated batches; a GPU each with device: cuda"
+        1,
+        ge=1,
+        description="number of processes, which share a step's batches; with device: cuda each uses its own GPU",
     )
     precision: Literal["auto", "bf16", "float32"] = Field("auto", description="dtype of matrix products")
     device: str = Field("cpu", description="PyTorch device")
@@ -48,7 +52,7 @@ class LoopConfig(Strict):
 
 
 class RunConfig(Strict):
-    """What every training has."""
+    """The sections that every training has."""
 
     output: str = Field(description="folder of the run: log, previews, checkpoints, model")
     seed: int = Field(0, description="seed of every random draw of the training")
@@ -61,7 +65,7 @@ class DiscriminatorConfig(Strict):
     """Patch discriminator with hinge loss (arXiv 2012.09841, section 3.1)."""
 
     start_step: int = Field(
-        ge=0, description="step at which it joins; before, only reconstruction is trained"
+        ge=0, description="first step that uses it; earlier steps train reconstruction alone"
     )
     weight: float = Field(0.05, gt=0, description="weight of its term in the tokenizer's loss")
     channels: int = Field(32, ge=1, description="channels of its first layer")
@@ -76,34 +80,38 @@ class TokenizerLossConfig(Strict):
         1.0, ge=0, description="weight of the absolute error between differences of neighbouring pixels"
     )
     commitment: float = Field(0.25, ge=0, description="weight of the distance between features and codes")
-    entropy: float = Field(0.02, ge=0, description="weight of the term for sure choices among all codes")
+    entropy: float = Field(
+        0.02, ge=0, description="weight of the term that rewards clear choices and the use of all codes"
+    )
     quantize_after: int = Field(
-        0, ge=0, description="steps without codes; k-means over features then starts the codes"
+        0, ge=0, description="steps without quantization; k-means over features then initialises the codes"
     )
     temperature: float = Field(0.07, gt=0, description="temperature of the softmax over the codebook")
     discriminator: DiscriminatorConfig | None = None
 
 
 class TokenizerRunConfig(RunConfig):
-    """`smalti train-tokenizer`."""
+    """Configuration of `smalti train-tokenizer`."""
 
     start_from: str | None = Field(
-        None, description="folder of an image tokenizer, or of a model with one, to continue from"
+        None,
+        description="folder of an image tokenizer, or of a model that has one; null starts from random weights",
     )
     decoder_only: bool = Field(
-        False, description="train the decoder alone, so that images keep their tokens; needs start_from"
+        False,
+        description="whether only the decoder learns, so that images keep their tokens; needs start_from",
     )
     code_noise: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of codes that are replaced by one of their nearest codes before the decoder, as a "
-        "denoiser's errors are; needs decoder_only",
+        description="share of tokens that are replaced by one of their nearest codes before decoding, to imitate a "
+        "denoiser's errors; needs decoder_only",
     )
     crop: PositiveInt | None = Field(
         None,
-        description="side in pixels of the part of every image that is trained on: the one with the strongest edges "
-        "of a few random parts",
+        description="side in pixels of the training crop: the one with the strongest edges among a few random crops; "
+        "null trains on whole images",
     )
     model: dict[str, Any] = Field(description="fields of the tokenizer's config.json")
     loss: TokenizerLossConfig = TokenizerLossConfig()
@@ -113,8 +121,10 @@ class SelfGeneratedConfig(Strict):
     """Self-generated inputs: masks that the model fills itself and learns to revise."""
 
     share: float = Field(0.5, gt=0, le=1, description="share of images that get self-generated tokens")
-    passes: int = Field(1, ge=1, le=4, description="passes of the denoiser that fill masks")
-    start_step: int = Field(1000, ge=0, description="step at which it begins; earlier samples would be noise")
+    passes: int = Field(1, ge=1, le=4, description="passes of the denoiser per image")
+    start_step: int = Field(
+        1000, ge=0, description="first step that uses them; earlier samples would be noise"
+    )
 
 
 class ObjectiveConfig(Strict):
@@ -127,10 +137,10 @@ class ObjectiveConfig(Strict):
     edit_loss_weight: float = Field(0.2, ge=0, description="weight of the loss on visible tokens")
     group_weights: dict[PositiveInt, NonNegativeFloat] | None = Field(
         None,
-        description="grouped cross-entropy: weight of the grouping into so many groups; null means start_from's, or "
-        "none",
+        description="weight of each grouping of grouped cross-entropy, by its number of groups; null means the "
+        "weights of start_from, or none",
     )
-    focus: float = Field(0.0, ge=0, description="γ of a factor (1 − p)^γ on every token's loss")
+    focus: float = Field(0.0, ge=0, description="exponent γ of the factor (1 − p)^γ on every token's loss")
     prompt_drop_rate: float = Field(0.1, ge=0, le=1, description="share of prompts dropped, for guidance")
     self_generated: SelfGeneratedConfig | None = None
 
@@ -152,11 +162,11 @@ class TextConfig(Strict):
     """The text tokenizer, trained on the captions of the data when the run starts."""
 
     vocab_size: int = Field(512, ge=300, description="number of text tokens")
-    captions: int = Field(20000, ge=1, description="captions that it is trained on")
+    captions: int = Field(20000, ge=1, description="number of captions that it is trained on")
 
 
 class DenoiserRunConfig(RunConfig):
-    """`smalti train`."""
+    """Configuration of `smalti train`."""
 
     tokenizer: str = Field(description="folder of a trained image tokenizer, or of a model that has one")
     start_from: str | None = Field(
@@ -166,10 +176,12 @@ class DenoiserRunConfig(RunConfig):
     code_network: int | None = Field(
         None,
         ge=1,
-        description="width of the networks of a codebook-conditioned embedding and head, which similar codes share; "
-        "the exported model holds plain tables. null gives every code rows of its own",
+        description="width of the codebook-conditioned embedding and head, whose networks similar codes share; null "
+        "trains plain tables. The exported model holds plain tables",
     )
-    compile: bool = Field(False, description="compile the layers, which takes a minute when training starts")
+    compile: bool = Field(
+        False, description="whether the layers are compiled, which takes a minute when training starts"
+    )
     objective: ObjectiveConfig = ObjectiveConfig()
     cache: CacheConfig
     text: TextConfig = TextConfig()

@@ -15,14 +15,13 @@ from smalti.generation.build import make_sampler
 from smalti.generation.settings import GenerationSettings
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, build_prompts
-from smalti.model.words import WORDS_FILE
 from smalti.objective.corruption import Corrupted, corrupt
 from smalti.objective.loss import denoising_loss
 from smalti.objective.masking import MaskingContext
 from smalti.objective.self_generated import fill_with_samples
 from smalti.sampling.sampler import sample
-from smalti.storage.folder import save_denoiser, save_image_tokenizer
-from smalti.training.codes import add_code_networks, fold_code_networks
+from smalti.storage.folder import save_denoiser, save_image_tokenizer, save_words
+from smalti.training.codes import add_codebook_conditioning, fold_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import spread
 from smalti.training.loop import BatchLoss, Trainer
@@ -38,8 +37,8 @@ class Batch(NamedTuple):
 
     Attributes:
         targets: (B, h, w) int64, the true tokens.
-        tokens: (B, h, w) int64, what the denoiser sees.
-        masked: (B, h, w) bool.
+        tokens: (B, h, w) int64, input of the denoiser.
+        masked: (B, h, w) bool, True where `tokens` has the mask id.
         prompt: the captions, some of them dropped.
     """
 
@@ -48,13 +47,19 @@ class Batch(NamedTuple):
     masked: torch.Tensor
     prompt: PromptBatch
 
+    def to(self, device: str | torch.device) -> Batch:
+        """Return the batch on a device."""
+        return Batch(
+            self.targets.to(device), self.tokens.to(device), self.masked.to(device), self.prompt.to(device)
+        )
+
 
 class DenoiserTask:
     """What the trainer needs to know to train a denoiser.
 
     Args:
-        config: the configuration.
-        parts: what `prepare` made of it.
+        config: configuration of the training.
+        parts: the parts that `prepare` returns for it.
     """
 
     def __init__(self, config: DenoiserRunConfig, parts: DenoiserParts) -> None:
@@ -69,7 +74,7 @@ class DenoiserTask:
         self.encoded = self.prompts(parts.cache.captions) if few else None
 
     def prompts(self, captions: list[str]) -> PromptBatch:
-        """Return captions in the model's template, with slots for its grid."""
+        """Return captions as prompts in the model's template, with slots for its grid."""
         config, size = self.parts.model_config, self.config.data.size
         slots = config.slots(*self.parts.grid)
         return build_prompts(captions, config.prompt, self.parts.text, height=size, width=size, slots=slots)
@@ -99,7 +104,7 @@ class DenoiserTask:
 
     def loss(self, batch: Batch, index: int, step: int) -> BatchLoss:
         """Return the loss of a batch; positions weigh 1 where masked, `edit_loss_weight` elsewhere."""
-        batch = Batch(*(part.to(self.config.loop.device) for part in batch))
+        batch = batch.to(self.config.loop.device)
         batch, generated = self.with_self_generated(batch, index, step)
         hidden = self.model(batch.tokens, batch.prompt)
         weights = self.parts.group_weights
@@ -126,7 +131,7 @@ class DenoiserTask:
     def with_self_generated(
         self, batch: Batch, index: int, step: int
     ) -> tuple[Batch, dict[str, torch.Tensor]]:
-        """Return the batch with some masks filled by the model, and the fraction of those tokens that is right."""
+        """Return the batch with some masks filled by the model, and the fraction of those tokens that is correct."""
         config = self.config.objective.self_generated
         if config is None:
             return batch, {}
@@ -153,14 +158,14 @@ class DenoiserTask:
         denoiser = Denoiser(self.parts.model_config)
         if self.config.code_network:
             codebook = codebook_of(self.parts.image_tokenizer)
-            add_code_networks(denoiser, codebook, self.config.code_network, torch.Generator())
+            add_codebook_conditioning(denoiser, codebook, self.config.code_network, torch.Generator())
         denoiser.load_state_dict(average)
         if self.config.code_network:
-            fold_code_networks(denoiser)
+            fold_codebook_conditioning(denoiser)
         return denoiser.eval()
 
     def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
-        """Write a grid of two images a preview prompt, with seeds 0 and 1."""
+        """Write a grid of two images per preview prompt, with seeds 0 and 1."""
         grid = self.parts.grid
         captions = [caption for caption in self.config.preview_prompts for _ in range(2)]
         generators = [torch.Generator().manual_seed(number % 2) for number in range(len(captions))]
@@ -187,7 +192,7 @@ class DenoiserTask:
             parts.image_tokenizer, folder / parts.model_config.mm_vqvae, dtype=torch.bfloat16
         )
         write_text_atomic(folder / "tokenizer.json", parts.text_json)
-        write_text_atomic(folder / WORDS_FILE, "".join(f"{word}\n" for word in parts.words))
+        save_words(parts.words, folder)
         for groups in parts.groups:
             groups.save(folder / file_name(groups.kind, groups.count))
 

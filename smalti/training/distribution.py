@@ -1,19 +1,22 @@
 """One training in several processes of a machine, which share each step's batches and add up their gradients.
 
-A step has `loop.accumulate` batches. One process computes them one after the other; several compute a part each. Their
-number changes the time, and the result by rounding alone. Process 0 is the one that was started, and it alone writes.
-In a single process every function here does nothing.
+A step has `loop.accumulate` batches. One process computes them one after the other; several processes compute a part
+each. The number of processes changes the time, and the result by rounding alone. Process 0 starts the others, and only
+process 0 writes. In a single process every function here does nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,9 +29,11 @@ from smalti.training.config import RunConfig
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
-# Others wait while process 0 encodes images, which may take hours. A process that dies is noticed at once.
+# The others wait while process 0 encodes images, which may take hours. A process that dies breaks its connections, and
+# the others notice at once.
 _PATIENCE = timedelta(days=7)
-_BUCKET = 2**24
+_POLL_SECONDS = 0.05  # between two looks for processes that are not connected yet
+_BUCKET = 2**24  # elements that are added up at once
 
 
 def rank() -> int:
@@ -46,10 +51,10 @@ def spread(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[st
 
     Args:
         run: function at the top of a module, which the other processes import.
-        config: the configuration; with device "cuda" each process gets a GPU of its own.
+        config: the configuration; with device "cuda" each process uses its own GPU.
 
     Raises:
-        SmaltiError: there are fewer GPUs than processes, or a process ended early; or `run` raises it here.
+        SmaltiError: there are fewer GPUs than processes, a process ended early, or `run` raises it here.
     """
     count = config.loop.processes
     if count == 1:
@@ -69,21 +74,23 @@ def spread(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[st
             process.start()
         before = torch.get_num_threads()
         try:
-            _join(config, 0, folder)
+            _join(config, 0, folder, check=lambda: _check_alive(others))
             torch.set_num_threads(threads)
             return run(_placed(config, 0))
         finally:
             torch.set_num_threads(before)
+            # A connected process ends by itself; one that still waits for the others does not.
+            grace = 10 if dist.is_initialized() else 0
             if dist.is_initialized():
                 dist.destroy_process_group()
             for process in others:
-                process.join(timeout=10)
+                process.join(grace)
                 process.kill()
 
 
 @contextlib.contextmanager
 def first_alone() -> Iterator[None]:
-    """Run the block in process 0 while the others wait, and afterwards in them."""
+    """Run the block in process 0 while the others wait, then in the others."""
     if rank() > 0:
         _together(dist.barrier)
     yield
@@ -93,7 +100,7 @@ def first_alone() -> Iterator[None]:
 
 @torch.no_grad()
 def add_up(tensors: list[torch.Tensor]) -> None:
-    """Replace every tensor by its sum over the processes, in place, some millions of numbers at a time."""
+    """Replace every tensor by its sum over the processes, in place."""
     if size() == 1:
         return
     bucket: list[torch.Tensor] = []
@@ -134,14 +141,27 @@ def _together(call: Callable[..., Any], *arguments: Any) -> None:
         raise SmaltiError("a process of the training ended early (its message is above)") from error
 
 
-def _join(config: RunConfig, number: int, folder: str) -> None:
-    """Make this process number `number` of the group that meets in `folder`."""
+def _join(config: RunConfig, number: int, folder: str, check: Callable[[], None]) -> None:
+    """Make this process number `number` of the group that meets in `folder`.
+
+    Args:
+        config: the configuration.
+        number: this process's number, from 0.
+        folder: folder of this training alone, which all processes know.
+        check: function that is called while others are missing, and raises if one of them is gone.
+    """
     if sys.platform == "linux":
         # All processes are on this machine, whose name need not resolve.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     cuda = config.loop.device.startswith("cuda")
     if cuda:
         torch.cuda.set_device(number)
+    # PyTorch waits for a process that is dead until _PATIENCE ends, so it begins when all are there.
+    places = [Path(folder, f"process-{other}") for other in range(config.loop.processes)]
+    places[number].touch()
+    while not all(place.exists() for place in places):
+        check()
+        time.sleep(_POLL_SECONDS)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
         init_method=(Path(folder) / "meeting").as_uri(),
@@ -151,8 +171,24 @@ def _join(config: RunConfig, number: int, folder: str) -> None:
     )
 
 
+def _check_alive(others: Sequence[BaseProcess]) -> None:
+    """Raise SmaltiError if one of the other processes ended before it was connected."""
+    for number, process in enumerate(others, start=1):
+        if process.exitcode is not None:
+            raise SmaltiError(
+                f"process {number} of the training ended before its first step, with exit code {process.exitcode}"
+            )
+
+
+def _check_parent() -> None:
+    """End this process if process 0 is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is None or not parent.is_alive():
+        sys.exit(1)
+
+
 def _placed(config: ConfigT, number: int) -> ConfigT:
-    """Return the configuration of process `number`, whose device is its own GPU."""
+    """Return the configuration of process `number`; with "cuda" its device is its own GPU."""
     if config.loop.device != "cuda":
         return config
     loop = config.loop.model_copy(update={"device": f"cuda:{number}"})
@@ -166,7 +202,7 @@ def _other(run: Callable[[Any], Any], config: RunConfig, number: int, folder: st
         signal.signal(name, signal.SIG_IGN)
     torch.set_num_threads(threads)
     try:
-        _join(config, number, folder)
+        _join(config, number, folder, check=_check_parent)
         run(_placed(config, number))
     except SmaltiError:
         # Process 0 prints the same error, or is gone.

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
@@ -25,7 +25,7 @@ from smalti.training.prefetching import prefetch
 from smalti.training.state import latest_checkpoint, load_checkpoint, save_checkpoint
 from smalti.training.stopping import stop_on_interrupt
 
-# Threads that make batches: a GPU uses one up before a single thread has made the next.
+# Threads that make batches. A GPU finishes a batch before a single thread has made the next one.
 _MAKERS = {"cpu": 1, "cuda": 4}
 
 
@@ -33,24 +33,26 @@ class BatchLoss(NamedTuple):
     """The loss of a batch.
 
     Attributes:
-        weighted_sum: scalar, sum of weighted losses over what the batch holds.
+        weighted_sum: scalar, sum of the batch's weighted losses.
         weight: scalar without a gradient, sum of the weights.
-        numbers: what the log shows of the batch, averaged over batches.
+        numbers: values for the log by name; the log shows their means over batches.
     """
 
     weighted_sum: torch.Tensor
     weight: torch.Tensor
-    numbers: dict[str, float | torch.Tensor]
+    numbers: Mapping[str, float | torch.Tensor]
 
 
 class Task(Protocol):
-    """What a training has to say about itself; the trainer does the rest.
+    """What differs between trainings; the trainer does the rest.
 
     Everything random in a batch or a loss follows from the seed and the number of the batch. A resumed run therefore
     sees exactly what an uninterrupted one would.
     """
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """Return the module that is trained."""
 
     def batch(self, index: int) -> Any:
         """Return batch number `index`, on the CPU. Threads call this ahead of time, several at once on a GPU."""
@@ -95,7 +97,8 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.first = rank() == 0
-        self.done, self.entry = 0, {}
+        self.done = 0
+        self.entry: dict[str, Any] = {}
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._window: list[dict[str, float]] = []
         self._window_started = self._started
@@ -103,7 +106,7 @@ class Trainer:
         self._resume()
 
     def run(self) -> dict[str, Any]:
-        """Train to the last step, or until Ctrl-C, which leaves a checkpoint. Return the last log entry.
+        """Train to the last step or until Ctrl-C, leave a checkpoint, and return the last log entry.
 
         Raises:
             SmaltiError: the loss is not finite, or the disk is full.
@@ -130,7 +133,7 @@ class Trainer:
         if self.first and self.done == loop.steps:
             self.task.export(self.average, self.folder / "model")
         elif self.first:
-            message = f"stopped at step {self.done} of {loop.steps}; the same command goes on from there"
+            message = f"stopped at step {self.done} of {loop.steps}; the same command continues from there"
             tqdm.write(message, file=sys.stderr)
         return self.entry
 
@@ -150,11 +153,11 @@ class Trainer:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         add_up([weight, *gradients])
         torch._foreach_div_(gradients, weight)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
-        norm, weight, *values = _to_floats([norm, weight, *sums.values()])
+        total_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+        norm, total, *values = _to_floats([total_norm, weight, *sums.values()], self.device)
         numbers = add_up_numbers({**dict(zip(sums, values, strict=True)), "stop": float(stop)})
         stopped = numbers.pop("stop") > 0
-        numbers["loss"] /= weight
+        numbers["loss"] /= total
         if not math.isfinite(numbers["loss"]) or not math.isfinite(norm):
             raise SmaltiError(
                 f"the loss is no longer finite at step {self.done}: lower optimizer.learning_rate"
@@ -188,7 +191,7 @@ class Trainer:
         self._window_started = time.monotonic()
 
     def preview(self) -> dict[str, float]:
-        """Write a sample grid and return what was measured on the way."""
+        """Write a sample grid and return its measurements."""
         self.model.eval()
         path = self.folder / "previews" / f"step-{self.done:08d}.png"
         with torch.no_grad():
@@ -231,7 +234,7 @@ class Trainer:
         return weight, sums
 
     def _resume(self) -> None:
-        """Go on from the latest checkpoint, if there is one, with the same weights in all processes."""
+        """Restore the latest checkpoint, if there is one, and give all processes the same weights."""
         checkpoint = latest_checkpoint(self.folder)
         if checkpoint:
             metadata = load_checkpoint(checkpoint, self.model, self.average, self.optimizer)
@@ -241,7 +244,7 @@ class Trainer:
                 _trim_log(self.folder / "log.jsonl", self.done)
         take_from_first(list(self.model.parameters()))
 
-    def _batches(self) -> Iterator[tuple[int, Any]]:
+    def _batches(self) -> Generator[tuple[int, Any], None, None]:
         """Return this process's batches of the remaining steps."""
         accumulate = self.loop.accumulate
         numbers = range(self.done * accumulate + rank(), self.loop.steps * accumulate, size())
@@ -272,11 +275,9 @@ def _autocast(loop: LoopConfig, device: torch.device) -> Callable[[], contextlib
     return contextlib.nullcontext
 
 
-def _to_floats(values: list[float | torch.Tensor]) -> list[float]:
-    """Return numbers from any device as floats, with one wait for the device."""
-    return torch.stack(
-        [torch.as_tensor(value, dtype=torch.float32).to(values[0]) for value in values]
-    ).tolist()
+def _to_floats(values: Sequence[float | torch.Tensor], device: torch.device) -> list[float]:
+    """Return numbers from any device as floats, with one wait for `device`."""
+    return torch.stack([torch.as_tensor(value, dtype=torch.float32).to(device) for value in values]).tolist()
 
 
 def _trim_log(path: Path, step: int) -> None:

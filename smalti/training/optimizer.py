@@ -34,7 +34,10 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 
 @torch.no_grad()
 def update_average(average: dict[str, torch.Tensor], model: nn.Module, decay: float, step: int) -> None:
-    """Update the exponential moving average of the weights, in place. It starts short, to forget random weights."""
+    """Update the exponential moving average of the weights, in place.
+
+    The first steps decay faster, so that the average forgets the random weights.
+    """
     decay = min(decay, (1 + step) / (10 + step))
     values = model.state_dict()
     floats = [name for name in average if average[name].is_floating_point()]

@@ -1,15 +1,17 @@
-"""Batches that threads make while another one is in use."""
+"""Batches that threads prepare while the trainer uses earlier ones."""
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
-def prefetch(batch: Callable[[int], Any], numbers: range, makers: int) -> Iterator[tuple[int, Any]]:
+def prefetch(
+    batch: Callable[[int], Any], numbers: range, makers: int
+) -> Generator[tuple[int, Any], None, None]:
     """Yield batches with their numbers, while `makers` threads make the next ones."""
     with ThreadPoolExecutor(makers, "batches") as pool:
         left = iter(numbers)

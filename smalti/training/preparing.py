@@ -1,9 +1,10 @@
-"""What a denoiser's training needs before its first step: read, encoded, trained or made from a configuration."""
+"""Prepare a denoiser's training: read, encode, train or build its parts from a configuration."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,12 +15,12 @@ from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import TextTokenizer, train_text_tokenizer
-from smalti.model.words import WORDS_FILE, caption_words
+from smalti.model.words import caption_words
 from smalti.objective.masking import Mixture
 from smalti.runtime.compiling import check_compiler, compile_layers
-from smalti.storage.folder import load_config, load_denoiser, load_image_tokenizer
+from smalti.storage.folder import load_config, load_denoiser, load_image_tokenizer, load_words
 from smalti.training.caching import fingerprint, make_cache
-from smalti.training.codes import add_code_networks
+from smalti.training.codes import add_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import first_alone
 from smalti.training.reading import check_model_keys
@@ -37,11 +38,11 @@ class DenoiserParts:
         text: the text tokenizer.
         text_json: content of its tokenizer.json.
         cache: the training images as tokens, with captions.
-        counts: (V,) int64, number of tokens of the cache that have each code.
+        counts: (V,) int64, occurrences of each code in the cache.
         grid: height and width of the token grid.
         masking: the mixture of masking rules.
         group_weights: weight of each grouping of grouped cross-entropy, by its number of groups.
-        groups: the groupings, in the same order.
+        groups: the groupings, in the order of `group_weights`.
         model_config: configuration of the denoiser.
         model: the denoiser with its starting weights, on the CPU.
         words: words of all captions that this model and its predecessors were trained on.
@@ -62,7 +63,7 @@ class DenoiserParts:
 
 
 def prepare(config: DenoiserRunConfig) -> DenoiserParts:
-    """Read, encode, train and make the parts that a configuration asks for.
+    """Return the parts of the training that a configuration describes.
 
     Raises:
         SmaltiError: parts are missing or damaged, or do not fit the configuration.
@@ -72,7 +73,7 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
     masking = Mixture.parse(config.objective.masking)
     masking.check(*grid)
     weights = _find_group_weights(config, image_tokenizer)
-    # A wrong model is named here, because encoding the images takes minutes.
+    # Check the model section before the images are encoded, which takes minutes.
     make_model_config(config, image_tokenizer, weights, config.text.vocab_size)
     with first_alone():
         cache = make_cache(config, image_tokenizer)
@@ -100,7 +101,10 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
 def make_model_config(
     config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, weights: dict[int, float], vocab_size: int
 ) -> DenoiserConfig:
-    """Return the configuration's `model` section, completed by what follows from the other sections."""
+    """Return the configuration's `model` section, completed by the fields that other sections decide.
+
+    A model that continues from another keeps its sampling settings and presets where the section has none.
+    """
     known = {field.name for field in dataclasses.fields(DenoiserConfig)} - {"rope"} | {"rope_parameters"}
     check_model_keys(config.model, known)
     return DenoiserConfig.from_dict(
@@ -114,9 +118,18 @@ def make_model_config(
             "prompt_drop_rate": config.objective.prompt_drop_rate,
             "gen_edit_loss_weight": config.objective.edit_loss_weight,
             "group_ce_weight": format_group_weights(weights),
+            **_inherited(config),
             **config.model,
         }
     )
+
+
+def _inherited(config: DenoiserRunConfig) -> dict[str, Any]:
+    """Return the sampling settings and presets of the model that training continues from, if there is one."""
+    if not config.start_from:
+        return {}
+    start = load_config(config.start_from)
+    return {"sampling": dict(start.sampling), "presets": dict(start.presets)}
 
 
 def codebook_of(image_tokenizer: ImageTokenizer) -> torch.Tensor:
@@ -128,8 +141,8 @@ def codebook_of(image_tokenizer: ImageTokenizer) -> torch.Tensor:
 def init_codes(denoiser: Denoiser, codebook: torch.Tensor, generator: torch.Generator) -> None:
     """Start the embedding and the head of image tokens as random projections of the codes.
 
-    Similar codes then start with similar vectors, which a model would otherwise have to learn code by code. The
-    variance is that of a plain start.
+    Similar codes then start with similar vectors. Otherwise a model would have to learn the similarity code by code.
+    The variance is the usual one.
 
     Args:
         denoiser: the model, changed in place.
@@ -158,13 +171,13 @@ def _find_group_weights(config: DenoiserRunConfig, image_tokenizer: ImageTokeniz
     for number in weights:
         if number > codes:
             raise SmaltiError(
-                f"objective.group_weights must have at most {codes} groups, one a code, not {number}"
+                f"objective.group_weights must have at most {codes} groups, one per code, not {number}"
             )
     return weights
 
 
 def _make_groups(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, number: int) -> CodeGroups:
-    """Return a grouping into `number` groups, which is kept in the cache beside the tokens."""
+    """Return a grouping into `number` groups, and keep it in the cache's folder."""
     path = Path(config.cache.path) / file_name("groups", number)
     codebook = codebook_of(image_tokenizer)
     if path.exists():
@@ -186,11 +199,8 @@ def _find_text_tokenizer(config: DenoiserRunConfig, cache: TokenCache) -> Path:
 
 def _find_words(config: DenoiserRunConfig, cache: TokenCache) -> list[str]:
     """Return the words of the captions, and those of the model that training starts from."""
-    words = set(caption_words(cache.captions))
-    earlier = Path(config.start_from, WORDS_FILE) if config.start_from else None
-    if earlier and earlier.exists():
-        words.update(earlier.read_text(encoding="utf-8").split())
-    return sorted(words)
+    earlier = load_words(config.start_from) if config.start_from else frozenset()
+    return sorted(earlier.union(caption_words(cache.captions)))
 
 
 def _make_model(
@@ -202,29 +212,26 @@ def _make_model(
     """Return the denoiser with random weights or those of `start_from`, compiled if the configuration says so."""
     model = Denoiser(model_config)
     if config.start_from:
-        _start_from(model, config, image_tokenizer)
+        _start_from(model, config.start_from, config.tokenizer, image_tokenizer)
     else:
         generator = stream(config.seed, "weights")
         model.init_weights(generator)
         init_codes(model, codebook_of(image_tokenizer), generator)
     if config.code_network:
-        _add_code_networks(model, config, codebook_of(image_tokenizer), counts)
+        _condition_on_codebook(model, config.code_network, config, codebook_of(image_tokenizer), counts)
     if config.compile:
         check_compiler(find_device(config.loop.device))
         compile_layers(model)
     return model
 
 
-def _start_from(model: Denoiser, config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> None:
+def _start_from(model: Denoiser, folder: str, tokenizer: str, image_tokenizer: ImageTokenizer) -> None:
     """Load the weights of another model of the same shape and the same codes.
 
-    A convolution over the prompt that the other model lacks starts at zero, where it changes nothing.
+    If the other model lacks the convolution over the prompt, it starts at zero, where it has no effect.
     """
-    folder = config.start_from
     if fingerprint(load_image_tokenizer(folder)) != fingerprint(image_tokenizer):
-        raise SmaltiError(
-            f"start_from: {folder} has another image tokenizer than tokenizer: {config.tokenizer}"
-        )
+        raise SmaltiError(f"start_from: {folder} must have the image tokenizer of tokenizer: {tokenizer}")
     state = load_denoiser(folder).state_dict()
     for name, weight in model.state_dict().items():
         if name.startswith("prompt_convolution.") and name not in state:
@@ -232,17 +239,19 @@ def _start_from(model: Denoiser, config: DenoiserRunConfig, image_tokenizer: Ima
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise SmaltiError(f"start_from: {folder} has another shape than model: asks for") from error
+        raise SmaltiError(
+            f"start_from: {folder} must have the shape that the model section describes"
+        ) from error
 
 
-def _add_code_networks(
-    model: Denoiser, config: DenoiserRunConfig, codebook: torch.Tensor, counts: torch.Tensor
+def _condition_on_codebook(
+    model: Denoiser, width: int, config: DenoiserRunConfig, codebook: torch.Tensor, counts: torch.Tensor
 ) -> None:
-    """Add codebook-conditioned networks, fitted to the tables of `start_from` if there is one."""
+    """Condition embedding and head on the codebook, and fit their networks to the tables of `start_from`, if any."""
     modules = (model.gen_embedding, model.gen_predictor)
-    networks = add_code_networks(model, codebook, config.code_network, stream(config.seed, "code_network"))
+    networks = add_codebook_conditioning(model, codebook, width, stream(config.seed, "code_network"))
     for module, network in zip(modules, networks, strict=True):
-        table = module.parametrizations.weight.original.detach()
+        table = module.get_parameter("parametrizations.weight.original").detach()
         if not config.start_from:
             table[: len(codebook)] = 0
         elif not latest_checkpoint(Path(config.output)):

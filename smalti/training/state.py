@@ -1,4 +1,4 @@
-"""Checkpoints of a training: everything that resuming needs, as safetensors and JSON, whole or not at all."""
+"""Checkpoints of a training: all that resuming needs, as safetensors and JSON, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def save_checkpoint(
     Args:
         run: folder of the run.
         step: number of steps done.
-        model, optimizer: what is trained, and its optimizer.
+        model, optimizer: the trained module and its optimizer.
         average: moving average of the weights, by name.
-        metadata: what the log goes on from; stored as JSON beside the step.
+        metadata: the last log entry and other values to restore, stored as JSON beside the step.
         export: function that writes a loadable model folder to the path that it is given.
 
     Raises:

@@ -28,7 +28,7 @@ from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
 
 _VALIDATION_IMAGES = 64
 _SEEDING_IMAGES = 1024
-_NEAREST = 4  # codes, itself among them, that code noise replaces a code by
+_NEAREST = 4  # codes, the own one included, from which code noise draws
 
 
 class TokenizerWithDiscriminator(nn.Module):
@@ -61,16 +61,15 @@ class TokenizerTask:
                 part.requires_grad_(False)
             codebook = tokenizer.quantize.embedding.weight.detach()
             self.nearest = CodeGroups.from_neighbours(codebook, min(_NEAREST, len(codebook))).ids
+        tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's types
         adversary = config.loss.discriminator
-        self.model = TokenizerWithDiscriminator(
-            tokenizer.to(memory_format=torch.channels_last),
-            PatchDiscriminator(adversary.channels) if adversary else None,
-        )
+        discriminator = PatchDiscriminator(adversary.channels) if adversary else None
+        self.model = TokenizerWithDiscriminator(tokenizer, discriminator)
         self.source = config.data.training()
         self.validation = self.validation_images()
 
     def validation_images(self) -> torch.Tensor:
-        """Return unseen images (N, 3, H, W) uint8, or images of the data where all of them are trained on."""
+        """Return images (N, 3, H, W) uint8: unseen ones, or training images where the data have no others."""
         unseen = self.config.data.unseen()
         if unseen is not None:
             return stack_images([unseen[index] for index in range(_VALIDATION_IMAGES)])
@@ -98,7 +97,7 @@ class TokenizerTask:
         # Differences of neighbours are linear, so the error's differences are the error of the differences.
         edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
         total = weights.l1 * l1 + weights.l2 * l2 + weights.gradient * edges
-        numbers = {
+        numbers: dict[str, float | torch.Tensor] = {
             "l1": l1.detach(),
             "psnr_batch": -10 * torch.log10(l2.detach() / 4),
             "gradient": edges.detach(),
@@ -108,11 +107,11 @@ class TokenizerTask:
         if quantized is not None:
             total = total + weights.commitment * quantized.commitment + weights.entropy * quantized.entropy
             numbers |= {"commitment": quantized.commitment.detach(), "entropy": quantized.entropy.detach()}
-        adversary = weights.discriminator
-        if adversary:
+        adversary, discriminator = weights.discriminator, self.model.discriminator
+        if adversary and discriminator:
             started = float(step >= adversary.start_step)
-            fool = self.model.discriminator.generator_loss(reconstruction)
-            own = self.model.discriminator.own_loss(images, reconstruction)
+            fool = discriminator.generator_loss(reconstruction)
+            own = discriminator.own_loss(images, reconstruction)
             total = total + started * (adversary.weight * fool + own)
             numbers |= {"fool": fool.detach(), "discriminator": own.detach()}
         weight = torch.tensor(float(len(images)), device=total.device)
@@ -121,7 +120,7 @@ class TokenizerTask:
     def reconstruct(
         self, images: torch.Tensor, index: int, step: int
     ) -> tuple[torch.Tensor, Quantized | None]:
-        """Return the reconstruction of a batch, and what the quantizer says where it learns."""
+        """Return the reconstruction of a batch, and the quantizer's output in steps that train it, else None."""
         tokenizer = self.model.tokenizer
         if self.config.decoder_only:
             return self.decode_tokens(images, index), None
@@ -135,9 +134,9 @@ class TokenizerTask:
         return tokenizer(images, self.config.loss.temperature)
 
     def decode_tokens(self, images: torch.Tensor, index: int) -> torch.Tensor:
-        """Return what the decoder makes of a batch's tokens, some of them replaced by one of their nearest codes."""
+        """Decode a batch's tokens, after replacing some of them by one of their nearest codes."""
         tokenizer = self.model.tokenizer
-        # Images are encoded in float32 everywhere: bf16 gives many tokens another id.
+        # Images are encoded in float32 everywhere: bf16 changes about one token in four.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             tokens = tokenizer.encode(images)
         if self.config.code_noise:
@@ -194,7 +193,7 @@ def check_settings(config: TokenizerRunConfig) -> None:
     """Raise SmaltiError if settings of a tokenizer's training do not fit together."""
     check_model_keys(config.model, {field.name for field in dataclasses.fields(VQConfig)})
     if config.decoder_only and not config.start_from:
-        raise SmaltiError("decoder_only needs start_from, the image tokenizer whose decoder learns")
+        raise SmaltiError("decoder_only needs start_from: the image tokenizer whose decoder learns")
     downscale = VQConfig.from_dict(config.model).downscale
     if config.crop is not None and (config.crop % downscale or config.crop > config.data.size):
         raise SmaltiError(
@@ -205,7 +204,7 @@ def check_settings(config: TokenizerRunConfig) -> None:
 
 
 def busiest_part(
-    image: torch.Tensor, side: int, step: int, generator: torch.Generator, tries: int = 4
+    image: torch.Tensor, side: int, step: int, generator: torch.Generator, candidates: int = 4
 ) -> torch.Tensor:
     """Return the part of an image with the strongest edges among some random parts.
 
@@ -214,13 +213,13 @@ def busiest_part(
         side: side of the part in pixels, at most H and W.
         step: unit in pixels of the parts' places.
         generator: source of the places, on the CPU.
-        tries: number of random parts.
+        candidates: number of random parts.
 
     Returns:
         (3, side, side) uint8.
     """
     parts = []
-    for _ in range(tries):
+    for _ in range(candidates):
         row, column = (
             step * int(torch.randint((length - side) // step + 1, (), generator=generator))
             for length in image.shape[1:]
@@ -233,12 +232,14 @@ def start_from(tokenizer: ImageTokenizer, folder: str) -> None:
     """Load the weights of another image tokenizer of the same shape.
 
     Raises:
-        SmaltiError: the folder has none, or one of another shape.
+        SmaltiError: the folder holds no image tokenizer, or one of another shape.
     """
     try:
         tokenizer.load_state_dict(load_image_tokenizer(folder).state_dict())
     except RuntimeError as error:
-        raise SmaltiError(f"start_from: {folder} has another shape than model: asks for") from error
+        raise SmaltiError(
+            f"start_from: {folder} must have the shape that the model section describes"
+        ) from error
 
 
 def train_tokenizer(config: TokenizerRunConfig) -> dict[str, float]:

@@ -32,9 +32,9 @@ class VQConfig:
         patch_size: pixels a side that are folded into channels before the first convolution and unfolded after
             the last one. 1 is the classic VQGAN; 4 makes a tokenizer for CPUs, at a sixteenth of the work of the
             first level.
-        norm: "group" is the classic VQGAN's GroupNorm, whose statistics run over the whole image; "position"
-            normalises the channels of each position alone, so that it adds no dependence of a token on the
-            rest of the image.
+        norm: kind of normalisation. "group" is the classic VQGAN's GroupNorm, with statistics over the whole image.
+            "position" normalises the channels of each position alone: a token then does not depend on the rest of
+            the image through it.
         norm_groups: groups of every GroupNorm.
     """
 

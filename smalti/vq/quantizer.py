@@ -61,9 +61,9 @@ class Quantizer(nn.Module):
     def forward(self, z: torch.Tensor, temperature: float) -> Quantized:
         """Quantize for training: the chosen codes forward, the softmax over the whole codebook backward.
 
-        With p = softmax(ẑ·Eᵀ / temperature), the indicator is onehot(argmax) + p − stop_gradient(p), so its value is
-        the hard choice while its gradient is the softmax's: every code takes part in every position (section 3.2).
-        ẑ is z scaled to length 1, which changes no choice.
+        With p = softmax(ẑ·Eᵀ / temperature), the indicator is onehot(argmax) + p − stop_gradient(p). Its value is the
+        hard choice. Its gradient is the softmax's, so every code takes part in every position (section 3.2). ẑ is z
+        scaled to length 1, which changes no choice.
         """
         B, C, h, w = z.shape
         rows = F.normalize(z.permute(0, 2, 3, 1).reshape(-1, C).float(), dim=1)

@@ -1,1 +1,1 @@
-"""Captioned images that Smalti composes itself, one subfolder a world."""
+"""Captioned images that Smalti composes itself, one subfolder per world."""

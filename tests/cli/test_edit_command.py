@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import smalti
 from smalti.cli import edit
 from smalti.cli.main import app, main
-from smalti.editing.kept import TEXT, find_kept
+from smalti.editing.embedded import TEXT, find_embedded
 from smalti.editing.picture import open_picture
 from smalti.generation.settings import GenerationSettings
 
@@ -62,8 +62,8 @@ def test_an_edit(run, pipe, tmp_path):
         assert image.text["prompt"] == NEW and image.text["source prompt"] == OLD
         assert image.text["seed"] == "3" and image.text["Software"] == f"Smalti {smalti.__version__}"
         assert json.loads(image.text["settings"]) == expected.settings.to_dict()
-    kept = find_kept(open_picture("b.png"), pipe.image_tokenizer)
-    assert torch.equal(kept.tokens, expected.tokens[0])
+    embedded = find_embedded(open_picture("b.png"), pipe.image_tokenizer)
+    assert torch.equal(embedded.tokens, expected.tokens[0])
     with Image.open("map.png") as image:
         assert np.array_equal(np.asarray(image), np.asarray(expected.map()))
     report = json.loads(run("edit", *line, "-n", 2, "--json")[1])
@@ -106,9 +106,9 @@ def test_one_path_for_everything(run, pipe, tmp_path):
 
 @pytest.mark.slow
 def test_ten_edits_of_files_in_a_row(run, pipe, tmp_path):
-    """Tokens that are never chosen are those of the first picture, though nothing but PNGs goes from edit to edit."""
+    """Tokens that are never selected are those of the first image, though only PNGs go from edit to edit."""
     assert run("generate", OLD, "-o", "0.png", "--seed", 1, "--steps", 4)[0] == 0
-    first = find_kept(open_picture("0.png"), pipe.image_tokenizer).tokens
+    first = find_embedded(open_picture("0.png"), pipe.image_tokenizer).tokens
     untouched = torch.ones(8, 8, dtype=torch.bool)
     for number in range(10):
         mask = np.zeros((64, 64), dtype=bool)
@@ -117,9 +117,9 @@ def test_ten_edits_of_files_in_a_row(run, pipe, tmp_path):
         Image.fromarray(mask).save("mask.png")
         line = [f"{number}.png", f"{number} stars", "--mask", "mask.png", "-o", f"{number + 1}.png"]
         assert run("inpaint", *line, "--steps", 1)[0] == 0
-    last = find_kept(open_picture("10.png"), pipe.image_tokenizer).tokens
+    last = find_embedded(open_picture("10.png"), pipe.image_tokenizer).tokens
     assert torch.equal(last[untouched], first[untouched]) and not torch.equal(last, first)
-    # A picture that somebody else changed is encoded again: its tokens no longer hold.
+    # An image that something else changed is encoded again: its embedded tokens are no longer valid.
     with Image.open("10.png") as image:
         changed, text = image.copy(), image.text[TEXT]
     changed.putpixel((63, 63), (1, 2, 3))
@@ -133,14 +133,14 @@ def test_ten_edits_of_files_in_a_row(run, pipe, tmp_path):
 EDIT = ["edit", "a.png", NEW, "-o", "b.png"]
 BAD_LINES = {
     "image: none.png does not exist": ["edit", "none.png", NEW, "-o", "b.png"],
-    "image: text.png is not a picture that can be read": ["edit", "text.png", NEW, "-o", "b.png"],
+    "image: text.png is not a readable image": ["edit", "text.png", NEW, "-o", "b.png"],
     "prompt and source_prompt are the same": ["edit", "a.png", OLD, "-o", "b.png", "--source-prompt", OLD],
-    "mask must be as large as the picture, 64×64 pixels, not 32×32": [*EDIT, "--mask", "small.png"],
+    "mask must be as large as the image, 64×64 pixels, not 32×32": [*EDIT, "--mask", "small.png"],
     "mask must not be empty": [*EDIT, "--mask", "black.png"],
     "mask must not cover everything": ["inpaint", "a.png", NEW, "--mask", "white.png", "-o", "b.png"],
     "mask: none.png does not exist": [*EDIT, "--mask", "none.png"],
     "Missing option '--mask'": ["inpaint", "a.png", NEW, "-o", "b.png"],
-    "--source-prompt is for the automatic choice": [*EDIT, "--strength", 0.5, "--source-prompt", OLD],
+    "--source-prompt is for the automatic selection": [*EDIT, "--strength", 0.5, "--source-prompt", OLD],
     "strength must be a finite number above 0": [*EDIT, "--strength", 0],
     "share must be a finite number above 0": [*EDIT, "--share", 2],
     "threshold must be a finite number": [*EDIT, "--threshold", -1],
@@ -172,7 +172,7 @@ BAD_LINES = {
 def test_bad_lines_are_one_line_and_change_nothing(run, tmp_path, message):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "b.png").write_bytes(b"old")
     for name, side, value in (("small", 32, 255), ("black", 64, 0), ("white", 64, 255)):
         Image.new("L", (side, side), value).save(tmp_path / f"{name}.png")

@@ -212,7 +212,7 @@ BAD_LINES = {
     "--images must be a whole number of at least 12, not 11": ["scenes", "--images", 11, "-n", 2],
     "--seed must be": ["edits", "--seed", -1],
     "none is not a folder": ["scenes", "--folder", "none"],
-    "--tokenized goes with --ground-truth": ["scenes", "--tokenized"],
+    "--tokenized needs --ground-truth": ["scenes", "--tokenized"],
     "suite 'scenes': lattice must be 0 or a multiple of 8, not 12": ["scenes", "--set", "lattice=12"],
     "--set must be NAME=VALUE, not 'lattice'": ["scenes", "--set", "lattice"],
     "suite 'edits' cannot have 'ways=all'; its parameters are selections": ["edits:ways=all"],

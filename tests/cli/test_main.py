@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 import smalti
 from smalti.cli import output
 from smalti.cli.main import app, main
+from smalti.editing.picture import open_picture
 
 PROMPT = "a red circle left of a blue square"
 
@@ -59,7 +61,7 @@ def test_one_picture(run, folder, tmp_path):
 
 def test_several_pictures_in_small_batches(run, folder, tmp_path):
     arguments = ["generate", PROMPT, "a star", "-n", 2, "--seed", 7, "--steps", 4, "--model", folder]
-    arguments += ["--frames", "f.gif", "--save-tokens", "t.npy", "--json", "--edit-threshold", 0.05]
+    arguments += ["--frames", "f.gif", "--save-tokens", "t.npy", "--json", "--revise", "threshold:0.05"]
     code, out, err = run(*arguments, "-o", "p.png", "--batch-size", 3)
     assert (code, err) == (0, "")
     report = json.loads(out)
@@ -70,11 +72,13 @@ def test_several_pictures_in_small_batches(run, folder, tmp_path):
     assert list(report["seconds"]) == ["load", "prompt", "denoise", "decode", "total"]
     assert report["seconds"]["total"] >= report["seconds"]["load"] > 0
     assert 50 < report["peak_memory_mb"] < 10_000
-    assert report["settings"]["num_inference_steps"] == 4 and report["settings"]["edit_threshold"] == 0.05
-    assert (report["model"], report["device"], report["dtype"]) == ("tiny", "cpu", "float32")
-    expected = smalti.load(folder)(
-        [PROMPT, "a star"], num_images_per_prompt=2, seed=7, num_inference_steps=4, edit_threshold=0.05
+    assert (
+        report["settings"]["num_inference_steps"] == 4 and report["settings"]["revision"] == "threshold:0.05"
     )
+    assert (report["model"], report["device"], report["dtype"]) == ("tiny", "cpu", "float32")
+    pipe = smalti.load(folder)
+    settings = pipe.settings.replaced(num_inference_steps=4, revision="threshold:0.05")
+    expected = pipe([PROMPT, "a star"], num_images_per_prompt=2, seed=7, settings=settings)
     tokens = np.load("t.npy")
     assert tokens.dtype == np.int32 and np.array_equal(tokens, expected.tokens.numpy())
     assert report["tokens_edited"] == sum(expected.tokens_edited) > 0
@@ -86,24 +90,17 @@ def test_several_pictures_in_small_batches(run, folder, tmp_path):
 
 def test_passes_and_masks_set_again_are_reported(run, folder):
     line = ["generate", PROMPT, "a star", "--save-tokens", "t.npy", "--json", "--model", folder, "--seed", 0]
-    line += ["--edit-rule", "token_to_mask", "--edit-threshold", 0.5, "--budget", "adaptive", "--steps", 12]
-    code, out, err = run(*line, "--adaptive-threshold", 0.4, "--adaptive-range", 0.02, 0.5)
+    budget = "adaptive:threshold=0.4,floor=0.02,ceiling=0.5"
+    code, out, err = run(*line, "--revise", "token_to_mask:0.5", "--budget", budget, "--steps", 12)
     assert (code, err) == (0, "")
     report = json.loads(out)
-    expected = smalti.load(folder)(
-        [PROMPT, "a star"],
-        seed=0,
-        num_inference_steps=12,
-        edit_rule="token_to_mask",
-        edit_threshold=0.5,
-        budget="adaptive",
-        adaptive_threshold=0.4,
-        adaptive_range=(0.02, 0.5),
-    )
+    pipe = smalti.load(folder)
+    settings = pipe.settings.replaced(num_inference_steps=12, revision="token_to_mask:0.5", budget=budget)
+    expected = pipe([PROMPT, "a star"], seed=0, settings=settings)
     assert report["passes"] == expected.passes and all(1 <= number <= 12 for number in expected.passes)
     assert report["tokens_remasked"] == sum(expected.tokens_remasked) > 0 == report["tokens_edited"]
     assert np.array_equal(np.load("t.npy"), expected.tokens.numpy())
-    report = json.loads(run(*line, "--adaptive-threshold", 0, "--adaptive-range", 0, 1)[1])
+    report = json.loads(run(*line, "--budget", "adaptive:threshold=0,ceiling=1")[1])
     assert report["passes"] == [1, 1] and report["tokens_remasked"] == 0
 
 
@@ -111,16 +108,10 @@ def test_every_option_is_a_setting(run, folder):
     options = {
         "--steps": 5,
         "--guidance": 1.5,
-        "--edit-rule": "running_confidence",
-        "--edit-threshold": 0.25,
-        "--refine-share": 0.5,
-        "--refine-frequency": 0.01,
-        "--budget": "adaptive",
-        "--shift": 2.0,
-        "--adaptive-threshold": 0.8,
-        "--order": "confidence",
-        "--order-temperature": 0.75,
-        "--order-schedule": "cosine",
+        "--budget": "adaptive:threshold=0.8,floor=0.1,ceiling=0.5",
+        "--order": "confidence:temperature=0.75,schedule=cosine",
+        "--revise": "running_confidence:0.25",
+        "--refinement": "rare:share=0.5,frequency=0.01",
         "--draw": "argmax",
         "--temperature": 0.8,
         "--temperature-schedule": "linear",
@@ -133,12 +124,12 @@ def test_every_option_is_a_setting(run, folder):
         "--width": 96,
     }
     given = [part for pair in options.items() for part in pair]
-    given += ["--guidance-interval", 0.25, 0.75, "--adaptive-range", 0.1, 0.5]
+    given += ["--guidance-interval", 0.25, 0.75]
     code, out, _ = run("generate", PROMPT, "--save-tokens", "t.npy", "--json", "--model", folder, *given)
     assert code == 0
     report = json.loads(out)
     values = list(options.values())
-    assert list(report["settings"].values()) == [5, 1.5, [0.25, 0.75], *values[2:9], [0.1, 0.5], *values[9:]]
+    assert list(report["settings"].values()) == [5, 1.5, [0.25, 0.75], *values[2:]]
     assert np.load("t.npy").shape == (4, 12)
     assert report["images"] == []
 
@@ -147,10 +138,10 @@ def test_every_option_is_a_setting(run, folder):
 def test_golden(run, case):
     settings = golden_expectations()[case]
     options = ["--final", "release", "--draw", "argmax", "--steps", 8, "--order", "confidence"]
-    options += ["--order-temperature", 0, "--shift", 5, "--height", 1024, "--width", 1024]
+    options += ["--budget", "shift:5", "--height", 1024, "--width", 1024]
     options += ["--guidance", settings["guidance_scale"]]
-    if "edit_threshold" in settings:
-        options += ["--edit-threshold", settings["edit_threshold"]]
+    threshold = settings.get("edit_threshold")
+    options += ["--revise", f"threshold:{threshold}" if threshold else "none"]
     if "cfg_interval" in settings:
         options += ["--guidance-interval", *settings["cfg_interval"]]
     code, out, err = run("generate", PROMPT, "--model", GOLDEN, "--save-tokens", "t.npy", "--json", *options)
@@ -168,27 +159,35 @@ BAD_LINES = {
     "'--steps'": [*GENERATE, "--steps", "many"],
     "--guidance must be a finite number of at least 0, not -1.0": [*GENERATE, "--guidance", -1],
     "--guidance must be a finite number of at least 0, not nan": [*GENERATE, "--guidance", "nan"],
-    "--guidance-interval's end": [*GENERATE, "--guidance-interval", 0.5, 0.25],
+    "--guidance-interval must be two rising numbers from 0 to 1, not (0.5, 0.25)": [
+        *GENERATE,
+        "--guidance-interval",
+        0.5,
+        0.25,
+    ],
     "'--guidance-interval' requires 2 arguments": [*GENERATE, "--guidance-interval", 0.5],
-    "--edit-threshold": [*GENERATE, "--edit-threshold", 2],
-    "--edit-rule must be 'threshold' or 'token_to_mask' or": [*GENERATE, "--edit-rule", "rcr"],
-    "--adaptive-threshold must be": [*GENERATE, "--adaptive-threshold", 1.5],
-    "--adaptive-range's ceiling must be": [*GENERATE, "--adaptive-range", 0.5, 0.25],
+    "--revise 'threshold': threshold must be a finite number above 0": [*GENERATE, "--revise", "threshold:2"],
+    "--revise must be 'none' or 'threshold' or": [*GENERATE, "--revise", "rcr"],
+    "--budget 'adaptive': threshold must be": [*GENERATE, "--budget", "adaptive:1.5"],
+    "--budget 'adaptive' cannot have 'shift=2'; its parameters are threshold, floor, ceiling": [
+        *GENERATE,
+        "--budget",
+        "adaptive:shift=2",
+    ],
     "--order must be 'confidence' or": [*GENERATE, "--order", "raster"],
-    "--order: the stratified order needs a square grid": [*GENERATE, "--order", "stratified", "--width", 32],
-    "--order-schedule must be 'constant' for every": [
+    "--order 'stratified' needs a square grid": [*GENERATE, "--order", "stratified", "--width", 32],
+    "--order 'halton' cannot have 'schedule=linear'; it has no parameters": [
         *GENERATE,
         "--order",
-        "draw",
-        "--order-schedule",
-        "linear",
+        "halton:schedule=linear",
     ],
+    "--negative-prompt needs guidance": [*GENERATE, "--negative-prompt", "a star", "--guidance", 0],
     "--top-p": [*GENERATE, "--top-p", 0],
     "--height must be a multiple of 16 pixels, not 60": [*GENERATE, "--height", 60],
     "-n must be a whole number": [*GENERATE, "-n", 0],
     "--batch-size": [*GENERATE, "--batch-size", 0],
     "--seed": [*GENERATE, "--seed", -1],
-    "seed must be a whole number from 0": [*GENERATE, "--seed", 2**64],
+    "--seed must be a whole number from 0": [*GENERATE, "--seed", 2**64],
     "dtype must be float32 or": [*GENERATE, "--dtype", "int8"],
     "quantize must be 'int8' or 'int4' or 'fp8', not 'int2'": [*GENERATE, "--quantize", "int2"],
     "offload must be 'layers', not 'all'": [*GENERATE, "--offload", "all"],
@@ -200,13 +199,12 @@ BAD_LINES = {
     "prompt must be at most 2048 text tokens": ["generate", "red " * 5000, "-o", "a.png", "--model", "MODEL"],
     "Missing argument 'PROMPT'": ["generate"],
     "nothing to write": ["generate", PROMPT, "--model", "MODEL"],
-    "-o must name a .png file, not 'a.jpg'": ["generate", PROMPT, "-o", "a.jpg"],
-    "-o must name a .png file, not 'a'": ["generate", PROMPT, "-o", "a"],
+    "-o must name a .png or .jpg or .jpeg or .webp file, not 'a.bmp'": ["generate", PROMPT, "-o", "a.bmp"],
+    "-o cannot be written: a.png/b:": ["generate", PROMPT, "-o", "a.png/b"],
     "--frames must name a .gif file": ["generate", PROMPT, "--frames", "a.png"],
     "--save-tokens must name a .npy file": ["generate", PROMPT, "--save-tokens", "a.txt"],
     "-o cannot be written: none/a.png: No such file": ["generate", PROMPT, "-o", "none/a.png"],
     "-o cannot be written: /proc/a.png": ["generate", PROMPT, "-o", "/proc/a.png"],
-    "-o must name a file, but folder.png is a folder": ["generate", PROMPT, "-o", "folder.png"],
     "model must be a folder that exists or a name on the Hugging Face hub": [
         "generate",
         PROMPT,
@@ -269,7 +267,7 @@ def test_other_ends(run, folder, monkeypatch, error, code, message):
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr("smalti.loading.load", fail)
+    monkeypatch.setattr("smalti.load", fail)
     found, out, err = run(*[folder if part == "MODEL" else part for part in GENERATE])
     assert (found, out) == (code, "")
     assert err.startswith(message) and err.count("\n") == (1 if message else 0)
@@ -310,8 +308,6 @@ def test_version_and_no_command(run):
     assert run("--version") == (0, f"smalti {smalti.__version__}\n", "")
     code, out, _ = run()
     assert code == 0 and "generate" in out
-    pyproject = (Path(smalti.__file__).parents[1] / "pyproject.toml").read_text()
-    assert f'version = "{smalti.__version__}"' in pyproject
 
 
 def test_info(run, folder):
@@ -356,3 +352,63 @@ def test_memory_says_what_it_chose(run, folder):
     assert (code, out, err) == (0, "", "2GB: bfloat16\n")
     report = json.loads(run(*line, "--json")[1])
     assert (report["mode"], report["dtype"]) == ("bfloat16", "bfloat16")
+
+
+def test_the_suffix_chooses_the_format(run, folder, tmp_path):
+    for suffix, kind in ((".jpg", "JPEG"), (".webp", "WEBP"), (".png", "PNG")):
+        line = ["generate", PROMPT, "-o", f"a{suffix}", "--seed", 3, "--steps", 2, "--model", folder]
+        assert run(*line)[0] == 0
+        picture = open_picture(tmp_path / f"a{suffix}")
+        with Image.open(tmp_path / f"a{suffix}") as image:
+            assert image.format == kind
+        assert (picture.text["prompt"], picture.text["seed"]) == (PROMPT, "3")
+        assert run(*line, "--no-metadata")[0] == 0
+        assert not {"prompt", "seed", "smalti-tokens"} & set(open_picture(tmp_path / f"a{suffix}").text)
+        # An edit reads the prompt back, whatever the format.
+        assert run("vary", f"a{suffix}", "-o", "b.png", "--model", folder, "--steps", 2)[0] == 2
+        assert run(*line)[0] == 0
+        assert run("vary", f"a{suffix}", "-o", "b.png", "--model", folder, "--steps", 2)[0] == 0
+
+
+def test_a_folder_takes_every_image_and_loses_none(run, folder, tmp_path):
+    line = [
+        "generate",
+        PROMPT,
+        "two stars!",
+        "-o",
+        "out",
+        "--seed",
+        3,
+        "--steps",
+        1,
+        "--model",
+        folder,
+        "--json",
+    ]
+    wanted = ["a-red-circle-left-of-a-blue-square-3.png", "two-stars-3.png"]
+    code, out, _ = run(*line)
+    assert code == 0 and json.loads(out)["images"] == [f"out/{name}" for name in wanted]
+    assert names(tmp_path / "out") == wanted
+    assert run(*line)[0] == 0
+    assert names(tmp_path / "out") == sorted(
+        [*wanted, *(name.replace("3.png", "3-2.png") for name in wanted)]
+    )
+
+
+def test_rules_are_listed(run):
+    code, out, err = run("generate", "--order", "list")
+    assert (code, err) == (0, "") and "history:window=4,temperature=0.0" in out
+    assert [line for line in out.splitlines() if line.startswith("halton")] == ["halton"]
+    assert "token_to_mask" in run("edit", "--revise", "list")[1]
+
+
+def test_unknown_words_get_one_line(run, folder, tmp_path):
+    copy = tmp_path / "mine"
+    shutil.copytree(folder, copy)
+    line = ["generate", "a red dragon", "-o", "a.png", "--steps", 1, "--model", copy]
+    assert run(*line)[2] == ""
+    (copy / "words.txt").write_text("a\nred\ncircle\n")
+    code, _, err = run(*line)
+    assert code == 0 and err == "smalti: the model mine has never seen these words in training: dragon\n"
+    code, _, err = run("vary", "a.png", "a red wolf", "-o", "b.png", "--steps", 1, "--model", copy)
+    assert code == 0 and err == "smalti: the model mine has never seen these words in training: wolf\n"

@@ -1,4 +1,4 @@
-"""Editing by tokens: which are chosen, what stays, what comes back, and what is refused."""
+"""Editing by tokens: which are selected, what stays, what the result holds, and what is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from smalti.common.images import save_image
 from smalti.editing.blending import blend, falloff
 from smalti.editing.canvas import Canvas, fit
 from smalti.editing.edit import start_edit
-from smalti.editing.kept import TEXT, find_kept
+from smalti.editing.embedded import TEXT, find_embedded
 from smalti.editing.picture import LARGEST_PIXELS, Picture, open_picture
 from smalti.editing.regions import NothingChosen, losing_tokens, most_losing, random_share, touched_tokens
 from smalti.editing.selection import Selection
@@ -48,7 +48,7 @@ def scene():
 
 
 def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
-    """A picture of soft spots: neighbours are alike, and no two tokens are."""
+    """Return an image of soft spots: neighbouring pixels are alike, and no two tokens are."""
     small = np.random.default_rng(0).integers(0, 256, (9, 9, channels), dtype=np.uint8)
     return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -59,7 +59,7 @@ def half_mask(height: int = 64, width: int = 64) -> np.ndarray:
     return mask
 
 
-WAYS = {
+SELECTIONS = {
     "automatic": {"source_prompt": OLD},
     "share": {"source_prompt": OLD, "share": 0.3},
     "no source": {"source_prompt": "", "threshold": 0.5},
@@ -70,8 +70,8 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_tokens_that_are_not_chosen_stay_bit_for_bit(pipe, scene, way):
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_tokens_that_are_not_selected_stay_bit_for_bit(pipe, scene, selection):
     """Whatever the sampler: editing of any kind happens inside the region only."""
     for changes in (
         {"revision": "threshold:0.01"},
@@ -79,15 +79,17 @@ def test_tokens_that_are_not_chosen_stay_bit_for_bit(pipe, scene, way):
         {"revision": "running_confidence", "budget": "adaptive"},
     ):
         chosen = pipe.settings.replaced(num_inference_steps=6, **changes)
-        result = pipe.edit(scene, NEW, settings=chosen, seed=3, num_images_per_prompt=2, **WAYS[way])
+        result = pipe.edit(
+            scene, NEW, settings=chosen, seed=3, num_images_per_prompt=2, **SELECTIONS[selection]
+        )
         region, before = result.region, result.tokens_before
         assert region.any() and not region.all()
         assert torch.equal(result.tokens[:, ~region], before[~region].expand(2, -1))
         assert (result.tokens[:, region] < 64).all() and not torch.equal(result.tokens[0], result.tokens[1])
-        assert (result.loss is not None) == (way in ("automatic", "share", "no source"))
+        assert (result.loss is not None) == (selection in ("automatic", "share", "no source"))
 
 
-def test_kept_pixels_are_the_pictures_own(pipe, scene):
+def test_pixels_outside_are_the_images_own(pipe, scene):
     mask = np.zeros((8, 8), dtype=bool)
     mask[2:4, 2:4] = True
     result = pipe.edit(scene, NEW, mask=mask, seed=0, num_inference_steps=2)
@@ -111,7 +113,7 @@ def test_same_seed_same_edit_alone_or_with_others(pipe, scene):
     assert torch.equal(several.tokens[2], alone.tokens[0]) and torch.equal(several.region, alone.region)
     assert several.images[2].tobytes() == alone.image.tobytes()
     assert several.only(2).image is several.images[2] and several.only(2).seeds == [7]
-    # Chosen at random, the tokens follow the seed too.
+    # A random selection follows the seed too.
     varied = [pipe.edit(scene, NEW, seed=seed, strength=0.4, num_inference_steps=2) for seed in (1, 1, 2)]
     assert torch.equal(varied[0].region, varied[1].region)
     assert not torch.equal(varied[0].region, varied[2].region)
@@ -133,7 +135,7 @@ def test_the_callback_sees_every_step(pipe, scene):
 
 
 def test_ten_edits_in_a_row_leave_the_rest_alone(pipe, scene):
-    """By results in Python: tokens never chosen are those of the first encoding, and far pixels the picture's own."""
+    """By results in Python: tokens never selected are those of the first encoding, far pixels the image's own."""
     result, prompts = None, [f"{number} blue stars" for number in range(10)]
     chosen = torch.zeros(8, 8, dtype=torch.bool)
     for number, prompt in enumerate(prompts):
@@ -154,7 +156,7 @@ def test_ten_edits_in_a_row_leave_the_rest_alone(pipe, scene):
     assert pipe.edit(result, "three stars", num_inference_steps=2).source_prompt == prompts[-1]
 
 
-def test_a_drawn_picture_brings_its_tokens_and_its_prompt(pipe):
+def test_a_generated_image_brings_its_tokens_and_its_prompt(pipe):
     drawn = pipe(OLD, seed=1, num_inference_steps=4)
     result = pipe.edit(drawn, NEW, num_inference_steps=4)
     assert torch.equal(result.tokens_before, drawn.tokens[0]) and result.source_prompt == OLD
@@ -165,22 +167,22 @@ def test_a_drawn_picture_brings_its_tokens_and_its_prompt(pipe):
         pipe.edit(pipe([OLD, NEW], num_inference_steps=1), NEW)
 
 
-def test_kept_tokens_hold_for_the_same_pixels_and_codebook_only(pipe, tmp_path):
+def test_embedded_tokens_are_valid_for_the_same_pixels_and_codebook_only(pipe, tmp_path):
     result = pipe.edit(noise(50, 70), NEW, strength=0.5, seed=0, num_inference_steps=2)
-    text = result.kept().to_text(Picture(np.array(result.image)))
+    text = result.embedded().to_text(Picture(np.array(result.image)))
     save_image(result.image, tmp_path / "a.png", {TEXT: text, "prompt": NEW})
-    found = find_kept(open_picture(tmp_path / "a.png"), pipe.image_tokenizer)
+    found = find_embedded(open_picture(tmp_path / "a.png"), pipe.image_tokenizer)
     assert torch.equal(found.tokens, result.tokens[0]) and found.canvas == result.canvas
-    # Stored anew as another kind of file's pixels, they are still the same picture; one pixel changed, not.
+    # One changed pixel makes it another image.
     changed = np.array(result.image)
     changed[0, 0, 0] ^= 1
     save_image(Image.fromarray(changed), tmp_path / "b.png", {TEXT: text})
-    assert find_kept(open_picture(tmp_path / "b.png"), pipe.image_tokenizer) is None
+    assert find_embedded(open_picture(tmp_path / "b.png"), pipe.image_tokenizer) is None
     with torch.no_grad():
         codes = pipe.image_tokenizer.quantize.embedding.weight
         old = codes.clone()
         codes.copy_(old.roll(1, 0))
-        assert find_kept(open_picture(tmp_path / "a.png"), pipe.image_tokenizer) is None
+        assert find_embedded(open_picture(tmp_path / "a.png"), pipe.image_tokenizer) is None
         codes.copy_(old)
     values = json.loads(text)
     for name, value in (
@@ -199,8 +201,8 @@ def test_kept_tokens_hold_for_the_same_pixels_and_codebook_only(pipe, tmp_path):
     ):
         for damaged in (json.dumps({**values, name: value}), json.dumps({**values, name: value})[:-9]):
             picture = Picture(np.array(result.image), {TEXT: damaged})
-            assert find_kept(picture, pipe.image_tokenizer) is None
-    assert find_kept(Picture(np.array(result.image), {TEXT: "[1]"}), pipe.image_tokenizer) is None
+            assert find_embedded(picture, pipe.image_tokenizer) is None
+    assert find_embedded(Picture(np.array(result.image), {TEXT: "[1]"}), pipe.image_tokenizer) is None
 
 
 def test_a_size_of_ones_own_encodes_again(pipe):
@@ -227,7 +229,7 @@ def test_every_size_and_mode_comes_back_as_large(pipe, height, width, mode):
 def test_a_turned_photograph_is_edited_upright(pipe, tmp_path):
     upright = noise(40, 64)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: the file holds the picture on its side
+    exif[0x0112] = 6  # the camera was turned: the file holds the image on its side
     Image.fromarray(upright).rotate(90, expand=True).save(tmp_path / "a.png", exif=exif)
     mask = np.zeros((40, 64), dtype=bool)
     mask[:8, :8] = True
@@ -245,11 +247,11 @@ def test_transparency_stays_where_nothing_was_drawn(pipe):
     assert (edited[:16, :16, 3] == 255).all() and np.array_equal(edited[32:, 32:], pixels[32:, 32:])
 
 
-def test_growing_keeps_the_picture_and_its_tokens(pipe, scene):
+def test_growing_keeps_the_image_and_its_tokens(pipe, scene):
     first = pipe.edit(scene, OLD, strength=0.3, seed=0, num_inference_steps=2)
     grown = pipe.edit(first, OLD, grow=(20, 16, 3, 0), seed=0, num_inference_steps=2)
     assert grown.image.size == (64 + 23, 64 + 16)
-    # 20 pixels are two and a half tokens and take two blocks of two, 16 one block, 3 another.
+    # 20 pixels are two and a half tokens and take two blocks of two tokens, 16 take one, 3 take another.
     assert grown.tokens.shape == (1, 8 + 2, 8 + 4 + 2)
     assert torch.equal(grown.tokens[0, 2:, 4:12], first.tokens[0])
     assert torch.equal(
@@ -263,12 +265,12 @@ def test_growing_keeps_the_picture_and_its_tokens(pipe, scene):
     # And once more, from there.
     again = pipe.edit(grown, OLD, grow=(0, 0, 0, 16), seed=0, num_inference_steps=2)
     assert again.image.size == (87, 96) and again.tokens.shape == (1, 12, 14)
-    # The picture began 12 pixels from the canvas's edge and ended 99 from it: columns 1 to 12.
+    # The image began 12 pixels from the canvas's edge and ended 99 from it: columns 1 to 12.
     assert torch.equal(again.tokens[0, :10, 1:13], grown.tokens[0, :, 1:13])
     assert not again.region[:10, 1:13].any() and again.region[10:].all()
 
 
-def test_every_mask_that_means_the_same_chooses_the_same(pipe, scene, tmp_path):
+def test_every_mask_that_means_the_same_selects_the_same(pipe, scene, tmp_path):
     grid = np.zeros((8, 8), dtype=bool)
     grid[1:3, 4:7] = True
     pixels = np.zeros((64, 64), dtype=bool)
@@ -292,17 +294,17 @@ def test_every_mask_that_means_the_same_chooses_the_same(pipe, scene, tmp_path):
 
 
 BAD_EDITS = {
-    "mask must be as large as the picture, 64×64 pixels, not 32×64": {"mask": Image.new("L", (32, 64), 255)},
+    "mask must be as large as the image, 64×64 pixels, not 32×64": {"mask": Image.new("L", (32, 64), 255)},
     "64×64 pixels, or as its grid, 8×8 tokens, not 5×5": {"mask": np.ones((5, 5), dtype=bool)},
     "mask must not be empty": {"mask": np.zeros((8, 8), dtype=bool)},
     "mask must not cover everything": {"mask": Image.new("L", (64, 64), 255)},
-    "mask must be a picture or the name of its file, not float": {"mask": 0.5},
+    "mask must be an image or the name of its file, not float": {"mask": 0.5},
     "mask: none.png does not exist": {"mask": "none.png"},
     "mask as an array must be": {"mask": np.ones((8, 8, 8), dtype=np.float32)},
     "prompt and source_prompt are the same": {"source_prompt": " a  green circle "},
     "source_prompt must be text, not int": {"source_prompt": 3},
-    "source_prompt is for the automatic choice": {"source_prompt": OLD, "strength": 0.5},
-    "share is for the automatic choice": {"share": 0.5, "mask": half_mask()},
+    "source_prompt is for the automatic selection": {"source_prompt": OLD, "strength": 0.5},
+    "share is for the automatic selection": {"share": 0.5, "mask": half_mask()},
     "share and threshold must not both": {"share": 0.5, "threshold": 0.5},
     "strength must be a finite number above 0 and at most 1, not 0": {"strength": 0},
     "strength must be a finite number above 0 and at most 1, not 1.5": {"strength": 1.5},
@@ -319,7 +321,7 @@ BAD_EDITS = {
     "num_images_per_prompt must be a whole number": {"strength": 0.5, "num_images_per_prompt": 0},
     "num_inference_steps must be at most 64": {"strength": 0.5, "num_inference_steps": 65},
     "seed must be a whole number": {"strength": 0.5, "seed": -1},
-    "image must be a picture or the name of its file, not int": {"image": 3, "strength": 0.5},
+    "image must be an image or the name of its file, not int": {"image": 3, "strength": 0.5},
     "image as an array must be": {"image": np.zeros((4, 4), dtype=np.float32), "strength": 0.5},
     "image must have at least one pixel, not 5×0": {"image": np.zeros((0, 5, 3), np.uint8), "strength": 0.5},
     "image must have at least one pixel, not 0×5": {"image": Image.new("RGB", (0, 5)), "strength": 0.5},
@@ -334,17 +336,17 @@ def test_bad_edits_are_named_in_one_line(pipe, scene, message):
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_no_pictures(pipe, tmp_path):
-    (tmp_path / "a.png").write_text("no picture")
+def test_files_that_are_not_images(pipe, tmp_path):
+    (tmp_path / "a.png").write_text("not an image")
     save_image(Image.fromarray(noise(64, 64)), tmp_path / "b.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:2000])
     for name in ("a.png", "b.png", "."):
-        with pytest.raises(SmaltiError, match="is not a picture that can be read"):
+        with pytest.raises(SmaltiError, match="is not a readable image"):
             pipe.edit(tmp_path / name, NEW, strength=0.5)
 
 
-def test_large_pictures_are_refused_by_their_header(tmp_path, recwarn):
-    """100 megapixels, and so many that Pillow itself refuses them: these files hold nothing but their header."""
+def test_large_images_are_refused_by_their_header(tmp_path, recwarn):
+    """At 100 megapixels Smalti refuses, at 400 Pillow itself: these files hold only their header."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return (
@@ -363,7 +365,7 @@ def test_large_pictures_are_refused_by_their_header(tmp_path, recwarn):
     assert LARGEST_PIXELS == 64_000_000 and not recwarn.list
 
 
-# What is chosen.
+# The selection.
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 2]), st.integers(2, 9), st.integers(0, 99))
@@ -386,12 +388,12 @@ def test_log_probabilities_are_those_of_the_whole_distribution():
     tokens = torch.randint(0, 64, (6, 4), generator=torch.Generator().manual_seed(0))
     hidden = torch.rand(5, 6, 4, generator=torch.Generator().manual_seed(1)) < 0.6
     found = log_probabilities(denoiser, prompt, tokens, hidden, at_once=2)
-    for sight, values in zip(hidden, found, strict=True):
+    for mask, values in zip(hidden, found, strict=True):
         with torch.inference_mode():
-            vectors = denoiser(tokens.masked_fill(sight, denoiser.config.mask_code)[None], prompt)
+            vectors = denoiser(tokens.masked_fill(mask, denoiser.config.mask_code)[None], prompt)
             expected = (vectors[0] @ denoiser.head.T).log_softmax(dim=1).gather(1, tokens.view(-1, 1))
-        assert torch.allclose(values[sight], expected.view(6, 4)[sight], atol=1e-4)
-        assert (values[~sight] == 0).all()
+        assert torch.allclose(values[mask], expected.view(6, 4)[mask], atol=1e-4)
+        assert (values[~mask] == 0).all()
     mean = negative_log_likelihood(denoiser, prompt, tokens, hidden)
     assert torch.allclose(mean, -found.sum(0) / hidden.sum(0).clamp_min(1), atol=1e-5)
 
@@ -408,9 +410,9 @@ def test_likelihood_drop_compares_prompts():
         one_by_one = likelihood_drop(denoiser, new, old, tokens, passes=passes, at_once=1)
         assert torch.allclose(one_by_one, loss, atol=1e-4)
     everything = torch.ones(1, 6, 4, dtype=torch.bool)
-    blind = [log_probabilities(denoiser, one, tokens, everything)[0] for one in (old, new)]
-    expected = torch.logaddexp(blind[0], torch.tensor(1 / 16 / 64).log()) - torch.logaddexp(
-        blind[1], torch.tensor(1 / 16 / 64).log()
+    alone = [log_probabilities(denoiser, one, tokens, everything)[0] for one in (old, new)]
+    expected = torch.logaddexp(alone[0], torch.tensor(1 / 16 / 64).log()) - torch.logaddexp(
+        alone[1], torch.tensor(1 / 16 / 64).log()
     )
     assert torch.allclose(likelihood_drop(denoiser, new, old, tokens, passes=1), expected, atol=1e-4)
     for passes in (0, 2, 8):
@@ -453,7 +455,7 @@ def test_a_share_is_as_large_as_asked(grid, share, block):
         assert int(drawn.sum()) == max(1, round(share * int(within.sum()))) and not (drawn & ~within).any()
 
 
-def test_shares_prefer_what_is_least_believed():
+def test_shares_prefer_the_least_likely_tokens():
     values = torch.zeros(8, 8)
     values[2:6, 2:6] = 3.0
     assert torch.equal(most_losing(values, 0.25), values > 0)
@@ -467,24 +469,24 @@ def test_shares_prefer_what_is_least_believed():
 
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([(64, 64), (32, 96)]))
 @settings(deadline=None)
-def test_a_picture_fits_its_canvas(height, width, canvas):
+def test_an_image_fits_its_canvas(height, width, canvas):
     found = fit((height, width), canvas)
     top, left, rows, columns = found.place
     assert 0 <= top and 0 <= left and top + rows <= canvas[0] and left + columns <= canvas[1]
     assert rows == canvas[0] or columns == canvas[1]
     pixels = noise(height, width)
-    laid = found.lay(pixels)
-    assert laid.shape == (*canvas, 3)
-    # What lies beside the picture repeats its edge.
-    assert (laid[:top] == laid[top]).all() and (
-        laid[:, left + columns :] == laid[:, left + columns - 1 : left + columns]
+    placed = found.put(pixels)
+    assert placed.shape == (*canvas, 3)
+    # The rest of the canvas repeats the image's edge.
+    assert (placed[:top] == placed[top]).all() and (
+        placed[:, left + columns :] == placed[:, left + columns - 1 : left + columns]
     ).all()
     mask = np.zeros((height, width), dtype=bool)
     mask[height // 2, width // 3] = True
-    touched = found.lay_mask(mask)
+    touched = found.put_mask(mask)
     assert touched.any() and (touched.all() or max(height, width) > 1)
-    assert found.lay_mask(np.ones((height, width), dtype=bool)).all()
-    assert not found.lay_mask(np.zeros((height, width), dtype=bool)).any()
+    assert found.put_mask(np.ones((height, width), dtype=bool)).all()
+    assert not found.put_mask(np.zeros((height, width), dtype=bool)).any()
 
 
 @given(
@@ -499,7 +501,7 @@ def test_a_grown_canvas_keeps_what_was_there_in_place(edges, size):
     assert grown.size == (size[0] + top + bottom, size[1] + left + right)
     y, x, height, width = grown.place
     assert y >= 0 and x >= 0 and y + height <= grown.canvas[0] and x + width <= grown.canvas[1]
-    # The old picture's corners are where they were, but for the shift and the rounding of the scale.
+    # The old image's corners are where they were, but for the shift and the rounding of the scale.
     old = canvas.place
     assert abs(x + left * width / grown.size[1] - (along + old[1])) <= 1.5
     assert abs(y + top * height / grown.size[0] - (down + old[0])) <= 1.5
@@ -519,12 +521,12 @@ def test_blending_leaves_no_seam_and_no_trace():
     region = np.zeros((64, 64), dtype=bool)
     region[24:40, 24:40] = True
     canvas = fit((64, 64), (64, 64))
-    # Nothing changed: far from the region nothing does, inside the decoder's picture is shown.
+    # Equal tokens: the decoder's image is shown inside the region, the original elsewhere.
     same = blend(original, canvas, before, before, region, 8)
     assert np.array_equal(same[region], before[region])
     outside = falloff(region, 0, 2) == 0
     assert np.array_equal(same[outside], original[outside])
-    # A decoder that draws kept tokens darker beside the region: so does the original become, as far as two tokens.
+    # The decoder darkens unchanged tokens beside the region: the original follows within two tokens.
     after = (before - 20).astype(np.uint8)
     darker = blend(original, canvas, before, after, region, 8).astype(int)
     near = (falloff(region, 0, 8) > 0) & outside

@@ -156,7 +156,7 @@ def test_wrong_names_and_options(text: str, options: list[str], message: str) ->
         ("scenes", Request(images_per_prompt=0), "--images-per-prompt"),
         ("scenes", Request(batch_size=0), "--batch-size"),
         ("scenes", Request(seed=-1), "--seed"),
-        ("scenes", Request(tokenized=True), "--tokenized goes with --ground-truth"),
+        ("scenes", Request(tokenized=True), "--tokenized needs --ground-truth"),
         ("scenes", Request(folder=Path("x"), ground_truth=True), "leave out --ground-truth and --save"),
         ("scenes", Request(folder=Path("x"), save=Path("y")), "leave out --ground-truth and --save"),
         ("scenes", Request(shuffled=True, save=Path("y")), "leave out --shuffled"),

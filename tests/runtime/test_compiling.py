@@ -47,12 +47,11 @@ def folder(tmp_path_factory):
 def test_the_same_tokens(folder):
     pipe, plain = smalti.load(folder, compile=True), smalti.load(folder)
     torch._dynamo.utils.counters.clear()  # of the trial
-    assert str(pipe.mode) == "float32, compiled" and plain.mode.compiled is False
+    assert str(pipe.components.mode) == "float32, compiled" and plain.components.mode.compiled is False
     names = [name for name, _ in plain.denoiser.named_parameters()]
     assert [name for name, _ in pipe.denoiser.named_parameters()] == names
-    settings = dict(
-        seed=0, num_inference_steps=4, guidance_scale=2.0, edit_threshold=0.3, output_type="tokens"
-    )
+    chosen = plain.settings.replaced(num_inference_steps=4, guidance_scale=2.0, revision="threshold:0.3")
+    settings = dict(seed=0, settings=chosen, output_type="tokens")
     expected = plain(TEXTS, **settings).tokens
     assert torch.equal(pipe(TEXTS, **settings).tokens, expected)
     assert compiled_graphs() == 1, "layers, lengths and batch sizes share one"

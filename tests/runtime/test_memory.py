@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import smalti
-import smalti.loading
 import smalti.runtime.memory
 import smalti.storage.loading
 from smalti.errors import SmaltiError
@@ -244,7 +243,7 @@ class TestLoading:
     def test_a_budget_is_kept_to(self, tmp_path):
         folder = write_tiny_model(tmp_path / "m")
         pipe = smalti.load(folder, memory="2GB")
-        assert pipe.mode == Mode("bfloat16") and pipe.denoiser.head.dtype == torch.bfloat16
+        assert pipe.components.mode == Mode("bfloat16") and pipe.denoiser.head.dtype == torch.bfloat16
         assert pipe("a cat", seed=0, num_inference_steps=2).images
 
     def test_a_small_budget_changes_the_way(self, tmp_path, monkeypatch):
@@ -254,7 +253,7 @@ class TestLoading:
         tight = next(mode for mode in ways if not mode.guidance_batched and mode.quantize is None)
         monkeypatch.setattr(smalti.storage.loading, "choose", lambda *arguments, **options: tight)
         pipe = smalti.load(folder, memory="1GB", dtype="float32")
-        assert pipe.mode == tight and isinstance(pipe.denoiser.gen_embedding, MappedEmbedding)
+        assert pipe.components.mode == tight and isinstance(pipe.denoiser.gen_embedding, MappedEmbedding)
         assert pipe.image_tokenizer.quant_conv.weight.dtype == torch.bfloat16
         plain = smalti.load(folder)
         settings = dict(seed=0, num_inference_steps=3, guidance_scale=2.0, output_type="pt")

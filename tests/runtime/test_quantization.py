@@ -117,7 +117,7 @@ def test_no_more_than_one_tensor_is_ever_whole(tmp_path, monkeypatch):
 def test_a_pipeline(tmp_path):
     folder = write_tiny_model(tmp_path / "m")
     pipe = smalti.load(folder, quantize="int8")
-    assert str(pipe.mode) == "int8 layers in float32 arithmetic"
+    assert str(pipe.components.mode) == "int8 layers in float32 arithmetic"
     assert pipe("a red circle", seed=0, num_inference_steps=2).images[0].size == (64, 64)
     with pytest.raises(SmaltiError, match="quantize must be 'int8' or 'int4' or 'fp8', not 'int2'"):
         smalti.load(folder, quantize="int2")

@@ -85,7 +85,7 @@ def test_the_same_numbers(tmp_path, quantize):
 def test_on_a_cpu_it_is_nothing(tmp_path):
     folder = write_tiny_model(tmp_path / "m")
     pipe, plain = smalti.load(folder, offload="layers"), smalti.load(folder)
-    assert not isinstance(pipe.denoiser.layers, StreamedLayers) and pipe.mode.offload is None
+    assert not isinstance(pipe.denoiser.layers, StreamedLayers) and pipe.components.mode.offload is None
     settings = dict(seed=0, num_inference_steps=2, output_type="tokens")
     assert torch.equal(pipe("a cat", **settings).tokens, plain("a cat", **settings).tokens)
     with pytest.raises(SmaltiError, match="offload must be 'layers', not 'disk'"):

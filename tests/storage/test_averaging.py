@@ -15,6 +15,7 @@ from tiny import GOLDEN, tiny_denoiser
 import smalti
 from smalti.cli.main import main
 from smalti.errors import SmaltiError
+from smalti.model.words import WORDS_FILE
 from smalti.storage.averaging import average_models
 from smalti.storage.folder import save_denoiser
 
@@ -70,6 +71,22 @@ def test_the_dtype_is_the_firsts_and_sums_are_not_in_it(first: Path, second: Pat
         # Half a unit in the last place: rounded once.
         exact = (ours[name].double() + theirs[name].double()) / 2
         torch.testing.assert_close(weight.double(), exact, rtol=2**-8 + 1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [("a\nred\n", "a\nzebra\n", "a\nred\nzebra\n"), (None, "b\na\n", "a\nb\n"), (None, None, None)],
+)
+def test_words_are_those_of_both(
+    first: Path, second: Path, tmp_path: Path, ours: str | None, theirs: str | None, expected: str | None
+) -> None:
+    pair = [shutil.copytree(model, tmp_path / model.name) for model in (first, second)]
+    for model, words in zip(pair, (ours, theirs), strict=True):
+        if words is not None:
+            (model / WORDS_FILE).write_text(words)
+    average_models(*pair, pair[0])
+    found = (pair[0] / WORDS_FILE).read_text() if (pair[0] / WORDS_FILE).exists() else None
+    assert found == expected
 
 
 def test_it_may_be_written_over_one_of_the_two_and_in_shards(

@@ -107,7 +107,7 @@ class TestCached:
     def test_a_cached_model_works_offline(self, cache, model):
         snapshot = put(cache, model)
         pipe = smalti.load(REPO)
-        assert pipe.name == REPO and pipe.denoiser.config.hidden_size == 256
+        assert pipe.components.name == REPO and pipe.denoiser.config.hidden_size == 256
         assert find_model(REPO) == snapshot == find_model(REPO, revision="main")
         assert find_model(REPO, revision=COMMIT, local_files_only=True) == snapshot
 
@@ -166,6 +166,7 @@ class TestFetching:
             "emu3_vqvae/config.json",
             "emu3_vqvae/model.safetensors",
             "tokenizer.json",
+            "words.txt",
             "model.safetensors.index.json",
         }
         assert len(names) == len(set(names)), "nothing is asked for twice"
@@ -175,7 +176,7 @@ class TestFetching:
         assert hub[0] == ("config.json", "v2") and {revision for _, revision in hub[1:]} == {COMMIT}
 
     def test_what_was_fetched_loads(self, hub):
-        assert smalti.load(REPO).name == REPO
+        assert smalti.load(REPO).components.name == REPO
 
     def test_parts(self, hub):
         fetch(REPO, parts=())

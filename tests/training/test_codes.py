@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tiny import tiny_denoiser
 
-from smalti.training.codes import CodeNetwork, add_code_networks, fold_code_networks
+from smalti.training.codes import CodebookConditioning, add_codebook_conditioning, fold_codebook_conditioning
 
 CODES, DIM = 64, 32
 
@@ -21,14 +21,14 @@ def codebook() -> torch.Tensor:
 def test_networks_add_to_the_rows_of_codes_and_fold_into_plain_tables() -> None:
     model = tiny_denoiser(scale=1.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    add_code_networks(model, codebook(), 8, generator())
+    add_codebook_conditioning(model, codebook(), 8, generator())
     head, embedding = model.head.detach().clone(), model.gen_embedding.weight.detach().clone()
     added = (head - before["gen_predictor.weight"]).std()
     assert 0.3 < added / before["gen_predictor.weight"].std() < 3
     assert not torch.equal(embedding[:CODES], before["gen_embedding.weight"][:CODES])
     # Rows that are no codes, such as the mask's, have no entry in the codebook and stay the table's own.
     assert torch.equal(embedding[CODES:], before["gen_embedding.weight"][CODES:])
-    fold_code_networks(model)
+    fold_codebook_conditioning(model)
     after = model.state_dict()
     assert set(after) == set(before)
     assert torch.equal(after["gen_predictor.weight"], head)
@@ -37,7 +37,7 @@ def test_networks_add_to_the_rows_of_codes_and_fold_into_plain_tables() -> None:
 
 def test_networks_and_other_rows_learn() -> None:
     model = tiny_denoiser(scale=1.0)
-    networks = add_code_networks(model, codebook(), 8, generator())
+    networks = add_codebook_conditioning(model, codebook(), 8, generator())
     model.head.square().sum().backward()
     assert networks[1].layers[0].weight.grad.abs().sum() > 0
     assert networks[0].layers[0].weight.grad is None
@@ -49,7 +49,7 @@ def test_networks_and_other_rows_learn() -> None:
 def test_codes_side_by_side_get_vectors_side_by_side() -> None:
     codes = codebook()
     codes[1] = codes[0] + 1e-3
-    network = CodeNetwork(codes, DIM, 32)
+    network = CodebookConditioning(codes, DIM, 32)
     network.init_weights(generator())
     found = network(torch.zeros(CODES, DIM)).detach()
     assert (found[0] - found[1]).norm() < 0.05 * (found[0] - found[2]).norm()
@@ -60,7 +60,7 @@ def test_fitting_learns_a_table_and_knows_codes_that_were_never_seen() -> None:
     true = codes @ torch.randn(4, DIM, generator=generator())
     seen = torch.arange(CODES) % 4 > 0
     table = torch.cat([torch.where(seen[:, None], true, torch.randn(CODES, DIM)), torch.ones(3, DIM)])
-    network = CodeNetwork(codebook(), DIM, 32)
+    network = CodebookConditioning(codebook(), DIM, 32)
     network.init_weights(generator())
     before = table.clone()
     network.fit(table, seen * 1000.0)

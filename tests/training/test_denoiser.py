@@ -59,7 +59,14 @@ def test_fine_tuning_starts_from_a_model(workspace: Path) -> None:
     Path("denoiser/model/words.txt").write_text("a\nzebra\n")
     words = make_task(*overrides).parts.words
     assert "zebra" in words and set(caption_words(TokenCache("cache").captions)) < set(words)
-    with pytest.raises(SmaltiError, match="start_from: denoiser/model has another shape"):
+    config = json.loads(Path("denoiser/model/config.json").read_text())
+    chosen = {"sampling": {"order": "halton"}, "presets": {"fast": {"num_inference_steps": 2}}}
+    Path("denoiser/model/config.json").write_text(json.dumps({**config, **chosen}))
+    kept = make_task(*overrides).parts.model_config
+    assert (dict(kept.sampling), dict(kept.presets)) == (chosen["sampling"], chosen["presets"])
+    other = make_task(*overrides, "model.sampling={top_k: 3}").parts.model_config
+    assert dict(other.sampling) == {"top_k": 3}
+    with pytest.raises(SmaltiError, match="start_from: denoiser/model must have the shape"):
         changes = ["output=other", "model.num_hidden_layers=2"]
         train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides + changes))
 

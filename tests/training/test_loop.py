@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from counting_task import STEPS, make_config, run
 from safetensors.torch import load_file
 
+from smalti.errors import SmaltiError
+from smalti.training.config import RunConfig
 from smalti.training.distribution import spread
 
 pytestmark = pytest.mark.slow
@@ -35,3 +40,23 @@ def test_a_step_is_the_same_in_one_batch_in_several_and_in_two_processes(
     assert len(numbers) == STEPS
     torch.testing.assert_close(numbers, expected_numbers, rtol=0, atol=1.1e-4)  # the log rounds norms
     torch.testing.assert_close(weights, expected_weights, rtol=1e-5, atol=1e-6)
+
+
+class EndsWhereItIsRead:
+    """A function that a process cannot be started with: to read it ends the process."""
+
+    def __call__(self, config: RunConfig) -> dict[str, Any]:
+        raise AssertionError("the training must not begin")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (3,)
+
+
+def test_a_process_that_ends_before_it_joins_is_reported_at_once(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(
+        SmaltiError, match="process 1 of the training ended before its first step.* exit code 3"
+    ):
+        spread(EndsWhereItIsRead(), make_config(str(tmp_path), 2, 2))
+    assert time.monotonic() - started < 60
+    assert not torch.distributed.is_initialized()

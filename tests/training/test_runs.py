@@ -97,7 +97,7 @@ def test_ctrl_c_leaves_a_checkpoint(workspace: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 0 and "Traceback" not in errors
-    assert "the same command goes on from there" in errors
+    assert "the same command continues from there" in errors
     (checkpoint,) = (workspace / "denoiser").glob("checkpoint-*")
     step = json.loads((checkpoint / "state.json").read_text())["step"]
     assert step >= 3 and checkpoint.name == f"checkpoint-{step:08d}"
@@ -162,6 +162,9 @@ def test_processes_stop_resume_exactly_and_report_errors_once(workspace: Path) -
 
 
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)  # by the compiler
 def test_compiled_layers_learn_the_same(workspace: Path) -> None:
     train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", ["output=compiled", "compile=true"]))
     torch.compiler.reset()

@@ -66,7 +66,7 @@ def test_the_busiest_part_of_a_picture_lies_on_the_grid() -> None:
     image = torch.zeros(3, 32, 48, dtype=torch.uint8)
     image[:, 20:28, 34:40] = 200
     generator = torch.Generator().manual_seed(0)
-    part = busiest_part(image, 16, 8, generator, tries=60)
+    part = busiest_part(image, 16, 8, generator, candidates=60)
     assert int((part == 200).sum()) == 3 * 8 * 6
     places = [
         image[:, row : row + 16, column : column + 16] for row in (0, 8, 16) for column in range(0, 40, 8)

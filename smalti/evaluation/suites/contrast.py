@@ -1,4 +1,4 @@
-"""The suite `contrast`: whether a model tells similar prompts apart."""
+"""The suite `contrast`: log-likelihoods under similar prompts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,24 @@ from smalti.evaluation.suites.scenes.lattice import lattice_places
 
 
 class KindPair(NamedTuple):
-    """A pair of prompts and what differs, a key of `KINDS`."""
+    """A pair of prompts.
+
+    Attributes:
+        kind: difference between the prompts, a key of `KINDS`.
+        pair: scene with its own prompt and the other one.
+    """
 
     kind: str
     pair: ContrastPair
 
 
 class ContrastRow(NamedTuple):
-    """How much a scene's log-likelihood is lower under the other prompt: (mask ratios,) float in nats."""
+    """The log-likelihood drop of one scene.
+
+    Attributes:
+        kind: difference between the prompts, a key of `KINDS`.
+        drop: drop of the scene's log-likelihood under the other prompt, in nats, (mask ratios,) float.
+    """
 
     kind: str
     drop: torch.Tensor
@@ -42,12 +52,12 @@ class Contrast(Suite):
     """Compare the log-likelihood of scenes under their own prompt and under one with one change.
 
     The other prompt has another shape, colour or number, the opposite relation, or the colours of two objects swapped.
-    The last is measured also where training never shows one of the pairs. All or nearly all tokens are masked. "nats"
-    is by how much the log-likelihood of an image's masked tokens is lower under the other prompt. "right" is the
-    fraction of images for which it is lower, 0.5 by chance. The number of images is that of each kind.
+    Swapped colours are also measured with held-out pairs of shape and colour. All or nearly all tokens are masked.
+    "nats" is the drop of the log-likelihood of an image's masked tokens under the other prompt. "right" is the fraction
+    of images with a drop, 0.5 by chance. The number of images is that of each kind.
 
     Attributes:
-        lattice: scenes have boxes on a lattice of this many positions a side; 0 is any position.
+        lattice: number of positions a side at which boxes are placed; 0 means any position.
     """
 
     lattice: int = 8
@@ -68,7 +78,7 @@ class Contrast(Suite):
         ]
 
     def make(self, subject: Subject, prompts: Sequence[KindPair], request: Request) -> Iterator[torch.Tensor]:
-        """Yield how much the log-likelihood of each scene is lower under its other prompt."""
+        """Yield the drop of each scene's log-likelihood under its other prompt."""
         for _, group in groupby(prompts, key=lambda prompt: prompt.kind):
             pairs = [prompt.pair for prompt in group]
             yield from likelihood_drops(subject.components, pairs, seed=request.seed)
@@ -78,7 +88,7 @@ class Contrast(Suite):
         return ContrastRow(prompt.kind, sample)
 
     def summarize(self, rows: Sequence[ContrastRow]) -> dict[str, Any]:
-        """Return mean drop, its standard error and the fraction of images, by kind and mask ratio."""
+        """Return the mean drop, its standard error and the fraction of images with a drop, by kind and mask ratio."""
         drops = {kind: [row.drop for row in rows if row.kind == kind] for kind in KINDS}
         kinds = {kind: summarize_contrasts(found) for kind, found in drops.items() if found}
         return {"kinds": kinds, "images": len(rows) // len(kinds)}

@@ -1,4 +1,4 @@
-"""The suite `distance`: how far a model's images are, as a set, from scenes that training never shows."""
+"""The suite `distance`: the Fréchet distance of a model's images from scenes that training never shows."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _LABELS = {
 
 
 class DistanceRow(NamedTuple):
-    """What the classifier sees in the images of a caption, and in the scene that the caption describes.
+    """Features of the images of a caption, and of the scene that the caption describes.
 
     Attributes:
-        prompt: the scene's caption, number and seed.
+        prompt: caption, number and seed of the scene.
         size: (height, width) of the images in pixels.
-        images: (n, D) float32.
-        scene: (1, D) float32.
+        images: features of the images, (n, D) float32.
+        scene: features of the scene, (1, D) float32.
     """
 
     prompt: dict[str, Any]
@@ -50,14 +50,14 @@ class DistanceRow(NamedTuple):
 class Distance(Suite):
     """Measure the Fréchet distance (as in FID) of images from unseen scenes, on features of a small classifier.
 
-    The captions of unseen scenes are the prompts. Two more distances from the same reference scenes give it a scale.
-    "floor" is the distance of the scenes that the captions describe, which a perfect model has; it is above 0 because
-    the sets are finite. "tokenizer" is the distance of the same scenes after the image tokenizer, the best that a model
-    with this tokenizer can have. Distances compare only at the same number of images, reference scenes and lattice.
+    The prompts are captions of unseen scenes. Two more distances from the same reference scenes give a scale. "floor"
+    is the distance of the scenes that the captions describe. A perfect model reaches it; it is above 0 because the sets
+    are finite. "tokenizer" is the distance of the same scenes after the image tokenizer, the best result of any model
+    with this tokenizer. Distances can be compared only at the same number of images, reference scenes and lattice.
 
     Attributes:
         scenes: number of reference scenes.
-        lattice: scenes have boxes on a lattice of this many positions a side; 0 is any position.
+        lattice: number of positions a side at which boxes are placed; 0 means any position.
     """
 
     scenes: int = 2000
@@ -91,11 +91,11 @@ class Distance(Suite):
             yield [self._scene(prompt, size).permute(1, 2, 0).numpy()]
 
     def score(self, prompt: dict[str, Any], sample: Any) -> DistanceRow:
-        """Return the features of the images of a caption, and of the scene that it describes."""
+        """Return features of the images of a caption, and of the scene that it describes."""
         images = [torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1) for image in sample]
         height, width = images[0].shape[-2:]
         if any(image.shape != images[0].shape for image in images):
-            raise SmaltiError("images of a prompt must have the same size")
+            raise SmaltiError("sample must be images of the same size", argument="sample")
         drawn = features(_classifier(), [torch.stack(images)])
         scene = features(_classifier(), [self._scene(prompt, (height, width))[None]])
         return DistanceRow(prompt, (height, width), drawn, scene)
@@ -116,12 +116,13 @@ class Distance(Suite):
         return {"tokenizer": _distance(found, self._reference(prompts, subject.size))}
 
     def table(self, scores: dict[str, Any]) -> str:
-        """Return a line for each distance, with what it is that of."""
+        """Return a line for each distance, with the set that it belongs to."""
         return "\n".join(
             f"{name:>14}  {value:<10} {_LABELS.get(name, '')}".rstrip() for name, value in scores.items()
         )
 
     def _world(self, seed: int, size: tuple[int, int] = (256, 256)) -> world.Scenes:
+        """Return the unseen scenes of a seed."""
         return world.Scenes(seed=seed, size=size, split="test", lattice=lattice_places(self.lattice))
 
     def _scene(self, prompt: dict[str, Any], size: tuple[int, int]) -> torch.Tensor:
@@ -129,29 +130,32 @@ class Distance(Suite):
         return self._world(prompt["seed"], size)[prompt["scene"]]["image"]
 
     def _reference(self, prompts: Sequence[dict[str, Any]], size: tuple[int, int]) -> Gaussian:
-        """Return the Gaussian of the scenes that follow those of the captions."""
+        """Return the Gaussian of the reference scenes, which follow those of the captions."""
         first = 1 + max(prompt["scene"] for prompt in prompts)
         return _fit_scenes(prompts[0]["seed"], size, lattice_places(self.lattice), first, self.scenes)
 
 
 @cache
 def _classifier() -> SceneClassifier:
+    """Return the trained classifier."""
     return load_classifier()
 
 
 @cache
 def _fit_scenes(seed: int, size: tuple[int, int], lattice: int | None, first: int, count: int) -> Gaussian:
+    """Return the Gaussian of `count` unseen scenes from number `first`."""
     unseen = world.Scenes(seed=seed, size=size, split="test", lattice=lattice)
     images = (unseen[index]["image"] for index in range(first, first + count))
     return fit(features(_classifier(), _batches(images)))
 
 
 def _distance(found: torch.Tensor, reference: Gaussian) -> float:
+    """Return the distance of features, (N, D), from a reference."""
     return round(frechet_distance(fit(found), reference), 4)
 
 
 def _batches(images: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Yield (3, H, W) uint8 images as (B, 3, H, W)."""
+    """Yield batches, (B, 3, H, W) uint8, of images, (3, H, W) uint8."""
     rest = iter(images)
     while group := list(islice(rest, _BATCH)):
         yield torch.stack(group)

@@ -1,4 +1,4 @@
-"""The suite `edits`: edits of scenes whose true result is known."""
+"""The suite `edits`: edits of scenes with known results."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ Numbers = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Edits(Suite):
-    """Score edits with a known true result: recolour, replace a shape, remove, add, change the background.
+    """Score edits with known results: recolour, replace a shape, remove, add, change the background.
 
-    "success": the detector sees what the new prompt asks for. "kept": what the edit leaves alone is still there, in its
-    place. The PSNR is taken outside of what truly changes, the IoU between the selected tokens and those that truly
-    change.
+    "success" is the fraction of edits in which the detector finds the objects of the new prompt. "kept" is the fraction
+    of untouched objects that are still in their place. The PSNR leaves out tokens that truly change. The IoU compares
+    the selected tokens with those that truly change.
 
     Attributes:
-        selections: how tokens are selected, with + between: by the drop of their likelihood (automatic), those that
-            truly change (true_mask), all (redraw_all), as many as automatically, at random (random_share).
-        lattice: scenes have boxes on a lattice of this many positions a side; 0 is any position.
+        selections: names of selections, joined by +. automatic: tokens whose likelihood drops. true_mask: tokens that
+            truly change. redraw_all: all tokens. random_share: as many tokens as automatic, at random.
+        lattice: number of positions a side at which boxes are placed; 0 means any position.
     """
 
     selections: str = "+".join(SELECTIONS)
@@ -53,18 +53,18 @@ class Edits(Suite):
             check_choice("selections", name, SELECTIONS)
         if "random_share" in names and "automatic" not in names[: names.index("random_share")]:
             raise SmaltiError(
-                "selections must have automatic before random_share, which draws as many tokens",
+                "selections must have automatic before random_share, which selects as many tokens",
                 argument="selections",
             )
 
     def prompts(self, count: int, seed: int) -> list[EditPair]:
-        """Return edits, the kinds in turn."""
+        """Return edits, one of each kind in turn."""
         return list(edit_pairs(count, seed=seed, lattice=lattice_places(self.lattice)))
 
     def make(
         self, subject: Subject, prompts: Sequence[EditPair], request: Request
     ) -> Iterator[dict[str, Edited]]:
-        """Yield each edit by the name of its selection; edit i has the seed `seed` + i."""
+        """Yield the edits of each pair by the name of their selection; pair i has the seed `seed` + i."""
         height, width = subject.size
         if height != width:
             raise SmaltiError(
@@ -85,18 +85,18 @@ class Edits(Suite):
     def ground_truth(
         self, prompts: Sequence[EditPair], request: Request, size: tuple[int, int]
     ) -> Iterator[dict[str, Edited]]:
-        """Yield the true edits."""
+        """Yield the true edit of each pair."""
         for pair in prompts:
             yield {"ground_truth": true_edit(pair, size[0])}
 
     def score(self, prompt: EditPair, sample: dict[str, Edited]) -> dict[str, tuple[str, Numbers]]:
-        """Return the kind and the numbers of the edit by the name of each selection."""
+        """Return the kind and the numbers of each edit by the name of its selection."""
         size = len(next(iter(sample.values())).pixels)
         seen = detect(prompt.images(size)[0])
         return {name: (prompt.kind, score_edit(prompt, edited, seen)) for name, edited in sample.items()}
 
     def summarize(self, rows: Sequence[dict[str, tuple[str, Numbers]]]) -> dict[str, Any]:
-        """Return the means of each selection, over the kinds and by kind."""
+        """Return the means of each selection: over the kinds, and by kind."""
         return {name: summarize_edits(row[name] for row in rows) for name in rows[0]}
 
     def save(self, folder: Path, index: int, prompt: EditPair, sample: dict[str, Edited]) -> None:
@@ -119,7 +119,7 @@ class Edits(Suite):
         write_json_atomic(place / "edit.json", texts)
 
     def table(self, scores: dict[str, Any]) -> str:
-        """Return a line for each selection with its means, then one for each kind."""
+        """Return a line with the means of each selection, followed by a line for each kind."""
         found = {name: means for name, means in scores.items() if isinstance(means, dict)}
         numbers = [name for name in next(iter(found.values())) if name != "by_kind"]
         lines = [_line("", {name: name for name in numbers})]
@@ -130,9 +130,10 @@ class Edits(Suite):
         return "\n".join(lines)
 
     def _names(self) -> list[str]:
+        """Return the names of the selections."""
         return [name.strip() for name in self.selections.split("+")]
 
 
 def _line(first: str, cells: dict[str, str]) -> str:
-    """Return a line of the table; a column is as wide as the name of its number."""
+    """Return a line of the table, with columns as wide as the names of their numbers."""
     return f"{first:<24}" + "".join(f"  {cell:>{max(len(name), 7)}}" for name, cell in cells.items())

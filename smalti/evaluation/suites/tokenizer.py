@@ -1,4 +1,4 @@
-"""The suite `tokenizer`: how faithful the round trip through an image tokenizer is."""
+"""The suite `tokenizer`: the fidelity of the round trip through an image tokenizer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from smalti.worlds.scenes import world
 
 
 class RoundTrip(NamedTuple):
-    """An image's round trip.
+    """The round trip of one image.
 
     Attributes:
-        psnr: in dB, float32.
-        tokens: (h, w) int64.
-        codebook_size: number of codes that there are.
+        psnr: PSNR in dB, float32.
+        tokens: tokens of the image, (h, w) int64.
+        codebook_size: number of codes in the codebook.
     """
 
     psnr: torch.Tensor
@@ -35,13 +35,13 @@ class RoundTrip(NamedTuple):
 class Tokenizer(Suite):
     """Measure the round trip of unseen scenes through an image tokenizer, and its use of codes.
 
-    "psnr" in dB is the mean over images; "psnr_pooled" is that of the mean squared error over all of them. "codes_used"
-    is the fraction of the codebook that the images use. "perplexity" is the exponential of the entropy of the code
-    distribution. MODEL may be the folder of an image tokenizer alone.
+    "psnr" is the mean PSNR of the images in dB; "psnr_pooled" is the PSNR of the mean squared error over all images.
+    "codes_used" is the fraction of the codebook that the images use. "perplexity" is the exponential of the entropy of
+    the code distribution. MODEL may be the folder of an image tokenizer alone.
 
     Attributes:
         size: side of the images in pixels.
-        lattice: scenes have boxes on a lattice of this many positions a side; 0 is any position.
+        lattice: number of positions a side at which boxes are placed; 0 means any position.
     """
 
     size: int = 256
@@ -76,7 +76,7 @@ class Tokenizer(Suite):
         return sample
 
     def summarize(self, rows: Sequence[RoundTrip]) -> dict[str, Any]:
-        """Return PSNR, use of codes and the size of the codebook."""
+        """Return the PSNR, the use of codes, and the size of the codebook."""
         size = rows[0].codebook_size
         tokens = torch.cat([row.tokens.flatten() for row in rows])
         fidelity = summarize_fidelity(
@@ -85,5 +85,6 @@ class Tokenizer(Suite):
         return {**fidelity, "codebook_size": size}
 
     def _world(self, seed: int) -> world.Scenes:
+        """Return the unseen scenes of a seed."""
         check_whole("size", self.size)
         return world.Scenes(seed=seed, size=self.size, split="test", lattice=lattice_places(self.lattice))

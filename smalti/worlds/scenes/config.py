@@ -15,15 +15,15 @@ class ScenesConfig(Strict):
 
     kind: Literal["scenes"] = "scenes"
     size: int = Field(256, ge=16, le=4096, description="side of the images in pixels")
-    seed: int = Field(0, description="which scenes")
-    lattice: int | None = Field(None, description="cells a side of the lattice that boxes lie on, or null")
-    lattice_share: float = Field(1.0, ge=0, le=1, description="share of scenes that are on the lattice")
-    extra_shapes: float = Field(0.0, ge=0, le=1, description="share of shapes that are one of forty more")
+    seed: int = Field(0, description="seed of the scenes")
+    lattice: int | None = Field(None, description="lattice cells per side; null for no lattice")
+    lattice_share: float = Field(1.0, ge=0, le=1, description="share of scenes on the lattice")
+    extra_shapes: float = Field(0.0, ge=0, le=1, description="share of shapes drawn from forty more")
     halves: float = Field(0.0, ge=0, le=1, description="share of coloured objects in two colours")
-    blobs: float = Field(0.0, ge=0, le=1, description="share of scenes of several objects that show blobs")
-    named: float = Field(0.0, ge=0, le=1, description="share of captions that name colours all the same")
+    blobs: float = Field(0.0, ge=0, le=1, description="share of scenes with several objects that show blobs")
+    named: float = Field(0.0, ge=0, le=1, description="share of other captions that name colours")
     mix: dict[str, NonNegativeFloat] | None = Field(
-        None, description="weight of each kind of scene; null means Smalti's own"
+        None, description="weight of each kind of scene; null means the default mix"
     )
 
     def training(self) -> Scenes:

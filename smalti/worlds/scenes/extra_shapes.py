@@ -1,7 +1,7 @@
-"""More shapes, for variety in training: forty by name, and random blobs without end.
+"""Extra shapes for variety in training: forty named shapes and endless random blobs.
 
-They are signed distance functions as in `smalti.worlds.scenes.shapes`, and no score counts them. A model that sees few
-shapes learns every pair of shape and colour by heart. A model that sees many shapes must learn what a colour is.
+They are signed distance functions as in `smalti.worlds.scenes.shapes`. Scores ignore them. A model that sees few shapes
+memorises every pair of shape and colour. A model that sees many shapes must learn what a colour is.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def disc(x0: float, y0: float, radius: float) -> Field:
 
 
 def union(*parts: Field) -> Field:
-    """Return what is in any of the parts."""
+    """Return the union of parts."""
     return lambda x, y: np.minimum.reduce([part(x, y) for part in parts])
 
 
 def common(*parts: Field) -> Field:
-    """Return what is in all of the parts."""
+    """Return the intersection of parts."""
     return lambda x, y: np.maximum.reduce([part(x, y) for part in parts])
 
 
 def without(whole: Field, part: Field) -> Field:
-    """Return what is in the whole and not in the part."""
+    """Return the whole without the part."""
     return lambda x, y: np.maximum(whole(x, y), -part(x, y))
 
 
@@ -69,7 +69,7 @@ def box(left: float, top: float, right: float, bottom: float) -> Field:
 
 
 def box_union(*boxes: tuple[float, float, float, float]) -> Field:
-    """Return what is in any of the rectangles."""
+    """Return the union of rectangles."""
     return union(*(box(*corners) for corners in boxes))
 
 
@@ -163,7 +163,7 @@ EXTRA_SHAPES: dict[str, Field] = {
 
 
 def resembles(field: Field) -> frozenset[str]:
-    """Return which of the ten shapes a shape resembles: at equal size, the two share three quarters of their area."""
+    """Return the names of `SHAPES` that a shape resembles: at equal size, their overlap is 3/4 of their union."""
     mask = _centred(field)
     if not mask.any():
         return frozenset()
@@ -172,7 +172,7 @@ def resembles(field: Field) -> frozenset[str]:
     )
 
 
-_ALIKE = 0.75
+_ALIKE = 0.75  # least intersection over union
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Places of a scene's objects: inside the image, apart from each other, and as the relation demands.
+"""Places of a scene's objects: inside the image, apart from each other, in the relation that is asked for.
 
 All lengths are fractions of the image's side. A box is `(x, y, size)`, its centre and its side. With a lattice of L,
 centres are multiples of 1/L and sides multiples of 2/L. The edges of boxes are then multiples of 1/L too.
@@ -28,8 +28,8 @@ RELATIONS: dict[str, tuple[float, float]] = {
 
 Box = tuple[float, float, float]
 
-_LAYOUT_TRIES = 8
-_BOX_TRIES = 12
+_LAYOUT_ATTEMPTS = 8
+_BOX_ATTEMPTS = 12
 
 
 def draw_size(count: int, random: Random, lattice: int | None = None) -> float:
@@ -40,14 +40,14 @@ def draw_size(count: int, random: Random, lattice: int | None = None) -> float:
 def place(sizes: list[float], random: Random, lattice: int | None = None) -> list[Box]:
     """Return boxes of these sides (one to four, each within `SIZES`) at random places, `GAP` apart.
 
-    A few tries of rejection sampling come first. If they fail, every box gets a quarter of the image, where boxes of
-    the allowed sizes always fit. The time is therefore bounded.
+    Rejection sampling comes first, with a few attempts. If all fail, every box gets a quarter of the image, where boxes
+    of the allowed sizes always fit. The time is therefore bounded.
     """
-    for _ in range(_LAYOUT_TRIES):
+    for _ in range(_LAYOUT_ATTEMPTS):
         boxes: list[Box] = []
         for size in sizes:
             low, high = MARGIN + size / 2, 1 - MARGIN - size / 2
-            for _ in range(_BOX_TRIES):
+            for _ in range(_BOX_ATTEMPTS):
                 box = (_between(low, high, random, lattice), _between(low, high, random, lattice), size)
                 if all(_apart(box, other) for other in boxes):
                     boxes.append(box)
@@ -96,7 +96,7 @@ def _between(low: float, high: float, random: Random, lattice: float | None) -> 
 
 
 def _inside(low: float, high: float, lattice: float | None) -> tuple[float, float]:
-    """Return the interval from the lattice's first point in it to the last."""
+    """Return the interval between the first and the last lattice point of an interval."""
     if lattice is None:
         return low, high
     # Rounding must not lose points of the lattice.

@@ -1,4 +1,4 @@
-"""One scene: what it shows, how metadata becomes a scene, and how a scene becomes pixels."""
+"""One scene: its content, its composition from metadata, and its rendering."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """What an image shows.
+    """The content of an image.
 
     Attributes:
         objects: one to four objects that do not overlap.
@@ -97,10 +97,10 @@ class Scene:
 def compose(
     metadata: dict[str, Any], random: Random, *, split: str = "test", lattice: int | None = None
 ) -> Scene:
-    """Compose a random scene that shows what GenEval metadata asks for, and nothing else.
+    """Compose a random scene with exactly the objects that GenEval metadata describes.
 
-    A colour that the metadata leaves open is drawn once for all objects of an entry. The caption is the metadata's
-    `prompt` if there is one, and is written here otherwise.
+    If the metadata leaves a colour open, one is drawn for all objects of the entry. The caption is the metadata's
+    `prompt`; without one, a caption is written.
 
     Args:
         metadata: GenEval's line for the scene.
@@ -140,7 +140,7 @@ def render(scene: Scene, size: int | tuple[int, int] = 256) -> np.ndarray:
     """Draw a scene as uint8 (H, W, 3), anti-aliased.
 
     Args:
-        scene: what to draw.
+        scene: the scene.
         size: side in pixels, or (height, width). Objects keep their shape; the shorter side is their unit.
     """
     height, width = sides(size)

@@ -39,8 +39,8 @@ def vary(metadata: dict[str, Any], random: Random, split: str, extra_shapes: flo
 def make_blobs(metadata: dict[str, Any], random: Random, split: str) -> None:
     """Turn all entries into blobs of one outline (`outline`) and different colours, in place.
 
-    Such objects differ in their colours alone. A model fills the second one by its outline from the first and its
-    colour from the prompt, and every scene has an outline that it has never seen.
+    Such objects differ in their colours alone, and every scene has a new outline. A model must take the second object's
+    outline from the first object, and its colour from the prompt.
     """
     outline = random.randrange(2**32)
     colors = random.sample(colors_of("blob", split, outline), len(metadata["include"]))

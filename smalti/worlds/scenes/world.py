@@ -1,7 +1,7 @@
 """Captioned scenes by index: flat shapes in GenEval's ten colours, at any resolution.
 
-A scene starts as GenEval metadata, which says what the image must show. The metadata decides the objects, their places
-and the caption. It also decides how an image that is made from the caption is scored.
+A scene starts as GenEval metadata, which describes what the image must show. The metadata decides the objects, their
+places and the caption. Scores compare an image that is generated from the caption with the same metadata.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ class Scenes:
         split: "train" never shows a `HELD_OUT` pair, "test" may. Their scenes differ.
         mix: weight of each tag; None means `TRAINING_MIX`.
         lattice: None lets objects have any size and place. A number L, a multiple of 8, makes scenes that are easier
-            to learn: sides of boxes are multiples of 2/L of the image's side, edges multiples of 1/L, and backgrounds
-            are plain.
+            to learn: backgrounds are plain. Sides of boxes are multiples of 2/L of the image's side, and their edges
+            are multiples of 1/L.
         lattice_share: probability that a scene is on the lattice.
         extra_shapes: probability that a shape is one of `EXTRA_SHAPES` instead.
         halves: probability that an object whose colour the caption names has another colour in its right half.
         blobs: probability that a scene of several kinds of objects shows blobs of one outline instead.
         named: probability that a caption names its objects' colours where they are not the task. Captions that leave
-            the colour of a heart open teach that hearts are never white, because training has no white hearts.
+            a heart's colour open teach that hearts are never white, because training has no white hearts.
 
     Attributes:
         length: None, because the scenes never end.
 
     Raises:
-        SmaltiError: an argument is not one of these.
+        SmaltiError: an argument is out of its range.
 
     Example:
         >>> sample = Scenes(seed=0, size=64)[5]
@@ -120,7 +120,7 @@ class Scenes:
         tag = random.choices(self._tags, self._weights)[0]
         metadata = sample_metadata(tag, random, self.split)
         lattice = self.lattice
-        # A setting that is off draws no number, so that the scenes of the others stay the same.
+        # A setting at 0 draws no number, so that it leaves the scenes of other settings unchanged.
         if self.blobs and len(metadata["include"]) > 1 and random.random() < self.blobs:
             make_blobs(metadata, random, self.split)
         elif self.extra_shapes or self.halves:

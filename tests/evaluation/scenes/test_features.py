@@ -28,7 +28,7 @@ from smalti.worlds.scenes.scene import Scene, SceneObject
 from smalti.worlds.scenes.shapes import SHAPES
 from smalti.worlds.scenes.world import Scenes
 
-TRAINING = Path(__file__).parents[3] / "benchmarks" / "features.py"
+TRAINING = Path(__file__).parents[3] / "tools" / "train_classifier.py"
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
-"""Whether a model tells prompts apart: log-likelihoods of a scene under its own prompt and under a similar one.
+"""Contrast: log-likelihoods of a scene under its own prompt and under a similar one.
 
-The other prompt differs in one thing, such as two colours that are swapped. A model that has not understood the words
-gives both the same likelihood. Nothing is sampled.
+The other prompt has one change, such as two colours swapped. A model that does not understand the words gives both the
+same likelihood. Nothing is sampled.
 """
 
 from __future__ import annotations
@@ -23,14 +23,20 @@ from smalti.worlds.scenes.shapes import SHAPES
 from smalti.worlds.scenes.world import sample_metadata
 
 MASK_RATIOS = (1.0, 0.98, 0.95, 0.9, 0.8)
-"""Fractions of the tokens that are masked. The prompt matters where nearly all are."""
+"""Fractions of the tokens that are masked. The prompt matters most when nearly all are."""
 
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 Metadata = dict[str, Any]
 
 
 class ContrastPair(NamedTuple):
-    """A scene with its own prompt and one that does not fit."""
+    """A scene with two prompts.
+
+    Attributes:
+        scene: the scene.
+        prompt: prompt that describes the scene.
+        other: prompt with one change.
+    """
 
     scene: Scene
     prompt: str
@@ -65,12 +71,15 @@ KINDS: dict[str, tuple[str, Callable[[list[Metadata], Random], None]]] = {
     "swapped_colors": ("color_attr", _swapped_colors),
     "swapped_colors_held_out": ("color_attr", _swapped_colors),
 }
-"""The kind of scene, and what is changed in its prompt: another shape, another colour, another number, left for right
-or above for below, the colours of two objects swapped; the same where one pair is one that training never shows."""
+"""Kinds of contrast by name: GenEval's task of the scene, and a function that changes the metadata of its prompt.
+
+The change is another shape, colour or number, the opposite relation, or the colours of two objects swapped. Scenes of
+the last kind have a held-out pair of shape and colour.
+"""
 
 
 def contrasts(kind: str, count: int, *, seed: int = 0, lattice: int | None = 8) -> Iterator[ContrastPair]:
-    """Yield `count` scenes of a kind; scene i depends on the kind, the seed, the lattice and i alone.
+    """Yield `count` pairs of a kind; pair i depends on the kind, the seed, the lattice and i alone.
 
     Raises:
         SmaltiError: there is no such kind, or `count` is not a positive whole number.
@@ -91,7 +100,7 @@ def contrasts(kind: str, count: int, *, seed: int = 0, lattice: int | None = 8) 
 
 
 def _held_out(metadata: Metadata, random: Random) -> tuple[str, str]:
-    """Return a pair that training never shows, of another shape and another colour than the second object's."""
+    """Choose a held-out pair whose shape and colour differ from the second object's."""
     second = metadata["include"][1]
     free = [pair for pair in sorted(HELD_OUT) if pair[0] != second["class"] and pair[1] != second["color"]]
     return random.choice(free)
@@ -111,12 +120,15 @@ def measure_contrasts(
 
     Args:
         components: the model.
-        kind, count, seed, lattice: as for `contrasts`.
+        kind: key of `KINDS`.
+        count: number of scenes.
+        seed: seed of the scenes and of the masks.
+        lattice: positions a side at which objects are placed; None means any position.
         size: side of the scenes in pixels.
-        mask_ratios: fractions of the tokens that are masked.
+        mask_ratios: fractions of the tokens to mask.
 
     Returns:
-        The same as `summarize_contrasts`, by mask ratio.
+        The scores by mask ratio, as from `summarize_contrasts`.
     """
     pairs = contrasts(kind, count, seed=seed, lattice=lattice)
     drops = likelihood_drops(components, pairs, seed=seed, size=size, mask_ratios=mask_ratios)
@@ -131,13 +143,17 @@ def likelihood_drops(
     size: int = 256,
     mask_ratios: Sequence[float] = MASK_RATIOS,
 ) -> Iterator[torch.Tensor]:
-    """Yield how much the log-likelihood of each scene's masked tokens is lower under the other prompt.
+    """Yield the drop of the log-likelihood of each scene's masked tokens under the other prompt.
 
     Args:
-        seed: which tokens are masked.
+        components: the model.
+        pairs: scenes with two prompts each.
+        seed: seed of the masks.
+        size: side of the scenes in pixels.
+        mask_ratios: fractions of the tokens to mask.
 
-    Returns:
-        (mask ratios,) float in nats for each pair, the sum over the masked tokens.
+    Yields:
+        The sum of the drops over the masked tokens in nats, (mask ratios,) float.
     """
     side = components.image_tokenizer.config.downscale
     grid = (size // side, size // side)
@@ -166,8 +182,8 @@ def summarize_contrasts(
     """Return the scores of many scenes from `likelihood_drops`.
 
     Returns:
-        By mask ratio: `nats`, the mean drop; `error`, the standard error of that mean; `right`, the fraction of scenes
-        whose likelihood is lower under the other prompt, 0.5 by chance.
+        By mask ratio: `nats`, the mean drop in nats; `error`, its standard error; `right`, the fraction of scenes with
+        a drop, 0.5 by chance.
     """
     found = torch.stack(list(drops)).double()
     right = (found > 0).double() + (found == 0).double() / 2

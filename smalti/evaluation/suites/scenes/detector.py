@@ -1,7 +1,7 @@
-"""Finding the objects of a scene by classical vision: what differs from the background, its colour and shape.
+"""Detection of a scene's objects by classical vision: regions unlike the background, their colour and shape.
 
-The detector knows ten colours and ten shapes by name, and nothing of how scenes are rendered. It expects images that an
-image tokenizer has decoded: a little blurred, a little off in colour, with noise.
+The detector knows the names of ten colours and ten shapes, but not how scenes are rendered. It expects images from an
+image tokenizer: slightly blurred, slightly off in colour, with noise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ except ImportError as error:
 
 from smalti.evaluation.suites.scenes.outlines import AREA, SIDE, masks
 
-# A few sRGB examples of what each colour's name covers; a colour has the name of the nearest example in Lab.
+# A few sRGB examples of each colour; a colour has the name of the nearest example in Lab.
 _EXAMPLES: dict[str, tuple[tuple[int, int, int], ...]] = {
     "red": ((215, 25, 35), (235, 50, 45), (185, 25, 30)),
     "orange": ((250, 130, 20), (240, 150, 40), (245, 110, 30)),
@@ -39,19 +39,20 @@ _EXAMPLES: dict[str, tuple[tuple[int, int, int], ...]] = {
 COLORS = tuple(_EXAMPLES)
 
 _WORKING_SIDE = 256
-_LEAST_DIFFERENCE = 12.0  # from the background, in Lab; below it a pixel is background
-_LEAST_AREA = 0.004  # of the image; smaller specks are noise
-_LEAST_OVERLAP = 0.75  # with a shape's outline (intersection over union); below it a blob is no shape
-_SECOND_COLOR_SHARE = 0.15  # of a blob's inside; above it the blob is two things that touch
+_LEAST_DIFFERENCE = 12.0  # distance from the background, in Lab; below it a pixel is background
+_LEAST_AREA = 0.004  # fraction of the image; smaller specks are noise
+_LEAST_OVERLAP = 0.75  # intersection over union with a shape's outline; below it a blob is no shape
+_SECOND_COLOR_SHARE = 0.15  # fraction of a blob's inside; above it the blob is two objects that touch
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One object: its shape and colour by name, its box in fractions of the image, and how well it fits.
+    """One detected object.
 
     Attributes:
-        shape, color: names.
-        box: (left, top, right, bottom), from 0 to 1.
+        shape: name of the shape.
+        color: name of the colour.
+        box: (left, top, right, bottom) in fractions of the image, from 0 to 1.
         score: intersection over union with the shape's outline, up to 1.
     """
 
@@ -71,7 +72,7 @@ def detect(image: np.ndarray) -> list[Detection]:
         SmaltiError: the image has another shape or dtype.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise SmaltiError(f"image must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
+        raise SmaltiError(f"image must be uint8 (H, W, 3), not {image.dtype} {image.shape}", argument="image")
     lab = _lab(image)
     height, width = lab.shape[:2]
     background = _background(lab)
@@ -91,10 +92,10 @@ def detect(image: np.ndarray) -> list[Detection]:
 
 
 def relations(related: Detection, reference: Detection, threshold: float = 0.1) -> set[str]:
-    """Return where `related` is, seen from `reference`: some of "left of", "right of", "above", "below".
+    """Return the relations of `related` to `reference`: some of "left of", "right of", "above", "below".
 
-    GenEval's rule: along an axis, the offset of the centres less `threshold` of both boxes' sides must exceed half of
-    the offset's length.
+    The rule is GenEval's: along an axis, the offset of the centres, less `threshold` of both boxes' sides, must exceed
+    half of the offset's length.
     """
     near, far = np.array(reference.box).reshape(2, 2), np.array(related.box).reshape(2, 2)
     offset = far.mean(axis=0) - near.mean(axis=0)
@@ -108,7 +109,7 @@ def relations(related: Detection, reference: Detection, threshold: float = 0.1) 
 
 
 def _lab(image: np.ndarray) -> np.ndarray:
-    """Return the image in Lab, (H, W, 3) float32, of at most the working size and with its noise smoothed."""
+    """Return the image in Lab, (H, W, 3) float32, smoothed and reduced to the working size."""
     pixels = image.astype(np.float32) / 255
     shrink = _WORKING_SIDE / min(image.shape[:2])
     if shrink < 0.8:
@@ -119,9 +120,9 @@ def _lab(image: np.ndarray) -> np.ndarray:
 
 
 def _background(lab: np.ndarray) -> np.ndarray:
-    """Return the background's Lab in every row, (H, 1, 3), a straight line over the rows that follows gradients.
+    """Fit the background's Lab in every row, (H, 1, 3), by a straight line over the rows, to follow gradients.
 
-    The fit starts from the median of the image's frame and takes all pixels near it.
+    The fit starts from the median of the image's frame and uses all pixels near it.
     """
     height, width = lab.shape[:2]
     frame = max(1, round(0.02 * min(height, width)))
@@ -144,7 +145,7 @@ def _background(lab: np.ndarray) -> np.ndarray:
 
 
 def _name_colors(lab: np.ndarray) -> np.ndarray:
-    """Return the index into `COLORS` of each Lab colour: (n, 3) to (n,)."""
+    """Return the index into `COLORS` of each Lab colour: (n, 3) → (n,)."""
     examples = [(index, rgb) for index, name in enumerate(COLORS) for rgb in _EXAMPLES[name]]
     owner = np.array([index for index, _ in examples])
     points = rgb2lab(np.array([[rgb for _, rgb in examples]], dtype=np.float32) / 255)[0]
@@ -152,9 +153,9 @@ def _name_colors(lab: np.ndarray) -> np.ndarray:
 
 
 def _split_by_color(lab: np.ndarray, blob: np.ndarray) -> list[tuple[np.ndarray, str]]:
-    """Return a blob's parts of one colour each, with the colour's name: usually one, more where things touch."""
+    """Split a blob into parts of one colour each, with its name: usually one part, more where objects touch."""
     least = _LEAST_AREA * blob.size
-    # Edges blend with the background into colours that are in neither, so only the inside counts.
+    # Edges blend with the background into other colours, so only the inside counts.
     radius = max(1, round(min(blob.shape) / 128))
     inside = erosion(blob, disk(radius))
     if inside.sum() < 0.2 * least:
@@ -176,7 +177,7 @@ def _split_by_color(lab: np.ndarray, blob: np.ndarray) -> list[tuple[np.ndarray,
 
 
 def _coverage(offset: np.ndarray, part: np.ndarray, different: np.ndarray) -> np.ndarray:
-    """Return how much of each pixel the part covers, (H, W) float32 from 0 to 1.
+    """Return the fraction of each pixel that the part covers, (H, W) float32 from 0 to 1.
 
     The edge is where the colour is half-way between the background's and the part's, so blur does not move it.
     """
@@ -188,7 +189,7 @@ def _coverage(offset: np.ndarray, part: np.ndarray, different: np.ndarray) -> np
 
 
 def _match(coverage: np.ndarray, color: str) -> Detection | None:
-    """Return the shape that fits a coverage map (H, W) best, brought to the outlines' area and centroid."""
+    """Return the best fitting shape for a coverage map (H, W), at the outlines' area and centroid."""
     height, width = coverage.shape
     area = float(coverage.sum())
     if area < _LEAST_AREA * height * width:
@@ -196,7 +197,7 @@ def _match(coverage: np.ndarray, color: str) -> Detection | None:
     columns, rows = np.arange(width), np.arange(height)
     x = float(coverage.sum(axis=0) @ columns) / area
     y = float(coverage.sum(axis=1) @ rows) / area
-    # From a normalised mask's pixels to the image's.
+    # This maps a normalised mask's pixels to the image's.
     scale = (area / AREA) ** 0.5 / SIDE
     middle = (SIDE - 1) / 2
     mapping = AffineTransform(scale=(scale, scale), translation=(x - middle * scale, y - middle * scale))

@@ -1,6 +1,6 @@
-"""Edits whose result is known: a scene, the scene as it should be afterwards, and the prompts of both.
+"""Edits with known results: a scene, the scene after the edit, and the prompts of both.
 
-The same code renders both images, and they differ in the edit alone. So the truly changed tokens are those whose pixels
+The same code renders both images, and they differ in the edit alone. The truly changed tokens are those whose pixels
 differ.
 """
 
@@ -23,7 +23,7 @@ from smalti.worlds.scenes.scene import HELD_OUT, Scene, SceneObject, compose, re
 from smalti.worlds.scenes.shapes import SHAPES
 from smalti.worlds.scenes.world import sample_metadata
 
-# The least side of an object whose background changes.
+# Smallest side, as a fraction of the image, of an object whose background changes.
 _LARGE = 0.4
 
 KINDS = ("recolor", "replace", "remove", "add", "background")
@@ -35,10 +35,12 @@ class EditPair:
 
     Attributes:
         kind: one of `KINDS`.
-        before, after: the scenes; they share what the edit leaves alone.
-        source_prompt, prompt: captions of the two scenes, in the same wording.
-        asked: GenEval's metadata of `after`; `exclude` names what must not be left over.
-        untouched: objects that are alike in both scenes.
+        before: scene before the edit.
+        after: scene after the edit.
+        source_prompt: prompt of `before`.
+        prompt: prompt of `after`, in the same wording.
+        asked: GenEval's metadata of `after`; `exclude` names the objects that must be gone.
+        untouched: objects that are equal in both scenes.
     """
 
     kind: str
@@ -50,20 +52,22 @@ class EditPair:
     untouched: tuple[SceneObject, ...]
 
     def images(self, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-        """Return the image and the true edited image, uint8 (size, size, 3) each."""
+        """Render the image and the true edited image, uint8 (size, size, 3) each."""
         return render(self.before, size), render(self.after, size)
 
 
 def edit_pairs(count: int = 200, *, seed: int = 0, lattice: int | None = 8) -> Iterator[EditPair]:
     """Yield `count` edits, the kinds in turn; edit i depends on the seed, the lattice and i alone.
 
-    Every scene has two objects of different shapes and colours; the edit touches one of them. Half of the prompts join
-    them by "and", half say where one stands relative to the other. Where the background changes, there is one large
-    object: every token of a small one holds some background, so no token would say where it stays. No object is a
-    held-out pair, so that the score is one of editing alone.
+    Every scene has two objects of different shapes and colours, and the edit touches one of them. Half of the prompts
+    join the objects by "and", half give their relation. Scenes whose background changes have one large object, because
+    every token of a small one also shows background. No object is a held-out pair, so the score measures editing alone.
 
     Args:
-        lattice: as in `smalti.worlds.scenes.world.Scenes`; None for objects of any size anywhere.
+        count: number of edits.
+        seed: seed of the edits.
+        lattice: lattice of the scenes, as in `smalti.worlds.scenes.world.Scenes`; None means objects of any size
+            anywhere.
 
     Raises:
         SmaltiError: `count` is not a positive whole number.
@@ -74,7 +78,7 @@ def edit_pairs(count: int = 200, *, seed: int = 0, lattice: int | None = 8) -> I
 
 
 def edit_pair(kind: str, random: Random, *, lattice: int | None = 8) -> EditPair:
-    """Return one edit of a kind.
+    """Compose one edit of a kind.
 
     Raises:
         SmaltiError: there is no such kind.
@@ -115,39 +119,44 @@ def edit_pair(kind: str, random: Random, *, lattice: int | None = 8) -> EditPair
 
 
 def _background_pair(random: Random, lattice: int | None) -> EditPair:
+    """Compose one edit of the background of a large object."""
     metadata = sample_metadata("colors", random, "train")
     scene = _plain(metadata, random, lattice)
     while scene.objects[0].size < _LARGE:
         scene = _plain(metadata, random, lattice)
     tint = random.choice([name for name in BACKGROUNDS if name != scene.background])
     after = dataclasses.replace(scene, background=tint)
-    words = [f"{_words(metadata['include'])} on a {one.background} background" for one in (scene, after)]
-    return EditPair("background", scene, after, *words, _asked(metadata["include"]), scene.objects)
+    source, target = (
+        f"{_words(metadata['include'])} on a {one.background} background" for one in (scene, after)
+    )
+    return EditPair("background", scene, after, source, target, _asked(metadata["include"]), scene.objects)
 
 
 def changed_tokens(before: np.ndarray, after: np.ndarray, side: int) -> np.ndarray:
-    """Return in which tokens of side × side pixels two images, (H, W, 3) uint8, differ: (H/side, W/side) bool."""
+    """Return the tokens, (H/side, W/side) bool, in which two images, (H, W, 3) uint8, differ."""
     height, width = before.shape[:2]
     differ = (before != after).any(axis=-1)
     return differ.reshape(height // side, side, width // side, side).any(axis=(1, 3))
 
 
 def _plain(metadata: dict[str, Any], random: Random, lattice: int | None) -> Scene:
-    """Return a scene on a plain background; the empty prompt keeps `compose` from writing one."""
+    """Compose a scene on a plain background; the empty prompt keeps `compose` from writing one."""
     scene = compose({**metadata, "prompt": ""}, random, split="train", lattice=lattice)
     return dataclasses.replace(scene, gradient=False)
 
 
 def _words(include: list[dict[str, Any]]) -> str:
+    """Return the prompt of these objects."""
     return geneval_prompt({"include": include})
 
 
 def _asked(include: list[dict[str, Any]], gone: list[str] | None = None) -> Prompt:
-    """Return what the result must show: these objects, no second of any of them, and none of what is gone."""
+    """Return GenEval's metadata for these objects, no second of any of them, and none of those that are gone."""
     exclude = [{"class": entry["class"], "count": entry["count"] + 1} for entry in include]
     exclude += [{"class": shape, "count": 1} for shape in gone or []]
     return {"include": include, "exclude": exclude}
 
 
 def _other_color(shape: str, used: list[str], random: Random) -> str:
+    """Choose an unused colour that is not held out for the shape."""
     return random.choice([color for color in COLORS if color not in used and (shape, color) not in HELD_OUT])

@@ -1,4 +1,4 @@
-"""Scoring edits against known truth: what changed, what stayed, and which tokens were selected."""
+"""Scores of edits against known results: what changed, what stayed, and which tokens were selected."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ from smalti.worlds.scenes.scene import SceneObject
 
 NUMBERS = ("success", "kept", "psnr_outside", "iou", "redrawn", "changed", "psnr_unchosen", "tokens_kept")
 
-# Intersection over union of an object's box then and now; below it the object has moved.
+# Intersection over union of an object's boxes before and after; below it the object has moved.
 _LEAST_OVERLAP = 0.6
-# What counts for pixels that are all equal.
+# PSNR in dB of equal pixels, and the largest that is reported.
 _HIGHEST_PSNR = 100.0
 # Width, as a fraction of the image's side, of the frame whose median is the background.
 _FRAME = 0.02
 
 
 def score_edit(pair: EditPair, edited: Edited, seen: Sequence[Detection]) -> dict[str, float | None]:
-    """Return the numbers of one edit.
+    """Score one edit.
 
     Args:
-        seen: what the detector finds in the image before the edit.
+        pair: edit with its known result.
+        edited: image after the edit.
+        seen: detections in the image before the edit.
 
     Returns:
-        success: 1 if the detector sees what the prompt asks for, and nothing that should be gone, else 0.
-        kept: fraction of untouched objects that keep class, colour and place.
-        psnr_outside: PSNR in dB against the original over the tokens that do not truly change; at most 100; None
+        success: 1 if the detector finds the objects of the prompt and none that should be gone, else 0.
+        kept: fraction of the untouched objects that keep class, colour and place.
+        psnr_outside: PSNR in dB against the original over the tokens that do not truly change, at most 100; None
             without any.
         iou: intersection over union of the tokens that were filled again and those that truly change.
-        redrawn, changed: fraction of the tokens that were filled again, and that truly change.
+        redrawn: fraction of the tokens that were filled again.
+        changed: fraction of the tokens that truly change.
         psnr_unchosen: as `psnr_outside`, over the tokens that were not filled again.
-        tokens_kept: 1 if all of these have the ids that they had, else 0.
+        tokens_kept: 1 if these tokens have the same ids as before, else 0.
     """
     size = len(edited.pixels)
     before, after = pair.images(size)
@@ -62,12 +65,12 @@ def score_edit(pair: EditPair, edited: Edited, seen: Sequence[Detection]) -> dic
 
 
 def summarize_edits(rows: Iterable[tuple[str, dict[str, float | None]]]) -> dict[str, Any]:
-    """Return the mean over the kinds of each number, and under `by_kind` each kind's own means.
+    """Return the mean over the kinds of each number, and the means of each kind under `by_kind`.
 
-    A number that no edit of a kind has is None there and left out of the mean.
+    A number that no edit of a kind has is None there, and the mean leaves it out.
 
     Args:
-        rows: the kind and the numbers of each edit.
+        rows: kind and numbers (`score_edit`) of each edit.
     """
     rows = list(rows)
     by_kind = {}
@@ -80,7 +83,7 @@ def summarize_edits(rows: Iterable[tuple[str, dict[str, float | None]]]) -> dict
 
 
 def background_name(image: np.ndarray) -> str:
-    """Return the name of the background: the tint of scenes nearest in Lab to the median of the image's frame."""
+    """Return the name of the background: the tint of scenes nearest, in Lab, to the median of the frame."""
     width = max(1, round(_FRAME * min(image.shape[:2])))
     inner = np.zeros(image.shape[:2], dtype=bool)
     inner[width:-width, width:-width] = True
@@ -91,9 +94,10 @@ def background_name(image: np.ndarray) -> str:
 
 
 def _is_there(item: SceneObject, seen: Sequence[Detection], found: Sequence[Detection]) -> bool:
-    """Return whether an object that was seen before is found again, with its class, colour and place."""
+    """Return whether an object that was detected before is detected again, with class, colour and place."""
 
     def alike(ones: Sequence[Detection]) -> list[Detection]:
+        """Return the detections with the object's class and colour."""
         return [one for one in ones if (one.shape, one.color) == (item.shape, item.color)]
 
     return any(_overlap(old.box, new.box) >= _LEAST_OVERLAP for old in alike(seen) for new in alike(found))
@@ -122,5 +126,6 @@ def _psnr(before: np.ndarray, after: np.ndarray, tokens: np.ndarray) -> float | 
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are not None, or None without any."""
     known = [value for value in values if value is not None]
     return round(float(np.mean(known)), 4) if known else None

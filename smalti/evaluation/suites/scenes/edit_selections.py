@@ -1,4 +1,4 @@
-"""Edits of a model whose tokens are selected in several ways, and the true edit."""
+"""Edits of a model with several selections of tokens, and the true edit."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from smalti.evaluation.suites.scenes.edit_pairs import EditPair, changed_tokens
 from smalti.generation.settings import GenerationSettings
 
 SELECTIONS = ("automatic", "true_mask", "redraw_all", "random_share")
-"""Selections of tokens: by the drop of their likelihood; those that truly change; all; as many as automatically, drawn
-at random."""
+"""Selections of tokens: by likelihood drop; those that truly change; all; as many as by likelihood drop, at random."""
 
-_TRUE_TOKEN = 16  # side in pixels of the tokens of a true edit, where there is no model
+_TRUE_TOKEN = 16  # side in pixels of the tokens of a true edit, which no model makes
 
 
 class Edited(NamedTuple):
     """An edited image.
 
     Attributes:
-        pixels: (H, W, 3) uint8.
-        region: (h, w) bool, the tokens that were filled again.
-        tokens_kept: whether all others have the ids that they had.
+        pixels: pixels of the image, (H, W, 3) uint8.
+        region: tokens that were filled again, (h, w) bool.
+        tokens_kept: whether all other tokens have the same ids as before.
     """
 
     pixels: np.ndarray
@@ -45,12 +44,15 @@ def edit_by(
     size: int = 256,
     selections: Sequence[str] = SELECTIONS,
 ) -> Iterator[tuple[str, Edited]]:
-    """Yield the name of each selection and the edit with it.
+    """Make one edit with several selections, and yield the name of each and its result.
 
     Args:
-        seed: seed of the filling, and of the random share.
+        components: the model.
+        pair: edit with its known result.
+        settings: settings of the sampling.
+        seed: seed of the filling and of the random share.
         size: side of the images in pixels.
-        selections: some of `SELECTIONS`; "random_share" needs "automatic" before it.
+        selections: names from `SELECTIONS`; "random_share" needs "automatic" before it.
     """
     before, after = pair.images(size)
     side = components.image_tokenizer.config.downscale
@@ -74,7 +76,7 @@ def edit_by(
 
 
 def true_edit(pair: EditPair, size: int = 256) -> Edited:
-    """Return what a perfect edit is."""
+    """Return the result of a perfect edit."""
     before, after = pair.images(size)
     return Edited(after, changed_tokens(before, after, _TRUE_TOKEN), True)
 
@@ -87,7 +89,7 @@ def _edit(
     settings: GenerationSettings,
     seed: int,
 ) -> Edited:
-    """Return an edit; where no token is selected, the image as it is."""
+    """Return the result of an edit, or the image itself if no token is selected."""
     side = components.image_tokenizer.config.downscale
     nothing = Edited(before, np.zeros((len(before) // side, len(before) // side), dtype=bool), True)
     if selection is None:
@@ -101,5 +103,5 @@ def _edit(
 
 
 def _within(region: np.ndarray) -> Selection:
-    """Return the selection of these tokens, (h, w) bool."""
+    """Return a selection of these tokens, (h, w) bool."""
     return Selection(strength=1.0) if region.all() else Selection(mask=region)

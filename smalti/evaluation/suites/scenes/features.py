@@ -1,7 +1,7 @@
-"""The features of a small classifier of scenes, on which distances between sets of images are measured.
+"""Features of images from a small classifier of scenes, for distances between sets of images.
 
-A convolutional network is trained to name what scenes show. Its weights come with the package, so that a distance means
-the same for everybody.
+A convolutional network is trained to name the content of scenes. Its weights are part of the package, so that distances
+are the same everywhere.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ SIDE = 128
 """Side in pixels to which images are averaged down before the network."""
 
 SEVERAL = {"shapes": len(SHAPES), "colors": len(COLORS), "pairs": len(SHAPES) * len(COLORS)}
-"""Number of classes of each thing that a scene may show several of."""
+"""Properties of which a scene may show several values, with the number of values."""
 
 ONE_OF = {"count": len(SIZES), "background": len(BACKGROUNDS)}
-"""Number of classes of what a scene has exactly one of: the number of its objects (less one) and its background."""
+"""Properties of which a scene has one value, with the number of values: its number of objects and its background."""
 
 _WIDTHS = (16, 32, 64, 128, 128)
 _STRIDES = (2, 2, 2, 2, 1)
@@ -43,7 +43,7 @@ _STRIDES = (2, 2, 2, 2, 1)
 class SceneClassifier(nn.Module):
     """Five convolutions, the mean and the maximum of each channel, a linear layer to the features, linear heads.
 
-    The maximum says that something is there, the mean how much of it.
+    The maximum shows that something is present, the mean how much of it.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class SceneClassifier(nn.Module):
         )
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the features, (B, `DIMENSION`) of at least 0, of images (B, 3, H, W) uint8 of any size."""
+        """Return features, none below 0: (B, 3, H, W) uint8 of any size → (B, `DIMENSION`)."""
         x = images.to(self.to_features.weight.device).float() / 127.5 - 1
         if x.shape[-2:] != (SIDE, SIDE):
             x = F.interpolate(x, (SIDE, SIDE), mode="area")
@@ -71,13 +71,16 @@ class SceneClassifier(nn.Module):
         return F.relu(self.to_features(torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)))
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return logits, (B, n) for each entry of `SEVERAL` and `ONE_OF`, of images (B, 3, H, W) uint8."""
+        """Return logits, (B, n) for every entry of `SEVERAL` and `ONE_OF`, of images (B, 3, H, W) uint8."""
         features = self.features(images)
         return {name: head(features) for name, head in self.heads.items()}
 
 
 def targets(scene: Scene) -> dict[str, torch.Tensor]:
-    """Return a scene's classes: (n,) float32 of 0 and 1 for each of `SEVERAL`, () int64 for each of `ONE_OF`."""
+    """Return the classifier's targets: (n,) float32 of 0 and 1 for `SEVERAL`, () int64 for `ONE_OF`.
+
+    The target of the number of objects is that number less one.
+    """
     several = {name: torch.zeros(size) for name, size in SEVERAL.items()}
     shapes, colors = list(SHAPES), list(COLORS)
     for item in scene.objects:
@@ -89,10 +92,10 @@ def targets(scene: Scene) -> dict[str, torch.Tensor]:
 
 
 def load_classifier(path: str | Path = WEIGHTS) -> SceneClassifier:
-    """Return the trained classifier, in float32 on the CPU.
+    """Read the trained classifier, in float32 on the CPU.
 
     Raises:
-        SmaltiError: the file is missing or holds something else.
+        SmaltiError: the file is missing or does not hold the classifier's weights.
     """
     classifier = SceneClassifier()
     try:
@@ -120,13 +123,14 @@ def save_classifier(classifier: SceneClassifier, path: str | Path) -> None:
 
 @torch.inference_mode()
 def features(classifier: SceneClassifier, batches: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Return the features of many images, which may come from a generator.
+    """Return the features of many images, a batch at a time.
 
     Args:
-        batches: (B, 3, H, W) uint8 each.
+        classifier: network.
+        batches: batches of images, (B, 3, H, W) uint8 each.
 
     Returns:
-        (N, `DIMENSION`) float32 on the CPU.
+        Features of all images, (N, `DIMENSION`) float32 on the CPU.
 
     Raises:
         SmaltiError: there are no images, or a batch has another dtype or shape.
@@ -134,8 +138,11 @@ def features(classifier: SceneClassifier, batches: Iterable[torch.Tensor]) -> to
     found = []
     for images in batches:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise SmaltiError(f"images must be uint8 (B, 3, H, W), not {images.dtype} {tuple(images.shape)}")
+            raise SmaltiError(
+                f"batches must be uint8 (B, 3, H, W), not {images.dtype} {tuple(images.shape)}",
+                argument="batches",
+            )
         found.append(classifier.features(images).cpu())
     if not found:
-        raise SmaltiError("there are no images to take features of")
+        raise SmaltiError("batches must not be empty: there are no images", argument="batches")
     return torch.cat(found)

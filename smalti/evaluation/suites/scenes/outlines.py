@@ -1,8 +1,8 @@
-"""The outlines by which the detector knows each shape, in a few proportions each.
+"""Outlines of each shape for the detector, in a few proportions each.
 
 The detector shares no code with the renderer, so that the two cannot agree on a mistake. An outline is a list of closed
-polygons, points (x, y) with y downwards. Points inside an odd number of them are inside the shape. Size and place don't
-matter: `masks` brings every outline to the same area and centroid, as the detector does with what it finds.
+polygons, points (x, y) with y downwards. Points inside an odd number of them are inside the shape. Size and place do
+not matter: `masks` brings every outline to the same area and centroid, and the detector its blobs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _star(inner: float) -> list[Polygon]:
 
 
 def _heart(shoulder: float) -> list[Polygon]:
-    # Two arcs for the lobes, a pair of straight sides to the tip; `shoulder` is the lobes' radius.
+    # Two arcs of radius `shoulder` are the lobes; two straight sides meet at the tip.
     right = _arc(shoulder, (shoulder * 0.85, 0), -150, 40)
     return [np.concatenate([right, [[0, 1.05]], (right * [-1, 1])[::-1]])]
 
@@ -46,7 +46,7 @@ def _cross(arm: float) -> list[Polygon]:
 
 
 def _crescent(radius: float, offset: float) -> list[Polygon]:
-    # Where the outer circle (radius 1) and the one cut out of it, `offset` to the right, meet.
+    # The outer circle (radius 1) and the circle cut out of it, `offset` to the right, meet at this x.
     x = (1 - radius**2 + offset**2) / (2 * offset)
     outer = float(np.degrees(np.arccos(x)))
     inner = float(np.degrees(np.arccos((x - offset) / radius)))
@@ -84,7 +84,7 @@ SHAPES = tuple(OUTLINES)
 
 @cache
 def masks() -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return all outlines as float32 (n, SIDE, SIDE) coverage, of equal area and centroid, and their n names."""
+    """Return all outlines as coverage, float32 (n, SIDE, SIDE), of equal area and centroid, and their n names."""
     drawn, names = [], []
     for name, variants in OUTLINES.items():
         for polygons in variants:
@@ -97,7 +97,7 @@ def masks() -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _rasterise(polygons: list[Polygon], center: np.ndarray, scale: float, side: int) -> np.ndarray:
-    """Return the coverage, (side, side) float32, of polygons whose `center` goes to the middle of a unit square."""
+    """Return the coverage, (side, side) float32, of polygons with `center` in the middle of an image of side 1."""
     over = 4
     inside = np.zeros((side * over, side * over), dtype=bool)
     for polygon in polygons:

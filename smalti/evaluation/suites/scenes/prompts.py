@@ -1,7 +1,7 @@
 """Prompts over scenes in the format of GenEval's `evaluation_metadata.jsonl`, and renderings that satisfy them.
 
-A prompt is a dict with GenEval's keys `tag`, `include`, `exclude` (counting only) and `prompt`. Smalti adds `held_out`,
-true where the prompt asks for a shape in a colour that no training scene shows.
+A prompt is a dict with GenEval's keys `tag`, `include`, `exclude` (counting only) and `prompt`. Smalti adds `held_out`:
+whether the prompt asks for a held-out pair, a shape in a colour that no training scene shows.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from smalti.worlds.scenes.shapes import SHAPES
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 PAIR_TAGS = ("colors", "color_attr")
-"""The tasks whose prompts say the colour of every object."""
+"""Tasks whose prompts name the colour of every object."""
 
 HELD_OUT_SHARE = 0.2
-"""Share of the prompts of `PAIR_TAGS` that ask for a held-out pair."""
+"""Fraction of the prompts of these tasks that ask for a held-out pair."""
 
 Prompt = dict[str, Any]
 
@@ -36,11 +36,12 @@ Prompt = dict[str, Any]
 def scene_prompts(per_tag: int = 50, seed: int = 0) -> list[Prompt]:
     """Return prompts of GenEval's six tasks, worded "a photo of ...", in the order of `TAGS`.
 
-    A prompt comes again only after all others of its task: `single_object` has 10, `counting` 30. The same arguments
-    always give the same prompts.
+    A prompt repeats only after all others of its task: `single_object` has 10, `counting` 30. The same arguments always
+    give the same prompts.
 
     Args:
         per_tag: number of prompts of each task.
+        seed: seed of the prompts.
 
     Raises:
         SmaltiError: `per_tag` is not a positive whole number.
@@ -68,18 +69,20 @@ def ground_truth(
     seed: int = 0,
     lattice: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield a rendering, (H, W, 3) uint8, that satisfies each prompt: what a perfect model would make.
+    """Yield a rendering, (H, W, 3) uint8, that satisfies each prompt, as an image of a perfect model would.
 
     Args:
+        prompts: prompts over scenes.
         size: side in pixels, or (height, width).
-        lattice: as in `smalti.worlds.scenes.world.Scenes`.
+        seed: seed of the scenes.
+        lattice: lattice of the scenes, as in `smalti.worlds.scenes.world.Scenes`.
     """
     for index, prompt in enumerate(prompts):
         yield render(compose(prompt, Random(f"smalti ground truth {seed} {index}"), lattice=lattice), size)
 
 
 def check_prompt(prompt: Any) -> None:
-    """Raise SmaltiError unless a prompt is one over scenes; it names what is wrong."""
+    """Raise SmaltiError, which names the fault, unless a prompt is one over scenes."""
     check_text(prompt)
     if prompt.get("tag") not in TAGS:
         raise SmaltiError(f"tag must be one of {list(TAGS)}, not {prompt.get('tag')!r}")
@@ -103,7 +106,7 @@ def check_prompt(prompt: Any) -> None:
 
 
 def _draw(tag: str, count: int, random: Random) -> list[list[dict[str, Any]]]:
-    """Return `count` different `include` lists of a task."""
+    """Return `count` lists `include` of a task, different as far as there are enough."""
     pairs = list(product(SHAPES, COLORS))
     if tag == "single_object":
         options = [[{"class": shape, "count": 1}] for shape in SHAPES]
@@ -137,8 +140,10 @@ def _draw(tag: str, count: int, random: Random) -> list[list[dict[str, Any]]]:
 
 
 def _colored(pair: tuple[str, str]) -> dict[str, Any]:
+    """Return the entry of `include` for one object of a shape and a colour."""
     return {"class": pair[0], "count": 1, "color": pair[1]}
 
 
 def _is_held_out(include: list[dict[str, Any]]) -> bool:
+    """Return whether an object is a held-out pair."""
     return any((entry["class"], entry.get("color")) in HELD_OUT for entry in include)

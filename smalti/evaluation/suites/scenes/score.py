@@ -1,7 +1,7 @@
-"""GenEval's scoring (Ghosh et al., 2023) with the detector of scenes in the place of an object detector.
+"""GenEval's scoring (Ghosh et al., 2023) with the detector of scenes in place of an object detector.
 
-An image is correct or not. Each entry of `include` must find at least `count` objects of its class, of its colour and
-in its position where given. No entry of `exclude` may find as many as `count`.
+An image is correct if every entry of `include` matches and no entry of `exclude` does. An entry matches if at least
+`count` objects have its class, and its colour and position if it has them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SceneRow(NamedTuple):
     Attributes:
         tag: GenEval's name of the task.
         held_out: whether the prompt asks for a held-out pair.
-        correct: an entry an image.
+        correct: whether each image is correct.
     """
 
     tag: str
@@ -35,10 +35,10 @@ class SceneRow(NamedTuple):
 
 
 def is_correct(prompt: Prompt, detections: Sequence[Detection]) -> bool:
-    """Return whether the objects of an image, best first, are what the prompt asks for.
+    """Return whether the objects detected in an image, best first, are those of the prompt.
 
-    As in GenEval, the `count` best detections of each class decide. All of them must have the colour, and stand in the
-    relation to all the objects that they are relative to.
+    As in GenEval, the `count` best detections of each class count. All of them must have the colour, and the relation
+    to every object of their reference.
     """
     matched: list[list[Detection]] = []
     for entry in prompt["include"]:
@@ -62,8 +62,8 @@ def score_scene(prompt: Prompt, images: Sequence[AnyImage]) -> SceneRow:
     """Return which images of a prompt are correct.
 
     Args:
-        prompt: as in `smalti.evaluation.suites.scenes.prompts`.
-        images: PIL images, or uint8 (H, W, 3).
+        prompt: prompt over scenes, as in `smalti.evaluation.suites.scenes.prompts`.
+        images: PIL images or uint8 (H, W, 3) arrays.
 
     Raises:
         SmaltiError: the prompt is not one over scenes.
@@ -77,9 +77,9 @@ def summarize_scenes(rows: Iterable[SceneRow]) -> dict[str, Any]:
     """Return the scores of many prompts.
 
     Returns:
-        `single_object`, `two_object`, `counting`, `colors`, `position`, `color_attr`: fraction of each task's images
-        that are correct, None where the task has none; `mean`: mean of these; `held_out`: fraction over prompts with
-        held-out pairs, or None; `seen`: fraction over the other prompts of the same tasks; `images`: number of images.
+        The fraction of correct images of each task by name, None without images. `mean`: mean over tasks. `held_out`:
+        fraction over prompts with held-out pairs, or None. `seen`: fraction over the other prompts of the same tasks.
+        `images`: number of images.
 
     Raises:
         SmaltiError: there are no images.
@@ -93,7 +93,7 @@ def summarize_scenes(rows: Iterable[SceneRow]) -> dict[str, Any]:
     scores = {tag: _mean(correct) for tag, correct in results.items()}
     known = [score for score in scores.values() if score is not None]
     if not known:
-        raise SmaltiError("there are no images to score")
+        raise SmaltiError("rows must not be empty: there are no images to score", argument="rows")
     return {
         **scores,
         "mean": _mean(known),
@@ -109,11 +109,12 @@ def score_images(
     """Return the scores of images of prompts, as `summarize_scenes`.
 
     Args:
-        prompts: as in `smalti.evaluation.suites.scenes.prompts`.
-        images: an image, or a list of images, for each prompt; it may be a generator, so that not all are held at once.
+        prompts: prompts over scenes, as in `smalti.evaluation.suites.scenes.prompts`.
+        images: an image, or a list of images, for each prompt; a generator keeps few in memory.
 
     Raises:
-        SmaltiError: a prompt is not one over scenes; there is nothing to score, or not an image for each prompt.
+        SmaltiError: a prompt is not one over scenes; there is nothing to score; a prompt has no image, or an image has
+            no prompt.
 
     Example:
         >>> from smalti.evaluation.suites.scenes.prompts import ground_truth, scene_prompts
@@ -126,12 +127,13 @@ def score_images(
     for prompt in prompts:
         group = next(rest, None)
         if group is None:
-            raise SmaltiError("images must have as many entries as prompts, not fewer")
-        rows.append(score_scene(prompt, group if isinstance(group, list | tuple) else [group]))
+            raise SmaltiError("images must have as many entries as prompts, not fewer", argument="images")
+        rows.append(score_scene(prompt, [group] if isinstance(group, np.ndarray | Image.Image) else group))
     if next(rest, None) is not None:
-        raise SmaltiError("images must have as many entries as prompts, not more")
+        raise SmaltiError("images must have as many entries as prompts, not more", argument="images")
     return summarize_scenes(rows)
 
 
 def _mean(values: Sequence[float]) -> float | None:
+    """Return the mean of values, or None without any."""
     return round(sum(values) / len(values), 4) if values else None

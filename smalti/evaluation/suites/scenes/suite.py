@@ -18,7 +18,7 @@ class Scenes(Suite):
     """Score images by GenEval's protocol: six tasks, their mean, and the held-out pairs of shape and colour.
 
     Attributes:
-        lattice: ground-truth renderings have boxes on a lattice of this many positions a side; 0 is any position.
+        lattice: number of positions a side at which ground-truth renderings place boxes; 0 means any position.
     """
 
     lattice: int = 0
@@ -33,7 +33,7 @@ class Scenes(Suite):
         """Return prompts spread evenly over the tasks, one task after the other."""
         every = scene_prompts(-(-count // len(TAGS)), seed)
         per_tag = len(every) // len(TAGS)
-        # Where the tasks do not come out even, the first ones have one prompt more.
+        # If the count is not a multiple of the tasks, the first ones have one prompt more.
         sizes = [count // len(TAGS) + (tag < count % len(TAGS)) for tag in range(len(TAGS))]
         return [prompt for tag, size in enumerate(sizes) for prompt in every[tag * per_tag :][:size]]
 
@@ -56,5 +56,5 @@ class Scenes(Suite):
         return score_scene(prompt, sample)
 
     def summarize(self, rows: Sequence[SceneRow]) -> dict[str, Any]:
-        """Return the fraction of correct images of each task, their mean, and that of held-out pairs."""
+        """Return the fraction of correct images of each task, their mean, and the fraction for held-out pairs."""
         return summarize_scenes(rows)

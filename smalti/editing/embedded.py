@@ -1,4 +1,4 @@
-"""The tokens of a picture that Smalti made, kept with it, so that a later edit need not encode its pixels again."""
+"""Tokens embedded in the file of an image, so that a later edit does not encode the pixels again."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from smalti.editing.picture import Picture
 from smalti.vq.tokenizer import ImageTokenizer
 
 TEXT = "smalti-tokens"
-"""The key of a PNG's text under which tokens are kept."""
+"""Key of the embedded tokens among a PNG's texts."""
 
-# Codes that the codebook's name is made from, at most.
+# Largest number of codes that are hashed into a codebook's name.
 _NAMED_CODES = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class KeptTokens:
-    """The tokens of one picture, and where it lies on their canvas.
+class EmbeddedTokens:
+    """The tokens of one image, and its place on their canvas.
 
     Attributes:
         tokens: (h, w) int64 on the CPU.
-        canvas: of height h · side and width w · side.
-        codebook: which codebook the tokens are of, from `codebook_name`.
+        canvas: place of the image on a canvas of h · side by w · side pixels.
+        codebook: name of the tokens' codebook, from `codebook_name`.
     """
 
     tokens: torch.Tensor
@@ -38,7 +38,7 @@ class KeptTokens:
     codebook: str
 
     def to_text(self, picture: Picture) -> str:
-        """What is written into the file of a picture; it holds for these pixels only."""
+        """Return the text that embeds the tokens in the file of an image; it is valid for these pixels only."""
         packed = zlib.compress(self.tokens.numpy().astype("<i4").tobytes(), 9)
         return json.dumps(
             {
@@ -54,44 +54,46 @@ class KeptTokens:
         )
 
 
-def keep(tokens: torch.Tensor, tokenizer: ImageTokenizer) -> KeptTokens:
-    """The tokens, (h, w) int64, of a picture that fills its canvas, as drawing makes them."""
+def embed_tokens(tokens: torch.Tensor, tokenizer: ImageTokenizer) -> EmbeddedTokens:
+    """Return the tokens, (h, w) int64, of an image that fills its canvas, such as a generated one."""
     height, width = (side * tokenizer.config.downscale for side in tokens.shape)
     canvas = Canvas((height, width), (height, width), (0, 0, height, width))
-    return KeptTokens(tokens.cpu(), canvas, codebook_name(tokenizer))
+    return EmbeddedTokens(tokens.cpu(), canvas, codebook_name(tokenizer))
 
 
-def find_kept(picture: Picture, tokenizer: ImageTokenizer) -> KeptTokens | None:
-    """The tokens kept in a picture's text, or None: there are none, the picture was changed since, or they are of
-    another image tokenizer."""
+def find_embedded(picture: Picture, tokenizer: ImageTokenizer) -> EmbeddedTokens | None:
+    """Return the tokens that are embedded in an image's texts, or None.
+
+    The result is None if there are none, the image was changed since, or they belong to another codebook.
+    """
     text = picture.text.get(TEXT)
     found = _read(text) if text is not None else None
     if found is None:
         return None
-    kept, pixels = found
+    embedded, pixels = found
     side, codes = tokenizer.config.downscale, tokenizer.config.codebook_size
-    height, width = kept.tokens.shape
+    height, width = embedded.tokens.shape
     fits = (
-        kept.codebook == codebook_name(tokenizer)
-        and kept.canvas.size == picture.pixels.shape[:2]
-        and kept.canvas.canvas == (height * side, width * side)
-        and 0 <= int(kept.tokens.min())
-        and int(kept.tokens.max()) < codes
+        embedded.codebook == codebook_name(tokenizer)
+        and embedded.canvas.size == picture.pixels.shape[:2]
+        and embedded.canvas.canvas == (height * side, width * side)
+        and 0 <= int(embedded.tokens.min())
+        and int(embedded.tokens.max()) < codes
     )
-    # The hash last: it takes longest.
-    return kept if fits and pixels == picture.digest else None
+    # The hash comes last because it takes longest.
+    return embedded if fits and pixels == picture.digest else None
 
 
 def codebook_name(tokenizer: ImageTokenizer) -> str:
-    """A short name that another codebook does not have; rounding to fewer bits does not change it."""
+    """Return a short name that no other codebook has; rounding to fewer bits does not change it."""
     codes = tokenizer.quantize.embedding.weight.detach()
     rows = codes[:: -(-len(codes) // _NAMED_CODES)].to("cpu", torch.bfloat16)
     content = f"{tuple(codes.shape)}".encode() + rows.view(torch.int16).numpy().tobytes()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _read(text: str) -> tuple[KeptTokens, str] | None:
-    """The tokens in a text of `KeptTokens.to_text`, and the hash of their pixels; None if it is anything else."""
+def _read(text: str) -> tuple[EmbeddedTokens, str] | None:
+    """Return the tokens in a text of `EmbeddedTokens.to_text` and the hash of their pixels; None for other texts."""
     try:
         values = json.loads(text)
         if not isinstance(values, Mapping) or values.get("version") != 1:
@@ -103,21 +105,23 @@ def _read(text: str) -> tuple[KeptTokens, str] | None:
         if min(height, width) < 1 or len(unpacked) != 4 * count:
             return None
         tokens = torch.from_numpy(np.frombuffer(unpacked, dtype="<i4").astype(np.int64)).view(height, width)
-        size, canvas, place = (
-            tuple(int(number) for number in values[key]) for key in ("size", "canvas", "place")
-        )
-        if (len(size), len(canvas), len(place)) != (2, 2, 4) or not _inside(place, canvas):
+        H, W = (int(number) for number in values["size"])
+        rows, columns = (int(number) for number in values["canvas"])
+        top, left, below, beside = (int(number) for number in values["place"])
+        canvas = Canvas((H, W), (rows, columns), (top, left, below, beside))
+        if not _is_inside(canvas):
             return None
-        return KeptTokens(tokens, Canvas(size, canvas, place), str(values["codebook"])), str(values["pixels"])
+        return EmbeddedTokens(tokens, canvas, str(values["codebook"])), str(values["pixels"])
     except (ValueError, TypeError, KeyError, zlib.error):
         return None
 
 
-def _inside(place: tuple[int, ...], canvas: tuple[int, ...]) -> bool:
-    top, left, height, width = place
+def _is_inside(canvas: Canvas) -> bool:
+    """Return whether the image's place is inside of its canvas."""
+    top, left, height, width = canvas.place
     return (
         min(top, left) >= 0
         and min(height, width) >= 1
-        and top + height <= canvas[0]
-        and left + width <= canvas[1]
+        and top + height <= canvas.canvas[0]
+        and left + width <= canvas.canvas[1]
     )
