@@ -37,7 +37,7 @@ def page() -> str:
 def main() -> None:
     """Write the page."""
     argparse.ArgumentParser(
-        description="Write docs/settings.md from the declarations of settings."
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     write_text_atomic(PAGE, page())
 
