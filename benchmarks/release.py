@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="side in pixels")
     parser.add_argument("--steps", type=int, nargs="+", default=[8], help="numbers of steps")
     parser.add_argument("--guidance", type=float, default=5.0, help="guidance scale; 0 is no guidance")
-    parser.add_argument("--revision", default="threshold:0.6", help="revision rule; none is no token editing")
+    parser.add_argument("--revise", default="threshold:0.6", help="revision rule; none is no token editing")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="dtype of the denoiser")
     parser.add_argument("--device", default="cpu", help="PyTorch device")
     parser.add_argument("--compile", action="store_true", help="compile the layers before anything is timed")
@@ -209,7 +209,7 @@ def draw(
         guidance_scale=options.guidance,
         budget="shift:5",
         order="confidence:temperature=1",
-        revision=options.revision,
+        revision=options.revise,
         temperature=0.86,
     )
     found = {**dict.fromkeys(STAGES, 0.0), "rows": 0}
