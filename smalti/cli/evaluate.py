@@ -30,8 +30,8 @@ SuiteName = Annotated[
     str,
     typer.Argument(
         metavar="SUITE",
-        help="scenes, edits, distance, contrast or tokenizer, with its own options as in scenes:lattice=8. The word "
-        "list shows all suites and their options.",
+        help="A suite such as scenes, with its own options as in scenes:lattice=8. The word list shows all suites and "
+        "their options.",
         show_default=False,
     ),
 ]
