@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from smalti.common.checks import check_choice
 from smalti.common.images import to_rgb
+from smalti.common.opening import UnreadableImageError, check_header, open_image, readable
 from smalti.errors import SmaltiError
 
 logger = logging.getLogger(__name__)
@@ -29,9 +30,6 @@ logger = logging.getLogger(__name__)
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 METADATA = "metadata.jsonl"
 CROPS = ("center", "random")
-
-# What Pillow raises for files that are no images, are cut short, or would not fit into memory.
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 class ImageFolder:
@@ -102,7 +100,7 @@ class ImageFolder:
             path, caption = self.samples[place]
             try:
                 pixels = self._read(path, Random(f"smalti crop {self._seed} {index}"))
-            except _BROKEN as error:
+            except SmaltiError as error:
                 self._broken.add(place)
                 _warn(path, error)
                 continue
@@ -111,9 +109,8 @@ class ImageFolder:
 
     def _read(self, path: Path, random: Random) -> np.ndarray:
         """Read one image as uint8 (H, W, 3)."""
-        with Image.open(path) as image:
-            image.load()
-            whole = to_rgb(ImageOps.exif_transpose(image))
+        with readable(str(path)):
+            whole = to_rgb(open_image(path))
         height, width = self.size
         scale = min(whole.width / width, whole.height / height)
         spare_x, spare_y = whole.width - width * scale, whole.height - height * scale
@@ -182,13 +179,13 @@ def _read_metadata(path: Path) -> dict[Path, str]:
 
 def _has_image_header(path: Path) -> bool:
     try:
-        with Image.open(path):
-            return True
-    except _BROKEN as error:
+        check_header(path)
+        return True
+    except SmaltiError as error:
         _warn(path, error)
         return False
 
 
-def _warn(path: Path, error: BaseException) -> None:
-    reason = "it does not exist" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+def _warn(path: Path, error: SmaltiError) -> None:
+    reason = error.reason if isinstance(error, UnreadableImageError) else error
     logger.warning("skipping %s: %s", path, reason)

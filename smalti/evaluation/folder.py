@@ -12,6 +12,7 @@ from PIL import Image
 
 from smalti.common.files import write_text_atomic
 from smalti.common.images import save_image, to_pil, to_rgb
+from smalti.common.opening import open_image, readable
 from smalti.errors import SmaltiError
 
 Metadata = dict[str, Any]
@@ -137,8 +138,5 @@ def as_rgb(image: np.ndarray | Image.Image) -> Image.Image:
 
 def _open(path: Path) -> Image.Image:
     """Return the image of a file in RGB."""
-    try:
-        with Image.open(path) as image:
-            return to_rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SmaltiError(f"{path} is not a readable image: {error}") from error
+    with readable(str(path)):
+        return to_rgb(open_image(path))
