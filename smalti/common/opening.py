@@ -53,6 +53,11 @@ def readable_suffixes() -> frozenset[str]:
     )
 
 
+def unreadable_suffixes() -> frozenset[str]:
+    """Return the suffixes of image files that other builds of Pillow read, but this one does not."""
+    return frozenset(_SOME_BUILDS) - readable_suffixes()
+
+
 @contextlib.contextmanager
 def readable(what: str) -> Iterator[None]:
     """Turn whatever Pillow raises in the block into an error about `what`, and keep its warnings silent.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from smalti.common.files import write_text_atomic
+from smalti.common.files import read_json_lines, write_text_atomic
 from smalti.common.images import save_image, to_pil, to_rgb
 from smalti.common.opening import open_image, readable
 from smalti.errors import SmaltiError
@@ -98,19 +98,10 @@ def read_prompts(path: str | Path, check: Callable[[Any], None] = check_text) ->
     Raises:
         SmaltiError: the file is missing or empty; a line is not a prompt, and the error names its number.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SmaltiError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     prompts = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, prompt in read_json_lines(path):
         try:
-            prompt = json.loads(line)
             check(prompt)
-        except json.JSONDecodeError as error:
-            raise SmaltiError(f"{path} line {number} is not JSON: {error}") from error
         except SmaltiError as error:
             raise SmaltiError(f"{path} line {number}: {error}") from error
         prompts.append(prompt)
