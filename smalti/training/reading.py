@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from smalti.common.files import read_text
 from smalti.errors import SmaltiError
 from smalti.training.config import RunConfig
+from smalti.training.plain_yaml import read_yaml
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
+_SHOWN = 80  # characters of a wrong value in an error
 
 
 def load_config(kind: type[ConfigT], path: str | Path, overrides: list[str] | None = None) -> ConfigT:
@@ -32,14 +34,11 @@ def load_config(kind: type[ConfigT], path: str | Path, overrides: list[str] | No
         5
     """
     path = Path(path)
+    text = read_text(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SmaltiError(f"{path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SmaltiError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise SmaltiError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        values = read_yaml(text)
+    except SmaltiError as error:
+        raise SmaltiError(f"{path} {error}") from error
     if not isinstance(values, dict):
         raise SmaltiError(f"{path} must hold keys and values, not {type(values).__name__}")
     for override in overrides or []:
@@ -61,22 +60,22 @@ def _apply(values: dict[str, Any], override: str) -> None:
     """Set the value that an override names, in place."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise SmaltiError(f"override must be key=value, not {override!r}")
+        raise SmaltiError(f"override must be key=value, not {shorten(override)}")
     *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise SmaltiError(f"override {override!r}: {section} is a value, not a section")
+            raise SmaltiError(f"override {shorten(override)}: {section} is a value, not a section")
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SmaltiError(f"override {override!r}: the value is not YAML") from error
-    if isinstance(values[last], str):
-        # YAML 1.1 reads 1e-3 as text; a person means the number.
-        try:
-            values[last] = float(values[last])
-        except ValueError:
-            pass
+        values[last] = read_yaml(text)
+    except SmaltiError as error:
+        raise SmaltiError(f"override {shorten(override)}: the value {error}") from error
+
+
+def shorten(value: Any) -> str:
+    """Return a value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
 def _explain(kind: type[BaseModel], error: ValidationError) -> str:
@@ -90,11 +89,13 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> str:
         return f"{key} is missing"
     if first["type"] == "union_tag_invalid":
         discriminator = first["ctx"]["discriminator"].strip("'")
-        return f"{key}.{discriminator}: must be {first['ctx']['expected_tags']}, not {value[discriminator]!r}"
+        return f"{key}.{discriminator}: must be {first['ctx']['expected_tags']}, not {shorten(value[discriminator])}"
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, SmaltiError):
         return f"{key}: {cause}"
-    return f"{key}: {first['msg'].lower()}, not {value!r}"
+    if isinstance(cause, ValueError):
+        return f"{key}: {cause}, not {shorten(value)}"
+    return f"{key}: {first['msg'].lower()}, not {shorten(value)}"
 
 
 def _locate(kind: type[BaseModel], location: tuple[Any, ...]) -> tuple[list[str], type[BaseModel]]:
