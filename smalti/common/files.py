@@ -83,6 +83,18 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return value
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents.
+
+    Raises:
+        SmaltiError: it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SmaltiError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
 def read_text(path: str | Path) -> str:
     r"""Return the text of a regular file in UTF-8, or in the encoding of its byte-order mark; lines end with \n.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from smalti.common.files import read_json_lines, write_text_atomic
+from smalti.common.files import make_folder, read_json_lines, write_text_atomic
 from smalti.common.images import save_image, to_pil, to_rgb
 from smalti.common.opening import open_image, readable
 from smalti.errors import SmaltiError
@@ -108,18 +108,6 @@ def read_prompts(path: str | Path, check: Callable[[Any], None] = check_text) ->
     if not prompts:
         raise SmaltiError(f"{path} holds no prompts")
     return prompts
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents.
-
-    Raises:
-        SmaltiError: it cannot be created.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SmaltiError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def as_rgb(image: np.ndarray | Image.Image) -> Image.Image:

@@ -165,6 +165,9 @@ class TextConfig(Strict):
 
     vocab_size: int = Field(512, ge=300, description="number of text tokens")
     captions: int = Field(20000, ge=1, description="number of captions that it is trained on")
+    cut_captions: bool = Field(
+        False, description="whether captions that are longer than the model takes lose their last words"
+    )
 
 
 class DenoiserRunConfig(RunConfig):

@@ -26,6 +26,7 @@ from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import spread
 from smalti.training.loop import BatchLoss, Trainer
 from smalti.training.preparing import DenoiserParts, codebook_of, prepare
+from smalti.training.reading import name_key
 from smalti.vq.groups import file_name
 
 # Prompt ids that are encoded once at the start, half a GB; more are encoded batch by batch.
@@ -72,6 +73,8 @@ class DenoiserTask:
         length = parts.model_config.slots(*parts.grid) + parts.model_config.max_prompt_tokens
         few = len(parts.cache) * length <= _IDS_AHEAD
         self.encoded = self.prompts(parts.cache.captions) if few else None
+        with name_key("preview_prompts"):
+            self.prompts(config.preview_prompts)
 
     def prompts(self, captions: list[str]) -> PromptBatch:
         """Return captions as prompts in the model's template, with slots for its grid."""

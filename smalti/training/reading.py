@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +49,16 @@ def load_config(kind: type[ConfigT], path: str | Path, overrides: list[str] | No
         return kind.model_validate(values)
     except ValidationError as error:
         raise SmaltiError(f"{path}: {_explain(kind, error)}") from error
+
+
+@contextlib.contextmanager
+def name_key(key: str) -> Iterator[None]:
+    """Let the errors of the block start with the key of the configuration that they are about."""
+    try:
+        yield
+    except SmaltiError as error:
+        message = str(error)
+        raise SmaltiError(message if message.startswith(key) else f"{key}: {message}") from error
 
 
 def check_model_keys(model: dict[str, Any], known: set[str]) -> None:

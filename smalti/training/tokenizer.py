@@ -17,7 +17,7 @@ from smalti.storage.folder import load_image_tokenizer, save_image_tokenizer
 from smalti.training.config import TokenizerRunConfig
 from smalti.training.distribution import size, spread, take_from_first
 from smalti.training.loop import BatchLoss, Trainer
-from smalti.training.reading import check_model_keys
+from smalti.training.reading import check_model_keys, name_key
 from smalti.vq.config import VQConfig
 from smalti.vq.discriminator import PatchDiscriminator
 from smalti.vq.fidelity import measure_fidelity
@@ -53,7 +53,8 @@ class TokenizerTask:
         torch.manual_seed(config.seed)
         tokenizer = ImageTokenizer(VQConfig.from_dict(config.model))
         if config.start_from:
-            start_from(tokenizer, config.start_from)
+            with name_key("start_from"):
+                start_from(tokenizer, config.start_from)
         else:
             tokenizer.init_weights()
         if config.decoder_only:
