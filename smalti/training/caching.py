@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from itertools import count
@@ -79,6 +80,11 @@ def fingerprint(tokenizer: ImageTokenizer) -> str:
             continue
         digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def short_hash(value: Any) -> str:
+    """Return a short hash of a value as JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _in_order(source: Source) -> Iterator[dict[str, Any]]:

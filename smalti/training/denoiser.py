@@ -21,6 +21,7 @@ from smalti.objective.masking import MaskingContext
 from smalti.objective.self_generated import fill_with_samples
 from smalti.sampling.sampler import sample
 from smalti.storage.folder import save_denoiser, save_image_tokenizer, save_words
+from smalti.training.caching import short_hash
 from smalti.training.codes import add_codebook_conditioning, fold_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import spread
@@ -67,6 +68,7 @@ class DenoiserTask:
         self.config = config
         self.parts = parts
         self.model = parts.model
+        self.data = short_hash(parts.cache.metadata)
         self.context = MaskingContext(parts.counts / parts.counts.sum())
         self.order = parts.masking.sampling_order(*parts.grid)
         self.group_ids = [groups.ids.to(config.loop.device) for groups in parts.groups]

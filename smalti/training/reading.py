@@ -48,7 +48,7 @@ def load_config(kind: type[ConfigT], path: str | Path, overrides: list[str] | No
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise SmaltiError(f"{path}: {_explain(kind, error)}") from error
+        raise SmaltiError(f"{path}: {explain(kind, error)}") from error
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def shorten(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
-def _explain(kind: type[BaseModel], error: ValidationError) -> str:
+def explain(kind: type[BaseModel], error: ValidationError) -> str:
     """Return one line that names the key of the first error and says what is wrong with it."""
     first = error.errors()[0]
     keys, section = _locate(kind, first["loc"])
