@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -150,7 +149,7 @@ def read_metadata(image: Image.Image) -> dict[str, str]:
     text = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     try:
         values = json.loads(image.getexif().get(_DESCRIPTION, "{}"))
-    except (ValueError, TypeError, SyntaxError, struct.error, OSError):
+    except Exception:  # damaged EXIF data raise nearly every kind, and so does a text that is not ours
         return text
     if isinstance(values, dict):
         text |= {key: value for key, value in values.items() if isinstance(value, str)}

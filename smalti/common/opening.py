@@ -27,6 +27,7 @@ _SOME_BUILDS = (
 )  # some builds of Pillow read them, or a plugin does
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LONGEST_TEXT = 2**20  # bytes; Pillow refuses a PNG whose compressed text is longer
+_MOST_TEXT = 2**25  # bytes of all texts of a PNG; Pillow refuses twice as many
 _LONGEST_REASON = 160
 
 
@@ -176,12 +177,14 @@ def _without_long_texts(path: str | Path) -> BytesIO | None:
     data = Path(path).read_bytes()
     if not data.startswith(_PNG):
         return None
-    kept, place = [_PNG], len(_PNG)
+    kept, place, total = [_PNG], len(_PNG), 0
     while place + 12 <= len(data):
         end = place + 12 + int.from_bytes(data[place : place + 4], "big")
         kind, content = data[place + 4 : place + 8], data[place + 8 : end - 4]
-        if kind not in (b"tEXt", b"zTXt", b"iTXt") or _text_length(kind, content) <= _LONGEST_TEXT:
+        length = _text_length(kind, content) if kind in (b"tEXt", b"zTXt", b"iTXt") else 0
+        if length <= min(_LONGEST_TEXT, _MOST_TEXT - total):
             kept.append(data[place:end])
+            total += length
         place = end
     return BytesIO(b"".join(kept)) if sum(map(len, kept)) < len(data) else None
 

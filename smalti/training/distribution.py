@@ -8,6 +8,7 @@ process 0 writes. In a single process every function here does nothing.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -207,6 +208,7 @@ def _other(run: Callable[[Any], Any], config: RunConfig, number: int, folder: st
     # Only process 0 answers a request to stop.
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
+    logging.getLogger("smalti").setLevel(logging.ERROR)  # process 0 has the same notes
     torch.set_num_threads(threads)
     try:
         _join(config, number, folder, check=_check_parent)

@@ -82,7 +82,8 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
     weights = _find_group_weights(config, image_tokenizer)
     # Check the model section before the images are encoded, which takes minutes.
     make_model_config(config, image_tokenizer, weights, config.text.vocab_size)
-    source = config.data.training()
+    with name_key("data"):
+        source = config.data.training()
     with first_alone():
         early = _check_captions(config, source, image_tokenizer, weights)
         cache = make_cache(config, source, image_tokenizer)

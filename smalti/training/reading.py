@@ -58,7 +58,8 @@ def name_key(key: str) -> Iterator[None]:
         yield
     except SmaltiError as error:
         message = str(error)
-        raise SmaltiError(message if message.startswith(key) else f"{key}: {message}") from error
+        named = message.startswith((f"{key} ", f"{key}:", f"{key}."))
+        raise SmaltiError(message if named else f"{key}: {message}") from error
 
 
 def check_model_keys(model: dict[str, Any], known: set[str]) -> None:

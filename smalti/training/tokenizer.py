@@ -67,7 +67,8 @@ class TokenizerTask:
         adversary = config.loss.discriminator
         discriminator = PatchDiscriminator(adversary.channels) if adversary else None
         self.model = TokenizerWithDiscriminator(tokenizer, discriminator)
-        self.source = config.data.training()
+        with name_key("data"):
+            self.source = config.data.training()
         # Scenes are told by the configuration.
         self.data = self.source.fingerprint() if isinstance(self.source, ImageFolder) else config.data.kind
         self.validation = self.validation_images()

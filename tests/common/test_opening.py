@@ -69,6 +69,21 @@ def test_a_png_keeps_its_pixels_beside_much_text(picture: Path, kind: str, after
     assert open_picture(picture).text["prompt"] == "a cat"
 
 
+def test_a_png_keeps_its_pixels_beside_many_texts(picture: Path) -> None:
+    data = picture.read_bytes()
+    texts = chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(2**20 - 10))) * 70
+    picture.write_bytes(data[:33] + texts + data[33:])
+    assert (np.array(open_image(picture)) == NOISE).all()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, "{", "7"])
+def test_foreign_descriptions_are_no_metadata(tmp_path: Path, text: str) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = text[:60_000]
+    Image.fromarray(NOISE).save(tmp_path / "a.jpg", exif=exif)
+    assert "prompt" not in open_picture(tmp_path / "a.jpg").text
+
+
 def test_damaged_exif_data_leave_the_pixels(picture: Path) -> None:
     Image.fromarray(NOISE).save(picture, exif=BROKEN_EXIF)
     with Image.open(picture) as image, pytest.raises(struct.error):

@@ -116,7 +116,7 @@ def test_the_text_tokenizer_is_of_these_captions(images: Path) -> None:
         ("start_from=nope", "start_from: model folder nope does not exist"),
         ("start_from=tokenizer/model", "start_from: "),
         ("cache.path=/dev/null", "cache.path: cannot write /dev/null"),
-        ("data.path=nope", "nope is not a folder"),
+        ("data.path=nope", "data: nope is not a folder"),
         (f"preview_prompts=[{'word ' * 3000}]", "preview_prompts: prompt must be at most"),
     ],
 )
