@@ -16,12 +16,11 @@ from smalti.cli.generate import generate
 from smalti.cli.groups import groups
 from smalti.cli.info import info
 from smalti.cli.options import option_name
-from smalti.cli.train import train, train_tokenizer
+from smalti.cli.train import INTERRUPTED, train, train_tokenizer
 from smalti.errors import SmaltiError
 
 # What typer raises for a command line that it does not understand: click's class, or typer's own copy of it.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
-_INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 app.command()(generate)
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _UsageError as error:
         return _complain(error.format_message())
     except (KeyboardInterrupt, typer.Abort):
-        return _INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python must not complain about it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from smalti.training.config import RunConfig
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -27,7 +34,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
     from smalti.training.denoiser import train_denoiser
     from smalti.training.reading import load_config
 
-    train_denoiser(load_config(DenoiserRunConfig, config, overrides))
+    _report(train_denoiser, load_config(DenoiserRunConfig, config, overrides))
 
 
 def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
@@ -39,4 +46,10 @@ def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
     from smalti.training.reading import load_config
     from smalti.training.tokenizer import train_tokenizer
 
-    train_tokenizer(load_config(TokenizerRunConfig, config, overrides))
+    _report(train_tokenizer, load_config(TokenizerRunConfig, config, overrides))
+
+
+def _report(train: Callable[[Any], dict[str, Any]], config: RunConfig) -> None:
+    """Run a training, and end with the exit code of Ctrl-C if it was stopped before its last step."""
+    if train(config)["step"] < config.loop.steps:
+        raise typer.Exit(INTERRUPTED)

@@ -1,7 +1,8 @@
-"""Writing files so that a kill or a full disk never leaves half of one."""
+"""Reading text and JSON in one way, and writing files so that a kill or a full disk never leaves half of one."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import tempfile
@@ -11,6 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from smalti.errors import SmaltiError
+
+# A file without a byte-order mark is UTF-8. The mark of UTF-32 begins with that of UTF-16.
+_ENCODINGS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 @contextmanager
@@ -71,3 +81,68 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SmaltiError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents.
+
+    Raises:
+        SmaltiError: it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SmaltiError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def read_text(path: str | Path) -> str:
+    r"""Return the text of a regular file in UTF-8, or in the encoding of its byte-order mark; lines end with \n.
+
+    Raises:
+        SmaltiError: the file is missing, is not a regular one, or cannot be read or decoded.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise SmaltiError(f"{path} is not a regular file")  # a pipe would be waited for
+        data = path.read_bytes()
+        encoding = next((name for mark, name in _ENCODINGS.items() if data.startswith(mark)), "utf-8")
+        return data.decode(encoding).replace("\r\n", "\n")
+    except FileNotFoundError as error:
+        raise SmaltiError(f"{path} does not exist") from error
+    except UnicodeDecodeError as error:
+        raise SmaltiError(f"cannot read {path}: it is not {error.encoding} text") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, SmaltiError):
+            raise
+        raise SmaltiError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    r"""Yield the number and the value of each line that is not blank. Lines end with \n and with nothing else.
+
+    Raises:
+        SmaltiError: the file cannot be read, or a line is not JSON; the error names its number.
+
+    Example:
+        >>> write_text_atomic("lines.jsonl", '{"a": 1}\n\n[2]\n')
+        >>> list(read_json_lines("lines.jsonl"))
+        [(1, {'a': 1}), (3, [2])]
+    """
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield number, parse_json(line, f"{path} line {number}")
+
+
+def parse_json(text: str, what: str) -> Any:
+    """Return the value of a JSON text; `what` names the text in errors.
+
+    Raises:
+        SmaltiError: the text is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise SmaltiError(f"{what} is not JSON: it is nested too deeply") from error
+    except ValueError as error:  # numbers of thousands of digits, too
+        raise SmaltiError(f"{what} is not JSON: {error}") from error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
@@ -30,15 +30,82 @@ def to_pil(pixels: np.ndarray) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as RGB; what is transparent shows white."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Sixteen bits a pixel: Pillow's own conversion would cut off instead of scaling.
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layered = image.convert("RGBA")
-    white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, layered).convert("RGB")
+    """Return an image of any mode and colour profile as sRGB; what is transparent shows white.
+
+    Raises:
+        SmaltiError: its numbers are not finite.
+    """
+    image = to_srgb(image)
+    if image.mode != "RGBA":
+        return image
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode and colour profile as sRGB: in mode RGBA if some of it may be transparent, else RGB.
+
+    Raises:
+        SmaltiError: its numbers are not finite.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    profile = image.info.get("icc_profile")
+    if image.mode in ("La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode == "P" or (image.mode in ("1", "L", "RGB") and image.has_transparency_data):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    colors = image.convert("LA").getchannel("L") if image.mode == "LA" else image
+    converted = _by_profile(colors.convert("RGB") if colors.mode == "RGBA" else colors, profile)
+    if image.mode in ("RGBA", "LA", "PA"):
+        converted.putalpha(image.getchannel("A"))
+    return converted
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Return grey values of more than eight bits as uint8.
+
+    Whole numbers from 0 to 65,535 are sixteen bits. Fractions from 0 to 1 go from black to white, and those up to 255
+    stay. Other values have no known white, so their own range goes from black to white.
+    """
+    if not np.isfinite(values).all():
+        raise SmaltiError("the image holds numbers that are not finite")
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind == "f":
+        black, white = (0.0, 1.0) if high <= 1 else (0.0, 255.0)
+    else:
+        black, white = 0.0, 65535.0
+    if low < black or high > white:
+        black, white = low, high
+    if values.dtype.kind != "f" and white == 65535:
+        return (values // 257).astype(np.uint8)
+    scaled = (values.astype(np.float64) - black) / max(white - black, 1e-30) * 255
+    return scaled.round().clip(0, 255).astype(np.uint8)
+
+
+def _by_profile(image: Image.Image, profile: object) -> Image.Image:
+    """Return an opaque image as RGB, its colours converted from an ICC profile to sRGB if it has another one."""
+    if image.mode == "LAB" or (profile is not None and image.mode != "1"):
+        try:
+            source = ImageCms.createProfile("LAB") if image.mode == "LAB" else _profile(profile)
+            if source is None:
+                return image.convert("RGB")
+            converted = ImageCms.profileToProfile(
+                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+            if converted is not None:
+                return converted
+        except (ImageCms.PyCMSError, OSError, ValueError, ImportError):
+            pass  # Pillow without LittleCMS, a profile of another kind of image, or one that is damaged
+    return image.convert("RGB")
+
+
+def _profile(profile: object) -> ImageCms.ImageCmsProfile | None:
+    """Return an ICC profile, or None if it is sRGB or none."""
+    if not isinstance(profile, bytes) or not profile:
+        return None
+    found = ImageCms.ImageCmsProfile(BytesIO(profile))
+    return None if "sRGB" in ImageCms.getProfileDescription(found) else found
 
 
 def save_image(image: Image.Image, path: str | Path, text: Mapping[str, str] | None = None) -> None:
@@ -82,7 +149,7 @@ def read_metadata(image: Image.Image) -> dict[str, str]:
     text = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     try:
         values = json.loads(image.getexif().get(_DESCRIPTION, "{}"))
-    except (ValueError, TypeError, SyntaxError, struct.error, OSError):
+    except Exception:  # damaged EXIF data raise nearly every kind, and so does a text that is not ours
         return text
     if isinstance(values, dict):
         text |= {key: value for key, value in values.items() if isinstance(value, str)}

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+
+def _check_name(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise ValueError("must be text that is not blank, without NUL")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_check_name)]
+"""Text that is not blank, such as a prompt or the name of a file."""
 
 
 class Strict(BaseModel):
-    """A section of a configuration. Unknown keys are errors, and values do not change."""
+    """A section of a configuration. Unknown keys and infinite numbers are errors, and values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

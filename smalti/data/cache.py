@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from smalti.common.files import atomic_path, read_json, write_json_atomic
+from smalti.common.files import atomic_path, make_folder, read_json, write_json_atomic
 from smalti.errors import SmaltiError
 
 _PART = 4096  # samples per file; an interruption loses at most one file's
@@ -34,9 +34,14 @@ class TokenCache:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.metadata = read_json(self.folder / "cache.json")
-        parts = [_load_part(self.folder, index) for index in range(-(-self.metadata["samples"] // _PART))]
+        count = self.metadata.get("samples")
+        if type(count) is not int or count < 1:
+            raise SmaltiError(f"{self.folder / 'cache.json'} must hold its number of samples, not {count!r}")
+        parts = [_load_part(self.folder, index) for index in range(-(-count // _PART))]
         self.tokens = torch.from_numpy(np.concatenate([tokens for tokens, _ in parts]))
         self.captions: list[str] = [caption for _, captions in parts for caption in captions]
+        if len(self.captions) != count:
+            raise SmaltiError(f"{self.folder} is damaged: it holds {len(self.captions)} of {count} samples")
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -60,22 +65,19 @@ def build_cache(
         samples: `{"image": uint8 (3, H, W), "caption": str}`, in a fixed order.
         count: number of samples to encode.
         encode: function of (B, 3, H, W) uint8 images that returns (B, h, w) ids.
-        metadata: values that the tokens depend on, such as the tokenizer's hash and the data's settings.
+        metadata: values that the tokens depend on, such as the tokenizer's hash, the data's settings and a hash of
+            the data's files. An interrupted cache is only continued with the same ones.
         batch_size: number of images that are encoded at once.
 
     Raises:
-        SmaltiError: the folder holds a cache with other metadata.
+        SmaltiError: the folder cannot be written, or holds a cache with other metadata.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     wanted = {**metadata, "samples": count}
     for name in ("cache.json", "started.json"):
         if (folder / name).exists():
-            found = read_json(folder / name)
-            if found != wanted:
-                raise SmaltiError(
-                    f"{folder} holds a cache of other images or another tokenizer; delete or rename it"
-                )
+            _check_same(folder, read_json(folder / name), wanted)
     if (folder / "cache.json").exists():
         return TokenCache(folder)
     write_json_atomic(folder / "started.json", wanted)
@@ -109,10 +111,22 @@ def _name(index: int) -> str:
     return f"part-{index:05d}.npz"
 
 
+def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise SmaltiError with the names of the metadata in which a folder's cache differs from the wanted ones."""
+    names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if names:
+        raise SmaltiError(
+            f"{folder} holds a cache of other images: its {' and '.join(names)} differ; delete or rename it"
+        )
+
+
 def _load_part(folder: Path, index: int) -> tuple[np.ndarray, list[str]]:
     path = folder / _name(index)
     try:
-        with np.load(path, allow_pickle=False) as part:
-            return part["tokens"], json.loads(str(part["captions"]))
-    except (OSError, ValueError, KeyError) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as part:
+            tokens, captions = part["tokens"], json.loads(str(part["captions"]))
+        if tokens.ndim != 3 or tokens.dtype != np.int32 or len(tokens) != len(captions):
+            raise ValueError("captions and tokens do not fit together")
+        return tokens, captions
+    except Exception as error:  # NumPy and zipfile raise nearly every kind for damaged files
         raise SmaltiError(f"{path} is missing or damaged: delete {folder} and encode again") from error

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from smalti.common.strict import Strict
+from smalti.common.strict import Strict, Text
 from smalti.data.folder import ImageFolder
 from smalti.worlds.scenes.config import ScenesConfig
 
@@ -15,7 +15,7 @@ class FolderConfig(Strict):
     """Your own images with captions; `ImageFolder` explains the layout."""
 
     kind: Literal["folder"] = "folder"
-    path: str = Field(description="folder of the images")
+    path: Text = Field(description="folder of the images")
     size: int = Field(256, ge=16, le=4096, description="side of the images in pixels")
 
     def training(self) -> ImageFolder:

@@ -1,37 +1,43 @@
 """Your own images from a folder, with captions beside them.
 
-A caption is a text file (`cat.png` and `cat.txt`), or a line of a `metadata.jsonl`, as in Hugging Face's ImageFolder.
-The line has a `file_name`, relative to the folder of the `metadata.jsonl`, and a `text`. Subfolders are read, hidden
-files are not.
+A caption is a text file (`cat.png` and `cat.txt` or `cat.caption`), or a row of a `metadata.jsonl`, `metadata.csv` or
+`metadata.parquet`, as in Hugging Face's ImageFolder. A row has a `file_name`, relative to the folder of the metadata
+file, and a `text`. Subfolders and links to folders are read, hidden files are not.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
 import operator
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from smalti.common.checks import check_choice
 from smalti.common.images import to_rgb
+from smalti.common.opening import (
+    UnreadableImageError,
+    check_header,
+    open_image,
+    readable,
+    readable_suffixes,
+    unreadable_suffixes,
+)
+from smalti.data.captions import CAPTION_SUFFIXES, METADATA, find_caption_file, read_caption, read_metadata
 from smalti.errors import SmaltiError
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-METADATA = "metadata.jsonl"
 CROPS = ("center", "random")
-
-# What Pillow raises for files that are no images, are cut short, or would not fit into memory.
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+_MOST_KINDS = 5  # suffixes that the note on other files lists
 
 
 class ImageFolder:
@@ -47,8 +53,8 @@ class ImageFolder:
         seed: seed of random crops.
 
     Raises:
-        SmaltiError: the folder is missing or has no readable image; an image has no caption; a line of
-            `metadata.jsonl` is malformed; an argument is wrong.
+        SmaltiError: the folder is missing or has no readable image; an image has no caption; a row of a
+            metadata file is malformed; an argument is wrong.
 
     Example:
         >>> images = ImageFolder("my-images", 256)  # doctest: +SKIP
@@ -72,7 +78,7 @@ class ImageFolder:
         self.samples = [item for item in _scan(self.path) if _has_image_header(item[0])]
         self._broken: set[int] = set()
         if not self.samples:
-            raise SmaltiError(f"{self.path} has no readable image ({', '.join(sorted(SUFFIXES))})")
+            raise SmaltiError(f"{self.path} has no readable image ({', '.join(sorted(readable_suffixes()))})")
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -82,6 +88,32 @@ class ImageFolder:
     def length(self) -> int:
         """Return the number of images: a folder is a finite source."""
         return len(self.samples)
+
+    @property
+    def captions(self) -> list[str]:
+        """Return the captions of all images, in their order."""
+        return [caption for _, caption in self.samples]
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the names, sizes, times and captions of the files."""
+        digest = hashlib.sha256()
+        for path, caption in self.samples:
+            name = os.fsencode(path.relative_to(self.path) if path.is_relative_to(self.path) else path)
+            try:
+                status = path.stat()
+                state = f"{status.st_size} {status.st_mtime_ns}"
+            except OSError:
+                state = "gone"
+            digest.update(b"\0".join([name, state.encode(), caption.encode()]) + b"\0\0")
+        return digest.hexdigest()[:16]
+
+    def check_captions(self, check: Callable[[str], None]) -> None:
+        """Raise SmaltiError with the name of the image if `check` raises it for its caption."""
+        for path, caption in self.samples:
+            try:
+                check(caption)
+            except SmaltiError as error:
+                raise SmaltiError(f"the caption of {path}: {error}") from error
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield each image once."""
@@ -102,7 +134,7 @@ class ImageFolder:
             path, caption = self.samples[place]
             try:
                 pixels = self._read(path, Random(f"smalti crop {self._seed} {index}"))
-            except _BROKEN as error:
+            except SmaltiError as error:
                 self._broken.add(place)
                 _warn(path, error)
                 continue
@@ -111,9 +143,8 @@ class ImageFolder:
 
     def _read(self, path: Path, random: Random) -> np.ndarray:
         """Read one image as uint8 (H, W, 3)."""
-        with Image.open(path) as image:
-            image.load()
-            whole = to_rgb(ImageOps.exif_transpose(image))
+        with readable(str(path)):
+            whole = to_rgb(open_image(path))
         height, width = self.size
         scale = min(whole.width / width, whole.height / height)
         spare_x, spare_y = whole.width - width * scale, whole.height - height * scale
@@ -128,67 +159,67 @@ def _scan(folder: Path) -> list[tuple[Path, str]]:
     """Return paths and captions of all files in `folder` with an image's suffix, sorted by path."""
     captions: dict[Path, str] = {}
     images: list[Path] = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(place, name)
-            if name == METADATA:
-                captions.update(_read_metadata(path))
-            elif path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                images.append(path)
+    others: Counter[str] = Counter()
+    for path in _walk(folder):
+        if path.name in METADATA:
+            captions.update(read_metadata(path))
+        elif path.suffix.lower() in readable_suffixes():
+            images.append(path)
+        elif path.suffix.lower() not in CAPTION_SUFFIXES:
+            others[path.suffix.lower()] += 1
+    users: dict[Path, list[str]] = {}
     for path in images:
         if path not in captions:
-            captions[path] = _read_caption(path)
+            captions[path] = read_caption(path)
+            users.setdefault(find_caption_file(path) or path, []).append(path.name)
+    _note_others(folder, others)
+    _note_shared(folder, {file: names for file, names in users.items() if len(names) > 1})
     return sorted(captions.items(), key=lambda item: item[0].as_posix())
 
 
-def _read_caption(image: Path) -> str:
-    beside = image.with_suffix(".txt")
-    try:
-        caption = " ".join(beside.read_text(encoding="utf-8-sig").split())
-    except FileNotFoundError as error:
-        raise SmaltiError(
-            f"{image} has no caption: neither {beside.name} nor a line in {METADATA}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SmaltiError(f"cannot read the caption {beside}: {error}") from error
-    if not caption:
-        raise SmaltiError(f"{beside} is empty; it must hold a caption")
-    return caption
-
-
-def _read_metadata(path: Path) -> dict[Path, str]:
-    captions: dict[Path, str] = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SmaltiError(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and its subfolders in order, except hidden ones. A link to a folder is followed."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that leads back
+            folders.clear()
             continue
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise SmaltiError(f"{path} line {number} is not JSON: {error}") from error
-        for key in ("file_name", "text"):
-            value = entry.get(key) if isinstance(entry, dict) else None
-            if not isinstance(value, str) or not value.strip():
-                raise SmaltiError(
-                    f"{path} line {number} must be an object with the text {key!r}, not {line[:80]}"
-                )
-        captions[Path(os.path.normpath(path.parent / entry["file_name"]))] = " ".join(entry["text"].split())
-    return captions
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _note_others(folder: Path, others: Counter[str]) -> None:
+    """Say how many files of which kinds are not taken."""
+    if not others:
+        return
+    kinds = [
+        f"{count} {suffix or 'without suffix'}"
+        + (" (Pillow cannot read them here)" if suffix in unreadable_suffixes() else "")
+        for suffix, count in others.most_common(_MOST_KINDS)
+    ]
+    kinds += ["…"] * (len(others) > _MOST_KINDS)
+    logger.warning("%s: files that are not taken: %s", folder, ", ".join(kinds))
+
+
+def _note_shared(folder: Path, shared: dict[Path, list[str]]) -> None:
+    """Say which images have one caption file together."""
+    if shared:
+        file, names = next(iter(shared.items()))
+        more = f"; so do the images of {len(shared) - 1} more files" if len(shared) > 1 else ""
+        logger.warning("%s: %s share the caption %s%s", folder, " and ".join(names[:3]), file.name, more)
 
 
 def _has_image_header(path: Path) -> bool:
     try:
-        with Image.open(path):
-            return True
-    except _BROKEN as error:
+        check_header(path)
+        return True
+    except SmaltiError as error:
         _warn(path, error)
         return False
 
 
-def _warn(path: Path, error: BaseException) -> None:
-    reason = "it does not exist" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+def _warn(path: Path, error: SmaltiError) -> None:
+    reason = error.reason if isinstance(error, UnreadableImageError) else error
     logger.warning("skipping %s: %s", path, reason)

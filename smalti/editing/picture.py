@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import struct
-import warnings
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from smalti.common.images import read_metadata, to_rgb
+from smalti.common.images import read_metadata, to_rgb, to_srgb
+from smalti.common.opening import check_pixels, decode, open_image, readable
 from smalti.errors import SmaltiError
 
 LARGEST_PIXELS = 64_000_000
 """Largest number of pixels of an image. A larger file is refused by its header, before it is decoded."""
 
-# What Pillow raises for files that are not images, are truncated or are damaged.
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
 _HALF = 128
 
 
@@ -65,9 +62,8 @@ def open_picture(image: Any, name: str = "image") -> Picture:
     """
     opened = _open(image, name)
     text = read_metadata(opened)
-    if opened.has_transparency_data:
-        return Picture(np.array(opened.convert("RGBA")), text)
-    return Picture(np.array(to_rgb(opened)), text)
+    with _named(name), readable("its content"):
+        return Picture(np.array(to_srgb(opened)), text)
 
 
 def open_mask(mask: Any, size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
@@ -89,7 +85,9 @@ def open_mask(mask: Any, size: tuple[int, int], grid: tuple[int, int]) -> np.nda
         values = mask if mask.dtype == np.bool_ else mask >= _HALF
         sizes.append(grid)
     else:
-        values = np.array(_over_black(_open(mask, "mask"))) >= _HALF
+        opened = _open(mask, "mask")
+        with _named("mask"), readable("its content"):
+            values = np.array(_over_black(opened)) >= _HALF
     if values.shape not in sizes:
         allowed = f"as large as the image, {size[1]}×{size[0]} pixels"
         if len(sizes) > 1:
@@ -117,53 +115,29 @@ def _open(image: Any, name: str) -> Image.Image:
                 f"{name} as an array must be uint8 (H, W), (H, W, 3) or (H, W, 4), not {image.dtype} {image.shape}",
                 argument=name,
             )
-        _check_size(image.shape[1], image.shape[0], name)
+        with _named(name):
+            check_pixels(image.shape[1], image.shape[0], LARGEST_PIXELS)
         return Image.fromarray(np.ascontiguousarray(image))
-    if isinstance(image, Image.Image):
-        return _decode(image, name, "its content")
-    if not isinstance(image, str | Path):
+    if not isinstance(image, Image.Image | str | Path):
         raise SmaltiError(
             f"{name} must be an image or the name of its file, not {type(image).__name__}", argument=name
         )
+    with _named(name):
+        if isinstance(image, Image.Image):
+            return decode(image, "its content", LARGEST_PIXELS)
+        if not Path(image).exists():
+            raise SmaltiError(f"{image} does not exist")
+        return open_image(image, LARGEST_PIXELS)
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Let errors in the block start with the argument's name."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large images; here they are refused.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(image)
-    except FileNotFoundError as error:
-        raise SmaltiError(f"{name}: {image} does not exist", argument=name) from error
-    except Image.DecompressionBombError as error:
-        raise SmaltiError(
-            f"{name}: {image} has more than {LARGEST_PIXELS // 10**6} megapixels", argument=name
-        ) from error
-    except _BROKEN as error:
-        raise SmaltiError(f"{name}: {image} is not a readable image: {error}", argument=name) from error
-    with opened:
-        return _decode(opened, name, str(image))
-
-
-def _decode(image: Image.Image, name: str, what: str) -> Image.Image:
-    """Return an opened image decoded and upright; `what` names it in errors about its content."""
-    _check_size(*image.size, name)
-    try:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-    except _BROKEN as error:
-        raise SmaltiError(f"{name}: {what} is not a readable image: {error}", argument=name) from error
-    upright.info.update({key: value for key, value in image.info.items() if isinstance(value, str)})
-    return upright
-
-
-def _check_size(width: int, height: int, name: str) -> None:
-    """Raise SmaltiError if an image has no pixels or too many."""
-    if width < 1 or height < 1:
-        raise SmaltiError(f"{name} must have at least one pixel, not {width}×{height}", argument=name)
-    if width * height > LARGEST_PIXELS:
-        raise SmaltiError(
-            f"{name} must have at most {LARGEST_PIXELS // 10**6} megapixels, "
-            f"not {width}×{height}, which is {width * height / 1e6:.0f}",
-            argument=name,
-        )
+        yield
+    except SmaltiError as error:
+        separator = " " if str(error).startswith("must ") else ": "
+        raise SmaltiError(f"{name}{separator}{error}", argument=name) from error
 
 
 def _over_black(mask: Image.Image) -> Image.Image:

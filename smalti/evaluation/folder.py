@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from smalti.common.files import write_text_atomic
+from smalti.common.files import make_folder, read_json_lines, write_text_atomic
 from smalti.common.images import save_image, to_pil, to_rgb
+from smalti.common.opening import open_image, readable
 from smalti.errors import SmaltiError
 
 Metadata = dict[str, Any]
@@ -97,37 +98,16 @@ def read_prompts(path: str | Path, check: Callable[[Any], None] = check_text) ->
     Raises:
         SmaltiError: the file is missing or empty; a line is not a prompt, and the error names its number.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SmaltiError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     prompts = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, prompt in read_json_lines(path):
         try:
-            prompt = json.loads(line)
             check(prompt)
-        except json.JSONDecodeError as error:
-            raise SmaltiError(f"{path} line {number} is not JSON: {error}") from error
         except SmaltiError as error:
             raise SmaltiError(f"{path} line {number}: {error}") from error
         prompts.append(prompt)
     if not prompts:
         raise SmaltiError(f"{path} holds no prompts")
     return prompts
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents.
-
-    Raises:
-        SmaltiError: it cannot be created.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SmaltiError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def as_rgb(image: np.ndarray | Image.Image) -> Image.Image:
@@ -137,8 +117,5 @@ def as_rgb(image: np.ndarray | Image.Image) -> Image.Image:
 
 def _open(path: Path) -> Image.Image:
     """Return the image of a file in RGB."""
-    try:
-        with Image.open(path) as image:
-            return to_rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SmaltiError(f"{path} is not a readable image: {error}") from error
+    with readable(str(path)):
+        return to_rgb(open_image(path))

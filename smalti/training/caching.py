@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
@@ -11,20 +13,31 @@ import torch
 
 from smalti.common.devices import find_device
 from smalti.data.cache import TokenCache, build_cache
+from smalti.data.folder import ImageFolder
 from smalti.data.sources import Source
 from smalti.training.config import DenoiserRunConfig
+from smalti.training.reading import name_key
 from smalti.vq.autoencoder import PatchEncoder
 from smalti.vq.patches import PatchMemory
 from smalti.vq.tokenizer import ImageTokenizer
 
+logger = logging.getLogger(__name__)
 
-def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCache:
+
+def make_cache(config: DenoiserRunConfig, source: Source, tokenizer: ImageTokenizer) -> TokenCache:
     """Open the configuration's token cache, after encoding the images that it lacks.
+
+    The cache is keyed by the tokenizer's encoder, the section `data` and the number of images. For a folder it is also
+    keyed by names, sizes, times and captions of the files.
+
+    Args:
+        config: configuration of the training.
+        source: its images.
+        tokenizer: the image tokenizer that encodes them.
 
     Raises:
         SmaltiError: the data have no usable images, or the folder holds a cache of other images.
     """
-    source = config.data.training()
     device = find_device(config.loop.device)
     tokenizer = tokenizer.eval().to(device)
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's types
@@ -32,6 +45,14 @@ def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCac
     plain = {"kind": config.data.kind, "size": config.data.size}
     data = {**plain, **config.data.model_dump(exclude_defaults=True)}
     metadata = {"tokenizer": fingerprint(tokenizer), "data": data}
+    if isinstance(source, ImageFolder):
+        metadata["files"] = source.fingerprint()
+    count = config.cache.samples
+    if source.length is not None and source.length > count:
+        logger.warning(
+            "cache.samples is %d: the other %d of the %d images are not trained on",
+            count, source.length - count, source.length,
+        )  # fmt: skip
 
     by_square = PatchMemory(tokenizer) if isinstance(tokenizer.encoder, PatchEncoder) else None
 
@@ -42,7 +63,8 @@ def make_cache(config: DenoiserRunConfig, tokenizer: ImageTokenizer) -> TokenCac
             return by_square(pixels)
         return tokenizer.from_pixels(pixels.to(device).contiguous(memory_format=torch.channels_last))
 
-    cache = build_cache(config.cache.path, _in_order(source), config.cache.samples, encode, metadata)
+    with name_key("cache.path"):
+        cache = build_cache(config.cache.path, _in_order(source), count, encode, metadata)
     tokenizer.cpu()
     return cache
 
@@ -58,6 +80,11 @@ def fingerprint(tokenizer: ImageTokenizer) -> str:
             continue
         digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def short_hash(value: Any) -> str:
+    """Return a short hash of a value as JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _in_order(source: Source) -> Iterator[dict[str, Any]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator
 
-from smalti.common.strict import Strict
+from smalti.common.strict import Strict, Text
 from smalti.data.config import DataConfig
 from smalti.objective.masking import Mixture
 from smalti.worlds.scenes.config import ScenesConfig
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Strict):
@@ -20,10 +22,10 @@ class OptimizerConfig(Strict):
         0.02, ge=0, le=1, description="final learning rate as a fraction of the peak"
     )
     warmup_steps: int = Field(200, ge=0, description="steps until the peak")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="decay of the two moments")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="decay of the two moments")
     weight_decay: float = Field(0.01, ge=0, description="decay of matrices; other parameters have none")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the moving average of the weights")
+    ema_decay: Decay = Field(0.999, description="decay of the moving average of the weights")
 
 
 class LoopConfig(Strict):
@@ -38,7 +40,7 @@ class LoopConfig(Strict):
         description="number of processes, which share a step's batches; with device: cuda each uses its own GPU",
     )
     precision: Literal["auto", "bf16", "float32"] = Field("auto", description="dtype of matrix products")
-    device: str = Field("cpu", description="PyTorch device")
+    device: Text = Field("cpu", description="PyTorch device")
     log_every: int = Field(20, ge=1, description="steps between log entries")
     preview_every: int = Field(1000, ge=1, description="steps between sample grids")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
@@ -54,7 +56,7 @@ class LoopConfig(Strict):
 class RunConfig(Strict):
     """The sections that every training has."""
 
-    output: str = Field(description="folder of the run: log, previews, checkpoints, model")
+    output: Text = Field(description="folder of the run: log, previews, checkpoints, model")
     seed: int = Field(0, description="seed of every random draw of the training")
     data: DataConfig = ScenesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -93,7 +95,7 @@ class TokenizerLossConfig(Strict):
 class TokenizerRunConfig(RunConfig):
     """Configuration of `smalti train-tokenizer`."""
 
-    start_from: str | None = Field(
+    start_from: Text | None = Field(
         None,
         description="folder of an image tokenizer, or of a model that has one; null starts from random weights",
     )
@@ -154,7 +156,7 @@ class ObjectiveConfig(Strict):
 class CacheConfig(Strict):
     """Images encoded once, before training starts, and kept in a folder."""
 
-    path: str = Field(description="folder of the cache")
+    path: Text = Field(description="folder of the cache")
     samples: int = Field(ge=1, description="number of images; a smaller folder is repeated")
 
 
@@ -163,13 +165,16 @@ class TextConfig(Strict):
 
     vocab_size: int = Field(512, ge=300, description="number of text tokens")
     captions: int = Field(20000, ge=1, description="number of captions that it is trained on")
+    cut_captions: bool = Field(
+        False, description="whether captions that are longer than the model takes lose their last words"
+    )
 
 
 class DenoiserRunConfig(RunConfig):
     """Configuration of `smalti train`."""
 
-    tokenizer: str = Field(description="folder of a trained image tokenizer, or of a model that has one")
-    start_from: str | None = Field(
+    tokenizer: Text = Field(description="folder of a trained image tokenizer, or of a model that has one")
+    start_from: Text | None = Field(
         None, description="model folder to fine-tune; null starts from random weights"
     )
     model: dict[str, Any] = Field(description="fields of the model's config.json")
@@ -185,6 +190,8 @@ class DenoiserRunConfig(RunConfig):
     objective: ObjectiveConfig = ObjectiveConfig()
     cache: CacheConfig
     text: TextConfig = TextConfig()
-    preview_prompts: list[str] = Field(
-        ["a red circle", "a blue square above a green star"], description="prompts of the sample grids"
+    preview_prompts: list[Text] = Field(
+        ["a red circle", "a blue square above a green star"],
+        min_length=1,
+        description="prompts of the sample grids",
     )

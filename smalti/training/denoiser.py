@@ -21,11 +21,13 @@ from smalti.objective.masking import MaskingContext
 from smalti.objective.self_generated import fill_with_samples
 from smalti.sampling.sampler import sample
 from smalti.storage.folder import save_denoiser, save_image_tokenizer, save_words
+from smalti.training.caching import short_hash
 from smalti.training.codes import add_codebook_conditioning, fold_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import spread
 from smalti.training.loop import BatchLoss, Trainer
 from smalti.training.preparing import DenoiserParts, codebook_of, prepare
+from smalti.training.reading import name_key
 from smalti.vq.groups import file_name
 
 # Prompt ids that are encoded once at the start, half a GB; more are encoded batch by batch.
@@ -66,12 +68,15 @@ class DenoiserTask:
         self.config = config
         self.parts = parts
         self.model = parts.model
+        self.data = short_hash(parts.cache.metadata)
         self.context = MaskingContext(parts.counts / parts.counts.sum())
         self.order = parts.masking.sampling_order(*parts.grid)
         self.group_ids = [groups.ids.to(config.loop.device) for groups in parts.groups]
         length = parts.model_config.slots(*parts.grid) + parts.model_config.max_prompt_tokens
         few = len(parts.cache) * length <= _IDS_AHEAD
         self.encoded = self.prompts(parts.cache.captions) if few else None
+        with name_key("preview_prompts"):
+            self.prompts(config.preview_prompts)
 
     def prompts(self, captions: list[str]) -> PromptBatch:
         """Return captions as prompts in the model's template, with slots for its grid."""

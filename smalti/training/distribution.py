@@ -8,6 +8,7 @@ process 0 writes. In a single process every function here does nothing.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -26,6 +27,7 @@ import torch.multiprocessing
 
 from smalti.errors import SmaltiError
 from smalti.training.config import RunConfig
+from smalti.training.resuming import alone_in, check_resume
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
@@ -54,11 +56,17 @@ def spread(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[st
         config: the configuration; with device "cuda" each process uses its own GPU.
 
     Raises:
-        SmaltiError: there are fewer GPUs than processes, a process ended early, or `run` raises it here.
+        SmaltiError: there are fewer GPUs than processes, a process ended early, or `run` raises it here. Another
+            process trains in the same folder, or the folder holds a training with another configuration.
     """
+    with alone_in(Path(config.output)):
+        check_resume(config)
+        return run(config) if config.loop.processes == 1 else _spread(run, config)
+
+
+def _spread(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[str, Any]:
+    """Call `run(config)` in several processes."""
     count = config.loop.processes
-    if count == 1:
-        return run(config)
     if config.loop.device == "cuda" and torch.cuda.device_count() < count:
         raise SmaltiError(
             f"loop.processes must be at most {torch.cuda.device_count()}, the number of GPUs, not {count}"
@@ -200,6 +208,7 @@ def _other(run: Callable[[Any], Any], config: RunConfig, number: int, folder: st
     # Only process 0 answers a request to stop.
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
+    logging.getLogger("smalti").setLevel(logging.ERROR)  # process 0 has the same notes
     torch.set_num_threads(threads)
     try:
         _join(config, number, folder, check=_check_parent)

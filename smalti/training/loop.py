@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from smalti.common.devices import find_device, has_bf16
-from smalti.common.files import write_text_atomic
+from smalti.common.files import parse_json, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.training.config import LoopConfig, RunConfig
 from smalti.training.distribution import add_up, add_up_numbers, rank, size, take_from_first
@@ -53,6 +53,10 @@ class Task(Protocol):
     @property
     def model(self) -> nn.Module:
         """Return the module that is trained."""
+
+    @property
+    def data(self) -> str:
+        """Return a short hash of the images that are shown, which a resumed training must show again."""
 
     def batch(self, index: int) -> Any:
         """Return batch number `index`, on the CPU. Threads call this ahead of time, several at once on a GPU."""
@@ -108,10 +112,13 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train to the last step or until Ctrl-C, leave a checkpoint, and return the last log entry.
 
+        The entry's "step" is the number of steps that are done. A run that is complete writes its model again.
+
         Raises:
             SmaltiError: the loss is not finite, or the disk is full.
         """
         batches, loop, stopped, saved = self._batches(), self.loop, False, self.done
+        complete = self.done >= loop.steps
         self.model.train()
         self._started = self._window_started = time.monotonic()
         log_path = self.folder / "log.jsonl"
@@ -130,12 +137,25 @@ class Trainer:
         batches.close()
         if self.done != saved:
             self.save()
-        if self.first and self.done == loop.steps:
-            self.task.export(self.average, self.folder / "model")
-        elif self.first:
-            message = f"stopped at step {self.done} of {loop.steps}; the same command continues from there"
+        if self.first:
+            self._finish(complete)
+        return {**self.entry, "step": self.done}
+
+    def _finish(self, complete: bool) -> None:
+        """Write the model, or say how to go on; `complete` tells whether nothing was left to do."""
+        message = None
+        if self.done < self.loop.steps:
+            message = (
+                f"stopped at step {self.done} of {self.loop.steps}; the same command continues from there"
+            )
+        elif complete:
+            message = (
+                f"the training in {self.folder} is complete: {self.done} of {self.loop.steps} steps are done"
+            )
+        if message:
             tqdm.write(message, file=sys.stderr)
-        return self.entry
+        if self.done >= self.loop.steps:
+            self.task.export(self.average, self.folder / "model")
 
     def step(self, batches: Iterator[tuple[int, Any]], stop: bool = False) -> bool:
         """Take one optimizer step.
@@ -202,7 +222,12 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint, in the first process."""
         if self.first:
-            metadata = {"entry": self.entry, "seconds": self._seconds()}
+            metadata = {
+                "entry": self.entry,
+                "seconds": self._seconds(),
+                "config": self.config.model_dump(mode="json"),
+                "data": self.task.data,
+            }
             save_checkpoint(
                 self.folder, self.done, self.model, self.average, self.optimizer, metadata, self._export
             )
@@ -238,10 +263,14 @@ class Trainer:
         checkpoint = latest_checkpoint(self.folder)
         if checkpoint:
             metadata = load_checkpoint(checkpoint, self.model, self.average, self.optimizer)
-            self.done, self.entry = metadata["step"], metadata.get("entry", {})
-            self._seconds_before = metadata.get("seconds", 0.0)
-            if self.first:
-                _trim_log(self.folder / "log.jsonl", self.done)
+            if metadata.get("data", self.task.data) != self.task.data:
+                raise SmaltiError(
+                    f"{checkpoint} cannot be resumed: it was trained on other images or captions"
+                )
+            self.done, self.entry = metadata["step"], metadata["entry"]
+            self._seconds_before = metadata["seconds"]
+        if self.first:
+            _trim_log(self.folder / "log.jsonl", self.done)
         take_from_first(list(self.model.parameters()))
 
     def _batches(self) -> Generator[tuple[int, Any], None, None]:
@@ -281,8 +310,13 @@ def _to_floats(values: Sequence[float | torch.Tensor], device: torch.device) -> 
 
 
 def _trim_log(path: Path, step: int) -> None:
-    """Drop log entries past `step`, which a run wrote before it was killed."""
-    if path.exists():
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        write_text_atomic(path, "".join(line + "\n" for line in kept))
+    """Keep the log entries up to `step`. A run that was killed may have written later ones, and half of one."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().split(b"\n"):
+        with contextlib.suppress(SmaltiError, UnicodeDecodeError):
+            entry = parse_json(line.decode(), "a line")
+            if isinstance(entry, dict) and type(entry.get("step")) is int and entry["step"] <= step:
+                kept.append(line.decode() + "\n")
+    write_text_atomic(path, "".join(kept))

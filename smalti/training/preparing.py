@@ -11,19 +11,22 @@ import torch
 from smalti.common.devices import find_device
 from smalti.common.randomness import stream
 from smalti.data.cache import TokenCache
+from smalti.data.folder import ImageFolder
+from smalti.data.sources import Source
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
 from smalti.model.denoiser import Denoiser
-from smalti.model.prompt import TextTokenizer, train_text_tokenizer
+from smalti.model.prompt import TextTokenizer
 from smalti.model.words import caption_words
 from smalti.objective.masking import Mixture
 from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.storage.folder import load_config, load_denoiser, load_image_tokenizer, load_words
 from smalti.training.caching import fingerprint, make_cache
+from smalti.training.captions import check_captions, cut_caption, find_text_tokenizer
 from smalti.training.codes import add_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import first_alone
-from smalti.training.reading import check_model_keys
+from smalti.training.reading import check_model_keys, name_key
 from smalti.training.state import latest_checkpoint
 from smalti.vq.groups import CodeGroups, file_name
 from smalti.vq.tokenizer import ImageTokenizer
@@ -68,20 +71,31 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
     Raises:
         SmaltiError: parts are missing or damaged, or do not fit the configuration.
     """
-    image_tokenizer = load_image_tokenizer(config.tokenizer)
+    with name_key("tokenizer"):
+        image_tokenizer = load_image_tokenizer(config.tokenizer)
+    if config.start_from:
+        with name_key("start_from"):
+            load_config(config.start_from)
     grid = _find_grid(config, image_tokenizer)
     masking = Mixture.parse(config.objective.masking)
     masking.check(*grid)
     weights = _find_group_weights(config, image_tokenizer)
     # Check the model section before the images are encoded, which takes minutes.
     make_model_config(config, image_tokenizer, weights, config.text.vocab_size)
+    with name_key("data"):
+        source = config.data.training()
     with first_alone():
-        cache = make_cache(config, image_tokenizer)
+        early = _check_captions(config, source, image_tokenizer, weights)
+        cache = make_cache(config, source, image_tokenizer)
         groups = [_make_groups(config, image_tokenizer, number) for number in weights]
-        text_path = _find_text_tokenizer(config, cache)
+        text_path = early or find_text_tokenizer(config, cache.captions)
     counts = torch.bincount(cache.tokens.flatten(), minlength=image_tokenizer.config.codebook_size)
     text = TextTokenizer.from_file(text_path)
     model_config = make_model_config(config, image_tokenizer, weights, text.vocab_size)
+    if config.text.cut_captions:
+        cache.captions = [
+            cut_caption(caption, text, model_config.max_prompt_tokens) for caption in cache.captions
+        ]
     return DenoiserParts(
         image_tokenizer=image_tokenizer,
         text=text,
@@ -187,13 +201,24 @@ def _make_groups(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, num
     return groups
 
 
-def _find_text_tokenizer(config: DenoiserRunConfig, cache: TokenCache) -> Path:
-    """Return the file of the text tokenizer: that of `start_from`, or one that is trained on the captions."""
-    if config.start_from:
-        return Path(config.start_from) / "tokenizer.json"
-    path = Path(config.cache.path) / f"tokenizer-{config.text.vocab_size}.json"
-    if not path.exists():
-        train_text_tokenizer(cache.captions[: config.text.captions], config.text.vocab_size, path)
+def _check_captions(
+    config: DenoiserRunConfig, source: Source, image_tokenizer: ImageTokenizer, weights: dict[int, float]
+) -> Path | None:
+    """Check the captions of a folder before its images are encoded, and return the file of the text tokenizer.
+
+    The text tokenizer is then trained on the captions as the cache will hold them. The result is None for other
+    sources, whose captions come with their images.
+    """
+    if not isinstance(source, ImageFolder):
+        return None
+    captions = source.captions
+    path = find_text_tokenizer(
+        config, [captions[index % len(captions)] for index in range(config.cache.samples)]
+    )
+    text = TextTokenizer.from_file(path)
+    if not config.text.cut_captions:
+        model_config = make_model_config(config, image_tokenizer, weights, text.vocab_size)
+        check_captions(source, text, model_config.max_prompt_tokens)
     return path
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from smalti.common.files import read_text
 from smalti.errors import SmaltiError
 from smalti.training.config import RunConfig
+from smalti.training.plain_yaml import read_yaml
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
+_SHOWN = 80  # characters of a wrong value in an error
 
 
 def load_config(kind: type[ConfigT], path: str | Path, overrides: list[str] | None = None) -> ConfigT:
@@ -32,14 +36,11 @@ def load_config(kind: type[ConfigT], path: str | Path, overrides: list[str] | No
         5
     """
     path = Path(path)
+    text = read_text(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SmaltiError(f"{path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SmaltiError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise SmaltiError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        values = read_yaml(text)
+    except SmaltiError as error:
+        raise SmaltiError(f"{path} {error}") from error
     if not isinstance(values, dict):
         raise SmaltiError(f"{path} must hold keys and values, not {type(values).__name__}")
     for override in overrides or []:
@@ -47,7 +48,18 @@ def load_config(kind: type[ConfigT], path: str | Path, overrides: list[str] | No
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise SmaltiError(f"{path}: {_explain(kind, error)}") from error
+        raise SmaltiError(f"{path}: {explain(kind, error)}") from error
+
+
+@contextlib.contextmanager
+def name_key(key: str) -> Iterator[None]:
+    """Let the errors of the block start with the key of the configuration that they are about."""
+    try:
+        yield
+    except SmaltiError as error:
+        message = str(error)
+        named = message.startswith((f"{key} ", f"{key}:", f"{key}."))
+        raise SmaltiError(message if named else f"{key}: {message}") from error
 
 
 def check_model_keys(model: dict[str, Any], known: set[str]) -> None:
@@ -61,25 +73,25 @@ def _apply(values: dict[str, Any], override: str) -> None:
     """Set the value that an override names, in place."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise SmaltiError(f"override must be key=value, not {override!r}")
+        raise SmaltiError(f"override must be key=value, not {shorten(override)}")
     *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise SmaltiError(f"override {override!r}: {section} is a value, not a section")
+            raise SmaltiError(f"override {shorten(override)}: {section} is a value, not a section")
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SmaltiError(f"override {override!r}: the value is not YAML") from error
-    if isinstance(values[last], str):
-        # YAML 1.1 reads 1e-3 as text; a person means the number.
-        try:
-            values[last] = float(values[last])
-        except ValueError:
-            pass
+        values[last] = read_yaml(text)
+    except SmaltiError as error:
+        raise SmaltiError(f"override {shorten(override)}: the value {error}") from error
 
 
-def _explain(kind: type[BaseModel], error: ValidationError) -> str:
+def shorten(value: Any) -> str:
+    """Return a value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def explain(kind: type[BaseModel], error: ValidationError) -> str:
     """Return one line that names the key of the first error and says what is wrong with it."""
     first = error.errors()[0]
     keys, section = _locate(kind, first["loc"])
@@ -90,11 +102,13 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> str:
         return f"{key} is missing"
     if first["type"] == "union_tag_invalid":
         discriminator = first["ctx"]["discriminator"].strip("'")
-        return f"{key}.{discriminator}: must be {first['ctx']['expected_tags']}, not {value[discriminator]!r}"
+        return f"{key}.{discriminator}: must be {first['ctx']['expected_tags']}, not {shorten(value[discriminator])}"
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, SmaltiError):
         return f"{key}: {cause}"
-    return f"{key}: {first['msg'].lower()}, not {value!r}"
+    if isinstance(cause, ValueError):
+        return f"{key}: {cause}, not {shorten(value)}"
+    return f"{key}: {first['msg'].lower()}, not {shorten(value)}"
 
 
 def _locate(kind: type[BaseModel], location: tuple[Any, ...]) -> tuple[list[str], type[BaseModel]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,30 @@ from smalti.common.files import read_json, write_json_atomic
 from smalti.errors import SmaltiError
 
 _PREFIX = "checkpoint-"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def latest_checkpoint(run: Path) -> Path | None:
-    """Return the newest complete checkpoint of a run, or None."""
-    found = sorted(path for path in run.glob(_PREFIX + "*") if path.is_dir() and path.suffix != ".tmp")
-    return found[-1] if found else None
+    """Return the newest complete checkpoint of a run, or None. A folder of another name is none of ours."""
+    found = [path for path in run.glob(_PREFIX + "*") if path.is_dir() and _step_of(path.name) is not None]
+    return max(found, key=lambda path: _step_of(path.name) or 0, default=None)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return the metadata of a checkpoint: `step`, `entry` and `seconds`, and what else was stored beside them.
+
+    Raises:
+        SmaltiError: they cannot be read, or are of another kind.
+    """
+    state = read_json(folder / "state.json")
+    step, entry, seconds = state.get("step"), state.setdefault("entry", {}), state.setdefault("seconds", 0.0)
+    wrong = "step" if type(step) is not int or step < 0 else None
+    wrong = wrong or (None if isinstance(entry, dict) else "entry")
+    if type(seconds) not in (int, float) or not math.isfinite(seconds):
+        wrong = wrong or "seconds"
+    if wrong:
+        raise SmaltiError(f"{folder} cannot be resumed: state.json must hold its {wrong}")
+    return state
 
 
 def save_checkpoint(
@@ -54,10 +73,15 @@ def save_checkpoint(
         temporary.mkdir(parents=True)
         save_file(_plain(model.state_dict()), temporary / "weights.safetensors")
         save_file(_plain(average), temporary / "average.safetensors")
-        save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+        moments = _optimizer_tensors(model, optimizer)
+        save_file(moments, temporary / "optimizer.safetensors")
         export(temporary / "model")
-        write_json_atomic(temporary / "state.json", {"step": step, **metadata})
-        older = [path for path in run.glob(_PREFIX + "*") if path != temporary]
+        write_json_atomic(temporary / "state.json", {"step": step, "moments": len(moments), **metadata})
+        older = [
+            path
+            for path in run.glob(_PREFIX + "*")
+            if path != temporary and _step_of(path.name.removesuffix(".tmp")) is not None
+        ]
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
     except (OSError, SafetensorError) as error:
@@ -76,30 +100,62 @@ def load_checkpoint(
     Raises:
         SmaltiError: the checkpoint belongs to another model, or a file in it is damaged.
     """
+    state = read_state(folder)
     try:
         model.load_state_dict(load_file(folder / "weights.safetensors"))
-        for name, value in load_file(folder / "average.safetensors").items():
+        found = load_file(folder / "average.safetensors")
+        _check_shapes("average.safetensors", found, average)
+        if len(found) != len(average):
+            raise ValueError(f"average.safetensors has {len(found)} of {len(average)} tensors")
+        for name, value in found.items():
             average[name].copy_(value)
-        moments = load_file(folder / "optimizer.safetensors")
-        for name, parameter in model.named_parameters():
-            state = {
-                key: moments[f"{name}|{key}"]
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}|{key}" in moments
-            }
-            if state:
-                # The fused optimizer walks through memory, so moments need the memory layout of their parameter.
-                moments_of = {
-                    key: torch.empty_like(parameter).copy_(value)
-                    for key, value in state.items()
-                    if key != "step"
-                }
-                # It also needs the step number on the parameter's device.
-                optimizer.state[parameter] = {"step": state["step"].to(parameter.device), **moments_of}
-    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
+        _restore_moments(load_file(folder / "optimizer.safetensors"), state.get("moments"), model, optimizer)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise SmaltiError(f"{folder} cannot be resumed with this configuration: {reason}") from error
-    return read_json(folder / "state.json")
+    return state
+
+
+def _restore_moments(
+    moments: dict[str, torch.Tensor], count: int | None, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put the moments of a checkpoint into the optimizer; raise ValueError if they are those of another model."""
+    parameters = dict(model.named_parameters())
+    names = {name.rpartition("|")[0] for name in moments}
+    shapes = {
+        f"{name}|{key}": parameters[name] if key != "step" else torch.zeros(())
+        for name in names & set(parameters)
+        for key in _MOMENTS
+    }
+    _check_shapes("optimizer.safetensors", moments, shapes)
+    if len(moments) != len(shapes) or (count is not None and len(moments) != count):
+        raise ValueError(f"optimizer.safetensors has {len(moments)} of {count or len(shapes)} tensors")
+    for name in names:
+        parameter = parameters[name]
+        # The fused optimizer walks through memory, so moments need the memory layout of their parameter. It also
+        # needs the step number on the parameter's device.
+        optimizer.state[parameter] = {
+            key: moments[f"{name}|{key}"].to(parameter.device)
+            if key == "step"
+            else torch.empty_like(parameter).copy_(moments[f"{name}|{key}"])
+            for key in _MOMENTS
+        }
+
+
+def _check_shapes(file: str, found: dict[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError unless every tensor of a file is expected, with its shape."""
+    for name, value in found.items():
+        if name not in expected:
+            raise ValueError(f"{file} has {name}, which the model lacks")
+        if value.shape != expected[name].shape:
+            shapes = f"{tuple(expected[name].shape)}, not {tuple(value.shape)}"
+            raise ValueError(f"{file}: {name} must be {shapes}")
+
+
+def _step_of(name: str) -> int | None:
+    """Return the step in the name of a checkpoint; None for another name."""
+    number = name.removeprefix(_PREFIX)
+    return int(number) if number.isascii() and number.isdecimal() and len(number) < 20 else None
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -11,13 +11,14 @@ from torch import nn
 
 from smalti.common.images import save_grid
 from smalti.common.randomness import stream
+from smalti.data.folder import ImageFolder
 from smalti.data.sources import source_batch, stack_images
 from smalti.errors import SmaltiError
 from smalti.storage.folder import load_image_tokenizer, save_image_tokenizer
 from smalti.training.config import TokenizerRunConfig
 from smalti.training.distribution import size, spread, take_from_first
 from smalti.training.loop import BatchLoss, Trainer
-from smalti.training.reading import check_model_keys
+from smalti.training.reading import check_model_keys, name_key
 from smalti.vq.config import VQConfig
 from smalti.vq.discriminator import PatchDiscriminator
 from smalti.vq.fidelity import measure_fidelity
@@ -53,7 +54,8 @@ class TokenizerTask:
         torch.manual_seed(config.seed)
         tokenizer = ImageTokenizer(VQConfig.from_dict(config.model))
         if config.start_from:
-            start_from(tokenizer, config.start_from)
+            with name_key("start_from"):
+                start_from(tokenizer, config.start_from)
         else:
             tokenizer.init_weights()
         if config.decoder_only:
@@ -65,7 +67,10 @@ class TokenizerTask:
         adversary = config.loss.discriminator
         discriminator = PatchDiscriminator(adversary.channels) if adversary else None
         self.model = TokenizerWithDiscriminator(tokenizer, discriminator)
-        self.source = config.data.training()
+        with name_key("data"):
+            self.source = config.data.training()
+        # Scenes are told by the configuration.
+        self.data = self.source.fingerprint() if isinstance(self.source, ImageFolder) else config.data.kind
         self.validation = self.validation_images()
 
     def validation_images(self) -> torch.Tensor:

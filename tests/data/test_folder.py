@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,6 +146,8 @@ def test_all_broken_is_an_error(tmp_path: Path) -> None:
         ('{"file_name": "a.png"}', "text"),
         ('{"file_name": "a.png", "text": " "}', "text"),
         ('{"file_name": 7, "text": "seven"}', "file_name"),
+        ('{"file_name": "a.png", "text": "\\ud800"}', "valid Unicode"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_wrong_metadata_is_named(tmp_path: Path, line: str, named: str) -> None:
@@ -151,6 +156,105 @@ def test_wrong_metadata_is_named(tmp_path: Path, line: str, named: str) -> None:
     with pytest.raises(SmaltiError, match=named) as caught:
         ImageFolder(tmp_path, 16)
     assert "metadata.jsonl" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_captions_as_other_tools_write_them(tmp_path: Path) -> None:
+    names = ["b/1.png", "b/c/2.png", "k/3.png", "k/4.png", "w/5.png", "u/6.png"]
+    for name in names:
+        save(tmp_path / name, plain(), None)
+    (tmp_path / "b" / "metadata.csv").write_text(
+        '\ufefffile_name,text,more\r\n1.png,"one, ""quoted""\nin two lines",x\r\nc\\2.png,two,\r\n', "utf-8"
+    )
+    (tmp_path / "k" / "3.caption").write_text("three")
+    (tmp_path / "k" / "4.txt").write_bytes("vier ★".encode("utf-16"))
+    lines = [{"file_name": "w\\5.png", "text": "fi\u2028ve"}, {"file_name": "u/6.png", "text": "six"}]
+    text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (tmp_path / "metadata.jsonl").write_text(text, encoding="utf-8-sig")
+    found = {
+        path.relative_to(tmp_path).as_posix(): caption for path, caption in ImageFolder(tmp_path, 16).samples
+    }
+    expected = ['one, "quoted" in two lines', "two", "three", "vier ★", "fi ve", "six"]
+    assert [found[name] for name in names] == expected
+
+
+def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "a.png", plain(), None)
+    (tmp_path / "metadata.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(SmaltiError, match=r"metadata.parquet needs pyarrow \(pip install pyarrow\)"):
+        ImageFolder(tmp_path, 16)
+
+    class Table:
+        def to_pylist(self) -> list[dict[str, str]]:
+            return [{"file_name": "a.png", "text": "an a"}]
+
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", SimpleNamespace(read_table=lambda path: Table()))
+    monkeypatch.setitem(sys.modules, "pyarrow", SimpleNamespace())
+    assert ImageFolder(tmp_path, 16).captions == ["an a"]
+
+    def fails(path: Path) -> None:
+        raise RuntimeError("no\nfooter")
+
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", SimpleNamespace(read_table=fails))
+    with pytest.raises(SmaltiError, match=r"cannot read .*metadata.parquet: no footer"):
+        ImageFolder(tmp_path, 16)
+
+
+def test_links_to_folders_are_read_once(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere" / "a.png", plain())
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "images")
+    assert [path.name for path, _ in ImageFolder(tmp_path / "images", 16).samples] == ["a.png"]
+
+
+def test_notes_on_what_is_not_taken_or_shared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smalti.data.folder.unreadable_suffixes", lambda: frozenset({".heic"}))
+    monkeypatch.setattr("smalti.data.folder.readable_suffixes", lambda: frozenset({".png", ".jpg"}))
+    save(tmp_path / "a.png", plain())
+    save(tmp_path / "a.jpg", plain())
+    for name in ("b.heic", "c.HEIC", "notes.md", ".hidden", "d.txt", "e.caption", "noname"):
+        (tmp_path / name).write_bytes(b"x")
+    with caplog.at_level(logging.WARNING):
+        assert len(ImageFolder(tmp_path, 16)) == 2
+    assert [record.getMessage().removeprefix(f"{tmp_path}: ") for record in caplog.records] == [
+        "files that are not taken: 2 .heic (Pillow cannot read them here), 1 without suffix, 1 .md",
+        "a.jpg and a.png share the caption a.txt",
+    ]
+
+
+@pytest.mark.skipif("AVIF" not in Image.OPEN, reason="needs a Pillow with AVIF")
+def test_avif_is_read(tmp_path: Path) -> None:
+    save(tmp_path / "a.avif", plain("blue"))
+    assert pixel(ImageFolder(tmp_path, 16)[0])[2] > 250
+
+
+def test_the_fingerprint_knows_names_sizes_times_and_captions(tmp_path: Path) -> None:
+    picture = save(tmp_path / "a.png", plain("red"), "red")
+    seen = [ImageFolder(tmp_path, 16).fingerprint()]
+    assert ImageFolder(tmp_path, 16).fingerprint() == seen[0]
+    save(tmp_path / "a.png", plain("red"), "crimson")
+    os.utime(picture, ns=(1, 1))
+    seen.append(ImageFolder(tmp_path, 16).fingerprint())
+    os.utime(picture, ns=(2, 2))
+    seen.append(ImageFolder(tmp_path, 16).fingerprint())
+    save(tmp_path / "0.png", plain("red"), "red")
+    seen.append(ImageFolder(tmp_path, 16).fingerprint())
+    assert len(set(seen)) == 4
+
+
+def test_a_caption_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", plain(), "short")
+    save(tmp_path / "b.png", plain(), "a very long one")
+
+    def check(caption: str) -> None:
+        if len(caption) > 5:
+            raise SmaltiError("it is too long")
+
+    with pytest.raises(SmaltiError, match=r"the caption of .*b\.png: it is too long"):
+        ImageFolder(tmp_path, 16).check_captions(check)
 
 
 def test_wrong_folders_are_named(tmp_path: Path) -> None:
@@ -164,7 +268,7 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
     picture.with_suffix(".txt").write_text(" \n")
     with pytest.raises(SmaltiError, match=r"a\.txt is empty"):
         ImageFolder(tmp_path, 16)
-    picture.with_suffix(".txt").write_bytes(b"\xff\xfe\xff")
+    picture.with_suffix(".txt").write_bytes(b"caf\xe9")
     with pytest.raises(SmaltiError, match=r"cannot read the caption .*a\.txt"):
         ImageFolder(tmp_path, 16)
     picture.with_suffix(".txt").write_text("fine")

@@ -18,6 +18,8 @@ STEPS, IMAGES = 5, 4
 class CountingTask:
     """Batches of different weights: every image has another number of masked tokens."""
 
+    data = "numbers"
+
     def __init__(self, config: RunConfig) -> None:
         generator = torch.Generator().manual_seed(0)
         count = STEPS * IMAGES

@@ -132,7 +132,7 @@ def test_training_can_see_the_grids_of_the_sampling_order(workspace: Path) -> No
 
 
 def test_cache_of_other_pictures_is_refused(workspace: Path) -> None:
-    with pytest.raises(SmaltiError, match="cache of other images or another tokenizer"):
+    with pytest.raises(SmaltiError, match="cache of other images: its data differ"):
         train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", ["data.seed=5", "output=other"]))
 
 

@@ -35,6 +35,25 @@ from smalti.training.tokenizer import train_tokenizer
         ),
         ({}, ["data.mix={counting: -1}"], "data.mix.counting: .* greater than or equal to 0, not -1"),
         ({}, ["data=3"], "data: .*not 3"),
+        ({}, ["loss.l1=.inf"], "loss.l1: .*finite number, not inf"),
+        ({}, ["optimizer.weight_decay=.inf"], "optimizer.weight_decay: .*finite number, not inf"),
+        ({}, ["optimizer.learning_rate=.nan"], "optimizer.learning_rate: .*, not nan"),
+        ({}, ["optimizer.betas=[1,1]"], "optimizer.betas.0: .*less than 1, not 1"),
+        ({}, ["optimizer.ema_decay=1"], "optimizer.ema_decay: .*less than 1, not 1"),
+        ({}, ['output="\\0"'], r"output: .*without NUL, not '\\x00'"),
+        ({}, ['output=""'], "output: .*not blank"),
+        ({}, ['loop.device="\\0"'], "loop.device: .*without NUL"),
+        ({}, ["data={kind: folder, path: ' '}"], "data.path: .*not blank"),
+        ({}, ["loop.steps=1:30"], "loop.steps: .*not '1:30'"),
+        ({}, ["seed=" + "9" * 5000], "override 'seed=9+…: the value is not YAML: a number is too long"),
+        ({}, ["optimizer.learning_rate=" + "9" * 390], "optimizer.learning_rate: .*, not 9+…"),
+        ({}, ["output=[" + "x, " * 3000 + "]"], "output: .*not .'x', .*…"),
+        ({}, ["seed=" + "[" * 100_000], "the value is nested too deeply: at most 40 levels"),
+        (
+            {},
+            ["loop={steps: 1, batch_size: 2, steps: 3}"],
+            "the key 'steps' is given twice .line 1, column 27.",
+        ),
     ],
 )
 def test_configuration_errors_name_the_key(
@@ -44,7 +63,24 @@ def test_configuration_errors_name_the_key(
     path.write_text(yaml.safe_dump({**TOKENIZER, **changes}))
     with pytest.raises(SmaltiError, match=message) as caught:
         load_config(TokenizerRunConfig, path, overrides)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) - len(str(path)) < 300
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("preview_prompts=['']", "preview_prompts.0: .*not blank"),
+        ("preview_prompts=[]", "preview_prompts: .*at least 1 item"),
+        ("cache.path=''", "cache.path: .*not blank"),
+        ('tokenizer="a\\0"', "tokenizer: .*without NUL"),
+        ("start_from=''", "start_from: .*not blank"),
+    ],
+)
+def test_names_and_prompts_are_not_blank(tmp_path: Path, change: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(DENOISER))
+    with pytest.raises(SmaltiError, match=message):
+        load_config(DenoiserRunConfig, path, [change])
 
 
 def test_overrides_read_numbers_as_people_write_them(tmp_path: Path) -> None:
@@ -54,7 +90,21 @@ def test_overrides_read_numbers_as_people_write_them(tmp_path: Path) -> None:
     assert config.optimizer.learning_rate == 1e-4 and config.loop.steps == 9
 
 
-@pytest.mark.parametrize("text", [None, "a: [", "- 1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "a: [",
+        "- 1",
+        "",
+        "a: 1\nb: {c: 1, c: 2}",
+        "a: &a [*a]",
+        "a: *b",
+        "? [1]\n: 2",
+        "\0",
+        "a: !!bool x",
+    ],
+)
 def test_broken_configuration_files(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "config.yaml"
     if text is not None:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from smalti.common.checks import check_choice
-from smalti.common.files import write_json_atomic
+from smalti.common.files import make_folder, write_json_atomic
 from smalti.common.images import save_image, to_pil
 from smalti.editing.blending import draw_map
 from smalti.editing.canvas import fit
 from smalti.errors import SmaltiError
-from smalti.evaluation.folder import make_folder
 from smalti.evaluation.request import Request
 from smalti.evaluation.subject import Subject
 from smalti.evaluation.suite import Suite

@@ -1,0 +1,106 @@
+"""Whether a training may go on: one process a folder, and the configuration of its checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import ValidationError
+
+from smalti.common.files import make_folder
+from smalti.errors import SmaltiError
+from smalti.training.config import RunConfig
+from smalti.training.reading import explain, name_key, shorten
+from smalti.training.state import latest_checkpoint, read_state
+
+# The other keys decide what is computed. With another number of processes a step still has the same batches.
+_MAY_CHANGE = {
+    "output",
+    "loop.steps",
+    "loop.log_every",
+    "loop.preview_every",
+    "loop.checkpoint_every",
+    "loop.device",
+    "loop.processes",
+}
+_LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in a folder while the block runs. The end of a process frees its folder.
+
+    The folder is created. It is removed again if the block leaves nothing in it.
+
+    Raises:
+        SmaltiError: another process trains there, or the folder cannot be written.
+    """
+    with name_key("output"):
+        make_folder(folder)
+    path = folder / _LOCK
+    try:
+        with path.open("a") as file:
+            if not _lock(file):
+                raise SmaltiError(f"another process trains in {folder}")
+            yield
+    except PermissionError as error:
+        if error.filename != str(path):
+            raise
+        raise SmaltiError(f"output: cannot write {folder}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            if os.listdir(folder) == [_LOCK]:
+                path.unlink()
+                folder.rmdir()
+
+
+def check_resume(config: RunConfig) -> None:
+    """Raise SmaltiError with the name of the key if the checkpoint of a run has a configuration that does not fit."""
+    checkpoint = latest_checkpoint(Path(config.output))
+    stored = read_state(checkpoint).get("config") if checkpoint else None
+    if stored is None:
+        return
+    try:
+        # Keys that are newer than the checkpoint get their defaults.
+        before = type(config).model_validate(stored)
+    except ValidationError as error:
+        reason = explain(type(config), error)
+        raise SmaltiError(
+            f"{checkpoint} cannot be resumed: its configuration is not valid: {reason}"
+        ) from error
+    for key, old, new in _differences(before.model_dump(mode="json"), config.model_dump(mode="json")):
+        if key not in _MAY_CHANGE:
+            raise SmaltiError(
+                f"{checkpoint} cannot be resumed: {key} must stay {shorten(old)}, not {shorten(new)}; "
+                "another training needs another output"
+            )
+
+
+def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the key and both values of each difference between two configurations as JSON; None is missing."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in [*before, *(name for name in now if name not in before)]:
+            yield from _differences(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+    elif before != now:
+        yield key, before, now
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file until it is closed; return False if another process has it."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return os.name != "nt"  # a file system without locks
+    return True
