@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from smalti.common.files import write_text_atomic
+from smalti.common.files import parse_json, read_text, write_text_atomic
 from smalti.common.images import save_image, to_pil, to_rgb
 from smalti.errors import SmaltiError
 
@@ -75,7 +75,10 @@ def read_samples(
         raise SmaltiError(f"{folder} has no folders 00000, 00001, ... with metadata.jsonl and samples/")
     prompts, files = [], []
     for place in places:
-        files.append(sorted((place / "samples").glob("*.png")))
+        # A process that was killed leaves a temporary file, whose name starts with a dot.
+        files.append(
+            sorted(path for path in (place / "samples").glob("*.png") if not path.name.startswith("."))
+        )
         if not files[-1]:
             raise SmaltiError(f"{place / 'samples'} has no .png images")
         prompts.append(read_prompts(place / "metadata.jsonl", check)[0])
@@ -97,19 +100,17 @@ def read_prompts(path: str | Path, check: Callable[[Any], None] = check_text) ->
     Raises:
         SmaltiError: the file is missing or empty; a line is not a prompt, and the error names its number.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SmaltiError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     prompts = []
-    for number, line in enumerate(lines, start=1):
+    # Lines end at \n alone: JSON may hold other separators, such as U+2028, inside of its texts.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            prompt = json.loads(line)
-            check(prompt)
-        except json.JSONDecodeError as error:
+            prompt = parse_json(line)
+        except ValueError as error:
             raise SmaltiError(f"{path} line {number} is not JSON: {error}") from error
+        try:
+            check(prompt)
         except SmaltiError as error:
             raise SmaltiError(f"{path} line {number}: {error}") from error
         prompts.append(prompt)

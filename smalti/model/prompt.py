@@ -15,7 +15,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from smalti.common.checks import check_whole
-from smalti.common.files import atomic_path
+from smalti.common.files import atomic_path, read_text
 from smalti.errors import SmaltiError
 
 _FIELD = re.compile(r"(\{prompt\}|\{micro\}|\{slots\})")
@@ -118,10 +118,7 @@ class TextTokenizer:
         Raises:
             SmaltiError: the file is missing or is not a tokenizer.
         """
-        try:
-            serialized = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SmaltiError(f"cannot read the text tokenizer {path}: {error}") from error
+        serialized = read_text(path)
         try:
             return cls(serialized)
         except SmaltiError as error:

@@ -37,7 +37,7 @@ def test_transparent_images_show_white(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SmaltiError, match="cannot read"):
+    with pytest.raises(SmaltiError, match="does not exist"):
         read_prompts(tmp_path / "none.jsonl")
     with pytest.raises(SmaltiError, match="not a folder"):
         read_samples(tmp_path / "none")
