@@ -20,7 +20,7 @@ from smalti.generation.frames import make_frames
 from smalti.generation.result import OUTPUT_TYPES, PipelineOutput
 from smalti.generation.settings import GenerationSettings, model_settings, preset_settings
 from smalti.model.denoiser import Denoiser
-from smalti.model.prompt import TextTokenizer
+from smalti.model.text import TextTokenizer
 from smalti.sampling.view import Step
 from smalti.storage.loading import load_components
 from smalti.vq.tokenizer import ImageTokenizer

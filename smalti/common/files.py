@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -18,6 +19,20 @@ from smalti.errors import SmaltiError
 
 TEXT_BYTES = 2**26
 """Largest size in bytes of a text file that is read as a whole; a large tokenizer.json has 2**24."""
+
+LINES_BYTES = 2**32
+"""Largest size in bytes of a file of lines, such as the captions of a large data folder."""
+
+_MOST_LEVELS = 100
+
+# A file without a byte-order mark is UTF-8. The mark of UTF-32 begins with that of UTF-16.
+_ENCODINGS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 # Names of temporary files: a dot, the start of the name that they get, this mark, what mkstemp adds, the suffix.
 _MARK = ".smalti-"
@@ -79,11 +94,17 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 
 def write_json_atomic(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
-    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    with atomic_path(path) as temporary:
+        write_json(temporary, value)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON to a path of `atomic_path`."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_text(path: str | Path, *, limit: int = TEXT_BYTES) -> str:
-    """Read a UTF-8 file; a byte-order mark at its start is dropped.
+    r"""Return the text of a regular file in UTF-8, or in the encoding of its byte-order mark; lines end with \n.
 
     Pipes, devices and sockets are refused, because they can block for ever or have no end.
 
@@ -92,56 +113,80 @@ def read_text(path: str | Path, *, limit: int = TEXT_BYTES) -> str:
         limit: largest size in bytes.
 
     Raises:
-        SmaltiError: the file is missing, larger than `limit`, not a regular file, not readable, or not UTF-8.
+        SmaltiError: the file is missing, larger than `limit`, not a regular one, or cannot be read or decoded.
     """
     path = Path(path)
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
-        content = b""
+        data = b""
         if regular:
             with open(path, "rb") as file:
-                content = file.read(limit + 1)
+                data = file.read(limit + 1)
     except FileNotFoundError as error:
         raise SmaltiError(f"{path} does not exist") from error
-    except OSError as error:
-        raise SmaltiError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # a NUL in the path
-        raise SmaltiError(f"{str(path)!r} cannot be read: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise SmaltiError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     if not regular:
-        raise SmaltiError(f"{path} must be a regular file")
-    if len(content) > limit:
+        raise SmaltiError(f"{path} is not a regular file")
+    if len(data) > limit:
         raise SmaltiError(f"{path} must have at most {limit} bytes")
+    encoding = next((name for mark, name in _ENCODINGS.items() if data.startswith(mark)), "utf-8")
     try:
-        return content.decode("utf-8-sig")
+        return data.decode(encoding).replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise SmaltiError(
-            f"{path} must be UTF-8 text: byte {error.start} is wrong ({error.reason})"
-        ) from error
+        raise SmaltiError(f"cannot read {path}: it is not {error.encoding} text") from error
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Parse JSON from anyone.
+def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    r"""Yield the number and the value of each line that is not blank. Lines end with \n and with nothing else.
 
     Raises:
-        ValueError: it is not JSON, or is nested more deeply than Python can parse.
+        SmaltiError: the file cannot be read, or a line is not JSON; the error names its number.
+
+    Example:
+        >>> write_text_atomic("lines.jsonl", '{"a": 1}\n\n[2]\n')
+        >>> list(read_json_lines("lines.jsonl"))
+        [(1, {'a': 1}), (3, [2])]
     """
+    for number, line in enumerate(read_text(path, limit=LINES_BYTES).split("\n"), start=1):
+        if line.strip():
+            yield number, parse_json(line, f"{path} line {number}")
+
+
+def parse_json(text: str | bytes, what: str) -> Any:
+    """Return the value of a JSON text; `what` names the text in errors.
+
+    Raises:
+        SmaltiError: the text is not JSON, or is nested too deeply.
+    """
+    deep = f"{what} is not JSON: it is nested too deeply, in more than {_MOST_LEVELS} levels"
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        value = json.loads(text)
+    except RecursionError as error:
+        raise SmaltiError(deep) from error
+    except ValueError as error:  # numbers of thousands of digits, too
+        raise SmaltiError(f"{what} is not JSON: {error}") from error
+    # What Python can just parse it may fail to print or to compare.
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [
+            entry
+            for outer in level
+            if isinstance(outer, dict | list)
+            for entry in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise SmaltiError(deep)
+    return value
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        SmaltiError: `read_text` raises it, the file is not JSON, or it holds something other than an object.
+        SmaltiError: `read_text` or `parse_json` raises it, or the file holds something other than an object.
     """
-    text = read_text(path)
-    try:
-        value = parse_json(text)
-    except ValueError as error:
-        raise SmaltiError(f"{path} is not readable JSON: {error}") from error
+    value = parse_json(read_text(path), str(path))
     if not isinstance(value, dict):
         raise SmaltiError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value

@@ -81,7 +81,7 @@ def read_metadata(image: Image.Image) -> dict[str, str]:
     """Return the metadata that `save_image` wrote into a file; {} where there is none."""
     text = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     try:
-        values = parse_json(image.getexif().get(_DESCRIPTION, "{}"))
+        values = parse_json(image.getexif().get(_DESCRIPTION, "{}"), "ImageDescription")
     except (ValueError, TypeError, SyntaxError, struct.error, OSError):
         return text
     if isinstance(values, dict):

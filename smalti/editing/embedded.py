@@ -98,7 +98,7 @@ def codebook_name(tokenizer: ImageTokenizer) -> str:
 def _read(text: str) -> tuple[EmbeddedTokens, str] | None:
     """Return the tokens in a text of `EmbeddedTokens.to_text` and the hash of their pixels; None for other texts."""
     try:
-        values = parse_json(text)
+        values = parse_json(text, TEXT)
         if not isinstance(values, Mapping) or values.get("version") != 1:
             return None
         height, width = (int(side) for side in values["grid"])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from smalti.common.files import parse_json, read_text, write_text_atomic
+from smalti.common.files import read_json_lines, write_text_atomic
 from smalti.common.images import save_image, to_pil, to_rgb
 from smalti.errors import SmaltiError
 
@@ -101,14 +101,7 @@ def read_prompts(path: str | Path, check: Callable[[Any], None] = check_text) ->
         SmaltiError: the file is missing or empty; a line is not a prompt, and the error names its number.
     """
     prompts = []
-    # Lines end at \n alone: JSON may hold other separators, such as U+2028, inside of its texts.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            prompt = parse_json(line)
-        except ValueError as error:
-            raise SmaltiError(f"{path} line {number} is not JSON: {error}") from error
+    for number, prompt in read_json_lines(path):
         try:
             check(prompt)
         except SmaltiError as error:

@@ -19,7 +19,7 @@ from smalti.common.files import read_json, read_text, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
-from smalti.model.prompt import TextTokenizer
+from smalti.model.text import TextTokenizer
 from smalti.model.words import WORDS_FILE
 from smalti.storage.headers import PREFIX, VQ_PREFIX, Entry, is_image_tokenizers, read_denoisers, read_headers
 from smalti.storage.mapping import FLOATS, MappedEmbedding, read_tensor

@@ -284,7 +284,7 @@ def _generator(seed: int) -> torch.Generator:
 def _parse(metadata: str | None, tensors: dict[str, torch.Tensor]) -> CodeGroups:
     """Build groups from what a file holds, checking all of it."""
     try:
-        values: Any = parse_json(metadata or "")
+        values: Any = parse_json(metadata or "", _METADATA)
     except ValueError:
         values = None
     if not isinstance(values, dict) or values.keys() != {"kind", "count", "seed", "codebook"}:

@@ -20,14 +20,14 @@ def test_text_drops_a_byte_order_mark(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(SmaltiError, match="config.json must be a regular file"):
+    with pytest.raises(SmaltiError, match="config.json is not a regular file"):
         read_json(tmp_path / "config.json")
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
 def test_a_device_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "config.json").symlink_to("/dev/zero")
-    with pytest.raises(SmaltiError, match="must be a regular file"):
+    with pytest.raises(SmaltiError, match="is not a regular file"):
         read_json(tmp_path / "config.json")
 
 
@@ -47,16 +47,16 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> None:
 
 def test_other_encodings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
-    with pytest.raises(SmaltiError, match=r"a\.txt must be UTF-8 text"):
+    with pytest.raises(SmaltiError, match=r"a\.txt: it is not utf-8 text"):
         read_text(tmp_path / "a.txt")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000])
 def test_deep_json_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
-        parse_json(text)
+        parse_json(text, "this text")
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(SmaltiError, match=r"a\.json is not readable JSON: it is nested too deeply"):
+    with pytest.raises(SmaltiError, match=r"a\.json is not JSON: it is nested too deeply"):
         read_json(tmp_path / "a.json")
 
 
