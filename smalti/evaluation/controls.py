@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
-from smalti.common.checks import check_whole
+from smalti.common.checks import check_whole, quoted
 from smalti.errors import SmaltiError
 from smalti.evaluation.request import Request
 from smalti.evaluation.suite import Suite, suite_name
@@ -40,6 +41,21 @@ def check_request(suite: Suite, request: Request) -> None:
         raise SmaltiError(
             "--save would write images with wrong prompts: leave out --shuffled", argument="--save"
         )
+    if request.save is not None:
+        _check_new(request.save)
+
+
+def _check_new(folder: Path) -> None:
+    """Raise SmaltiError unless a folder is empty or can be made: images of two runs would be scored together."""
+    try:
+        if not folder.exists() or next(folder.iterdir(), None) is None:
+            return
+        reason = "it holds files already"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    raise SmaltiError(
+        f"--save must name a new or an empty folder, not {quoted(str(folder))}: {reason}", argument="--save"
+    )
 
 
 def source_of(suite: Suite, request: Request) -> str:
