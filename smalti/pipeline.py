@@ -94,6 +94,13 @@ class Pipeline:
         config = components.denoiser.config
         self.components = components
         self.settings = model_settings(config.image_size, config.sampling)
+        height, width = self.settings.height, self.settings.width
+        assert height is not None and width is not None
+        try:
+            components.grid(height, width)
+        except SmaltiError as error:
+            field = "image_size" if height == width == config.image_size else "sampling"
+            raise SmaltiError(f"{field} in the model's config.json: {error}") from error
 
     @property
     def denoiser(self) -> Denoiser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from smalti.common.checks import check_whole, quoted
@@ -48,9 +49,11 @@ def check_request(suite: Suite, request: Request) -> None:
 def _check_new(folder: Path) -> None:
     """Raise SmaltiError unless a folder is empty or can be made: images of two runs would be scored together."""
     try:
-        if not folder.exists() or next(folder.iterdir(), None) is None:
+        if not os.listdir(folder):
             return
         reason = "it holds files already"
+    except FileNotFoundError:
+        return
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
     raise SmaltiError(
