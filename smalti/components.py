@@ -9,7 +9,8 @@ import torch
 
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
-from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts
+from smalti.model.prompt import PromptBatch, build_prompts
+from smalti.model.text import TextTokenizer
 from smalti.model.words import unknown_words
 from smalti.runtime.memory import Mode
 from smalti.vq.tokenizer import ImageTokenizer

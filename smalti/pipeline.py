@@ -20,7 +20,7 @@ from smalti.generation.frames import make_frames
 from smalti.generation.result import OUTPUT_TYPES, PipelineOutput
 from smalti.generation.settings import GenerationSettings, model_settings, preset_settings
 from smalti.model.denoiser import Denoiser
-from smalti.model.prompt import TextTokenizer
+from smalti.model.text import TextTokenizer
 from smalti.sampling.view import Step
 from smalti.storage.loading import load_components
 from smalti.vq.tokenizer import ImageTokenizer
@@ -94,6 +94,13 @@ class Pipeline:
         config = components.denoiser.config
         self.components = components
         self.settings = model_settings(config.image_size, config.sampling)
+        height, width = self.settings.height, self.settings.width
+        assert height is not None and width is not None
+        try:
+            components.grid(height, width)
+        except SmaltiError as error:
+            field = "image_size" if height == width == config.image_size else "sampling"
+            raise SmaltiError(f"{field} in the model's config.json: {error}") from error
 
     @property
     def denoiser(self) -> Denoiser:

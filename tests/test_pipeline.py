@@ -330,3 +330,23 @@ def test_interrupted_writing_keeps_the_old_file(tmp_path, monkeypatch, interrupt
         save_image(image, path) if kind == "png" else save_gif([image, image], path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 72}, "image_size in the model's config.json: height must be a multiple of 16 pixels"),
+        ({"image_size": 65536}, "image_size in the model's config.json: height and width must be at most"),
+        (
+            {"sampling": {"width": 10**9}},
+            "sampling in the model's config.json: height and width must be at most",
+        ),
+    ],
+)
+def test_a_size_that_the_config_has_wrong_is_no_options_fault(tmp_path, changes, message):
+    folder = write_tiny_model(tmp_path / "model")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, **changes}))
+    with pytest.raises(SmaltiError, match=message) as caught:
+        smalti.load(folder)
+    assert caught.value.argument is None

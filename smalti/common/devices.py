@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -34,24 +33,14 @@ def find_device(device: str | torch.device) -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Return whether the device has instructions for matrix products in bfloat16."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        with torch.cuda.device(device):  # PyTorch answers for the current device
+            return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def free_bytes(device: torch.device) -> int | None:
     """Return the free bytes of a GPU, or None for other devices."""
     return torch.cuda.mem_get_info(device.index)[0] if device.type == "cuda" else None
-
-
-def host_bytes() -> int | None:
-    """Return the available bytes of the host's memory, or None if unknown."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
 
 
 @contextlib.contextmanager

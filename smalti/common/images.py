@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, PngImagePlugin
 
-from smalti.common.files import atomic_path
+from smalti.common.files import atomic_path, parse_json
 from smalti.errors import SmaltiError
 
 # A position that is still unknown is a blank tile: two dark greys in turn, with a darker joint around it.
@@ -148,7 +148,7 @@ def read_metadata(image: Image.Image) -> dict[str, str]:
     """Return the metadata that `save_image` wrote into a file; {} where there is none."""
     text = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     try:
-        values = json.loads(image.getexif().get(_DESCRIPTION, "{}"))
+        values = parse_json(image.getexif().get(_DESCRIPTION, "{}"), "ImageDescription")
     except Exception:  # damaged EXIF data raise nearly every kind, and so does a text that is not ours
         return text
     if isinstance(values, dict):

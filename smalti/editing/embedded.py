@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from smalti.common.files import parse_json
 from smalti.editing.canvas import Canvas
 from smalti.editing.picture import Picture
 from smalti.vq.tokenizer import ImageTokenizer
@@ -21,6 +22,8 @@ TEXT = "smalti-tokens"
 
 # Largest number of codes that are hashed into a codebook's name.
 _NAMED_CODES = 4096
+# Largest number of tokens that are read from a text, which anyone can write: an image of 65,536 × 65,536 pixels.
+_MOST_TOKENS = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +98,16 @@ def codebook_name(tokenizer: ImageTokenizer) -> str:
 def _read(text: str) -> tuple[EmbeddedTokens, str] | None:
     """Return the tokens in a text of `EmbeddedTokens.to_text` and the hash of their pixels; None for other texts."""
     try:
-        values = json.loads(text)
+        values = parse_json(text, TEXT)
         if not isinstance(values, Mapping) or values.get("version") != 1:
             return None
         height, width = (int(side) for side in values["grid"])
         count = height * width
+        if min(height, width) < 1 or count > _MOST_TOKENS:
+            return None
         # A damaged text must not unpack to more than a grid.
         unpacked = zlib.decompressobj().decompress(base64.b64decode(values["tokens"]), 4 * count + 1)
-        if min(height, width) < 1 or len(unpacked) != 4 * count:
+        if len(unpacked) != 4 * count:
             return None
         tokens = torch.from_numpy(np.frombuffer(unpacked, dtype="<i4").astype(np.int64)).view(height, width)
         H, W = (int(number) for number in values["size"])
@@ -112,7 +117,7 @@ def _read(text: str) -> tuple[EmbeddedTokens, str] | None:
         if not _is_inside(canvas):
             return None
         return EmbeddedTokens(tokens, canvas, str(values["codebook"])), str(values["pixels"])
-    except (ValueError, TypeError, KeyError, zlib.error):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, zlib.error):
         return None
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 
-from smalti.common.checks import check_whole
+from smalti.common.checks import check_whole, quoted
 from smalti.errors import SmaltiError
 from smalti.evaluation.request import Request
 from smalti.evaluation.suite import Suite, suite_name
@@ -40,6 +42,23 @@ def check_request(suite: Suite, request: Request) -> None:
         raise SmaltiError(
             "--save would write images with wrong prompts: leave out --shuffled", argument="--save"
         )
+    if request.save is not None:
+        _check_new(request.save)
+
+
+def _check_new(folder: Path) -> None:
+    """Raise SmaltiError unless a folder is empty or can be made: images of two runs would be scored together."""
+    try:
+        if not os.listdir(folder):
+            return
+        reason = "it holds files already"
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    raise SmaltiError(
+        f"--save must name a new or an empty folder, not {quoted(str(folder))}: {reason}", argument="--save"
+    )
 
 
 def source_of(suite: Suite, request: Request) -> str:

@@ -76,7 +76,10 @@ def read_samples(
         raise SmaltiError(f"{folder} has no folders 00000, 00001, ... with metadata.jsonl and samples/")
     prompts, files = [], []
     for place in places:
-        files.append(sorted((place / "samples").glob("*.png")))
+        # A process that was killed leaves a temporary file, whose name starts with a dot.
+        files.append(
+            sorted(path for path in (place / "samples").glob("*.png") if not path.name.startswith("."))
+        )
         if not files[-1]:
             raise SmaltiError(f"{place / 'samples'} has no .png images")
         prompts.append(read_prompts(place / "metadata.jsonl", check)[0])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from smalti.common.checks import check_choice, check_real, check_whole
+from smalti.common.checks import check_choice, check_real, check_whole, quoted
 from smalti.errors import SmaltiError
 from smalti.model.prompt import RELEASE_TEMPLATE, PromptTemplate
 
@@ -17,6 +16,23 @@ MODEL_TYPE = "nemotron_labs_diffusion_image"
 ARCHITECTURE = "NemotronLabsDiffusionImageForMaskedDiffusion"
 # Rows of the image-token embedding beyond the codebook; the mask is the second of them (docs/format.md, section 1).
 EXTRA_CODES = 256
+
+_LARGEST_THETA, _LARGEST_FACTOR, _LEAST_TURNS = 1e12, 1e6, 1e-6
+
+# Largest sizes that are built, far beyond those of known models: a wrong file must not cost minutes or all memory.
+_LARGEST = {
+    "hidden_size": 2**17,
+    "num_hidden_layers": 512,
+    "num_attention_heads": 2**12,
+    "num_key_value_heads": 2**12,
+    "head_dim": 2**12,
+    "intermediate_size": 2**20,
+    "vocab_size": 2**24,
+    "codebook_size": 2**24,
+    "image_size": 2**16,
+    "max_prompt_tokens": 2**20,
+}
+_LARGEST_OR_NONE = {"num_text_layers": 512, "prompt_convolution": 2**10}
 
 
 @dataclass(frozen=True)
@@ -48,17 +64,21 @@ class RopeConfig:
 
     def __post_init__(self) -> None:
         check_choice("rope_type", self.rope_type, ("default", "yarn"))
-        check_whole("original_max_position_embeddings", self.original_max_position_embeddings)
-        check_real("rope_theta", self.rope_theta, 1.0)
-        check_real("factor", self.factor, 1.0)
-        for name in ("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "llama_4_scaling_beta"):
-            check_real(name, getattr(self, name), 0.0)
+        check_whole("original_max_position_embeddings", self.original_max_position_embeddings, 1, 2**30)
+        check_real("rope_theta", self.rope_theta, 1.0, _LARGEST_THETA, above=True)
+        check_real("factor", self.factor, 1.0, _LARGEST_FACTOR)
+        for name in ("beta_fast", "beta_slow"):
+            # A frequency that turns no time at all has no logarithm.
+            least = _LEAST_TURNS if self.rope_type == "yarn" else 0.0
+            check_real(name, getattr(self, name), least, _LARGEST_FACTOR)
+        for name in ("mscale", "mscale_all_dim", "llama_4_scaling_beta"):
+            check_real(name, getattr(self, name), 0.0, _LARGEST_FACTOR)
 
     @classmethod
     def from_dict(cls, values: Any) -> RopeConfig:
         """Read `rope_parameters`; unknown keys are ignored."""
         if not isinstance(values, dict):
-            raise SmaltiError(f"rope_parameters must be an object, not {values!r}")
+            raise SmaltiError(f"rope_parameters must be an object, not {quoted(values)}")
         names = {entry.name for entry in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
 
@@ -140,26 +160,14 @@ class DenoiserConfig:
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "head_dim",
-            "intermediate_size",
-            "vocab_size",
-            "codebook_size",
-            "image_size",
-            "max_prompt_tokens",
-        ):
-            check_whole(name, getattr(self, name))
-        for name in ("mask_token_id", "eos_token_id", "num_text_layers", "prompt_convolution"):
-            check_whole(name, getattr(self, name), 0)
+        for name, largest in _LARGEST.items():
+            check_whole(name, getattr(self, name), 1, largest)
+        for name, largest in _LARGEST_OR_NONE.items():
+            check_whole(name, getattr(self, name), 0, largest)
         for name in ("mask_token_id", "eos_token_id"):
-            if getattr(self, name) >= self.vocab_size:
-                raise SmaltiError(
-                    f"{name} must be below vocab_size {self.vocab_size}, not {getattr(self, name)}"
-                )
+            check_whole(name, getattr(self, name), 0, self.vocab_size - 1)
+        if self.conditioning == "sequence":
+            check_whole("prompt.slot_id", self.prompt.slot_id, 0, self.vocab_size - 1)
         check_real("rms_norm_eps", self.rms_norm_eps, 0.0, 1.0)
         check_real("flip_ratio", self.flip_ratio, 0.0, 1.0)
         check_real("prompt_drop_rate", self.prompt_drop_rate, 0.0, 1.0)
@@ -167,15 +175,15 @@ class DenoiserConfig:
         check_choice("conditioning", self.conditioning, ("sequence", "cross_attention"))
         check_choice("image_positions", self.image_positions, ("raster", "axial"))
         if not isinstance(self.downsample, bool):
-            raise SmaltiError(f"downsample must be true or false, not {self.downsample!r}")
+            raise SmaltiError(f"downsample must be true or false, not {quoted(self.downsample)}")
         if not isinstance(self.mm_vqvae, str) or not self.mm_vqvae:
-            raise SmaltiError(f"mm_vqvae must name the image tokenizer's folder, not {self.mm_vqvae!r}")
+            raise SmaltiError(f"mm_vqvae must name the image tokenizer's folder, not {quoted(self.mm_vqvae)}")
         parse_group_weights(self.group_ce_weight)
         if not isinstance(self.sampling, dict):
-            raise SmaltiError(f"sampling must be an object, not {self.sampling!r}")
+            raise SmaltiError(f"sampling must be an object, not {quoted(self.sampling)}")
         presets = self.presets
         if not isinstance(presets, dict) or not all(isinstance(entry, dict) for entry in presets.values()):
-            raise SmaltiError(f"presets must be an object of objects, not {presets!r}")
+            raise SmaltiError(f"presets must be an object of objects, not {quoted(presets)}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise SmaltiError(
                 f"num_key_value_heads must divide num_attention_heads {self.num_attention_heads}, "
@@ -245,12 +253,12 @@ class DenoiserConfig:
                 not implemented.
         """
         if values.get("model_type") != MODEL_TYPE:
-            raise SmaltiError(f"model_type must be {MODEL_TYPE!r}, not {values.get('model_type')!r}")
+            raise SmaltiError(f"model_type must be {MODEL_TYPE!r}, not {quoted(values.get('model_type'))}")
         for name, expected in _FIXED.items():
             if values.get(name, expected) != expected:
-                raise SmaltiError(f"{name} must be {expected!r}, not {values[name]!r}")
-        if values.get("d_model_gen", values.get("hidden_size")) != values.get("hidden_size"):
-            raise SmaltiError(f"d_model_gen must equal hidden_size, not {values['d_model_gen']!r}")
+                raise SmaltiError(f"{name} must be {expected!r}, not {quoted(values[name])}")
+        if "d_model_gen" in values and values["d_model_gen"] != values.get("hidden_size"):
+            raise SmaltiError(f"d_model_gen must equal hidden_size, not {quoted(values['d_model_gen'])}")
         names = {entry.name for entry in dataclasses.fields(cls)} - {"rope", "prompt"}
         known = {name: value for name, value in values.items() if name in names}
         required = [
@@ -293,13 +301,16 @@ def parse_group_weights(text: str | None) -> dict[int, float]:
     try:
         values = ast.literal_eval(text)
         good = isinstance(values, dict) and all(
-            type(count) is int and count > 0 and type(weight) in (int, float) and 0 <= weight < math.inf
+            type(count) is int
+            and 0 < count <= _LARGEST["codebook_size"]
+            and type(weight) in (int, float)
+            and 0 <= weight <= _LARGEST_FACTOR
             for count, weight in values.items()
         )
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         good = False
     if not good:
-        raise SmaltiError(f'group_ce_weight must be text like "{{16384:0.2}}", not {text!r}')
+        raise SmaltiError(f'group_ce_weight must be text like "{{16384:0.2}}", not {quoted(text)}')
     return {count: float(weight) for count, weight in values.items()}
 
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from smalti.common.checks import check_whole
-from smalti.common.files import atomic_path
+from smalti.common.checks import check_whole, quoted
 from smalti.errors import SmaltiError
+from smalti.model.text import TextTokenizer
 
 _FIELD = re.compile(r"(\{prompt\}|\{micro\}|\{slots\})")
-# The form of a special token, to find those in a template that the tokenizer lacks.
-_SPECIAL = re.compile(r"<\|\w+\|>|<SPECIAL_\d+>")
 
 
 @dataclass(frozen=True)
@@ -45,21 +39,23 @@ class PromptTemplate:
     def __post_init__(self) -> None:
         for name in ("template", "micro_condition"):
             if not isinstance(getattr(self, name), str):
-                raise SmaltiError(f"prompt.{name} must be text, not {getattr(self, name)!r}")
+                raise SmaltiError(f"prompt.{name} must be text, not {quoted(getattr(self, name))}")
         fields = [part for part in _FIELD.split(self.template) if _FIELD.fullmatch(part)]
         if fields.count("{prompt}") != 1 or fields.count("{slots}") != 1:
             raise SmaltiError(
-                f"prompt.template must hold {{prompt}} and {{slots}} once each: {self.template!r}"
+                f"prompt.template must hold {{prompt}} and {{slots}} once each: {quoted(self.template)}"
             )
         if fields.index("{slots}") < fields.index("{prompt}"):
-            raise SmaltiError(f"prompt.template must hold {{prompt}} before {{slots}}: {self.template!r}")
+            raise SmaltiError(
+                f"prompt.template must hold {{prompt}} before {{slots}}: {quoted(self.template)}"
+            )
         check_whole("prompt.slot_id", self.slot_id, 0)
 
     @classmethod
     def from_dict(cls, values: Any) -> PromptTemplate:
         """Read the object under "prompt" in `config.json`: template, micro_condition, slot_id."""
         if not isinstance(values, dict):
-            raise SmaltiError(f"prompt must be an object, not {values!r}")
+            raise SmaltiError(f"prompt must be an object, not {quoted(values)}")
         unknown = set(values) - {"template", "micro_condition", "slot_id"}
         if unknown or "template" not in values:
             raise SmaltiError(
@@ -87,69 +83,6 @@ RELEASE_TEMPLATE = PromptTemplate(
     ),
     micro_condition="ORIGINAL WIDTH : {width}; ORIGINAL HEIGHT : {height}; TOP : 0; LEFT : 0; SCORE : 6.5",
 )
-
-
-class TextTokenizer:
-    """A `tokenizer.json` in two parts: its special tokens by name, and an encoder that knows none of them."""
-
-    def __init__(self, serialized: str) -> None:
-        """Build from the text of a `tokenizer.json`.
-
-        Raises:
-            SmaltiError: it is not one.
-        """
-        try:
-            values = json.loads(serialized)
-            self.special = {entry["content"]: int(entry["id"]) for entry in values["added_tokens"]}
-            self.vocab_size = 1 + max([*self.special.values(), *values["model"]["vocab"].values()])
-            # Without added tokens there is nothing to parse: "<|im_end|>" in a user's text is just text.
-            self._plain = Tokenizer.from_str(
-                json.dumps({**values, "added_tokens": [], "post_processor": None})
-            )
-        except Exception as error:  # the library raises bare Exception for every kind of bad file
-            raise SmaltiError(f"not a tokenizer.json: {error}") from error
-        self._plain.no_truncation()
-        self._plain.no_padding()
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> TextTokenizer:
-        """Read a `tokenizer.json`.
-
-        Raises:
-            SmaltiError: the file is missing or is not a tokenizer.
-        """
-        try:
-            serialized = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SmaltiError(f"cannot read the text tokenizer {path}: {error}") from error
-        try:
-            return cls(serialized)
-        except SmaltiError as error:
-            raise SmaltiError(f"{path} is {error}") from error
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of plain text; special tokens are never parsed."""
-        return self._plain.encode(text, add_special_tokens=False).ids
-
-    def split(self, text: str) -> Iterator[tuple[str, int | None]]:
-        """Yield the parts of a template: (text, None) or (special token, its id).
-
-        Raises:
-            SmaltiError: the template names a special token that this tokenizer lacks.
-        """
-        names = sorted(self.special, key=len, reverse=True)
-        pattern = re.compile("|".join(re.escape(name) for name in names) or r"(?!)")
-        start = 0
-        for match in [*pattern.finditer(text), None]:
-            plain = text[start : match.start() if match else len(text)]
-            unknown = _SPECIAL.search(plain)
-            if unknown:
-                raise SmaltiError(f"the prompt template names {unknown[0]}, which tokenizer.json lacks")
-            if plain:
-                yield plain, None
-            if match:
-                yield match[0], self.special[match[0]]
-                start = match.end()
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,36 +247,3 @@ def _check_prompt(prompt: Any, template: PromptTemplate, tokenizer: TextTokenize
         raise SmaltiError(
             f"prompt must be at most {template.max_prompt_tokens} text tokens long, not {count}"
         )
-
-
-def train_text_tokenizer(captions: Iterable[str], vocab_size: int, path: str | Path) -> TextTokenizer:
-    """Train a byte-level BPE on captions and write its `tokenizer.json`.
-
-    The first 101 ids are the special tokens with the reference model's ids: 10 <|im_start|>, 11 <|im_end|>, the rest
-    <SPECIAL_n>. The same captions give the same file.
-
-    Raises:
-        SmaltiError: vocab_size leaves no room for the special tokens and 256 bytes, or `path` cannot be
-            written.
-    """
-    names = {0: "<unk>", 1: "<s>", 2: "</s>", 10: "<|im_start|>", 11: "<|im_end|>"}
-    specials = [names.get(index, f"<SPECIAL_{index}>") for index in range(101)]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    if not isinstance(vocab_size, int) or vocab_size < len(specials) + len(alphabet):
-        raise SmaltiError(
-            f"vocab_size must be a whole number of at least {len(specials) + len(alphabet)}, "
-            f"not {vocab_size!r}"
-        )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[AddedToken(name, special=True, normalized=False) for name in specials],
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(captions, trainer)
-    with atomic_path(path) as temporary:
-        temporary.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    return TextTokenizer.from_file(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from smalti.common.checks import check_real
-from smalti.common.files import write_text_atomic
+from smalti.common.files import read_text, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.storage.folder import (
     load_codebook,
@@ -98,7 +98,7 @@ def _check_fit(first: Path, second: Path) -> str:
     if not torch.equal(load_codebook(first), load_codebook(second)):
         raise SmaltiError(f"{pair} must have the same image codes")
     load_text_tokenizer(first)
-    text, other_text = ((model / "tokenizer.json").read_text(encoding="utf-8") for model in (first, second))
+    text, other_text = (read_text(model / "tokenizer.json") for model in (first, second))
     if text != other_text:
         raise SmaltiError(f"{pair} must have the same tokenizer.json")
     return text

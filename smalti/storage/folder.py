@@ -15,11 +15,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from smalti.common.checks import check_choice
-from smalti.common.files import read_json, write_text_atomic
+from smalti.common.files import read_json, read_text, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
-from smalti.model.prompt import TextTokenizer
+from smalti.model.text import TextTokenizer
 from smalti.model.words import WORDS_FILE
 from smalti.storage.headers import PREFIX, VQ_PREFIX, Entry, is_image_tokenizers, read_denoisers, read_headers
 from smalti.storage.mapping import FLOATS, MappedEmbedding, read_tensor
@@ -267,12 +267,7 @@ def load_words(folder: str | Path) -> frozenset[str]:
         SmaltiError: the file cannot be read.
     """
     path = Path(folder) / WORDS_FILE
-    try:
-        return frozenset(path.read_text(encoding="utf-8").split())
-    except FileNotFoundError:
-        return frozenset()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SmaltiError(f"{path} cannot be read: {error}") from error
+    return frozenset(read_text(path).split()) if path.exists() else frozenset()
 
 
 def save_words(words: Collection[str], folder: str | Path) -> None:

@@ -5,7 +5,6 @@ A safetensors file is the length of its header (8 bytes), the header (JSON), and
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from smalti.common.files import read_json
+from smalti.common.checks import quoted
+from smalti.common.files import parse_json, read_json
 from smalti.errors import SmaltiError
 
 WEIGHTS = "model.safetensors"
@@ -131,14 +131,16 @@ def read_header(path: Path) -> dict[str, Entry]:
         SmaltiError: the file cannot be read, is truncated, or is of another format.
     """
     try:
-        # The library checks that the tensors are contiguous, fill the file and have the sizes of their shapes.
-        with safe_open(path, framework="np"):
-            pass
         with open(path, "rb") as file:
+            # The library checks that the tensors are contiguous, fill the file and have the sizes of their shapes.
+            with safe_open(path, framework="np"):
+                pass
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise SmaltiError(f"{path} is truncated or not a safetensors file: {error}") from error
+            header = parse_json(file.read(length), str(path))
+    except OSError as error:
+        raise SmaltiError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, ValueError) as error:
+        raise SmaltiError(f"{path} is truncated or not a safetensors file: {quoted(str(error))}") from error
     entries = {}
     for name, value in header.items():
         if name != "__metadata__":

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from smalti.common.checks import check_choice
-from smalti.common.devices import find_device, free_bytes, host_bytes
+from smalti.common.devices import find_device, free_bytes
+from smalti.common.host import host_bytes
 from smalti.components import Components
 from smalti.errors import SmaltiError
 from smalti.runtime.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from smalti.common.checks import check_whole
-from smalti.common.files import atomic_path, write_json_atomic
+from smalti.common.files import atomic_path, write_json
 from smalti.errors import SmaltiError
 from smalti.storage.headers import INDEX, WEIGHTS, Entry
 from smalti.storage.mapping import FLOATS, read_tensor
@@ -120,12 +120,12 @@ def write_weights(
     # The stack closes backwards: weights are renamed first, then the index, then config.json, and none of
     # them before all are written.
     with ExitStack() as stack:
-        write_json_atomic(stack.enter_context(atomic_path(folder / "config.json")), config)
+        write_json(stack.enter_context(atomic_path(folder / "config.json")), config)
         if len(shards) > 1:
             places = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
             size = sum(weight.numel() * (dtype or weight.dtype).itemsize for weight in weights.values())
             index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
-            write_json_atomic(stack.enter_context(atomic_path(folder / INDEX)), index)
+            write_json(stack.enter_context(atomic_path(folder / INDEX)), index)
         for name, shard in zip(names, shards, strict=True):
             temporary = stack.enter_context(atomic_path(folder / name))
             tensors = {

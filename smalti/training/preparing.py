@@ -16,7 +16,7 @@ from smalti.data.sources import Source
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
 from smalti.model.denoiser import Denoiser
-from smalti.model.prompt import TextTokenizer
+from smalti.model.text import TextTokenizer
 from smalti.model.words import caption_words
 from smalti.objective.masking import Mixture
 from smalti.runtime.compiling import check_compiler, compile_layers

@@ -6,9 +6,25 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from smalti.common.checks import check_choice, check_whole, quoted
 from smalti.errors import SmaltiError
 
 _CHOICES = {"encoder": ("vqgan", "patch"), "norm": ("group", "position")}
+# Largest sizes that are built, far beyond those of known models: a wrong file must not cost minutes or all memory.
+_LARGEST = {
+    "ch": 2**14,
+    "num_res_blocks": 64,
+    "resolution": 2**16,
+    "in_channels": 2**10,
+    "out_ch": 2**10,
+    "z_channels": 2**16,
+    "embed_dim": 2**16,
+    "codebook_size": 2**24,
+    "patch_size": 2**8,
+    "norm_groups": 2**14,
+}
+# Most entries of a list, and the largest one.
+_LISTS = {"ch_mult": (10, 2**8), "attn_resolutions": (64, 2**16)}
 
 
 @dataclass(frozen=True)
@@ -54,19 +70,19 @@ class VQConfig:
     norm_groups: int = 32
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("ch_mult", "attn_resolutions"):
-                entries = list(value) if isinstance(value, list | tuple) else [None]
-                if any(not isinstance(entry, int) or entry < 1 for entry in entries):
-                    raise SmaltiError(f"{field.name} must be a list of positive whole numbers, not {value!r}")
-                object.__setattr__(self, field.name, tuple(entries))
-            elif field.name in _CHOICES:
-                allowed = _CHOICES[field.name]
-                if value not in allowed:
-                    raise SmaltiError(f'{field.name} must be "{allowed[0]}" or "{allowed[1]}", not {value!r}')
-            elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise SmaltiError(f"{field.name} must be a positive whole number, not {value!r}")
+        for name, (most, largest) in _LISTS.items():
+            value = getattr(self, name)
+            entries = list(value) if isinstance(value, list | tuple) else [None]
+            if len(entries) > most or not all(type(one) is int and 1 <= one <= largest for one in entries):
+                raise SmaltiError(
+                    f"{name} must be a list of up to {most} positive whole numbers of at most {largest}, "
+                    f"not {quoted(value)}"
+                )
+            object.__setattr__(self, name, tuple(entries))
+        for name, allowed in _CHOICES.items():
+            check_choice(name, getattr(self, name), allowed)
+        for name, largest in _LARGEST.items():
+            check_whole(name, getattr(self, name), 1, largest)
         if not self.ch_mult:
             raise SmaltiError("ch_mult must name at least one level")
         for mult in self.ch_mult:

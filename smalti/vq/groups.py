@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from smalti.common.checks import check_choice, check_whole
-from smalti.common.files import atomic_path
+from smalti.common.files import atomic_path, parse_json
 from smalti.errors import SmaltiError
 from smalti.vq.kmeans import LARGEST, kmeans
 
@@ -284,7 +284,7 @@ def _generator(seed: int) -> torch.Generator:
 def _parse(metadata: str | None, tensors: dict[str, torch.Tensor]) -> CodeGroups:
     """Build groups from what a file holds, checking all of it."""
     try:
-        values: Any = json.loads(metadata or "")
+        values: Any = parse_json(metadata or "", _METADATA)
     except ValueError:
         values = None
     if not isinstance(values, dict) or values.keys() != {"kind", "count", "seed", "codebook"}:

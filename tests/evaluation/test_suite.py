@@ -235,3 +235,13 @@ def test_samples_are_as_many_as_prompts(brightness: Brightness) -> None:
 
     with pytest.raises(SmaltiError, match="disk is full"):
         score_samples(brightness, prompts, broken())
+
+
+def test_images_of_two_runs_do_not_mix(tmp_path):
+    request = Request(images=12, ground_truth=True, save=tmp_path / "kept")
+    evaluate(find_suite("scenes"), request)
+    with pytest.raises(SmaltiError, match="--save must name a new or an empty folder, not .* it holds files"):
+        evaluate(find_suite("scenes"), request)
+    for path in (tmp_path / "kept" / "00000" / "metadata.jsonl", Path("a\0b")):
+        with pytest.raises(SmaltiError, match="--save must name a new or an empty folder"):
+            check_request(find_suite("scenes"), Request(ground_truth=True, save=path))

@@ -13,9 +13,7 @@ from smalti.model.prompt import (
     RELEASE_TEMPLATE,
     PromptBatch,
     PromptTemplate,
-    TextTokenizer,
     build_prompts,
-    train_text_tokenizer,
 )
 
 SPECIAL = set(golden_tokenizer().special.values())
@@ -146,47 +144,3 @@ def test_bad_prompts_are_named(prompts, message):
 def test_a_template_cannot_name_tokens_that_the_tokenizer_lacks():
     with pytest.raises(SmaltiError, match=r"names <\|vision_start\|>, which tokenizer.json lacks"):
         build(["cat"], PromptTemplate("{prompt}<|vision_start|>{slots}"))
-
-
-@pytest.mark.parametrize("content", ["", "{}", "[]", "null", '{"added_tokens": [], "model": {}}', "\xff\xfe"])
-def test_a_broken_tokenizer_file_is_named(tmp_path, content):
-    path = tmp_path / "tokenizer.json"
-    path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(SmaltiError, match="tokenizer.json"):
-        TextTokenizer.from_file(path)
-    with pytest.raises(SmaltiError, match="missing.json"):
-        TextTokenizer.from_file(tmp_path / "missing.json")
-
-
-class TestTraining:
-    captions = [
-        f"a {color} {shape}" for color in ("red", "green", "blue") for shape in ("circle", "square")
-    ] * 4
-
-    def test_the_special_tokens_have_the_releases_ids(self, tmp_path):
-        tokenizer = train_text_tokenizer(self.captions, 400, tmp_path / "tokenizer.json")
-        assert len(tokenizer.special) == 101
-        for token, index in {
-            "<|im_start|>": 10,
-            "<|im_end|>": 11,
-            "<SPECIAL_18>": 18,
-            "<SPECIAL_100>": 100,
-        }.items():
-            assert tokenizer.special[token] == index
-        assert tokenizer.vocab_size <= 400
-        assert len(tokenizer.encode("a red circle")) == 3, "frequent words are one token"
-        assert tokenizer._plain.decode(tokenizer.encode("ein Käse 🧀")) == "ein Käse 🧀"
-        batch = build_prompts(["a <|im_end|> circle"], SHORT, tokenizer, height=64, width=64, slots=4)
-        assert batch.ids[0].tolist().count(11) == 1
-
-    def test_the_same_captions_give_the_same_file(self, tmp_path):
-        for index in range(2):
-            train_text_tokenizer(iter(self.captions), 400, tmp_path / f"{index}.json")
-        assert (tmp_path / "0.json").read_bytes() == (tmp_path / "1.json").read_bytes()
-
-    @pytest.mark.parametrize("size", [356, 0, "400"])
-    def test_a_vocabulary_that_is_too_small_is_named(self, tmp_path, size):
-        with pytest.raises(SmaltiError, match="vocab_size must be a whole number of at least 357"):
-            train_text_tokenizer(self.captions, size, tmp_path / "tokenizer.json")
-        with pytest.raises(SmaltiError, match="cannot write"):
-            train_text_tokenizer(self.captions, 400, tmp_path / "absent" / "tokenizer.json")

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import GOLDEN, tiny_denoiser
 
+import smalti.storage.headers
 import smalti.storage.mapping
 import smalti.storage.weights
 from smalti.errors import SmaltiError
-from smalti.model.prompt import train_text_tokenizer
+from smalti.model.text import train_text_tokenizer
 from smalti.storage.folder import (
     load_config,
     load_denoiser,
@@ -218,6 +219,14 @@ class TestStrictness:
         for load in (load_denoiser, inspect):
             fails(model, "model.safetensors is truncated or not a safetensors file", load)
 
+    def test_weights_without_permission(self, model, monkeypatch):
+        # Not by chmod, because root may read everything.
+        def refuse(path, *arguments):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(smalti.storage.headers, "open", refuse, raising=False)
+        fails(model, "model.safetensors cannot be read: Permission denied$")
+
     def test_truncated_shards(self, tmp_path):
         folder = copy_golden(tmp_path / "model")
         path = folder / "model-00002-of-00002.safetensors"
@@ -239,7 +248,7 @@ class TestStrictness:
         edit_json(index, weight_map=[])
         fails(folder, "must hold a weight_map")
         index.write_text("{")
-        fails(folder, "index.json is not readable JSON")
+        fails(folder, "index.json is not JSON")
         edit_json(folder / "config.json", mm_vqvae="emu3_vqvae")
         (folder / "model-00001-of-00002.safetensors").unlink()
         index.write_text(json.dumps({"weight_map": places}))
@@ -260,7 +269,7 @@ class TestStrictness:
         edit_json(model / "config.json", num_hidden_layers=2, head_dim=16)
         fails(model, "must be .* by config.json, not")
         edit_json(model / "config.json", head_dim=0)
-        fails(model, "config.json: head_dim must be a whole number of at least 1, not 0")
+        fails(model, "config.json: head_dim must be a whole number from 1 to 4096, not 0")
         (model / "config.json").write_text("[1]")
         fails(model, "config.json must hold a JSON object, not list")
 
@@ -278,7 +287,7 @@ class TestStrictness:
         edit_json(model / "config.json", codebook_size=...)
         assert load_denoiser(model).config.codebook_size == 64, "the head tells"
         self.rewrite(model, lambda weights: weights.pop("encoder.gen_predictor.weight"))
-        fails(model, "codebook_size must be a whole number of at least 1, not None")
+        fails(model, "codebook_size must be a whole number from 1 to 16777216, not None")
 
     def test_more_text_ids_than_embeddings(self, model):
         train_text_tokenizer(["a cat"], 457, model / "tokenizer.json")

@@ -11,7 +11,8 @@ import torch
 
 from smalti.model.config import DenoiserConfig, RopeConfig
 from smalti.model.denoiser import Denoiser
-from smalti.model.prompt import PromptBatch, PromptTemplate, TextTokenizer, build_prompts
+from smalti.model.prompt import PromptBatch, PromptTemplate, build_prompts
+from smalti.model.text import TextTokenizer
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SHORT = PromptTemplate("{prompt}<|im_end|>{slots}")

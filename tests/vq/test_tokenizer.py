@@ -188,13 +188,20 @@ def test_encode_refuses_sides_that_do_not_fit() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ch": 0}, "ch must be a positive whole number, not 0"),
-        ({"codebook_size": "4096"}, "codebook_size must be a positive whole number"),
+        ({"ch": 0}, "ch must be a whole number from 1 to 16384, not 0"),
+        ({"codebook_size": "4096"}, "codebook_size must be a whole number"),
         ({"ch_mult": []}, "ch_mult must name at least one level"),
-        ({"ch_mult": [1, -2]}, "ch_mult must be a list of positive whole numbers"),
-        ({"norm": "batch"}, 'norm must be "group" or "position"'),
+        ({"ch_mult": [1, -2]}, "ch_mult must be a list of up to 10 positive whole numbers"),
+        ({"norm": "batch"}, "norm must be 'group' or 'position'"),
         ({"norm": "group", "norm_groups": 3}, "norm_groups 3 must divide the channels"),
         ({"double_z": True}, "double_z must be false"),
+        ({"num_res_blocks": 2**31}, "num_res_blocks must be a whole number from 1 to 64"),
+        ({"codebook_size": 10**30}, "codebook_size must be a whole number from 1 to"),
+        ({"ch": float("nan")}, "ch must be a whole number"),
+        ({"ch_mult": [1] * 99}, "ch_mult must be a list of up to 10"),
+        ({"ch_mult": [True]}, "ch_mult must be a list"),
+        ({"patch_size": 10**5000}, "patch_size must be a whole number"),
+        ({"encoder": ["x" * 5000]}, r"encoder must be 'vqgan' or 'patch', not .{1,80}$"),
     ],
 )
 def test_config_names_what_is_wrong(change: dict, message: str) -> None:
