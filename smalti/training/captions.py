@@ -8,7 +8,7 @@ from pathlib import Path
 from smalti.common.files import make_folder
 from smalti.data.folder import ImageFolder
 from smalti.errors import SmaltiError
-from smalti.model.prompt import TextTokenizer, train_text_tokenizer
+from smalti.model.text import TextTokenizer, train_text_tokenizer
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.reading import name_key
 
