@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.cli import options, output
-from smalti.common.checks import check_real, check_whole
+from smalti.common.checks import check_real, check_seed, check_whole
 from smalti.errors import SmaltiError
+from smalti.generation.settings import MOST_IMAGES
 
 if TYPE_CHECKING:
     from smalti.editing.result import EditResult
@@ -233,9 +234,9 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
     started = time.perf_counter()
     out, show_mask, count, seed = (params[name] for name in ("out", "show_mask", "images_per_prompt", "seed"))
     options.setting_changes(params)
-    check_whole("-n", count)
+    check_whole("-n", count, 1, MOST_IMAGES)
     if seed is not None:
-        check_whole("--seed", seed, 0)
+        check_seed(seed, "--seed")
     if prompt is not None and not prompt.strip():
         raise SmaltiError("prompt must not be empty")
     if not (out or show_mask):

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.cli import options, output
-from smalti.common.checks import check_whole
+from smalti.common.checks import check_seed, check_whole
 from smalti.errors import SmaltiError
+from smalti.generation.settings import MOST_IMAGES
 
 if TYPE_CHECKING:
     from smalti.generation.result import PipelineOutput
@@ -84,13 +85,13 @@ def generate(
     Example: smalti generate "a red circle left of a blue square" -o image.png --seed 0
     """
     started = time.perf_counter()
-    for name, value in (("-n", images_per_prompt), ("--batch-size", batch_size)):
-        check_whole(name, value)
+    check_whole("-n", images_per_prompt, 1, MOST_IMAGES)
+    check_whole("--batch-size", batch_size)
     for prompt in prompts:
         if not prompt.strip():
             raise SmaltiError("prompt must not be empty")
     if seed is not None:
-        check_whole("--seed", seed, 0)
+        check_seed(seed, "--seed")
     if not (out or save_tokens or frames):
         raise SmaltiError("nothing to write: name an image with -o (or --frames, or --save-tokens)")
     seeds = _seeds(seed, len(prompts), images_per_prompt)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smalti.common.checks import quoted
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def check_writable(path: Path, suffixes: Sequence[str], option: str) -> None:
     """Raise SmaltiError unless a file with this name can be written, so that no work is done in vain."""
     if path.suffix.lower() not in suffixes:
         allowed = " or ".join(suffixes)
-        raise SmaltiError(f"{option} must name a {allowed} file, not {str(path)!r}", argument=option)
+        raise SmaltiError(f"{option} must name a {allowed} file, not {quoted(str(path))}", argument=option)
     if path.is_dir():
         raise SmaltiError(f"{option} must name a file, but {path} is a folder", argument=option)
     check_folder(path.parent, path, option)
@@ -75,14 +76,13 @@ def image_paths(out: Path, prompts: Sequence[str], seeds: Sequence[int]) -> list
     except OSError as error:
         raise SmaltiError(f"-o cannot be written: {out}: {error.strerror or error}", argument="-o") from error
     check_folder(out, out, "-o")
-    paths: list[Path] = []
+    paths: dict[Path, None] = {}
     for prompt, seed in zip(prompts, seeds, strict=True):
         words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:_LONGEST_NAME].strip("-") or "image"
         names = (f"{words}-{seed}{more}.png" for more in ("", *(f"-{number}" for number in range(2, 10_000))))
-        paths.append(
-            next(out / name for name in names if out / name not in paths and not (out / name).exists())
-        )
-    return paths
+        free = next(out / name for name in names if out / name not in paths and not (out / name).exists())
+        paths[free] = None
+    return list(paths)
 
 
 def warn_of_unknown_words(components: Components, texts: Sequence[str]) -> None:

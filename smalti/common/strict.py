@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from smalti.common.checks import LARGEST_SEED
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+"""A seed in a configuration."""
 
 
 class Strict(BaseModel):

@@ -148,7 +148,7 @@ def start_edit(
         (256, 256)
     """
     clock = _Clock()
-    check_whole("num_images_per_prompt", num_images_per_prompt)
+    num_images_per_prompt = check_whole("num_images_per_prompt", num_images_per_prompt)
     given = open_source(components, image, size or _own_size(settings), reuse=size is None)
     source = selection.source_prompt if selection.source_prompt is not None else given.prompt
     if selection.automatic:

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from smalti.common.checks import check_choice, check_whole
+from smalti.common.checks import check_choice, check_whole, quoted
 from smalti.common.images import to_pil
+from smalti.common.randomness import generator as seeded
 from smalti.components import Components
 from smalti.errors import SmaltiError
 from smalti.generation.build import make_sampler
@@ -138,7 +139,7 @@ def start(
     """
     started = time.perf_counter()
     prompts = _as_list("prompt", prompt)
-    check_whole("num_images_per_prompt", num_images_per_prompt)
+    num_images_per_prompt = check_whole("num_images_per_prompt", num_images_per_prompt)
     seeds = image_seeds(seed, generator, len(prompts), num_images_per_prompt)
     height, width = _size(settings)
     grid = components.grid(height, width)
@@ -156,7 +157,7 @@ def start(
         batch,
         grid=grid,
         sampler=sampler,
-        generators=[torch.Generator().manual_seed(number) for number in seeds],
+        generators=[seeded(number) for number in seeds],
         negative=negative,
         tokens=tokens,
         editable=editable,
@@ -176,7 +177,7 @@ def start(
 def _as_list(name: str, prompt: Any) -> list[str]:
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, list | tuple) or not prompts:
-        raise SmaltiError(f"{name} must be text or a list of texts, not {prompt!r}", argument=name)
+        raise SmaltiError(f"{name} must be text or a list of texts, not {quoted(prompt)}", argument=name)
     return list(prompts)
 
 

@@ -16,6 +16,9 @@ from smalti.generation.declaration import Choice, Pair, Real, Rule, Whole, decla
 PRESETS = {"fast": 8, "balanced": 20, "quality": 64}
 """Passes of the denoiser by the name of a preset."""
 
+MOST_IMAGES = 100_000
+"""Largest number of images that one call or command draws."""
+
 _SCHEDULES = Rule("smalti.sampling.temperatures:TEMPERATURE_SCHEDULES")
 
 
@@ -121,7 +124,7 @@ class GenerationSettings:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             # A default is known to be right, and checking a rule imports PyTorch.
-            if value != field.default:
+            if type(value) is not type(field.default) or value != field.default:
                 object.__setattr__(self, field.name, declaration(field).kind.check(field.name, value))
 
     def replaced(self, **changes: Any) -> GenerationSettings:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from smalti.common.checks import check_whole
+from smalti.common.checks import check_whole, quoted
 from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
 
@@ -262,7 +262,7 @@ def build_prompts(
             the tokenizer.
     """
     if isinstance(prompts, str) or not isinstance(prompts, list | tuple) or not prompts:
-        raise SmaltiError(f"prompts must be a list of at least one text, not {prompts!r}")
+        raise SmaltiError(f"prompts must be a list of at least one text, not {quoted(prompts)}")
     micro = template.micro_condition.replace("{height}", str(height)).replace("{width}", str(width))
     # Fields are replaced after the template is cut at its special tokens, so that nothing in a prompt is parsed.
     pieces = [(_FIELD.split(text), special) for text, special in tokenizer.split(template.template)]

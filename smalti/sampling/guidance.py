@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from smalti.common.checks import check_real
+from smalti.common.checks import check_real, quoted
 from smalti.errors import SmaltiError
 
 
@@ -25,7 +25,7 @@ class Guidance:
         check_real("guidance", self.scale)
         interval = self.interval
         if not isinstance(interval, tuple | list) or len(interval) != 2:
-            raise SmaltiError(f"guidance interval must be two numbers from 0 to 1, not {interval!r}")
+            raise SmaltiError(f"guidance interval must be two numbers from 0 to 1, not {quoted(interval)}")
         check_real("start of the guidance interval", interval[0], 0, 1)
         check_real("end of the guidance interval", interval[1], interval[0], 1)
         object.__setattr__(self, "interval", tuple(interval))

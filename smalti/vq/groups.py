@@ -12,8 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from smalti.common.checks import check_choice, check_whole
+from smalti.common.checks import check_choice, check_seed, check_whole
 from smalti.common.files import atomic_path
+from smalti.common.randomness import generator as seeded
 from smalti.errors import SmaltiError
 from smalti.vq.kmeans import LARGEST, kmeans
 
@@ -106,7 +107,7 @@ class CodeGroups:
                 not from 0 to 2⁶⁴ − 1.
         """
         codes = _codes(codebook, "count", count)
-        _, ids = kmeans(codes, count, generator=_generator(seed))
+        _, ids = kmeans(codes, count, generator=seeded(seed))
         return cls(ids, fingerprint(codebook), seed)
 
     @classmethod
@@ -186,7 +187,7 @@ class CodeGroups:
         if self.codebook != fingerprint(codebook):
             raise SmaltiError("codebook must be the one that the groups belong to")
         codes = codebook.detach().cpu().float()
-        generator = _generator(seed)
+        generator = seeded(seed)
         within: list[torch.Tensor] = []
         between: list[torch.Tensor] = []
         for _ in range(_PAIRS):
@@ -275,12 +276,6 @@ def _codes(codebook: torch.Tensor, name: str, count: int) -> torch.Tensor:
     return codes
 
 
-def _generator(seed: int) -> torch.Generator:
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64:
-        raise SmaltiError(f"seed must be a whole number from 0 to {2**64 - 1}, not {seed!r}")
-    return torch.Generator().manual_seed(seed)
-
-
 def _parse(metadata: str | None, tensors: dict[str, torch.Tensor]) -> CodeGroups:
     """Build groups from what a file holds, checking all of it."""
     try:
@@ -291,7 +286,7 @@ def _parse(metadata: str | None, tensors: dict[str, torch.Tensor]) -> CodeGroups
         raise SmaltiError(f"its metadata must hold {_METADATA} with kind, count, seed and codebook")
     check_choice("kind", values["kind"], KINDS)
     if values["kind"] == "groups":
-        check_whole("seed", values["seed"], 0)
+        check_seed(values["seed"])
     elif values["seed"] is not None:
         raise SmaltiError(f"neighbours have no seed, not {values['seed']!r}")
     if not isinstance(values["codebook"], str):
