@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from smalti.common.devices import autocast_off
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, TextTokenizer, build_prompts
@@ -116,16 +117,20 @@ class Components:
             SmaltiError: a side is not a multiple of the image tokenizer's downscale.
         """
         tokenizer = self.image_tokenizer
-        return torch.cat([tokenizer.from_pixels(one.to(tokenizer.device)).cpu() for one in pixels.split(1)])
+        with autocast_off(tokenizer.device):
+            return torch.cat(
+                [tokenizer.from_pixels(one.to(tokenizer.device)).cpu() for one in pixels.split(1)]
+            )
 
     @torch.inference_mode()
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the pixels, (B, 3, H, W) uint8 on the CPU, of token ids (B, h, w) int64."""
         tokenizer = self.image_tokenizer
         # One image at a time, which bounds the memory.
-        return torch.cat(
-            [
-                tokenizer.to_pixels(one.to(tokenizer.device), dtype=tokenizer.dtype).cpu()
-                for one in tokens.split(1)
-            ]
-        )
+        with autocast_off(tokenizer.device):
+            return torch.cat(
+                [
+                    tokenizer.to_pixels(one.to(tokenizer.device), dtype=tokenizer.dtype).cpu()
+                    for one in tokens.split(1)
+                ]
+            )

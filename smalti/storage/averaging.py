@@ -78,13 +78,22 @@ def average_models(
         for name, weight in denoiser.state_dict().items():
             other = read_tensor(entries[PREFIX + name], "cpu", torch.float32)
             weight.copy_(weight.float().lerp(other, share))
+            _check_finite(f"{name} of {first} and {second}", weight)
     image_tokenizer = load_image_tokenizer(first, dtype=None)
+    for name, weight in image_tokenizer.state_dict().items():
+        _check_finite(f"{name} of the image tokenizer of {first}", weight)
     # The denoiser and its config.json come last: without them the folder is not yet a model.
     save_image_tokenizer(image_tokenizer, folder / denoiser.config.mm_vqvae)
     write_text_atomic(folder / "tokenizer.json", text)
     if words:
         save_words(words, folder)
     save_denoiser(denoiser, folder, max_shard_bytes=max_shard_bytes)
+
+
+def _check_finite(name: str, weight: torch.Tensor) -> None:
+    """Raise SmaltiError for a weight with NaN or infinity."""
+    if not bool(weight.isfinite().all()):
+        raise SmaltiError(f"weights must be finite, but {name} are not")
 
 
 def _check_fit(first: Path, second: Path) -> str:
