@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -257,6 +256,7 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
     places = output.image_paths(out, [prompt] * count, seeds) if out else []
     if show_mask:
         output.check_writable(show_mask, (".png",), "--show-mask")
+    _check_apart(params, places, how.get("mask"))
     pipe, settings = options.load_for(params)
     output.warn_of_unknown_words(pipe.components, [prompt, params["negative_prompt"] or ""])
     height, width = params["height"], params["width"]
@@ -286,11 +286,18 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
     seconds = {"load": loaded, **result.seconds}
     seconds["total"] = time.perf_counter() - started
     if params["as_json"]:
-        print(json.dumps(_report(result, places, show_mask, seconds, pipe, params), ensure_ascii=False))
+        output.print_json(_report(result, places, show_mask, seconds, pipe, params))
     elif show:
         chosen = f"{int(result.region.sum())} of {result.region.numel()} tokens filled again"
         names = ", ".join(map(str, [*places, *([show_mask] if show_mask else [])]))
         print(f"{names}: {chosen}, seed {result.seeds[0]}, {seconds['total']:.1f} s", file=sys.stderr)
+
+
+def _check_apart(params: Mapping[str, Any], places: list[Path], mask: Path | None) -> None:
+    """Raise SmaltiError if an output is another one, or the mask; the result alone may replace IMAGE."""
+    maps = [("--show-mask", params["show_mask"])] if params["show_mask"] else []
+    output.check_apart([*(("-o", path) for path in places), *maps], [("--mask", mask)] if mask else [])
+    output.check_apart(maps, [("IMAGE", params["image"])])
 
 
 def _write(result: EditResult, index: int, path: Path, pipe: Pipeline, metadata: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -103,6 +102,13 @@ def generate(
         output.check_writable(path, (".gif",), "--frames")
     if save_tokens:
         output.check_writable(save_tokens, (".npy",), "--save-tokens")
+    output.check_apart(
+        [
+            *(("-o", path) for path in job.images),
+            *(("--frames", path) for path in job.animations),
+            *([("--save-tokens", save_tokens)] if save_tokens else []),
+        ]
+    )
     pipe, settings = options.load_for(context.params)
     output.warn_of_unknown_words(pipe.components, [*prompts, negative_prompt or ""])
     job.seconds["load"] = time.perf_counter() - started
@@ -112,7 +118,7 @@ def generate(
         _write_tokens(job.tokens, save_tokens)
     job.seconds["total"] = time.perf_counter() - started
     if as_json:
-        print(json.dumps(job.report(pipe, settings, save_tokens, context.params), ensure_ascii=False))
+        output.print_json(job.report(pipe, settings, save_tokens, context.params))
     elif show:
         written = [*job.images, *job.animations, *([save_tokens] if save_tokens else [])]
         names = ", ".join(map(str, written[:4])) + (", ..." if len(written) > 4 else "")

@@ -87,6 +87,7 @@ def groups(
         raise SmaltiError(f"{option} must be from 1 to {V}, the number of codes, not {number}")
     path = out or folder / file_name(option.removeprefix("--"), number)
     output.check_writable(path, (".safetensors",), "-o")
+    CodeGroups.check_target(path)
     if output.shows_progress(as_json):
         print(f"{V:,} codes of dimension {C} ...", file=sys.stderr)
     if neighbours is None:

@@ -134,16 +134,28 @@ class CodeGroups:
         """Write a safetensors file, whole or not at all.
 
         Raises:
-            SmaltiError: it cannot be written.
+            SmaltiError: it cannot be written, or would replace a file that holds no groups.
         """
         # One string, because the order of several would change from file to file.
         values = {"kind": self.kind, "count": self.count, "seed": self.seed, "codebook": self.codebook}
         metadata = {_METADATA: json.dumps(values)}
+        self.check_target(path)
         with atomic_path(path) as temporary:
             try:
                 save_file({_TENSOR: self.ids.contiguous()}, temporary, metadata=metadata)
             except SafetensorError as error:
                 raise SmaltiError(f"cannot write {path}: {error}") from error
+
+    @classmethod
+    def check_target(cls, path: str | Path) -> None:
+        """Raise SmaltiError if a file of this name exists and holds no groups, such as a model's weights."""
+        if Path(path).exists():
+            try:
+                cls.load(path)
+            except SmaltiError as error:
+                raise SmaltiError(
+                    f"{path} holds no code groups and would be lost: name another file"
+                ) from error
 
     @classmethod
     def load(cls, path: str | Path, codebook: torch.Tensor | None = None) -> CodeGroups:
