@@ -86,8 +86,11 @@ class Components:
             )
         return height // downscale, width // downscale
 
-    def prompts(self, texts: Sequence[str], height: int, width: int) -> PromptBatch:
+    def prompts(self, texts: Sequence[str], height: int, width: int, *, name: str = "prompt") -> PromptBatch:
         """Return texts as the denoiser reads them, on its device, for images of height × width pixels.
+
+        Args:
+            name: name of the argument that holds the texts, for errors.
 
         Raises:
             SmaltiError: a text that is blank or too long, or a size that the model cannot have.
@@ -100,6 +103,7 @@ class Components:
             height=height,
             width=width,
             slots=config.slots(*self.grid(height, width)),
+            name=name,
         )
         return batch.to(self.device)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.cli import options, output
+from smalti.cli.edit_options import RESULT, ImageFile, Prompt
 from smalti.common.checks import check_real, check_seed, check_whole
 from smalti.errors import SmaltiError
 from smalti.generation.settings import MOST_IMAGES
@@ -19,69 +20,10 @@ if TYPE_CHECKING:
     from smalti.editing.result import EditResult
     from smalti.pipeline import Pipeline
 
-_IMAGE_HELP = (
-    "The image: any size, any format. A PNG that Smalti made brings its tokens along. What an edit leaves alone then "
-    "stays as it is, however many edits follow."
-)
-
-ImageFile = Annotated[Path, typer.Argument(metavar="IMAGE", help=_IMAGE_HELP, show_default=False)]
-Prompt = Annotated[
-    str, typer.Argument(metavar="PROMPT", help="The whole image as it should be.", show_default=False)
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="OUT",
-        help="The result, as large as IMAGE: a .png, .jpg or .webp file, or a folder. Several (-n) become OUT-0.png, "
-        "OUT-1.png, ...",
-        show_default=False,
-    ),
-]
-ShowMask = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="MAP.png", help="Draw over the image which tokens were selected.", show_default=False
-    ),
-]
-Count = Annotated[
-    int,
-    typer.Option("-n", "--images-per-prompt", metavar="N", help="Number of results, each with another seed."),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        metavar="SEED",
-        help="Result k (from 0) gets SEED + k. By default a new one every time.",
-        show_default=False,
-    ),
-]
-KeepPixels = Annotated[
-    bool,
-    typer.Option(
-        "--keep-pixels/--no-keep-pixels",
-        help="Take pixels outside of the selection from IMAGE itself, bit for bit, or decode the whole image from "
-        "tokens.",
-    ),
-]
-
-
-_RESULT: dict[str, tuple[Any, Any]] = {
-    "out": (Out, None),
-    "show_mask": (ShowMask, None),
-    "keep_pixels": (KeepPixels, True),
-    "metadata": (options.Metadata, True),
-    "negative_prompt": (options.NegativePrompt, None),
-    "seed": (Seed, None),
-    "images_per_prompt": (Count, 1),
-    "as_json": (options.Json, False),
-}
-
 
 def _command(command: Callable[..., None]) -> Callable[..., None]:
     """Give an editing command the options that all of them have: those of the result, then those of drawing."""
-    return options.with_drawing_options(options.with_options(command, _RESULT))
+    return options.with_drawing_options(options.with_options(command, RESULT))
 
 
 @_command
@@ -270,6 +212,7 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
         size=None if height is None and width is None else (settings.height or 0, settings.width or 0),
         negative_prompt=params["negative_prompt"],
         keep_pixels=params["keep_pixels"],
+        blend=params["blend"],
         num_images_per_prompt=count,
         seed=seeds,
     )

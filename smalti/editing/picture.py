@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from smalti.common.checks import quoted
 from smalti.common.images import read_metadata, to_rgb
 from smalti.errors import SmaltiError
 
@@ -57,7 +58,7 @@ def open_picture(image: Any, name: str = "image") -> Picture:
     """Open and decode an image.
 
     Args:
-        image: name of a file, PIL image, or array, (H, W), (H, W, 3) or (H, W, 4) uint8.
+        image: name of a file, open binary file, PIL image, or array, (H, W), (H, W, 3) or (H, W, 4) uint8.
         name: name of the argument, for errors.
 
     Raises:
@@ -74,8 +75,8 @@ def open_mask(mask: Any, size: tuple[int, int], grid: tuple[int, int]) -> np.nda
     """Open a mask and return it as bool, True where the image is to change: (H, W) in pixels or (h, w) in tokens.
 
     Args:
-        mask: name of a file or PIL image, as large as the image; lighter than mid-grey means change. An array or a
-            tensor, bool or uint8, may have the image's pixels (H, W) or the grid's tokens (h, w).
+        mask: name of a file, open binary file or PIL image, as large as the image; lighter than mid-grey means change.
+            An array or a tensor, bool or uint8, may have the image's pixels (H, W) or the grid's tokens (h, w).
         size: (H, W) of the image in pixels.
         grid: (h, w) of the grid in tokens.
 
@@ -83,7 +84,9 @@ def open_mask(mask: Any, size: tuple[int, int], grid: tuple[int, int]) -> np.nda
         SmaltiError: it is none of these, has another size, is empty, or covers everything.
     """
     if isinstance(mask, torch.Tensor):
-        mask = mask.cpu().numpy()
+        known = mask.dtype in (torch.bool, torch.uint8)
+        # Other dtypes are refused as arrays are; NumPy lacks bfloat16.
+        mask = (mask if known else mask.detach().double()).cpu().numpy()
     sizes = [size]
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype in (np.bool_, np.uint8):
         values = mask if mask.dtype == np.bool_ else mask >= _HALF
@@ -121,25 +124,26 @@ def _open(image: Any, name: str) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(image))
     if isinstance(image, Image.Image):
         return _decode(image, name, "its content")
-    if not isinstance(image, str | Path):
+    if not isinstance(image, str | os.PathLike) and not hasattr(image, "read"):
         raise SmaltiError(
-            f"{name} must be an image or the name of its file, not {type(image).__name__}", argument=name
+            f"{name} must be an image, its file or the file's name, not {type(image).__name__}", argument=name
         )
+    what = quoted(str(image))[1:-1] if isinstance(image, str | os.PathLike) else "its content"
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images; here they are refused.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(image)
     except FileNotFoundError as error:
-        raise SmaltiError(f"{name}: {image} does not exist", argument=name) from error
+        raise SmaltiError(f"{name}: {what} does not exist", argument=name) from error
     except Image.DecompressionBombError as error:
         raise SmaltiError(
-            f"{name}: {image} has more than {LARGEST_PIXELS // 10**6} megapixels", argument=name
+            f"{name}: {what} has more than {LARGEST_PIXELS // 10**6} megapixels", argument=name
         ) from error
     except _BROKEN as error:
-        raise SmaltiError(f"{name}: {image} is not a readable image: {error}", argument=name) from error
+        raise SmaltiError(f"{name}: {what} is not a readable image: {error}", argument=name) from error
     with opened:
-        return _decode(opened, name, str(image))
+        return _decode(opened, name, what)
 
 
 def _decode(image: Image.Image, name: str, what: str) -> Image.Image:

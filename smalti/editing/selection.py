@@ -11,7 +11,7 @@ import torch
 from smalti.common.checks import check_real, check_seed, check_whole, quoted
 from smalti.common.randomness import generator
 from smalti.components import Components
-from smalti.editing.picture import open_mask
+from smalti.editing.picture import LARGEST_PIXELS, open_mask
 from smalti.editing.regions import losing_tokens, most_losing, random_share, touched_tokens
 from smalti.editing.source import WorkingImage
 from smalti.errors import SmaltiError
@@ -59,7 +59,7 @@ class Selection:
                     f"grow must be four numbers of pixels (left, top, right, bottom), not {quoted(self.grow)}",
                     argument="grow",
                 )
-            edges = tuple(check_whole("grow", edge, 0) for edge in self.grow)
+            edges = tuple(check_whole("grow", edge, 0, LARGEST_PIXELS) for edge in self.grow)
             object.__setattr__(self, "grow", edges)
             if not any(self.grow):
                 raise SmaltiError(

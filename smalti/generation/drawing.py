@@ -16,7 +16,7 @@ from smalti.errors import SmaltiError
 from smalti.generation.build import make_sampler
 from smalti.generation.result import OUTPUT_TYPES, PipelineOutput
 from smalti.generation.seeds import image_seeds
-from smalti.generation.settings import GenerationSettings
+from smalti.generation.settings import GenerationSettings, check_settings
 from smalti.sampling.sampler import sample
 from smalti.sampling.view import Step
 
@@ -138,6 +138,7 @@ def start(
         (256, 256)
     """
     started = time.perf_counter()
+    check_settings(settings)
     prompts = _as_list("prompt", prompt)
     num_images_per_prompt = check_whole("num_images_per_prompt", num_images_per_prompt)
     seeds = image_seeds(seed, generator, len(prompts), num_images_per_prompt)
@@ -148,8 +149,10 @@ def start(
     sampler.check(*grid)
     negatives = _negatives(negative_prompt, len(prompts), settings)
     batch, negative = (
-        components.prompts(texts, height, width).repeat_interleave(num_images_per_prompt) if texts else None
-        for texts in (prompts, negatives)
+        components.prompts(texts, height, width, name=name).repeat_interleave(num_images_per_prompt)
+        if texts
+        else None
+        for name, texts in (("prompt", prompts), ("negative_prompt", negatives))
     )
     assert batch is not None
     steps = sample(

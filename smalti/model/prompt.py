@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from smalti.common.checks import check_whole, quoted
 from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
+from smalti.model.prompt_check import check_prompt
 
 _FIELD = re.compile(r"(\{prompt\}|\{micro\}|\{slots\})")
 # The form of a special token, to find those in a template that the tokenizer lacks.
@@ -102,6 +103,7 @@ class TextTokenizer:
             values = json.loads(serialized)
             self.special = {entry["content"]: int(entry["id"]) for entry in values["added_tokens"]}
             self.vocab_size = 1 + max([*self.special.values(), *values["model"]["vocab"].values()])
+            self.longest = max(map(len, values["model"]["vocab"]), default=1)
             # Without added tokens there is nothing to parse: "<|im_end|>" in a user's text is just text.
             self._plain = Tokenizer.from_str(
                 json.dumps({**values, "added_tokens": [], "post_processor": None})
@@ -246,6 +248,7 @@ def build_prompts(
     height: int,
     width: int,
     slots: int,
+    name: str = "prompt",
 ) -> PromptBatch:
     """Wrap prompts in a template and encode them.
 
@@ -256,6 +259,7 @@ def build_prompts(
         height: height of the image in pixels, for the micro-condition.
         width: width of the image in pixels.
         slots: number of reserved slots a prompt (`config.slots(h, w)`).
+        name: name of the argument that holds the prompts, for errors.
 
     Raises:
         SmaltiError: no prompt, one that is not text or is blank or too long, or a template that does not suit
@@ -268,7 +272,7 @@ def build_prompts(
     pieces = [(_FIELD.split(text), special) for text, special in tokenizer.split(template.template)]
     encoded: list[tuple[list[int], int, int]] = []
     for prompt in prompts:
-        _check_prompt(prompt, template, tokenizer)
+        check_prompt(name, prompt, tokenizer.encode, template.max_prompt_tokens, tokenizer.longest)
         values = {"{prompt}": prompt, "{micro}": micro}
         ids: list[int] = []
         slot_start = prefix_end = 0
@@ -298,22 +302,6 @@ def build_prompts(
         slots=slots,
         unconditional_id=template.unconditional_id,
     )
-
-
-def _check_prompt(prompt: Any, template: PromptTemplate, tokenizer: TextTokenizer) -> None:
-    if not isinstance(prompt, str):
-        raise SmaltiError(f"prompt must be text, not {type(prompt).__name__}")
-    if not prompt.strip():
-        raise SmaltiError("prompt must not be empty")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:  # lone surrogates, which stand for bytes that are not UTF-8
-        raise SmaltiError(f"prompt must be valid Unicode: {error.reason}") from error
-    count = len(tokenizer.encode(prompt))
-    if count > template.max_prompt_tokens:
-        raise SmaltiError(
-            f"prompt must be at most {template.max_prompt_tokens} text tokens long, not {count}"
-        )
 
 
 def train_text_tokenizer(captions: Iterable[str], vocab_size: int, path: str | Path) -> TextTokenizer:

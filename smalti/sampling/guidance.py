@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from smalti.common.checks import check_real, quoted
 from smalti.errors import SmaltiError
 
+LARGEST_GUIDANCE = 10_000
+"""Largest guidance scale. Far beyond it products overflow."""
+
 
 @dataclass(frozen=True)
 class Guidance:
     """logits = (1 + s)·cond − s·uncond while ⌊a·steps⌋ ≤ i ≤ ⌊b·steps⌋ for the step i counted from 1.
 
     Attributes:
-        scale: s; 0 is no guidance, and costs no unconditional pass.
+        scale: s, at most 10,000; 0 is no guidance, and costs no unconditional pass.
         interval: (a, b), fractions of the steps (arXiv 2404.07724).
     """
 
@@ -22,7 +25,7 @@ class Guidance:
     interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        check_real("guidance", self.scale)
+        check_real("guidance", self.scale, 0, LARGEST_GUIDANCE)
         interval = self.interval
         if not isinstance(interval, tuple | list) or len(interval) != 2:
             raise SmaltiError(f"guidance interval must be two numbers from 0 to 1, not {quoted(interval)}")

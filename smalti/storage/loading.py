@@ -133,7 +133,8 @@ def find_model(
                 f"this installation lacks the bundled model, {BUNDLED_MODEL}: name another model"
             )
         model = BUNDLED_MODEL
-    is_folder = isinstance(model, str | Path) and Path(model).is_dir()
+    # Path("") would be the folder that the process works in.
+    is_folder = isinstance(model, str | Path) and model != "" and Path(model).is_dir()
     if revision is not None and (is_folder or not is_hub_id(model)):
         raise SmaltiError(f"revision is for models on the Hugging Face hub, not {quoted(str(model))}")
     if is_folder:

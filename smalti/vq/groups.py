@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from smalti.common.checks import check_choice, check_seed, check_whole
+from smalti.common.checks import check_choice, check_whole
 from smalti.common.files import atomic_path
 from smalti.common.randomness import generator as seeded
 from smalti.errors import SmaltiError
@@ -298,7 +298,7 @@ def _parse(metadata: str | None, tensors: dict[str, torch.Tensor]) -> CodeGroups
         raise SmaltiError(f"its metadata must hold {_METADATA} with kind, count, seed and codebook")
     check_choice("kind", values["kind"], KINDS)
     if values["kind"] == "groups":
-        check_seed(values["seed"])
+        check_whole("seed", values["seed"], 0)
     elif values["seed"] is not None:
         raise SmaltiError(f"neighbours have no seed, not {values['seed']!r}")
     if not isinstance(values["codebook"], str):

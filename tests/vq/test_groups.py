@@ -186,7 +186,7 @@ def test_kmeans_refuses_what_is_not_finite(value: float) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(codebook=codebooks(), share=st.floats(0, 1), seed=st.integers(0, 2**64 - 1))
+@given(codebook=codebooks(), share=st.floats(0, 1), seed=st.integers(0, 2**63 - 1))
 def test_every_code_has_a_group_and_every_group_a_code(
     codebook: torch.Tensor, share: float, seed: int
 ) -> None:
