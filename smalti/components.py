@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from smalti.common.devices import autocast_off
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, build_prompts
@@ -86,8 +87,11 @@ class Components:
             )
         return height // downscale, width // downscale
 
-    def prompts(self, texts: Sequence[str], height: int, width: int) -> PromptBatch:
+    def prompts(self, texts: Sequence[str], height: int, width: int, *, name: str = "prompt") -> PromptBatch:
         """Return texts as the denoiser reads them, on its device, for images of height × width pixels.
+
+        Args:
+            name: name of the argument that holds the texts, for errors.
 
         Raises:
             SmaltiError: a text that is blank or too long, or a size that the model cannot have.
@@ -100,6 +104,7 @@ class Components:
             height=height,
             width=width,
             slots=config.slots(*self.grid(height, width)),
+            name=name,
         )
         return batch.to(self.device)
 
@@ -117,16 +122,20 @@ class Components:
             SmaltiError: a side is not a multiple of the image tokenizer's downscale.
         """
         tokenizer = self.image_tokenizer
-        return torch.cat([tokenizer.from_pixels(one.to(tokenizer.device)).cpu() for one in pixels.split(1)])
+        with autocast_off(tokenizer.device):
+            return torch.cat(
+                [tokenizer.from_pixels(one.to(tokenizer.device)).cpu() for one in pixels.split(1)]
+            )
 
     @torch.inference_mode()
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the pixels, (B, 3, H, W) uint8 on the CPU, of token ids (B, h, w) int64."""
         tokenizer = self.image_tokenizer
         # One image at a time, which bounds the memory.
-        return torch.cat(
-            [
-                tokenizer.to_pixels(one.to(tokenizer.device), dtype=tokenizer.dtype).cpu()
-                for one in tokens.split(1)
-            ]
-        )
+        with autocast_off(tokenizer.device):
+            return torch.cat(
+                [
+                    tokenizer.to_pixels(one.to(tokenizer.device), dtype=tokenizer.dtype).cpu()
+                    for one in tokens.split(1)
+                ]
+            )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from smalti.common.checks import check_choice
+from smalti.common.checks import check_choice, quoted
 from smalti.components import Components
 from smalti.editing.edit import start_edit
 from smalti.editing.result import EditResult
@@ -18,7 +18,7 @@ from smalti.errors import SmaltiError
 from smalti.generation.drawing import Generation, start
 from smalti.generation.frames import make_frames
 from smalti.generation.result import OUTPUT_TYPES, PipelineOutput
-from smalti.generation.settings import GenerationSettings, model_settings, preset_settings
+from smalti.generation.settings import GenerationSettings, check_settings, model_settings, preset_settings
 from smalti.model.denoiser import Denoiser
 from smalti.model.text import TextTokenizer
 from smalti.sampling.view import Step
@@ -169,6 +169,7 @@ class Pipeline:
             [1]
         """
         check_choice("output_type", output_type, OUTPUT_TYPES)
+        _check_callback(callback_on_step_end)
         settings = self._settings(preset, settings).replaced(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -237,6 +238,7 @@ class Pipeline:
         share: float | None = None,
         threshold: float | None = None,
         keep_pixels: bool = True,
+        blend: bool = True,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         height: int | None = None,
@@ -264,6 +266,8 @@ class Pipeline:
             prompt: the whole image as it should be.
             source_prompt, mask, grow, strength, share, threshold: as in `smalti.editing.selection.Selection`.
             keep_pixels: whether pixels outside of the region are taken from the image itself, not from its tokens.
+            blend: whether these pixels fade into the region over two tokens around it. Without it they keep their
+                values, bit for bit, and a seam may show.
             negative_prompt, num_images_per_prompt, generator, seed, callback_on_step_end: as for drawing; all results
                 have the same region.
             num_inference_steps, guidance_scale, preset, settings: as for drawing.
@@ -279,6 +283,7 @@ class Pipeline:
             >>> pipe.edit(scene, "a green circle", seed=0).image.size
             (256, 256)
         """
+        _check_callback(callback_on_step_end)
         settings = self._settings(preset, settings).replaced(
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
         )
@@ -292,6 +297,7 @@ class Pipeline:
             size=None if height is None and width is None else (sized.height or 0, sized.width or 0),
             negative_prompt=negative_prompt,
             keep_pixels=keep_pixels,
+            blend=blend,
             num_images_per_prompt=num_images_per_prompt,
             generator=generator,
             seed=seed,
@@ -312,9 +318,20 @@ class Pipeline:
         """Return the settings that were given, else the preset's or the model's own."""
         if settings is not None and preset is not None:
             raise SmaltiError("settings and preset must not both be given", argument="settings")
+        if settings is not None:
+            check_settings(settings)
         return self.preset(preset) if settings is None else settings
 
     def _report(self, callback: Callback | None, step: Step) -> None:
         if callback is not None:
             unknown = step.tokens == self.components.mask_code
             callback(self, step.index, float(unknown.float().mean()), {"step": step})
+
+
+def _check_callback(callback: Any) -> None:
+    """Raise SmaltiError unless a callback can be called, before anything is drawn."""
+    if callback is not None and not callable(callback):
+        raise SmaltiError(
+            f"callback_on_step_end must be a function, not {quoted(callback)}",
+            argument="callback_on_step_end",
+        )

@@ -30,7 +30,7 @@ def average(
             "-o",
             "--output",
             metavar="FOLDER",
-            help="Folder of the new model; it may be one of the two.",
+            help="Folder of the new model; not one of the two.",
             show_default=False,
         ),
     ],

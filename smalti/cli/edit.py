@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,76 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.cli import options, output
-from smalti.common.checks import check_real, check_whole
+from smalti.cli.edit_options import RESULT, ImageFile, Prompt
+from smalti.common.checks import check_real, check_seed, check_whole
 from smalti.errors import SmaltiError
+from smalti.generation.settings import MOST_IMAGES
 
 if TYPE_CHECKING:
     from smalti.editing.result import EditResult
     from smalti.pipeline import Pipeline
 
-_IMAGE_HELP = (
-    "The image: any size, any format. A PNG that Smalti made brings its tokens along. What an edit leaves alone then "
-    "stays as it is, however many edits follow."
-)
-
-ImageFile = Annotated[Path, typer.Argument(metavar="IMAGE", help=_IMAGE_HELP, show_default=False)]
-Prompt = Annotated[
-    str, typer.Argument(metavar="PROMPT", help="The whole image as it should be.", show_default=False)
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="OUT",
-        help="The result, as large as IMAGE: a .png, .jpg or .webp file, or a folder. Several (-n) become OUT-0.png, "
-        "OUT-1.png, ...",
-        show_default=False,
-    ),
-]
-ShowMask = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="MAP.png", help="Draw over the image which tokens were selected.", show_default=False
-    ),
-]
-Count = Annotated[
-    int,
-    typer.Option("-n", "--images-per-prompt", metavar="N", help="Number of results, each with another seed."),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        metavar="SEED",
-        help="Result k (from 0) gets SEED + k. By default a new one every time.",
-        show_default=False,
-    ),
-]
-KeepPixels = Annotated[
-    bool,
-    typer.Option(
-        "--keep-pixels/--no-keep-pixels",
-        help="Take pixels outside of the selection from IMAGE itself, bit for bit, or decode the whole image from "
-        "tokens.",
-    ),
-]
-
-
-_RESULT: dict[str, tuple[Any, Any]] = {
-    "out": (Out, None),
-    "show_mask": (ShowMask, None),
-    "keep_pixels": (KeepPixels, True),
-    "metadata": (options.Metadata, True),
-    "negative_prompt": (options.NegativePrompt, None),
-    "seed": (Seed, None),
-    "images_per_prompt": (Count, 1),
-    "as_json": (options.Json, False),
-}
-
 
 def _command(command: Callable[..., None]) -> Callable[..., None]:
     """Give an editing command the options that all of them have: those of the result, then those of drawing."""
-    return options.with_drawing_options(options.with_options(command, _RESULT))
+    return options.with_drawing_options(options.with_options(command, RESULT))
 
 
 @_command
@@ -233,9 +175,9 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
     started = time.perf_counter()
     out, show_mask, count, seed = (params[name] for name in ("out", "show_mask", "images_per_prompt", "seed"))
     options.setting_changes(params)
-    check_whole("-n", count)
+    check_whole("-n", count, 1, MOST_IMAGES)
     if seed is not None:
-        check_whole("--seed", seed, 0)
+        check_seed(seed, "--seed")
     if prompt is not None and not prompt.strip():
         raise SmaltiError("prompt must not be empty")
     if not (out or show_mask):
@@ -256,6 +198,7 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
     places = output.image_paths(out, [prompt] * count, seeds) if out else []
     if show_mask:
         output.check_writable(show_mask, (".png",), "--show-mask")
+    _check_apart(params, places, how.get("mask"))
     pipe, settings = options.load_for(params)
     output.warn_of_unknown_words(pipe.components, [prompt, params["negative_prompt"] or ""])
     height, width = params["height"], params["width"]
@@ -269,6 +212,7 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
         size=None if height is None and width is None else (settings.height or 0, settings.width or 0),
         negative_prompt=params["negative_prompt"],
         keep_pixels=params["keep_pixels"],
+        blend=params["blend"],
         num_images_per_prompt=count,
         seed=seeds,
     )
@@ -285,11 +229,18 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
     seconds = {"load": loaded, **result.seconds}
     seconds["total"] = time.perf_counter() - started
     if params["as_json"]:
-        print(json.dumps(_report(result, places, show_mask, seconds, pipe, params), ensure_ascii=False))
+        output.print_json(_report(result, places, show_mask, seconds, pipe, params))
     elif show:
         chosen = f"{int(result.region.sum())} of {result.region.numel()} tokens filled again"
         names = ", ".join(map(str, [*places, *([show_mask] if show_mask else [])]))
         print(f"{names}: {chosen}, seed {result.seeds[0]}, {seconds['total']:.1f} s", file=sys.stderr)
+
+
+def _check_apart(params: Mapping[str, Any], places: list[Path], mask: Path | None) -> None:
+    """Raise SmaltiError if an output is another one, or the mask; the result alone may replace IMAGE."""
+    maps = [("--show-mask", params["show_mask"])] if params["show_mask"] else []
+    output.check_apart([*(("-o", path) for path in places), *maps], [("--mask", mask)] if mask else [])
+    output.check_apart(maps, [("IMAGE", params["image"])])
 
 
 def _write(result: EditResult, index: int, path: Path, pipe: Pipeline, metadata: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.cli import options, output
-from smalti.common.checks import check_whole
+from smalti.common.checks import check_seed, check_whole
 from smalti.errors import SmaltiError
+from smalti.generation.settings import MOST_IMAGES
 
 if TYPE_CHECKING:
     from smalti.generation.result import PipelineOutput
@@ -84,13 +84,13 @@ def generate(
     Example: smalti generate "a red circle left of a blue square" -o image.png --seed 0
     """
     started = time.perf_counter()
-    for name, value in (("-n", images_per_prompt), ("--batch-size", batch_size)):
-        check_whole(name, value)
+    check_whole("-n", images_per_prompt, 1, MOST_IMAGES)
+    check_whole("--batch-size", batch_size)
     for prompt in prompts:
         if not prompt.strip():
             raise SmaltiError("prompt must not be empty")
     if seed is not None:
-        check_whole("--seed", seed, 0)
+        check_seed(seed, "--seed")
     if not (out or save_tokens or frames):
         raise SmaltiError("nothing to write: name an image with -o (or --frames, or --save-tokens)")
     seeds = _seeds(seed, len(prompts), images_per_prompt)
@@ -102,6 +102,13 @@ def generate(
         output.check_writable(path, (".gif",), "--frames")
     if save_tokens:
         output.check_writable(save_tokens, (".npy",), "--save-tokens")
+    output.check_apart(
+        [
+            *(("-o", path) for path in job.images),
+            *(("--frames", path) for path in job.animations),
+            *([("--save-tokens", save_tokens)] if save_tokens else []),
+        ]
+    )
     pipe, settings = options.load_for(context.params)
     output.warn_of_unknown_words(pipe.components, [*prompts, negative_prompt or ""])
     job.seconds["load"] = time.perf_counter() - started
@@ -111,7 +118,7 @@ def generate(
         _write_tokens(job.tokens, save_tokens)
     job.seconds["total"] = time.perf_counter() - started
     if as_json:
-        print(json.dumps(job.report(pipe, settings, save_tokens, context.params), ensure_ascii=False))
+        output.print_json(job.report(pipe, settings, save_tokens, context.params))
     elif show:
         written = [*job.images, *job.animations, *([save_tokens] if save_tokens else [])]
         names = ", ".join(map(str, written[:4])) + (", ..." if len(written) > 4 else "")

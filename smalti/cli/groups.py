@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from smalti.cli import options, output
-from smalti.common.checks import check_whole
+from smalti.common.checks import check_seed, check_whole
 from smalti.errors import SmaltiError
 
 Model = Annotated[
@@ -73,7 +73,7 @@ def groups(
         raise SmaltiError("name either --groups or --neighbours")
     option, number = ("--groups", count or 0) if neighbours is None else ("--neighbours", neighbours)
     check_whole(option, number)
-    check_whole("--seed", seed, 0)
+    check_seed(seed, "--seed")
     from smalti.storage.folder import load_codebook
     from smalti.storage.loading import find_model
     from smalti.vq.groups import CodeGroups, file_name
@@ -87,6 +87,7 @@ def groups(
         raise SmaltiError(f"{option} must be from 1 to {V}, the number of codes, not {number}")
     path = out or folder / file_name(option.removeprefix("--"), number)
     output.check_writable(path, (".safetensors",), "-o")
+    CodeGroups.check_target(path)
     if output.shows_progress(as_json):
         print(f"{V:,} codes of dimension {C} ...", file=sys.stderr)
     if neighbours is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -21,6 +22,7 @@ from smalti.errors import SmaltiError
 
 # What typer raises for a command line that it does not understand: click's class, or typer's own copy of it.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
+_LONGEST_LINE = 300
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 app.command()(generate)
@@ -56,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for wrong input (one line on stderr says what), 130 after Ctrl-C.
     """
+    _open_streams()
     try:
         code = app(
             args=None if arguments is None else list(arguments), prog_name="smalti", standalone_mode=False
@@ -69,10 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not complain about it once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has seen enough.
+        _silence(sys.stdout)
         return 1
     except OSError as error:
+        _silence(sys.stdout)
         return _complain(str(error))
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
@@ -81,9 +85,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    """One line on stderr; the exit code for wrong input."""
-    print(f"smalti: {' '.join(message.split())}", file=sys.stderr)
+    """Print one line of at most 300 characters on stderr; return the exit code for wrong input."""
+    line = f"smalti: {' '.join(message.split())}"
+    try:
+        print(line if len(line) < _LONGEST_LINE else f"{line[: _LONGEST_LINE - 4]}...", file=sys.stderr)
+        sys.stderr.flush()
+    except OSError:
+        _silence(sys.stderr)
     return 2
+
+
+def _open_streams() -> None:
+    """Make stdout and stderr such that printing never fails: open, and with escapes for what they cannot encode."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # A service may start without them. The next file that is opened would take the number and the output.
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the end
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _silence(stream: TextIO) -> None:
+    """Send a stream that broke to nowhere, so that Python does not complain about it once more at exit."""
+    try:
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

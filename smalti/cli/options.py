@@ -115,7 +115,12 @@ _LOADING: dict[str, tuple[Any, Any]] = {
     "hub_revision": (HubRevision, None),
 }
 # Other arguments whose option has another name than theirs with dashes.
-_OTHER_NAMES = {"num_images_per_prompt": "-n", "images_per_prompt": "-n"}
+_OTHER_NAMES = {
+    "num_images_per_prompt": "-n",
+    "images_per_prompt": "-n",
+    "folder": "-o",
+    "grow": "--left, --top, --right and --bottom",
+}
 _NAMED = {
     *_LOADING,
     *("preset", "seed", "negative_prompt", "source_prompt", "mask", "strength", "share", "threshold"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smalti.common.checks import quoted
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
@@ -19,27 +22,70 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Suffixes of the image formats that are written."""
 
 _LONGEST_NAME = 60
+_MOST_WORDS = 8
 
 
 def check_writable(path: Path, suffixes: Sequence[str], option: str) -> None:
     """Raise SmaltiError unless a file with this name can be written, so that no work is done in vain."""
     if path.suffix.lower() not in suffixes:
         allowed = " or ".join(suffixes)
-        raise SmaltiError(f"{option} must name a {allowed} file, not {str(path)!r}", argument=option)
-    if path.is_dir():
-        raise SmaltiError(f"{option} must name a file, but {path} is a folder", argument=option)
+        raise SmaltiError(f"{option} must name a {allowed} file, not {quoted(str(path))}", argument=option)
+    with _named(path, option):
+        if path.is_dir():
+            raise SmaltiError(f"{option} must name a file, but {path} is a folder", argument=option)
     check_folder(path.parent, path, option)
+
+
+def check_apart(outputs: Sequence[tuple[str, Path]], inputs: Sequence[tuple[str, Path]] = ()) -> None:
+    """Raise SmaltiError if two outputs of a command are one file, or an output is a file that the command reads.
+
+    Links and other spellings of a name count as the file that they lead to.
+
+    Args:
+        outputs: option and path of each output.
+        inputs: the same of each input that must stay.
+    """
+    taken = {_identity(path): option for option, path in inputs}
+    for option, path in outputs:
+        identity = _identity(path)
+        if identity in taken:
+            raise SmaltiError(
+                f"{option} must name another file than {taken[identity]}, not {quoted(str(path))} as well",
+                argument=option,
+            )
+        taken[identity] = option
+
+
+def _identity(path: Path) -> object:
+    """Return what two paths share if and only if they are one file."""
+    try:
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    except (OSError, ValueError):
+        return os.path.normcase(os.path.realpath(path))
+
+
+@contextmanager
+def _named(path: Path, option: str) -> Iterator[None]:
+    """Name the option in errors of the operating system, such as a name that is too long."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, SmaltiError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise SmaltiError(f"{option} cannot be written: {_shown(path)}: {reason}", argument=option) from error
+
+
+def _shown(path: Path) -> str:
+    """Return a path as it stands in a message, cut where it is long."""
+    return quoted(str(path))[1:-1] if len(str(path)) < 80 else quoted(str(path))[1:]
 
 
 def check_folder(folder: Path, path: Path, option: str) -> None:
     """Raise SmaltiError unless files can be written into `folder`; the error names `path`."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise SmaltiError(
-            f"{option} cannot be written: {path}: {error.strerror or error}", argument=option
-        ) from error
+    with _named(path, option), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def numbered(path: Path, count: int) -> list[Path]:
@@ -49,9 +95,10 @@ def numbered(path: Path, count: int) -> list[Path]:
     return [path.with_name(f"{path.stem}-{index}{path.suffix}") for index in range(count)]
 
 
-def is_folder(path: Path) -> bool:
+def is_folder(path: Path, option: str = "-o") -> bool:
     """Return whether an output names a folder: one that exists, or a name without a suffix."""
-    return path.is_dir() or not path.suffix
+    with _named(path, option):
+        return path.is_dir() or not path.suffix
 
 
 def image_paths(out: Path, prompts: Sequence[str], seeds: Sequence[int]) -> list[Path]:
@@ -70,35 +117,43 @@ def image_paths(out: Path, prompts: Sequence[str], seeds: Sequence[int]) -> list
         for path in files:
             check_writable(path, IMAGE_SUFFIXES, "-o")
         return files
-    try:
+    with _named(out, "-o"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SmaltiError(f"-o cannot be written: {out}: {error.strerror or error}", argument="-o") from error
     check_folder(out, out, "-o")
-    paths: list[Path] = []
+    paths: dict[Path, None] = {}
     for prompt, seed in zip(prompts, seeds, strict=True):
         words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:_LONGEST_NAME].strip("-") or "image"
         names = (f"{words}-{seed}{more}.png" for more in ("", *(f"-{number}" for number in range(2, 10_000))))
-        paths.append(
-            next(out / name for name in names if out / name not in paths and not (out / name).exists())
-        )
-    return paths
+        free = next(out / name for name in names if out / name not in paths and not (out / name).exists())
+        paths[free] = None
+    return list(paths)
 
 
 def warn_of_unknown_words(components: Components, texts: Sequence[str]) -> None:
     """Say on stderr which words of some texts the model has never seen in training."""
     words = components.unknown_words(texts)
     if words:
-        names = ", ".join(words)
+        names = ", ".join(quoted(word, 30)[1:-1] for word in words[:_MOST_WORDS])
+        names += f" and {len(words) - _MOST_WORDS} more" if len(words) > _MOST_WORDS else ""
         print(
             f"smalti: the model {components.name} has never seen these words in training: {names}",
             file=sys.stderr,
         )
 
 
-def shows_progress(json: bool) -> bool:
+def print_json(report: Mapping[str, Any]) -> None:
+    """Print a report as one JSON object: as it is, or with escapes where stdout's encoding lacks a character."""
+    text = json.dumps(report, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(report)
+    print(text)
+
+
+def shows_progress(as_json: bool) -> bool:
     """Return whether somebody is looking: progress goes to a terminal, never to a file or beside JSON."""
-    return sys.stderr.isatty() and not json
+    return sys.stderr.isatty() and not as_json
 
 
 def progress(

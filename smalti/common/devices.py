@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 
 import torch
 
+from smalti.common.checks import quoted
 from smalti.errors import SmaltiError
+
+_LONGEST_REASON = 120
 
 
 def find_device(device: str | torch.device) -> torch.device:
@@ -17,12 +21,15 @@ def find_device(device: str | torch.device) -> torch.device:
         SmaltiError: PyTorch has no such device here, or the device holds no numbers.
     """
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that PyTorch is about to drop
+            place = torch.device(device)
+            torch.empty(0, device=place)
+    except Exception as error:  # a backend that is absent may raise anything, ModuleNotFoundError included
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 3] + "..."
         raise SmaltiError(
-            f"device must be one that PyTorch has here, such as cpu, not {str(device)!r}: {reason}",
+            f"device must be one that PyTorch has here, such as cpu, not {quoted(str(device))}: {reason}",
             argument="device",
         ) from error
     if place.type == "meta":
@@ -36,6 +43,21 @@ def has_bf16(device: torch.device) -> bool:
         with torch.cuda.device(device):  # PyTorch answers for the current device
             return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def autocast_off(*devices: torch.device) -> contextlib.ExitStack:
+    """Return a context in which autocast is off on these devices, whatever the caller has switched on.
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16), autocast_off(torch.device("cpu")):
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.float32
+    """
+    stack = contextlib.ExitStack()
+    for kind in {device.type for device in devices}:
+        if torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, PngImagePlugin
 
+from smalti.common.checks import quoted
 from smalti.common.files import atomic_path, parse_json
 from smalti.errors import SmaltiError
 
@@ -129,7 +130,9 @@ def save_image(image: Image.Image, path: str | Path, text: Mapping[str, str] | N
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
-        raise SmaltiError(f"path must end with {' or '.join(_FORMATS)}, not {str(path)!r}", argument="path")
+        raise SmaltiError(
+            f"path must end with {' or '.join(_FORMATS)}, not {quoted(str(path))}", argument="path"
+        )
     with atomic_path(path) as temporary:
         if suffix == ".png":
             info = PngImagePlugin.PngInfo()

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast, get_type_hints
 
-from smalti.common.checks import check_choice
+from smalti.common.checks import check_choice, quoted
 from smalti.errors import SmaltiError
 
 R = TypeVar("R")
@@ -36,7 +36,9 @@ def parse_rule(kind: str, text: Any, table: Mapping[str, type[R]]) -> R:
         ShiftBudget(shift=20.0)
     """
     if not isinstance(text, str):
-        raise SmaltiError(f"{kind} must be a rule such as {next(iter(table))!r}, not {text!r}", argument=kind)
+        raise SmaltiError(
+            f"{kind} must be a rule such as {next(iter(table))!r}, not {quoted(text)}", argument=kind
+        )
     name, _, parameters = text.strip().partition(":")
     check_choice(kind, name, table)
     rule = table[name]
@@ -52,7 +54,7 @@ def parse_rule(kind: str, text: Any, table: Mapping[str, type[R]]) -> R:
             key, value = next(iter(known)), key
         if key not in known or key in values or not value:
             allowed = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
-            raise SmaltiError(f"{kind} {name!r} cannot have {part.strip()!r}; {allowed}", argument=kind)
+            raise SmaltiError(f"{kind} {name!r} cannot have {quoted(part.strip())}; {allowed}", argument=kind)
         values[key] = _read(kind, key, value, known[key])
     try:
         return rule(**values)
@@ -76,6 +78,8 @@ def _read(kind: str, key: str, text: str, hint: Any) -> Any:
         if hint is bool:
             return {"true": True, "false": False}[text.lower()]
         return hint(text) if hint in (int, float) else text
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         words = {int: "a whole number", float: "a number", bool: "true or false"}
-        raise SmaltiError(f"{kind}'s {key} must be {words[hint]}, not {text!r}", argument=kind) from None
+        raise SmaltiError(
+            f"{kind}'s {key} must be {words[hint]}, not {quoted(text)}", argument=kind
+        ) from None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from smalti.common.checks import LARGEST_SEED
 
 
 def _check_name(text: str) -> str:
@@ -15,6 +17,9 @@ def _check_name(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_check_name)]
 """Text that is not blank, such as a prompt or the name of a file."""
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+"""A seed in a configuration."""
 
 
 class Strict(BaseModel):

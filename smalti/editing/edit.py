@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from PIL import Image
 
-from smalti.common.checks import check_whole
+from smalti.common.checks import check_whole, quoted
 from smalti.common.images import to_pil
 from smalti.components import Components
-from smalti.editing.blending import blend, redrawn
+from smalti.editing.blending import blend, paste, redrawn
 from smalti.editing.embedded import codebook_name
 from smalti.editing.result import EditResult
 from smalti.editing.selection import Region, Selection, choose
 from smalti.editing.source import WorkingImage, open_source, prepare
 from smalti.errors import SmaltiError
 from smalti.generation.drawing import Generation, start
-from smalti.generation.settings import GenerationSettings
+from smalti.generation.settings import GenerationSettings, check_settings
 from smalti.model.prompt import PromptBatch
 from smalti.sampling.view import Step
 
@@ -43,12 +43,14 @@ class Edit:
         generation: Generation,
         source_prompt: str | None,
         keep_pixels: bool,
+        blended: bool,
         seconds: dict[str, float],
     ) -> None:
         self.region, self.loss = region.tokens, region.loss
         self.prompt, self.seeds, self.settings = generation.prompts[0], generation.seeds, generation.settings
         self._components, self._work, self._generation = components, work, generation
-        self._passes, self._source_prompt, self._keep_pixels = region.passes, source_prompt, keep_pixels
+        self._passes, self._source_prompt = region.passes, source_prompt
+        self._keep_pixels, self._blended = keep_pixels, blended
         self._seconds = seconds
 
     def __iter__(self) -> Iterator[Step]:
@@ -93,10 +95,12 @@ class Edit:
         after = components.decode(tokens).permute(0, 2, 3, 1).contiguous().numpy()
         if not self._keep_pixels:
             return [to_pil(redrawn(work.canvas, one)) for one in after]
-        before = components.decode(work.tokens[None])[0].permute(1, 2, 0).contiguous().numpy()
         drawn = work.fresh_pixels
         if drawn is None:
             drawn = self.region.numpy().repeat(side, axis=0).repeat(side, axis=1)
+        if not self._blended:
+            return [to_pil(paste(work.picture.pixels, work.canvas, one, drawn)) for one in after]
+        before = components.decode(work.tokens[None])[0].permute(1, 2, 0).contiguous().numpy()
         return [to_pil(blend(work.picture.pixels, work.canvas, before, one, drawn, side)) for one in after]
 
 
@@ -110,6 +114,7 @@ def start_edit(
     size: tuple[int, int] | None = None,
     negative_prompt: str | None = None,
     keep_pixels: bool = True,
+    blend: bool = True,
     num_images_per_prompt: int = 1,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     seed: int | Sequence[int] | None = None,
@@ -128,9 +133,11 @@ def start_edit(
             settings.
         negative_prompt: prompt of the unconditional pass, as for `smalti.generation.drawing.start`.
         keep_pixels: whether pixels outside of the region come from the image itself rather than from its tokens.
+        blend: whether these pixels fade into the region over two tokens around it, so that there is no seam. Without
+            it every pixel outside of the region keeps its value, bit for bit. The region is all tokens that a mask
+            touches.
         num_images_per_prompt: number of images; all have the same region.
-        generator: random generator or generators, as for `smalti.generation.drawing.start`.
-        seed: seed or seeds, as for `smalti.generation.drawing.start`.
+        generator, seed: random generators, or seeds, as for `smalti.generation.drawing.start`.
         preview: whether steps hold a candidate for every masked token, as for `smalti.generation.drawing.start`.
 
     Raises:
@@ -148,14 +155,8 @@ def start_edit(
         (256, 256)
     """
     clock = _Clock()
-    check_whole("num_images_per_prompt", num_images_per_prompt)
-    given = open_source(components, image, size or _own_size(settings), reuse=size is None)
-    source = selection.source_prompt if selection.source_prompt is not None else given.prompt
-    if selection.automatic:
-        _check_prompts_differ(prompt, source)
-    # This finds wrong prompts and sizes before anything slow starts.
-    components.prompts([prompt], *given.canvas.canvas)
-    work = prepare(components, given, selection.grow)
+    num_images_per_prompt = check_whole("num_images_per_prompt", num_images_per_prompt)
+    work, source = _open(components, image, prompt, selection, settings, size)
     height, width = work.canvas.canvas
     settings = settings.replaced(height=height, width=width)
     new, reference = _prompts(components, prompt, source, height, width)
@@ -178,7 +179,30 @@ def start_edit(
         preview=preview,
     )
     known = (source or None) if selection.automatic else None
-    return Edit(components, work, region, generation, known, keep_pixels, clock.seconds)
+    return Edit(components, work, region, generation, known, keep_pixels, blend, clock.seconds)
+
+
+def _open(
+    components: Components,
+    image: Any,
+    prompt: str,
+    selection: Selection,
+    settings: GenerationSettings,
+    size: tuple[int, int] | None,
+) -> tuple[WorkingImage, str | None]:
+    """Return the image on its canvas, and the source prompt; the arguments are those of `start_edit`."""
+    check_settings(settings)
+    if not isinstance(selection, Selection):
+        raise SmaltiError(f"selection must be a Selection, not {quoted(selection)}", argument="selection")
+    given = open_source(components, image, size or _own_size(settings), reuse=size is None)
+    source = selection.source_prompt if selection.source_prompt is not None else given.prompt
+    if selection.automatic:
+        _check_prompts_differ(prompt, source)
+    # This finds wrong prompts and sizes before anything slow starts.
+    components.prompts([prompt], *given.canvas.canvas)
+    if selection.automatic and source:
+        components.prompts([source], *given.canvas.canvas, name="source_prompt")
+    return prepare(components, given, selection.grow), source
 
 
 def _check_prompts_differ(prompt: Any, source: str | None) -> None:

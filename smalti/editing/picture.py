@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from smalti.common.checks import quoted
 from smalti.common.images import read_metadata, to_rgb, to_srgb
 from smalti.common.opening import check_pixels, decode, open_image, readable
 from smalti.errors import SmaltiError
@@ -54,7 +55,7 @@ def open_picture(image: Any, name: str = "image") -> Picture:
     """Open and decode an image.
 
     Args:
-        image: name of a file, PIL image, or array, (H, W), (H, W, 3) or (H, W, 4) uint8.
+        image: name of a file, open binary file, PIL image, or array, (H, W), (H, W, 3) or (H, W, 4) uint8.
         name: name of the argument, for errors.
 
     Raises:
@@ -70,8 +71,8 @@ def open_mask(mask: Any, size: tuple[int, int], grid: tuple[int, int]) -> np.nda
     """Open a mask and return it as bool, True where the image is to change: (H, W) in pixels or (h, w) in tokens.
 
     Args:
-        mask: name of a file or PIL image, as large as the image; lighter than mid-grey means change. An array or a
-            tensor, bool or uint8, may have the image's pixels (H, W) or the grid's tokens (h, w).
+        mask: name of a file, open binary file or PIL image, as large as the image; lighter than mid-grey means change.
+            An array or a tensor, bool or uint8, may have the image's pixels (H, W) or the grid's tokens (h, w).
         size: (H, W) of the image in pixels.
         grid: (h, w) of the grid in tokens.
 
@@ -79,7 +80,9 @@ def open_mask(mask: Any, size: tuple[int, int], grid: tuple[int, int]) -> np.nda
         SmaltiError: it is none of these, has another size, is empty, or covers everything.
     """
     if isinstance(mask, torch.Tensor):
-        mask = mask.cpu().numpy()
+        known = mask.dtype in (torch.bool, torch.uint8)
+        # Other dtypes are refused as arrays are; NumPy lacks bfloat16.
+        mask = (mask if known else mask.detach().double()).cpu().numpy()
     sizes = [size]
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype in (np.bool_, np.uint8):
         values = mask if mask.dtype == np.bool_ else mask >= _HALF
@@ -118,15 +121,16 @@ def _open(image: Any, name: str) -> Image.Image:
         with _named(name):
             check_pixels(image.shape[1], image.shape[0], LARGEST_PIXELS)
         return Image.fromarray(np.ascontiguousarray(image))
-    if not isinstance(image, Image.Image | str | Path):
+    named = isinstance(image, str | os.PathLike)
+    if not isinstance(image, Image.Image) and not named and not hasattr(image, "read"):
         raise SmaltiError(
-            f"{name} must be an image or the name of its file, not {type(image).__name__}", argument=name
+            f"{name} must be an image, its file or the file's name, not {type(image).__name__}", argument=name
         )
     with _named(name):
         if isinstance(image, Image.Image):
             return decode(image, "its content", LARGEST_PIXELS)
-        if not Path(image).exists():
-            raise SmaltiError(f"{image} does not exist")
+        if named and not os.path.exists(image):
+            raise SmaltiError(f"{quoted(str(image))[1:-1]} does not exist")
         return open_image(image, LARGEST_PIXELS)
 
 

@@ -118,7 +118,9 @@ def random_share(
     """
     check_real("share", share, 0, 1, above=True)
     height, width = nll.shape
-    noise = torch.rand(math.ceil(height / block), math.ceil(width / block), generator=generator)
+    noise = torch.rand(
+        math.ceil(height / block), math.ceil(width / block), generator=generator, dtype=torch.float32
+    )
     noise = -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))
     noise = noise.repeat_interleave(block, 0).repeat_interleave(block, 1)[:height, :width]
     keys = (smooth(nll, block) + noise).flatten()
@@ -137,7 +139,9 @@ def touched_tokens(mask: np.ndarray, side: int) -> torch.Tensor:
 def _without_weak_groups(chosen: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
     """Return the selection without groups of neighbours whose summed loss is far below the largest group's."""
     labels = _groups(chosen)
-    sums = torch.zeros(int(labels.max()) + 1).index_add(0, labels.flatten(), (loss * chosen).flatten())
+    sums = torch.zeros(int(labels.max()) + 1, dtype=torch.float32).index_add(
+        0, labels.flatten(), (loss * chosen).flatten()
+    )
     return chosen & (sums >= _LEAST_GROUP * sums.max())[labels]
 
 

@@ -66,7 +66,7 @@ class EditResult:
         Raises:
             SmaltiError: there is no such image.
         """
-        check_whole("index", index, 0)
+        index = check_whole("index", index, 0)
         if index >= len(self.images):
             raise SmaltiError(
                 f"index must be below {len(self.images)}, the number of images, not {index}", argument="index"

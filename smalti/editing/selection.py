@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from smalti.common.checks import check_real, check_whole
+from smalti.common.checks import check_real, check_seed, check_whole, quoted
+from smalti.common.randomness import generator
 from smalti.components import Components
-from smalti.editing.picture import open_mask
+from smalti.editing.picture import LARGEST_PIXELS, open_mask
 from smalti.editing.regions import losing_tokens, most_losing, random_share, touched_tokens
 from smalti.editing.source import WorkingImage
 from smalti.errors import SmaltiError
@@ -55,11 +56,11 @@ class Selection:
         if self.grow is not None:
             if not isinstance(self.grow, tuple | list) or len(self.grow) != 4:
                 raise SmaltiError(
-                    f"grow must be four numbers of pixels (left, top, right, bottom), not {self.grow!r}",
+                    f"grow must be four numbers of pixels (left, top, right, bottom), not {quoted(self.grow)}",
                     argument="grow",
                 )
-            for edge in self.grow:
-                check_whole("grow", edge, 0)
+            edges = tuple(check_whole("grow", edge, 0, LARGEST_PIXELS) for edge in self.grow)
+            object.__setattr__(self, "grow", edges)
             if not any(self.grow):
                 raise SmaltiError(
                     "grow must add at least one pixel at the left, top, right or bottom", argument="grow"
@@ -68,9 +69,9 @@ class Selection:
                 raise SmaltiError("grow excludes mask and strength: leave them out", argument="grow")
         for name in ("strength", "share"):
             if getattr(self, name) is not None:
-                check_real(name, getattr(self, name), 0, 1, above=True)
+                object.__setattr__(self, name, check_real(name, getattr(self, name), 0, 1, above=True))
         if self.threshold is not None:
-            check_real("threshold", self.threshold, 0, 1)
+            object.__setattr__(self, "threshold", check_real("threshold", self.threshold, 0, 1))
             if self.share is not None:
                 raise SmaltiError("share and threshold must not both be given", argument="share")
         if self.source_prompt is not None and not isinstance(self.source_prompt, str):
@@ -142,7 +143,7 @@ def choose(
         height, width = work.tokens.shape
         masks = complementary_masks(height, width, block, _MASKS, torch.Generator().manual_seed(0))
         nll = negative_log_likelihood(components.denoiser, prompt, work.tokens, masks, at_once=at_once)
-        draw = torch.Generator().manual_seed(_first_seed(seed))
+        draw = generator(_first_seed(seed))
         region = random_share(nll, selection.strength, draw, within=region, block=block)
         return Region(region, None, _MASKS)
     if region is not None:
@@ -178,4 +179,4 @@ def _passes(steps: int, blocks: int) -> int:
 def _first_seed(seed: int | Sequence[int] | None) -> int:
     """Return the seed that a strength draws tokens with: the first one, or 0 if none was given."""
     first = seed[0] if isinstance(seed, list | tuple) and seed else seed
-    return first if isinstance(first, int) and not isinstance(first, bool) and 0 <= first < 2**63 else 0
+    return 0 if first is None else check_seed(first)

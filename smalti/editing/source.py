@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from smalti.common.checks import quoted
 from smalti.components import Components
 from smalti.editing.canvas import Canvas, fit
 from smalti.editing.embedded import EmbeddedTokens, codebook_name, embed_tokens, find_embedded
-from smalti.editing.picture import Picture, open_picture
+from smalti.editing.picture import LARGEST_PIXELS, Picture, open_picture
 from smalti.editing.regions import touched_tokens
 from smalti.editing.result import EditResult
 from smalti.errors import SmaltiError
@@ -113,6 +114,7 @@ def prepare(
     left, top, right, bottom = grow
     side = components.image_tokenizer.config.downscale
     canvas, (down, along) = source.canvas.grown(grow, side * components.denoiser.config.cell)
+    _check_growth(components, canvas)
     pixels = np.pad(source.picture.pixels, ((top, bottom), (left, right), (0, 0)), mode="edge")
     picture = Picture(pixels, source.picture.text)
     tokens = _encode(components, canvas.put(picture.shown))
@@ -130,6 +132,24 @@ def prepare(
             argument="grow",
         )
     return WorkingImage(picture, canvas, tokens, fresh, ~old)
+
+
+def _check_growth(components: Components, canvas: Canvas) -> None:
+    """Raise SmaltiError if a grown image or its canvas is too large, before either exists."""
+    H, W = canvas.size
+    if H * W > LARGEST_PIXELS:
+        raise SmaltiError(
+            f"grow must leave at most {LARGEST_PIXELS // 10**6} megapixels, not {quoted(W)}×{quoted(H)} pixels",
+            argument="grow",
+        )
+    try:
+        components.grid(*canvas.canvas)
+    except SmaltiError as error:
+        height, width = canvas.canvas
+        raise SmaltiError(
+            f"grow must leave an image that the model can place: {width}×{height} pixels of its canvas are too many",
+            argument="grow",
+        ) from error
 
 
 def _encode(components: Components, pixels: np.ndarray) -> torch.Tensor:

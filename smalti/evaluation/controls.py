@@ -6,10 +6,11 @@ import dataclasses
 import os
 from pathlib import Path
 
-from smalti.common.checks import check_whole, quoted
+from smalti.common.checks import check_seed, check_whole, quoted
 from smalti.errors import SmaltiError
 from smalti.evaluation.request import Request
 from smalti.evaluation.suite import Suite, suite_name
+from smalti.generation.settings import MOST_IMAGES
 
 # Fields of a request that every suite supports.
 _GENERAL = {"images", "seed", "batch_size"}
@@ -20,11 +21,11 @@ def check_request(suite: Suite, request: Request) -> None:
 
     Errors name the options of `smalti evaluate`: "--ground-truth" for `ground_truth`.
     """
-    check_whole("--images-per-prompt", request.images_per_prompt)
+    check_whole("--images-per-prompt", request.images_per_prompt, 1, MOST_IMAGES)
     check_whole("--batch-size", request.batch_size)
-    check_whole("--seed", request.seed, 0)
+    check_seed(request.seed, "--seed")
     if request.images is not None:
-        check_whole("--images", request.images, suite.least * request.images_per_prompt)
+        check_whole("--images", request.images, suite.least * request.images_per_prompt, MOST_IMAGES)
     for field in dataclasses.fields(request):
         given = getattr(request, field.name) != field.default
         if given and field.name not in _GENERAL | suite.controls:

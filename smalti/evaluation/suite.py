@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from smalti.common.checks import check_choice
+from smalti.common.checks import check_choice, quoted
 from smalti.common.rules import describe_rules, parse_rule
 from smalti.errors import SmaltiError
 from smalti.evaluation.folder import check_text, write_sample
@@ -134,7 +134,7 @@ def find_suite(text: str, options: Sequence[str] = ()) -> Suite:
     check_choice("suite", name, SUITES)
     for option in options:
         if "=" not in option:
-            raise SmaltiError(f"--set must be NAME=VALUE, not {option!r}", argument="--set")
+            raise SmaltiError(f"--set must be NAME=VALUE, not {quoted(option)}", argument="--set")
         text += ("," if ":" in text else ":") + option
     return parse_rule("suite", text, {name: _load(name)})
 

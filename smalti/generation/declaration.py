@@ -50,9 +50,9 @@ class Whole(Kind):
 
     def check(self, name: str, value: Any) -> Any:
         """Return the value, or raise SmaltiError with the name of the setting."""
-        if not (self.optional and value is None):
-            check_whole(name, value, self.minimum)
-        return value
+        if self.optional and value is None:
+            return value
+        return check_whole(name, value, self.minimum)
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ class Real(Kind):
 
     def check(self, name: str, value: Any) -> Any:
         """Return the value, or raise SmaltiError with the name of the setting."""
-        check_real(name, value, self.low, self.high, above=self.above)
-        return value
+        return check_real(name, value, self.low, self.high, above=self.above)
 
 
 @dataclass(frozen=True)

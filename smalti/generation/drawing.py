@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
-from smalti.common.checks import check_choice, check_whole
+from smalti.common.checks import check_choice, check_whole, quoted
 from smalti.common.images import to_pil
+from smalti.common.randomness import generator as seeded
 from smalti.components import Components
 from smalti.errors import SmaltiError
 from smalti.generation.build import make_sampler
 from smalti.generation.result import OUTPUT_TYPES, PipelineOutput
 from smalti.generation.seeds import image_seeds
-from smalti.generation.settings import GenerationSettings
+from smalti.generation.settings import GenerationSettings, check_settings
 from smalti.sampling.sampler import sample
 from smalti.sampling.view import Step
 
@@ -137,8 +138,9 @@ def start(
         (256, 256)
     """
     started = time.perf_counter()
+    check_settings(settings)
     prompts = _as_list("prompt", prompt)
-    check_whole("num_images_per_prompt", num_images_per_prompt)
+    num_images_per_prompt = check_whole("num_images_per_prompt", num_images_per_prompt)
     seeds = image_seeds(seed, generator, len(prompts), num_images_per_prompt)
     height, width = _size(settings)
     grid = components.grid(height, width)
@@ -147,8 +149,10 @@ def start(
     sampler.check(*grid)
     negatives = _negatives(negative_prompt, len(prompts), settings)
     batch, negative = (
-        components.prompts(texts, height, width).repeat_interleave(num_images_per_prompt) if texts else None
-        for texts in (prompts, negatives)
+        components.prompts(texts, height, width, name=name).repeat_interleave(num_images_per_prompt)
+        if texts
+        else None
+        for name, texts in (("prompt", prompts), ("negative_prompt", negatives))
     )
     assert batch is not None
     steps = sample(
@@ -156,7 +160,7 @@ def start(
         batch,
         grid=grid,
         sampler=sampler,
-        generators=[torch.Generator().manual_seed(number) for number in seeds],
+        generators=[seeded(number) for number in seeds],
         negative=negative,
         tokens=tokens,
         editable=editable,
@@ -176,7 +180,7 @@ def start(
 def _as_list(name: str, prompt: Any) -> list[str]:
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, list | tuple) or not prompts:
-        raise SmaltiError(f"{name} must be text or a list of texts, not {prompt!r}", argument=name)
+        raise SmaltiError(f"{name} must be text or a list of texts, not {quoted(prompt)}", argument=name)
     return list(prompts)
 
 

@@ -6,11 +6,12 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
+from smalti.common.checks import check_seed, check_whole
 from smalti.errors import SmaltiError
-
-_LARGEST_SEED = 2**63 - 1
+from smalti.generation.settings import MOST_IMAGES
 
 
 def image_seeds(
@@ -32,34 +33,24 @@ def image_seeds(
         >>> image_seeds(7, None, 2, 3)
         [7, 8, 9, 7, 8, 9]
     """
+    images_per_prompt = check_whole("num_images_per_prompt", images_per_prompt, 1, MOST_IMAGES // prompts)
     count = prompts * images_per_prompt
     if generator is not None:
         if seed is not None:
             raise SmaltiError("seed and generator must not both be given", argument="seed")
         return _drawn(generator, count)
-    if isinstance(seed, list | tuple):
-        if len(seed) != count:
+    listed: Any = seed.tolist() if isinstance(seed, np.ndarray | torch.Tensor) else seed
+    if isinstance(listed, list | tuple):
+        if len(listed) != count:
             raise SmaltiError(
-                f"seed must be a number or a list of {count}, one an image, not of {len(seed)}",
+                f"seed must be a number or a list of {count}, one an image, not of {len(listed)}",
                 argument="seed",
             )
-        seeds = list(seed)
-    else:
-        # A process's own random state starts out the same every time, so it is no source of new seeds.
-        first: Any = secrets.randbelow(2**32) if seed is None else seed
-        check_seed(first)
-        seeds = [first + index for _ in range(prompts) for index in range(images_per_prompt)]
-    for number in seeds:
-        check_seed(number)
-    return seeds
-
-
-def check_seed(seed: Any, name: str = "seed") -> None:
-    """Raise SmaltiError unless `seed` is a whole number from 0 to 2⁶³ − 1."""
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= _LARGEST_SEED:
-        raise SmaltiError(
-            f"{name} must be a whole number from 0 to {_LARGEST_SEED}, not {seed!r}", argument=name
-        )
+        return [check_seed(number) for number in listed]
+    # A process's own random state starts out the same every time, so it is no source of new seeds.
+    first = secrets.randbelow(2**32) if seed is None else check_seed(seed)
+    check_seed(first + images_per_prompt - 1)
+    return [first + index for _ in range(prompts) for index in range(images_per_prompt)]
 
 
 def _drawn(generator: Any, count: int) -> list[int]:

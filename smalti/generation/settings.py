@@ -10,11 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from smalti.common.checks import quoted
 from smalti.errors import SmaltiError
 from smalti.generation.declaration import Choice, Pair, Real, Rule, Whole, declaration, setting
+from smalti.sampling.guidance import LARGEST_GUIDANCE
 
 PRESETS = {"fast": 8, "balanced": 20, "quality": 64}
 """Passes of the denoiser by the name of a preset."""
+
+MOST_IMAGES = 100_000
+"""Largest number of images that one call or command draws."""
 
 _SCHEDULES = Rule("smalti.sampling.temperatures:TEMPERATURE_SCHEDULES")
 
@@ -43,7 +48,7 @@ class GenerationSettings:
     )
     guidance_scale: float = setting(
         3.0,
-        Real(0),
+        Real(0, LARGEST_GUIDANCE),
         option="--guidance",
         metavar="SCALE",
         help="Guidance scale s in (1 + s)·conditional − s·unconditional; 0 is no guidance. It is diffusers' "
@@ -121,7 +126,7 @@ class GenerationSettings:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             # A default is known to be right, and checking a rule imports PyTorch.
-            if value != field.default:
+            if type(value) is not type(field.default) or value != field.default:
                 object.__setattr__(self, field.name, declaration(field).kind.check(field.name, value))
 
     def replaced(self, **changes: Any) -> GenerationSettings:
@@ -133,7 +138,9 @@ class GenerationSettings:
         known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name not in known:
-                raise SmaltiError(f"unknown setting {name!r}; there are {', '.join(known)}", argument=name)
+                raise SmaltiError(
+                    f"unknown setting {quoted(name)}; there are {', '.join(known)}", argument=name
+                )
         return dataclasses.replace(
             self, **{name: value for name, value in changes.items() if value is not None}
         )
@@ -155,6 +162,15 @@ class GenerationSettings:
                 f"| `{field.name}` | `{option}` | {default} | {declared.kind.allowed} | {declared.help} |"
             )
         return "\n".join(rows) + "\n"
+
+
+def check_settings(settings: Any) -> None:
+    """Raise SmaltiError unless `settings` is a `GenerationSettings`."""
+    if not isinstance(settings, GenerationSettings):
+        raise SmaltiError(
+            f"settings must be a GenerationSettings, such as pipe.settings, not {quoted(settings)}",
+            argument="settings",
+        )
 
 
 # Settings that the reference model is used with, for models whose `config.json` has none of their own.

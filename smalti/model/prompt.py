@@ -12,6 +12,7 @@ import torch
 
 from smalti.common.checks import check_whole, quoted
 from smalti.errors import SmaltiError
+from smalti.model.prompt_check import check_prompt
 from smalti.model.text import TextTokenizer
 
 _FIELD = re.compile(r"(\{prompt\}|\{micro\}|\{slots\})")
@@ -179,6 +180,7 @@ def build_prompts(
     height: int,
     width: int,
     slots: int,
+    name: str = "prompt",
 ) -> PromptBatch:
     """Wrap prompts in a template and encode them.
 
@@ -189,19 +191,20 @@ def build_prompts(
         height: height of the image in pixels, for the micro-condition.
         width: width of the image in pixels.
         slots: number of reserved slots a prompt (`config.slots(h, w)`).
+        name: name of the argument that holds the prompts, for errors.
 
     Raises:
         SmaltiError: no prompt, one that is not text or is blank or too long, or a template that does not suit
             the tokenizer.
     """
     if isinstance(prompts, str) or not isinstance(prompts, list | tuple) or not prompts:
-        raise SmaltiError(f"prompts must be a list of at least one text, not {prompts!r}")
+        raise SmaltiError(f"prompts must be a list of at least one text, not {quoted(prompts)}")
     micro = template.micro_condition.replace("{height}", str(height)).replace("{width}", str(width))
     # Fields are replaced after the template is cut at its special tokens, so that nothing in a prompt is parsed.
     pieces = [(_FIELD.split(text), special) for text, special in tokenizer.split(template.template)]
     encoded: list[tuple[list[int], int, int]] = []
     for prompt in prompts:
-        _check_prompt(prompt, template, tokenizer)
+        check_prompt(name, prompt, tokenizer.encode, template.max_prompt_tokens, tokenizer.longest)
         values = {"{prompt}": prompt, "{micro}": micro}
         ids: list[int] = []
         slot_start = prefix_end = 0
@@ -231,19 +234,3 @@ def build_prompts(
         slots=slots,
         unconditional_id=template.unconditional_id,
     )
-
-
-def _check_prompt(prompt: Any, template: PromptTemplate, tokenizer: TextTokenizer) -> None:
-    if not isinstance(prompt, str):
-        raise SmaltiError(f"prompt must be text, not {type(prompt).__name__}")
-    if not prompt.strip():
-        raise SmaltiError("prompt must not be empty")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:  # lone surrogates, which stand for bytes that are not UTF-8
-        raise SmaltiError(f"prompt must be valid Unicode: {error.reason}") from error
-    count = len(tokenizer.encode(prompt))
-    if count > template.max_prompt_tokens:
-        raise SmaltiError(
-            f"prompt must be at most {template.max_prompt_tokens} text tokens long, not {count}"
-        )

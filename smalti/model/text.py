@@ -33,6 +33,7 @@ class TextTokenizer:
         except (ValueError, RecursionError) as error:
             raise SmaltiError(f"not a tokenizer.json: {error}") from error
         self.special, self.vocab_size = _special_tokens(values)
+        self.longest = max(map(len, values["model"]["vocab"]), default=1)
         # Without added tokens there is nothing to parse: "<|im_end|>" in a user's text is just text.
         plain = json.dumps({**values, "added_tokens": [], "post_processor": None})
         with _library_errors("not a tokenizer.json"):

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import torch
 
+from smalti.common.checks import quoted
 from smalti.errors import SmaltiError
 
 
@@ -26,7 +27,7 @@ def choose_backend(operator: str, name: str, tensor: torch.Tensor) -> ModuleType
         SmaltiError: an unknown name, or "triton" where it cannot run.
     """
     if name not in ("auto", "torch", "triton"):
-        raise SmaltiError(f'backend must be "auto", "torch" or "triton", not {name!r}')
+        raise SmaltiError(f'backend must be "auto", "torch" or "triton", not {quoted(name)}')
     if tensor.dtype == torch.float64 or name == "torch" or (name == "auto" and not tensor.is_cuda):
         return importlib.import_module(f"smalti.ops.{operator}_torch")
     try:

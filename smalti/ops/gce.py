@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from smalti.common.checks import quoted
 from smalti.errors import SmaltiError
 from smalti.ops import gce_torch
 from smalti.ops.backend import choose_backend
@@ -285,4 +286,4 @@ def _check(
     if not 0 <= focus < float("inf"):
         raise SmaltiError(f"focus must be 0 or more and finite, not {focus}")
     if reduction not in ("mean", "sum"):
-        raise SmaltiError(f'reduction must be "mean" or "sum", not {reduction!r}')
+        raise SmaltiError(f'reduction must be "mean" or "sum", not {quoted(reduction)}')

@@ -20,6 +20,8 @@ _LEAST_ROWS = 256
 _SORTED_ELEMENTS = 2**22
 # Temperatures beyond these change nothing, but their reciprocals leave float32's range.
 _COLDEST, _HOTTEST = 1e-30, 1e20
+# So does a top_p below this: it keeps the most probable token alone.
+_LEAST_TOP_P = 1e-30
 
 
 class TokenChoice(NamedTuple):
@@ -147,7 +149,7 @@ def filter_logits(logits: torch.Tensor, top_k: int | None, top_p: float | None) 
         ordered, order = logits.sort(dim=1, descending=True, stable=True)
         probabilities = ordered.softmax(dim=1)
         # A token stays while those before it fall short of top_p, so the first always does.
-        left_out = probabilities.cumsum(dim=1) - probabilities >= top_p
+        left_out = probabilities.cumsum(dim=1) - probabilities >= max(top_p, _LEAST_TOP_P)
         logits = logits.masked_fill(left_out.scatter(1, order, left_out), -math.inf)
     return logits
 

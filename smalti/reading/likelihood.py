@@ -11,6 +11,7 @@ import math
 import torch
 
 from smalti.common.checks import check_whole
+from smalti.common.devices import autocast_off
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
@@ -75,14 +76,15 @@ def log_probabilities(
     """
     device = denoiser.head.device
     tokens, masks = tokens.to(device), masks.to(device)
-    result = torch.zeros(masks.shape, device=device)
+    result = torch.zeros(masks.shape, dtype=torch.float32, device=device)
     for first in range(0, len(masks), at_once):
         part = masks[first : first + at_once]
         grids = tokens.masked_fill(part, denoiser.config.mask_code)
-        vectors = denoiser(grids, prompt.repeat_interleave(len(part)))
         rows = part.flatten().nonzero()[:, 0]
         asked = tokens.expand(part.shape).flatten()[rows]
-        choice = sample_tokens(vectors.flatten(0, 1)[rows], denoiser.head, current_tokens=asked)
+        with autocast_off(device):
+            vectors = denoiser(grids, prompt.repeat_interleave(len(part)))
+            choice = sample_tokens(vectors.flatten(0, 1)[rows], denoiser.head, current_tokens=asked)
         assert choice.current_probability is not None  # current_tokens was given
         values = choice.current_probability.clamp_min(_LEAST).log()
         if bool(values.isnan().any()):
@@ -149,7 +151,7 @@ def likelihood_drop(
     new, old = (
         log_probabilities(denoiser, one, tokens, masks, at_once=at_once) for one in (prompt, reference)
     )
-    floor = torch.tensor(math.log(_FLOOR / denoiser.config.codebook_size))
+    floor = torch.tensor(math.log(_FLOOR / denoiser.config.codebook_size), dtype=torch.float32)
     difference = torch.logaddexp(old, floor) - torch.logaddexp(new, floor)
     if passes == 1:
         return difference[0]

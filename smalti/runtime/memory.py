@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from smalti.common.checks import quoted
 from smalti.errors import SmaltiError
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -245,7 +246,7 @@ def parse_memory(text: object) -> int:
     units = {"MB": 1e6, "GB": 1e9, "MIB": 2**20, "GIB": 2**30}
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text) if isinstance(text, str) else None
     if match is None or match[2].upper() not in units or not float(match[1]):
-        raise SmaltiError(f"memory must be a size such as 8GB, 7.5GiB or 900MB, not {text!r}")
+        raise SmaltiError(f"memory must be a size such as 8GB, 7.5GiB or 900MB, not {quoted(text)}")
     return int(float(match[1]) * units[match[2].upper()])
 
 

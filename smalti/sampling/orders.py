@@ -214,6 +214,6 @@ def _perturbed(priority: torch.Tensor, temperature: float, schedule: str, view: 
 def _ranks(order: tuple[int, ...], view: StepView) -> torch.Tensor:
     """Return minus each position's place in an order of positions, (B, n)."""
     device = view.masked.device
-    places = torch.empty(len(order), device=device)
+    places = torch.empty(len(order), dtype=torch.float32, device=device)
     places[torch.tensor(order, device=device)] = -torch.arange(len(order), dtype=torch.float32, device=device)
     return places.expand(view.masked.shape)

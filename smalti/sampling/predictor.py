@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from smalti.common.checks import check_real, check_whole
+from smalti.common.devices import autocast_off
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
@@ -130,18 +131,19 @@ class Predictor:
     ) -> TokenChoice:
         """Return a choice for the rows of the flattened grid."""
         scale = self.guidance.at(*step)
-        hidden, without = self._hidden(view.tokens.unflatten(1, view.grid), scale != 0, step[0])
-        return sample_tokens(
-            hidden.flatten(0, 1)[rows],
-            self.denoiser.head,
-            uniform,
-            hidden_uncond=None if without is None else without.flatten(0, 1)[rows],
-            guidance_scale=scale,
-            temperature=draw.temperature,
-            top_k=draw.top_k,
-            top_p=draw.top_p,
-            current_tokens=view.tokens.flatten()[rows] if current else None,
-        )
+        with autocast_off(self.denoiser.head.device):
+            hidden, without = self._hidden(view.tokens.unflatten(1, view.grid), scale != 0, step[0])
+            return sample_tokens(
+                hidden.flatten(0, 1)[rows],
+                self.denoiser.head,
+                uniform,
+                hidden_uncond=None if without is None else without.flatten(0, 1)[rows],
+                guidance_scale=scale,
+                temperature=draw.temperature,
+                top_k=draw.top_k,
+                top_p=draw.top_p,
+                current_tokens=view.tokens.flatten()[rows] if current else None,
+            )
 
     def _hidden(
         self, tokens: torch.Tensor, guided: bool, index: int

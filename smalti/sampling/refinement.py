@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 
 from smalti.common.checks import check_real
+from smalti.common.devices import autocast_off
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
 
@@ -100,8 +101,9 @@ def code_frequencies(denoiser: Denoiser, prompt: PromptBatch, grid: tuple[int, i
         alone = prompt.select([image]).unconditional()
         key = tuple(alone.ids[0].tolist())
         if key not in found:
-            hidden = denoiser(tokens, alone)[0]
-            sums = [(part @ head.T).float().softmax(dim=-1).sum(dim=0) for part in hidden.split(rows)]
+            with autocast_off(head.device):
+                hidden = denoiser(tokens, alone)[0]
+                sums = [(part @ head.T).float().softmax(dim=-1).sum(dim=0) for part in hidden.split(rows)]
             found[key] = torch.stack(sums).sum(dim=0) / len(hidden)
         frequencies.append(found[key])
     return torch.stack(frequencies)

@@ -126,7 +126,7 @@ def start_state(
     """
     config, device = denoiser.config, denoiser.head.device
     if tokens is None:
-        tokens = torch.full(shape, config.mask_code, device=device)
+        tokens = torch.full(shape, config.mask_code, dtype=torch.int64, device=device)
     if editable is None:
         editable = torch.ones(shape, dtype=torch.bool, device=device)
     for name, value, dtype in (("tokens", tokens, torch.int64), ("editable", editable, torch.bool)):
@@ -143,12 +143,12 @@ def start_state(
         )
     if bool((masked & ~editable).any()):
         raise SmaltiError("editable must be True wherever tokens hold the mask", argument="editable")
-    zeros = torch.zeros(masked.shape, device=device)
+    zeros = torch.zeros(masked.shape, dtype=torch.float32, device=device)
     active = torch.ones(shape[0], dtype=torch.bool, device=device)
     return State(shape[1:], config.mask_code, tokens, masked, editable, zeros, active)
 
 
 def random_numbers(generators: list[torch.Generator], like: torch.Tensor) -> torch.Tensor:
     """Return uniform numbers in [0, 1), (B, n) float32, each row from its image's generator."""
-    rows = [torch.rand(like.shape[1], generator=generator) for generator in generators]
+    rows = [torch.rand(like.shape[1], generator=generator, dtype=torch.float32) for generator in generators]
     return torch.stack(rows).to(like.device)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from smalti.common.checks import check_real
+from smalti.common.checks import check_real, quoted
 from smalti.common.files import read_text, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.storage.folder import (
@@ -57,7 +57,7 @@ def average_models(
     Args:
         first: model folder.
         second: model folder of the same architecture, with the same image codes and the same text tokenizer.
-        folder: folder of the new model. It is created if needed, and may be one of the two.
+        folder: folder of the new model. It is created if needed, and must not be one of the two.
         share: weight of the second model, from 0 to 1.
         max_shard_bytes: largest size of a file; larger ones are split.
 
@@ -70,6 +70,7 @@ def average_models(
     check_real("share", share, 0, 1)
     first, second, folder = Path(first), Path(second), Path(folder)
     text = _check_fit(first, second)
+    _check_target(folder, first, second)
     words = load_words(first) | load_words(second)
     denoiser = load_denoiser(first, dtype=None)
     entries = read_denoisers(second)
@@ -78,13 +79,34 @@ def average_models(
         for name, weight in denoiser.state_dict().items():
             other = read_tensor(entries[PREFIX + name], "cpu", torch.float32)
             weight.copy_(weight.float().lerp(other, share))
+            _check_finite(f"{name} of {first} and {second}", weight)
     image_tokenizer = load_image_tokenizer(first, dtype=None)
+    for name, weight in image_tokenizer.state_dict().items():
+        _check_finite(f"{name} of the image tokenizer of {first}", weight)
     # The denoiser and its config.json come last: without them the folder is not yet a model.
     save_image_tokenizer(image_tokenizer, folder / denoiser.config.mm_vqvae)
     write_text_atomic(folder / "tokenizer.json", text)
     if words:
         save_words(words, folder)
     save_denoiser(denoiser, folder, max_shard_bytes=max_shard_bytes)
+
+
+def _check_target(folder: Path, *models: Path) -> None:
+    """Raise SmaltiError if a folder that is written is one of those that are read."""
+    names = {Path(load_config(model).mm_vqvae) for model in models}
+    read = {path.resolve() for model in models for path in (model, *(model / name for name in names))}
+    for path in (folder, folder / load_config(models[0]).mm_vqvae):
+        if path.resolve() in read:
+            raise SmaltiError(
+                f"folder must not be one of the two models, whose files would be lost, not {quoted(str(folder))}",
+                argument="folder",
+            )
+
+
+def _check_finite(name: str, weight: torch.Tensor) -> None:
+    """Raise SmaltiError for a weight with NaN or infinity."""
+    if not bool(weight.isfinite().all()):
+        raise SmaltiError(f"weights must be finite, but {name} are not")
 
 
 def _check_fit(first: Path, second: Path) -> str:

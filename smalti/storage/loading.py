@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from smalti.common.checks import check_choice
+from smalti.common.checks import check_choice, quoted
 from smalti.common.devices import find_device, free_bytes
 from smalti.common.host import host_bytes
 from smalti.components import Components
@@ -134,15 +134,16 @@ def find_model(
                 f"this installation lacks the bundled model, {BUNDLED_MODEL}: name another model"
             )
         model = BUNDLED_MODEL
-    is_folder = isinstance(model, str | Path) and Path(model).is_dir()
+    # Path("") would be the folder that the process works in.
+    is_folder = isinstance(model, str | Path) and model != "" and Path(model).is_dir()
     if revision is not None and (is_folder or not is_hub_id(model)):
-        raise SmaltiError(f"revision is for models on the Hugging Face hub, not {str(model)!r}")
+        raise SmaltiError(f"revision is for models on the Hugging Face hub, not {quoted(str(model))}")
     if is_folder:
         return Path(model)
     if not isinstance(model, str) or not is_hub_id(model):
         raise SmaltiError(
             "model must be a folder that exists or a name on the Hugging Face hub such as "
-            f"nvidia/NL-Diffusion-Image, not {str(model)!r}"
+            f"nvidia/NL-Diffusion-Image, not {quoted(str(model))}"
         )
     return fetch(
         model,

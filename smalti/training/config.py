@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator
 
-from smalti.common.strict import Strict, Text
+from smalti.common.strict import Seed, Strict, Text
 from smalti.data.config import DataConfig
 from smalti.objective.masking import Mixture
 from smalti.worlds.scenes.config import ScenesConfig
@@ -57,7 +57,7 @@ class RunConfig(Strict):
     """The sections that every training has."""
 
     output: Text = Field(description="folder of the run: log, previews, checkpoints, model")
-    seed: int = Field(0, description="seed of every random draw of the training")
+    seed: Seed = Field(0, description="seed of every random draw of the training")
     data: DataConfig = ScenesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from smalti.common.images import save_grid
-from smalti.common.randomness import stream
+from smalti.common.randomness import generator, stream
 from smalti.data.folder import ImageFolder
 from smalti.data.sources import source_batch, stack_images
 from smalti.errors import SmaltiError
@@ -52,6 +52,8 @@ class TokenizerTask:
         self.config = config
         check_settings(config)
         torch.manual_seed(config.seed)
+        # PyTorch keeps 32 bits of it; this keeps all of them.
+        torch.default_generator.set_state(generator(config.seed).get_state())
         tokenizer = ImageTokenizer(VQConfig.from_dict(config.model))
         if config.start_from:
             with name_key("start_from"):

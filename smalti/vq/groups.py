@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from smalti.common.checks import check_choice, check_whole
 from smalti.common.files import atomic_path, parse_json
+from smalti.common.randomness import generator as seeded
 from smalti.errors import SmaltiError
 from smalti.vq.kmeans import LARGEST, kmeans
 
@@ -106,7 +107,7 @@ class CodeGroups:
                 not from 0 to 2⁶⁴ − 1.
         """
         codes = _codes(codebook, "count", count)
-        _, ids = kmeans(codes, count, generator=_generator(seed))
+        _, ids = kmeans(codes, count, generator=seeded(seed))
         return cls(ids, fingerprint(codebook), seed)
 
     @classmethod
@@ -133,16 +134,28 @@ class CodeGroups:
         """Write a safetensors file, whole or not at all.
 
         Raises:
-            SmaltiError: it cannot be written.
+            SmaltiError: it cannot be written, or would replace a file that holds no groups.
         """
         # One string, because the order of several would change from file to file.
         values = {"kind": self.kind, "count": self.count, "seed": self.seed, "codebook": self.codebook}
         metadata = {_METADATA: json.dumps(values)}
+        self.check_target(path)
         with atomic_path(path) as temporary:
             try:
                 save_file({_TENSOR: self.ids.contiguous()}, temporary, metadata=metadata)
             except SafetensorError as error:
                 raise SmaltiError(f"cannot write {path}: {error}") from error
+
+    @classmethod
+    def check_target(cls, path: str | Path) -> None:
+        """Raise SmaltiError if a file of this name exists and holds no groups, such as a model's weights."""
+        if Path(path).exists():
+            try:
+                cls.load(path)
+            except SmaltiError as error:
+                raise SmaltiError(
+                    f"{path} holds no code groups and would be lost: name another file"
+                ) from error
 
     @classmethod
     def load(cls, path: str | Path, codebook: torch.Tensor | None = None) -> CodeGroups:
@@ -186,7 +199,7 @@ class CodeGroups:
         if self.codebook != fingerprint(codebook):
             raise SmaltiError("codebook must be the one that the groups belong to")
         codes = codebook.detach().cpu().float()
-        generator = _generator(seed)
+        generator = seeded(seed)
         within: list[torch.Tensor] = []
         between: list[torch.Tensor] = []
         for _ in range(_PAIRS):
@@ -273,12 +286,6 @@ def _codes(codebook: torch.Tensor, name: str, count: int) -> torch.Tensor:
     if count > len(codes):
         raise SmaltiError(f"{name} must be from 1 to {len(codes)}, the number of codes, not {count}")
     return codes
-
-
-def _generator(seed: int) -> torch.Generator:
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64:
-        raise SmaltiError(f"seed must be a whole number from 0 to {2**64 - 1}, not {seed!r}")
-    return torch.Generator().manual_seed(seed)
 
 
 def _parse(metadata: str | None, tensors: dict[str, torch.Tensor]) -> CodeGroups:

@@ -76,7 +76,7 @@ def _kept(
     """Select the proposals (m, C), at squared distances (m,) from the older centers, that become centers."""
     exact = "donot_use_mm_for_euclid_dist"
     apart = torch.cdist(proposals, proposals, compute_mode=exact).square()
-    limits = torch.rand(len(proposals), generator=generator) * distances
+    limits = torch.rand(len(proposals), generator=generator, dtype=torch.float32) * distances
     distances = distances.clone()
     kept: list[int] = []
     for index in range(len(proposals)):

@@ -27,6 +27,12 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
     return ((images.float().clamp(-1.0, 1.0) + 1.0) / 2.0 * 255.0).to(torch.uint8)
 
 
+def _check_finite(values: torch.Tensor) -> None:
+    """Raise SmaltiError for NaN or infinity. The sum of finite numbers may overflow, so it is only a first look."""
+    if not bool(values.sum(dtype=torch.float32).isfinite()) and not bool(values.isfinite().all()):
+        raise SmaltiError("the image tokenizer's output is not finite: its weights or its dtype are unfit")
+
+
 class ImageTokenizer(nn.Module):
     """VQGAN encoder and decoder around a codebook; tensor names of docs/format.md, section 1."""
 
@@ -85,9 +91,15 @@ class ImageTokenizer(nn.Module):
         return self.quant_conv(self.encoder(images))
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Return token ids: (B, 3, H, W) float in [-1, 1] → (B, h, w) int64, equal on all devices up to ties."""
+        """Return token ids: (B, 3, H, W) float in [-1, 1] → (B, h, w) int64, equal on all devices up to ties.
+
+        Raises:
+            SmaltiError: the features are not finite, or a side is not a multiple of the tokenizer's downscale.
+        """
         with exact_convolutions():
-            return self.quantize.tokens(self.features(images.to(self.quant_conv.weight.dtype)))
+            features = self.features(images.to(self.quant_conv.weight.dtype))
+            _check_finite(features)
+            return self.quantize.tokens(features)
 
     def decode(self, tokens: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Decode token ids: (B, h, w) int64 → (B, 3, H, W) float, about [-1, 1], not clamped.
@@ -119,8 +131,14 @@ class ImageTokenizer(nn.Module):
         return self.encode(to_float(pixels))
 
     def to_pixels(self, tokens: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Decode token ids to pixels: (B, h, w) int64 → (B, 3, H, W) uint8; `dtype` as for `decode`."""
-        return to_uint8(self.decode(tokens, dtype=dtype))
+        """Decode token ids to pixels: (B, h, w) int64 → (B, 3, H, W) uint8; `dtype` as for `decode`.
+
+        Raises:
+            SmaltiError: the pixels are not finite, or an id lies outside the codebook.
+        """
+        images = self.decode(tokens, dtype=dtype)
+        _check_finite(images)
+        return to_uint8(images)
 
     def forward(self, images: torch.Tensor, temperature: float) -> tuple[torch.Tensor, Quantized]:
         """Reconstruct for training: (B, 3, H, W) → the reconstruction and the quantizer's result."""

@@ -208,8 +208,8 @@ def test_every_setting_is_an_option():
 BAD_LINES = {
     "Missing argument 'SUITE'": [],
     "suite must be 'scenes' or 'edits'": ["lists"],
-    "--images must be a whole number of at least 6, not 5": ["scenes", "--images", 5],
-    "--images must be a whole number of at least 12, not 11": ["scenes", "--images", 11, "-n", 2],
+    "--images must be a whole number from 6 to 100000, not 5": ["scenes", "--images", 5],
+    "--images must be a whole number from 12 to 100000, not 11": ["scenes", "--images", 11, "-n", 2],
     "--seed must be": ["edits", "--seed", -1],
     "none is not a folder": ["scenes", "--folder", "none"],
     "--tokenized needs --ground-truth": ["scenes", "--tokenized"],

@@ -157,8 +157,16 @@ BAD_LINES = {
     "--steps must be a whole number of at least 1, not 0": [*GENERATE, "--steps", 0],
     "--steps must be at most 64, the number of tokens, not 65": [*GENERATE, "--steps", 65],
     "'--steps'": [*GENERATE, "--steps", "many"],
-    "--guidance must be a finite number of at least 0, not -1.0": [*GENERATE, "--guidance", -1],
-    "--guidance must be a finite number of at least 0, not nan": [*GENERATE, "--guidance", "nan"],
+    "--guidance must be a finite number of at least 0 and at most 10000, not -1.0": [
+        *GENERATE,
+        "--guidance",
+        -1,
+    ],
+    "--guidance must be a finite number of at least 0 and at most 10000, not nan": [
+        *GENERATE,
+        "--guidance",
+        "nan",
+    ],
     "--guidance-interval must be two rising numbers from 0 to 1, not (0.5, 0.25)": [
         *GENERATE,
         "--guidance-interval",

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat
 
-from smalti.common.strict import Strict
+from smalti.common.strict import Seed, Strict
 from smalti.worlds.scenes.world import Scenes
 
 
@@ -15,7 +15,7 @@ class ScenesConfig(Strict):
 
     kind: Literal["scenes"] = "scenes"
     size: int = Field(256, ge=16, le=4096, description="side of the images in pixels")
-    seed: int = Field(0, description="seed of the scenes")
+    seed: Seed = Field(0, description="seed of the scenes")
     lattice: int | None = Field(None, description="lattice cells per side; null for no lattice")
     lattice_share: float = Field(1.0, ge=0, le=1, description="share of scenes on the lattice")
     extra_shapes: float = Field(0.0, ge=0, le=1, description="share of shapes drawn from forty more")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from smalti.common.checks import check_choice, check_real
+from smalti.common.checks import check_choice, check_real, quoted
 from smalti.errors import SmaltiError
 from smalti.worlds.scenes import layout
 from smalti.worlds.scenes.scene import Scene, colors_of, compose, render, sides
@@ -84,7 +84,7 @@ class Scenes:
     ) -> None:
         check_choice("split", split, SPLITS)
         if not isinstance(seed, int) or isinstance(seed, bool):
-            raise SmaltiError(f"seed must be a whole number, not {seed!r}", argument="seed")
+            raise SmaltiError(f"seed must be a whole number, not {quoted(seed)}", argument="seed")
         mix = TRAINING_MIX if mix is None else mix
         if set(mix) - set(TRAINING_MIX) or min(mix.values(), default=0) < 0 or not sum(mix.values()) > 0:
             raise SmaltiError(

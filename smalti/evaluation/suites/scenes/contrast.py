@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from smalti.common.checks import check_choice, check_whole
+from smalti.common.randomness import generator
 from smalti.components import Components
 from smalti.reading.likelihood import log_probabilities
 from smalti.worlds.scenes.captions import geneval_prompt
@@ -157,7 +158,7 @@ def likelihood_drops(
     """
     side = components.image_tokenizer.config.downscale
     grid = (size // side, size // side)
-    places = torch.Generator().manual_seed(seed)
+    places = generator(seed)
     for pair in pairs:
         pixels = torch.from_numpy(render(pair.scene, size)).permute(2, 0, 1)[None]
         tokens = components.encode(pixels)[0]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from smalti.common.randomness import generator
 from smalti.components import Components
 from smalti.editing.edit import start_edit
 from smalti.editing.regions import NothingChosen, random_share
@@ -66,7 +67,7 @@ def edit_by(
         elif name == "redraw_all":
             selection = Selection(strength=1.0)
         else:
-            draw = torch.Generator().manual_seed(seed)
+            draw = generator(seed)
             grid = torch.zeros(size // side, size // side)
             selection = _within(random_share(grid, share, draw).numpy()) if share else None
         edited = _edit(components, before, pair.prompt, selection, settings, seed)
