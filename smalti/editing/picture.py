@@ -125,8 +125,6 @@ def _open(image: Any, name: str) -> Image.Image:
     with _named(name):
         if isinstance(image, Image.Image):
             return decode(image, "its content", LARGEST_PIXELS)
-        if not Path(image).exists():
-            raise SmaltiError(f"{image} does not exist")
         return open_image(image, LARGEST_PIXELS)
 
 
