@@ -28,6 +28,7 @@ _SOME_BUILDS = (
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LONGEST_TEXT = 2**20  # bytes; Pillow refuses a PNG whose compressed text is longer
 _MOST_TEXT = 2**25  # bytes of all texts of a PNG; Pillow refuses twice as many
+_MISSING = "does not exist"
 _LONGEST_REASON = 160
 
 
@@ -39,7 +40,8 @@ class UnreadableImageError(SmaltiError):
     """
 
     def __init__(self, what: str, reason: str) -> None:
-        super().__init__(f"{what} is not a readable image: {reason}")
+        missing = reason == _MISSING
+        super().__init__(f"{what} {reason}" if missing else f"{what} is not a readable image: {reason}")
         self.reason = reason
 
 
@@ -71,6 +73,8 @@ def readable(what: str) -> Iterator[None]:
             yield
     except (SmaltiError, MemoryError):
         raise
+    except FileNotFoundError as error:
+        raise UnreadableImageError(what, _MISSING) from error
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise UnreadableImageError(what, f"it has more than {most} megapixels") from error

@@ -24,7 +24,9 @@ _SHOWN = 80  # characters of a wrong row in an error
 
 def find_caption_file(image: Path) -> Path | None:
     """Return the text file beside an image, or None."""
-    return next((path for s in CAPTION_SUFFIXES if (path := image.with_suffix(s)).exists()), None)
+    # A name that is too long for a file does not exist; pathlib would raise an error.
+    candidates = (image.with_suffix(suffix) for suffix in CAPTION_SUFFIXES)
+    return next((path for path in candidates if os.path.exists(path)), None)
 
 
 def read_caption(image: Path) -> str:
@@ -65,7 +67,7 @@ def read_metadata(path: Path) -> dict[Path, str]:
             if not _is_unicode(value):
                 raise SmaltiError(f"{place} must have valid Unicode in {key!r}")
         name = entry["file_name"]
-        if "\\" in name and not (path.parent / name).exists():
+        if "\\" in name and not os.path.exists(path.parent / name):
             name = name.replace("\\", "/")
         captions[Path(os.path.normpath(path.parent / name))] = " ".join(entry["text"].split())
     return captions

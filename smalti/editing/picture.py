@@ -129,8 +129,6 @@ def _open(image: Any, name: str) -> Image.Image:
     with _named(name):
         if isinstance(image, Image.Image):
             return decode(image, "its content", LARGEST_PIXELS)
-        if named and not os.path.exists(image):
-            raise SmaltiError(f"{quoted(str(image))[1:-1]} does not exist")
         return open_image(image, LARGEST_PIXELS)
 
 

@@ -73,8 +73,9 @@ def check_resume(config: RunConfig) -> None:
         ) from error
     for key, old, new in _differences(before.model_dump(mode="json"), config.model_dump(mode="json")):
         if key not in _MAY_CHANGE:
+            old, new = ("null" if value is None else shorten(value) for value in (old, new))
             raise SmaltiError(
-                f"{checkpoint} cannot be resumed: {key} must stay {shorten(old)}, not {shorten(new)}; "
+                f"{checkpoint} cannot be resumed: {key} must stay {old}, not {new}; "
                 "another training needs another output"
             )
 

@@ -335,10 +335,16 @@ def test_info(run, folder):
 
 def test_train_reads_the_configuration(run, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("smalti.training.tokenizer.train_tokenizer", seen.append)
+
+    def train(config):
+        seen.append(config)
+        return {"step": 7}
+
+    monkeypatch.setattr("smalti.training.tokenizer.train_tokenizer", train)
     (tmp_path / "c.yaml").write_text("output: x\nmodel: {ch: 8}\nloop: {steps: 5, batch_size: 2}\n")
     assert run("train-tokenizer", "c.yaml", "loop.steps=7", "seed=3") == (0, "", "")
     assert (seen[0].loop.steps, seen[0].seed, seen[0].loop.batch_size) == (7, 3, 2)
+    assert run("train-tokenizer", "c.yaml", "loop.steps=8")[0] == 130  # it was stopped before its last step
 
 
 def test_progress_is_for_terminals_only(monkeypatch):

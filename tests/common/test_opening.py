@@ -209,5 +209,9 @@ def test_formats_follow_pillow() -> None:
 def test_a_folder_is_no_image(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImageError, match="it is not a regular file"):
         open_image(tmp_path)
-    with pytest.raises(UnreadableImageError, match="No such file"):
+    with pytest.raises(UnreadableImageError, match="none.png does not exist"):
         check_header(tmp_path / "none.png")
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(SmaltiError, match="image: .* is not a readable image|does not exist") as caught:
+            open_picture(tmp_path / name)
+        assert caught.value.argument == "image"

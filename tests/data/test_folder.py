@@ -200,6 +200,16 @@ def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ImageFolder(tmp_path, 16)
 
 
+def test_long_names_are_names(tmp_path: Path) -> None:
+    name = "x" * 250 + ".png"
+    save(tmp_path / name, plain(), None)
+    with pytest.raises(SmaltiError, match="has no caption"):
+        ImageFolder(tmp_path, 16)
+    lines = [{"file_name": name, "text": "an x"}, {"file_name": "y\\" * 3000, "text": "none"}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert ImageFolder(tmp_path, 16).captions == ["an x"]
+
+
 def test_links_to_folders_are_read_once(tmp_path: Path) -> None:
     save(tmp_path / "elsewhere" / "a.png", plain())
     (tmp_path / "images").mkdir()

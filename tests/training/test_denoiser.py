@@ -112,7 +112,9 @@ def test_groups_are_made_kept_logged_and_inherited(workspace: Path) -> None:
         assert made.count == count
     assert load_denoiser("grouped/model").config.group_weights == {4: 0.2, 8: 0.1}
     assert make_task("output=more", "start_from=grouped/model").parts.group_weights == {4: 0.2, 8: 0.1}
-    too_many = load_config(DenoiserRunConfig, "denoiser.yaml", ["objective.group_weights={33: 1}"])
+    too_many = load_config(
+        DenoiserRunConfig, "denoiser.yaml", ["output=new", "objective.group_weights={33: 1}"]
+    )
     with pytest.raises(SmaltiError, match="objective.group_weights must have at most 32 groups, .*not 33"):
         train_denoiser(too_many)
 

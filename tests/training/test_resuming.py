@@ -92,7 +92,9 @@ def test_what_may_not_change_is_named(config: RunConfig, key: str, value: object
 
 def test_sections_and_free_fields_are_compared(config: RunConfig) -> None:
     data = config.data.model_copy(update={"mix": {"counting": 1.0}})
-    with pytest.raises(SmaltiError, match="cannot be resumed: data.mix must stay None, not"):
+    with pytest.raises(
+        SmaltiError, match="cannot be resumed: data.mix must stay null, not {'counting': 1.0}"
+    ):
         spread(run, changed(config, "data", data))
 
 
