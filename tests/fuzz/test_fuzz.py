@@ -11,7 +11,7 @@ from fuzz_harness import RIGHT, Result, classify, run_cases, table
 from fuzz_values import change, places
 
 _COUNT = 36
-_SEED = 1
+_SEED = 4
 
 
 @pytest.mark.slow
