@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 PYTEST := $(RUN)/python -m pytest -n 2
 
-.PHONY: demo test test-fast lint format docs wheel clean
+.PHONY: demo test test-fast fuzz lint format docs wheel clean
 
 demo: $(VENV)/demo
 	$(RUN)/smalti generate "a red circle left of a blue square" -o demo.png --seed 0
@@ -15,6 +15,13 @@ test: $(VENV)/test
 
 test-fast: $(VENV)/test
 	$(PYTEST) -m "not slow"
+
+# COUNT and SEED override, as in `make fuzz SEED=3`.
+COUNT ?= 10000
+SEED ?= 0
+
+fuzz: $(VENV)/test
+	PYTHONPATH=tests/fuzz:tests/support $(RUN)/python -W ignore tests/fuzz/fuzz.py --count $(COUNT) --seed $(SEED)
 
 lint: $(VENV)/test
 	$(RUN)/ruff check .

@@ -34,9 +34,9 @@ class TextTokenizer:
             raise SmaltiError(f"not a tokenizer.json: {error}") from error
         self.special, self.vocab_size = _special_tokens(values)
         self.longest = max(map(len, values["model"]["vocab"]), default=1)
-        # Without added tokens there is nothing to parse: "<|im_end|>" in a user's text is just text.
-        plain = json.dumps({**values, "added_tokens": [], "post_processor": None})
         with _library_errors("not a tokenizer.json"):
+            # Without added tokens there is nothing to parse: "<|im_end|>" in a user's text is just text.
+            plain = json.dumps({**values, "added_tokens": [], "post_processor": None})
             self._plain = Tokenizer.from_str(plain)
             self._plain.no_truncation()
             self._plain.no_padding()
@@ -89,17 +89,15 @@ def _special_tokens(values: Any) -> tuple[dict[str, int], int]:
     added = values.get("added_tokens") if isinstance(values, dict) else None
     if not isinstance(added, list) or not all(isinstance(entry, dict) for entry in added):
         raise SmaltiError("not a tokenizer.json: added_tokens must be a list of objects")
-    special = {entry.get("content"): entry.get("id") for entry in added}
+    tokens = [(entry.get("content"), entry.get("id")) for entry in added]
     model = values.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict) or not vocabulary:
         raise SmaltiError("not a tokenizer.json: model.vocab must be an object with at least one text")
-    ids = [*special.values(), *vocabulary.values()]
-    if not all(isinstance(name, str) for name in special) or not all(
-        type(number) is int and number >= 0 for number in ids
-    ):
+    ids = [*(number for _, number in tokens), *vocabulary.values()]
+    if not all(isinstance(name, str) for name, _ in tokens) or set(map(type, ids)) != {int} or min(ids) < 0:
         raise SmaltiError("not a tokenizer.json: tokens must be texts with whole numbers of at least 0")
-    return special, 1 + max(ids)
+    return dict(tokens), 1 + max(ids)
 
 
 @contextmanager

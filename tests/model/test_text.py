@@ -29,6 +29,7 @@ def golden(**model: object) -> dict:
         golden(dropout=float("nan")),
         {**golden(), "added_tokens": [{"id": -5, "content": "x"}]},
         {**golden(), "added_tokens": [{"id": 5, "content": 7}]},
+        {**golden(), "added_tokens": [{"id": 5, "content": []}]},
         {**golden(), "added_tokens": {"a": 1}},
         {**golden(), "decoder": {"type": "x" * 5000}},
         {**golden(), "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
@@ -46,6 +47,9 @@ def test_a_tokenizer_that_the_library_chokes_on_is_one_line(tmp_path, values):
 def test_deep_json_is_no_tokenizer():
     with pytest.raises(SmaltiError, match="not a tokenizer.json"):
         TextTokenizer("[" * 100_000)
+    text = json.dumps({**golden(), "more": 1})
+    with pytest.raises(SmaltiError, match="not a tokenizer.json"):
+        TextTokenizer(text.replace('"more": 1', '"normalizer": ' + "[" * 900 + "]" * 900))
 
 
 def test_a_text_without_ids_is_named():
