@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from smalti.common.checks import check_choice, quoted
-from smalti.common.devices import find_device, free_bytes, host_bytes
+from smalti.common.devices import find_device, free_bytes, has_bf16, host_bytes
 from smalti.components import Components
 from smalti.errors import SmaltiError
 from smalti.runtime.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory
@@ -47,9 +47,9 @@ def load_components(
     Args:
         model: a folder, or a name on the Hugging Face hub (organisation/name); None is the bundled model.
         device: "cpu", "cuda", "cuda:1", ...
-        dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU
-            (bfloat16 where `memory` is given) and bfloat16 elsewhere. The image tokenizer stays in float32, unless
-            `memory` decides otherwise.
+        dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU and
+            bfloat16 elsewhere; with `memory` a CPU with bfloat16 instructions takes it, too. A CPU without them is
+            several times as slow in bfloat16. The image tokenizer stays in float32, unless `memory` decides otherwise.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
         offload: "layers" keeps the layers in the host's memory and copies each to the GPU while the one before works.
             On a CPU it changes nothing.
@@ -74,6 +74,7 @@ def load_components(
         check_choice("offload", offload, OFFLOADS)
     budget = None if memory is None else parse_memory(memory)
     place = find_device(device)
+    float32_first = dtype is None and place.type == "cpu" and not has_bf16(place)
     if dtype is None:
         dtype = torch.float32 if place.type == "cpu" and budget is None else torch.bfloat16
     precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
@@ -84,11 +85,11 @@ def load_components(
 
         check_compiler(place, quantize)
     folder = find_model(model, revision=revision, local_files_only=local_files_only)
-    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile)
+    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile, float32_first)
     denoiser = load_denoiser(
         folder,
         device=place,
-        dtype=precision,
+        dtype=DTYPES[mode.dtype],
         mapped=mode.mapped,
         quantize=mode.quantize,
         offload=mode.offload,
@@ -160,6 +161,7 @@ def _choose_mode(
     offload: str | None,
     budget: int | None,
     compiled: bool,
+    float32_first: bool,
 ) -> Mode:
     """How to load, checked against the memory there is."""
     dtype = str(precision).removeprefix("torch.")
@@ -189,6 +191,7 @@ def _choose_mode(
             quantize=quantize,
             offload=offload,
             compiled=compiled,
+            float32_first=float32_first,
         )
     mode = Mode(dtype, quantize, offload, mapped_by_default(size.text_embedding, dtype), compiled=compiled)
     needed = need(size, mode)
