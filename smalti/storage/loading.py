@@ -56,8 +56,8 @@ def load_components(
         memory: such as "8GB" (10⁹ bytes) or "8GiB". Smalti takes the first combination of the options above, and of
             smaller savings, whose computed need fits; `Components.mode` names it. `quantize` and `offload`, if given,
             are kept.
-        compile: whether the denoiser's layers are compiled when they are first used; on a GPU they are recorded as CUDA
-            graphs. Tokens then come from the same arithmetic in another order. Needs a C++ compiler.
+        compile: whether the layers are compiled when they are first used; on a GPU they are recorded as CUDA graphs.
+            Tokens then come from the same arithmetic in another order. Needs a C++ compiler.
         revision: git revision of a model on the hub: a branch, a tag or a commit.
         local_files_only: whether a model on the hub is taken from the cache, without the network.
 
@@ -77,9 +77,7 @@ def load_components(
     float32_first = dtype is None and place.type == "cpu" and not has_bf16(place)
     if dtype is None:
         dtype = torch.float32 if place.type == "cpu" and budget is None else torch.bfloat16
-    precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if precision is None or precision not in DTYPES.values():
-        raise SmaltiError(f"dtype must be {' or '.join(DTYPES)}, not {dtype}")
+    precision = _precision(dtype)
     if compile:
         from smalti.runtime.compiling import check_compiler, compile_layers
 
@@ -108,6 +106,16 @@ def load_components(
         mode=mode,
         words=load_words(folder),
     )
+
+
+def _precision(dtype: object) -> torch.dtype:
+    """Return PyTorch's dtype of a name, or the dtype itself."""
+    precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(precision, torch.dtype) or precision not in DTYPES.values():
+        raise SmaltiError(
+            f"dtype must be {' or '.join(DTYPES)}, not {dtype if isinstance(dtype, torch.dtype) else quoted(dtype)}"
+        )
+    return precision
 
 
 def find_model(
