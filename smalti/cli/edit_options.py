@@ -58,8 +58,8 @@ Blend = Annotated[
     bool,
     typer.Option(
         "--blend/--no-blend",
-        help="Let the kept pixels fade into the selected tokens over two tokens around them, so that no seam shows, or "
-        "keep every pixel outside of the selected tokens bit for bit. A mask selects all tokens that it touches.",
+        help="Change kept pixels within two tokens of the selected ones, so that no seam shows. Or keep every pixel "
+        "outside of the selected tokens bit for bit. A mask selects all tokens that it touches.",
     ),
 ]
 

@@ -48,7 +48,8 @@ Frames = Annotated[
     Path | None,
     typer.Option(
         metavar="OUT.gif",
-        help="The unmasking as an animation, a frame a step; several become OUT-0.gif, OUT-1.gif, ...",
+        help="The unmasking as an animation: 0.12 s a step, then 2 s of the image. Equal steps in a row are one "
+        "frame that lasts as long. Several become OUT-0.gif, OUT-1.gif, ...",
         show_default=False,
     ),
 ]

@@ -203,6 +203,7 @@ def load_pipeline(params: Mapping[str, Any]) -> Pipeline:
     )
     if params["memory"] is not None:
         print(f"{params['memory']}: {pipe.components.mode}", file=sys.stderr)
+    _warn_of_slow_dtype(pipe)
     return pipe
 
 
@@ -214,7 +215,43 @@ def load_for(params: Mapping[str, Any]) -> tuple[Pipeline, GenerationSettings]:
     """
     changes = setting_changes(params)
     pipe = load_pipeline(params)
-    return pipe, pipe.preset(params["preset"]).replaced(**changes)
+    settings = pipe.preset(params["preset"]).replaced(**changes)
+    _warn_of_no_effect(params, changes, settings, pipe)
+    return pipe, settings
+
+
+def _warn_of_no_effect(
+    params: Mapping[str, Any], changes: Mapping[str, Any], settings: GenerationSettings, pipe: Pipeline
+) -> None:
+    """Say on stderr, in one line, which options were given and have no effect."""
+    from smalti.generation.effects import without_effect
+
+    names = {name: option_name(name) for name in _FIELDS}
+    found = [
+        f"{names[name]} has no effect {text.format_map(names)}"
+        for name, text in without_effect(settings, changes)
+    ]
+    if "reuse" in changes and settings.reuse == "prompt" and pipe.denoiser.config.conditioning != "sequence":
+        found.append("--reuse prompt has no effect with this model, whose prompts are not in the sequence")
+    if params["offload"] is not None and pipe.components.device.type == "cpu":
+        found.append(f"--offload {params['offload']} has no effect on a CPU")
+    if params.get("blend") is False and not params["keep_pixels"]:
+        found.append("--no-blend has no effect with --no-keep-pixels")
+    if found:
+        print(f"smalti: {'; '.join(found)}", file=sys.stderr)
+
+
+def _warn_of_slow_dtype(pipe: Pipeline) -> None:
+    """Say on stderr if the denoiser computes in a dtype that its CPU has no instructions for."""
+    from smalti.common.devices import has_bf16
+
+    place, head = pipe.components.device, pipe.denoiser.head
+    if place.type == "cpu" and str(head.dtype) == "torch.bfloat16" and not has_bf16(place):
+        print(
+            "smalti: this processor has no instructions for bfloat16, which is slow on it; "
+            "--dtype float32 is several times as fast",
+            file=sys.stderr,
+        )
 
 
 def _setting_option(name: str, declared: Declaration) -> Any:

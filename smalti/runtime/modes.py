@@ -70,6 +70,7 @@ def choose(
     quantize: str | None = None,
     offload: str | None = None,
     compiled: bool = False,
+    float32_first: bool = False,
 ) -> Mode:
     """Return the first of `modes` that fits.
 
@@ -82,6 +83,7 @@ def choose(
         offload: as in `modes`.
         host: bytes of the host's memory that streamed layers may take, or None for any number.
         compiled: as in `modes`.
+        float32_first: whether float32 throughout is taken where it fits, as for a CPU without bfloat16 instructions.
 
     Raises:
         SmaltiError: no mode fits; the message says what the smallest needs.
@@ -89,6 +91,14 @@ def choose(
     candidates = list(
         modes(size, dtype=dtype, streams=streams, quantize=quantize, offload=offload, compiled=compiled)
     )
+    if float32_first:
+        options: dict[str, Any] = {"quantize": quantize, "offload": offload, "compiled": compiled}
+        precise = [
+            mode
+            for mode in modes(size, dtype="float32", streams=streams, **options)
+            if mode.quantize == quantize and mode.image_tokenizer_dtype == "float32"
+        ]
+        candidates = precise + candidates
     needs = [(mode, need(size, mode)) for mode in candidates]
     for mode, needed in needs:
         if needed.total <= budget and (host is None or needed.host <= host):

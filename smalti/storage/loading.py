@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from smalti.common.checks import check_choice, quoted
-from smalti.common.devices import find_device, free_bytes
+from smalti.common.devices import find_device, free_bytes, has_bf16
 from smalti.common.host import host_bytes
 from smalti.components import Components
 from smalti.errors import SmaltiError
@@ -48,17 +48,17 @@ def load_components(
     Args:
         model: a folder, or a name on the Hugging Face hub (organisation/name); None is the bundled model.
         device: "cpu", "cuda", "cuda:1", ...
-        dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU
-            (bfloat16 where `memory` is given) and bfloat16 elsewhere. The image tokenizer stays in float32, unless
-            `memory` decides otherwise.
+        dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU and
+            bfloat16 elsewhere; with `memory` a CPU with bfloat16 instructions takes it, too. A CPU without them is
+            several times as slow in bfloat16. The image tokenizer stays in float32, unless `memory` decides otherwise.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
         offload: "layers" keeps the layers in the host's memory and copies each to the GPU while the one before works.
             On a CPU it changes nothing.
         memory: such as "8GB" (10⁹ bytes) or "8GiB". Smalti takes the first combination of the options above, and of
             smaller savings, whose computed need fits; `Components.mode` names it. `quantize` and `offload`, if given,
             are kept.
-        compile: whether the denoiser's layers are compiled when they are first used; on a GPU they are recorded as CUDA
-            graphs. Tokens then come from the same arithmetic in another order. Needs a C++ compiler.
+        compile: whether the layers are compiled when they are first used; on a GPU they are recorded as CUDA graphs.
+            Tokens then come from the same arithmetic in another order. Needs a C++ compiler.
         revision: git revision of a model on the hub: a branch, a tag or a commit.
         local_files_only: whether a model on the hub is taken from the cache, without the network.
 
@@ -75,21 +75,20 @@ def load_components(
         check_choice("offload", offload, OFFLOADS)
     budget = None if memory is None else parse_memory(memory)
     place = find_device(device)
+    float32_first = dtype is None and place.type == "cpu" and not has_bf16(place)
     if dtype is None:
         dtype = torch.float32 if place.type == "cpu" and budget is None else torch.bfloat16
-    precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if precision is None or precision not in DTYPES.values():
-        raise SmaltiError(f"dtype must be {' or '.join(DTYPES)}, not {dtype}")
+    precision = _precision(dtype)
     if compile:
         from smalti.runtime.compiling import check_compiler, compile_layers
 
         check_compiler(place, quantize)
     folder = find_model(model, revision=revision, local_files_only=local_files_only)
-    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile)
+    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile, float32_first)
     denoiser = load_denoiser(
         folder,
         device=place,
-        dtype=precision,
+        dtype=DTYPES[mode.dtype],
         mapped=mode.mapped,
         quantize=mode.quantize,
         offload=mode.offload,
@@ -108,6 +107,16 @@ def load_components(
         mode=mode,
         words=load_words(folder),
     )
+
+
+def _precision(dtype: object) -> torch.dtype:
+    """Return PyTorch's dtype of a name, or the dtype itself."""
+    precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(precision, torch.dtype) or precision not in DTYPES.values():
+        raise SmaltiError(
+            f"dtype must be {' or '.join(DTYPES)}, not {dtype if isinstance(dtype, torch.dtype) else quoted(dtype)}"
+        )
+    return precision
 
 
 def find_model(
@@ -161,6 +170,7 @@ def _choose_mode(
     offload: str | None,
     budget: int | None,
     compiled: bool,
+    float32_first: bool,
 ) -> Mode:
     """How to load, checked against the memory there is."""
     dtype = str(precision).removeprefix("torch.")
@@ -190,6 +200,7 @@ def _choose_mode(
             quantize=quantize,
             offload=offload,
             compiled=compiled,
+            float32_first=float32_first,
         )
     mode = Mode(dtype, quantize, offload, mapped_by_default(size.text_embedding, dtype), compiled=compiled)
     needed = need(size, mode)
