@@ -94,13 +94,13 @@ def check_header(path: str | Path) -> None:
         pass
 
 
-def open_image(path: str | Path, most_pixels: int | None = None) -> Image.Image:
+def open_image(path: str | Path | BytesIO, most_pixels: int | None = None) -> Image.Image:
     """Return the image of a file, decoded and upright, in its own mode.
 
     A PNG with too much text for Pillow loses that text. An image whose EXIF data are damaged is not turned.
 
     Args:
-        path: name of the file.
+        path: name of the file, or its content.
         most_pixels: largest number of pixels, which the header tells before anything is decoded.
 
     Raises:
@@ -112,7 +112,7 @@ def open_image(path: str | Path, most_pixels: int | None = None) -> Image.Image:
         >>> open_image("black.png").size
         (8, 4)
     """
-    what = str(path)
+    what = "its content" if isinstance(path, BytesIO) else str(path)
     with readable(what):
         try:
             with _opened(path) as image:
@@ -162,7 +162,7 @@ def check_pixels(width: int, height: int, most: int | None) -> None:
         )
 
 
-def _opened(path: str | Path) -> Image.Image:
+def _opened(path: str | Path | BytesIO) -> Image.Image:
     """Open an image; a PNG with too much text for Pillow opens without that text."""
     _silence_libtiff()
     if Path(path).exists() and not Path(path).is_file():
@@ -176,9 +176,9 @@ def _opened(path: str | Path) -> Image.Image:
         return Image.open(content)
 
 
-def _without_long_texts(path: str | Path) -> BytesIO | None:
+def _without_long_texts(path: str | Path | BytesIO) -> BytesIO | None:
     """Return a PNG without its texts that Pillow refuses; None for another file, or one without such texts."""
-    data = Path(path).read_bytes()
+    data = path.getvalue() if isinstance(path, BytesIO) else Path(path).read_bytes()
     if not data.startswith(_PNG):
         return None
     kept, place, total = [_PNG], len(_PNG), 0

@@ -7,13 +7,13 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from smalti.common.checks import quoted
 from smalti.common.images import read_metadata, to_rgb, to_srgb
 from smalti.common.opening import check_pixels, decode, open_image, readable
 from smalti.errors import SmaltiError
@@ -129,7 +129,12 @@ def _open(image: Any, name: str) -> Image.Image:
     with _named(name):
         if isinstance(image, Image.Image):
             return decode(image, "its content", LARGEST_PIXELS)
-        return open_image(image, LARGEST_PIXELS)
+        if named:
+            return open_image(image, LARGEST_PIXELS)
+        content = image.read()
+        if not isinstance(content, bytes):
+            raise SmaltiError("its content is not a readable image: it is text, not bytes")
+        return open_image(BytesIO(content), LARGEST_PIXELS)
 
 
 @contextlib.contextmanager

@@ -148,11 +148,15 @@ def test_wrong_names_and_options(text: str, options: list[str], message: str) ->
 @pytest.mark.parametrize(
     ("suite", "request_", "message"),
     [
-        ("scenes", Request(images=5), "--images must be a whole number of at least 6, not 5"),
-        ("scenes", Request(images=11, images_per_prompt=2), "--images must be a whole number of at least 12"),
-        ("edits", Request(images=4), "--images must be a whole number of at least 5"),
-        ("distance", Request(images=1), "--images must be a whole number of at least 2"),
-        ("tokenizer", Request(images=0), "--images must be a whole number of at least 1"),
+        ("scenes", Request(images=5), "--images must be a whole number from 6 to 100000, not 5"),
+        (
+            "scenes",
+            Request(images=11, images_per_prompt=2),
+            "--images must be a whole number from 12 to 100000",
+        ),
+        ("edits", Request(images=4), "--images must be a whole number from 5 to 100000"),
+        ("distance", Request(images=1), "--images must be a whole number from 2 to 100000"),
+        ("tokenizer", Request(images=0), "--images must be a whole number from 1 to 100000"),
         ("scenes", Request(images_per_prompt=0), "--images-per-prompt"),
         ("scenes", Request(batch_size=0), "--batch-size"),
         ("scenes", Request(seed=-1), "--seed"),

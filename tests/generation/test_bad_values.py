@@ -190,7 +190,7 @@ def test_a_model_without_a_name(monkeypatch, folder, capsys):
 @pytest.mark.parametrize("changes", [{"sampling": {"height": 60}}, {"sampling": {"width": 10**6 * 16}}])
 def test_a_wrong_size_in_the_model_is_the_models(tmp_path, capsys, changes):
     broken = write_tiny_model(tmp_path / "broken", **changes)
-    with pytest.raises(SmaltiError, match="^image_size or sampling in the model's config.json: "):
+    with pytest.raises(SmaltiError, match="^sampling in the model's config.json: "):
         smalti.load(broken)
     assert main(["generate", PROMPT, "-o", "a.png", "--model", str(broken)]) == 2
     assert "config.json" in capsys.readouterr().err
