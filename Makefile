@@ -8,7 +8,7 @@ PYTEST := $(RUN)/python -m pytest -n 2
 
 demo: $(VENV)/demo
 	$(RUN)/smalti generate "a red circle left of a blue square" -o demo.png --seed 0
-	@echo "Open demo.png"
+	@echo "Open demo.png; then \`. $(VENV)/bin/activate\` for the \`smalti\` command"
 
 test: $(VENV)/test
 	$(PYTEST)
