@@ -36,7 +36,7 @@ class Components:
         words: words of the training captions, lower-case; empty where they are not known.
 
     Raises:
-        SmaltiError: the two have different numbers of codes.
+        SmaltiError: the denoiser and the image tokenizer have different codebook sizes.
     """
 
     denoiser: Denoiser

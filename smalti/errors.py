@@ -7,7 +7,7 @@ class SmaltiError(ValueError):
     """Wrong input. The message is one line: what is wrong, its value, and what is allowed.
 
     Attributes:
-        argument: name of the argument that is wrong, with which the message then starts; None if there is none.
+        argument: name of the wrong argument, which starts the message; None if no argument is at fault.
 
     Example:
         >>> raise SmaltiError("steps must be at least 1, not 0", argument="steps")

@@ -143,7 +143,7 @@ class Pipeline:
         preset: str | None = None,
         settings: GenerationSettings | None = None,
     ) -> PipelineOutput:
-        """Draw images of what the prompts say.
+        """Draw images from prompts.
 
         Args:
             prompt: one prompt or a list.
@@ -250,7 +250,7 @@ class Pipeline:
         preset: str | None = None,
         settings: GenerationSettings | None = None,
     ) -> EditResult:
-        """Change an image into what the prompt says, by filling some of its tokens again.
+        """Edit an image to match the prompt, by filling some of its tokens again.
 
             pipe.edit("scene.png", "a green circle and a blue square", source_prompt="a red circle and a blue square")
             pipe.edit("scene.png", "a blue square", mask="mask.png")         # inpainting, removal
@@ -265,7 +265,7 @@ class Pipeline:
                 with one image brings its tokens along, which stay as they are.
             prompt: the whole image as it should be.
             source_prompt, mask, grow, strength, share, threshold: as in `smalti.editing.selection.Selection`.
-            keep_pixels: whether pixels outside of the region are taken from the image itself, not from its tokens.
+            keep_pixels: whether pixels outside the region are taken from the image itself, not from its tokens.
             blend: whether these pixels fade into the region over two tokens around it. Without it they keep their
                 values, bit for bit, and a seam may show.
             negative_prompt, num_images_per_prompt, generator, seed, callback_on_step_end: as for drawing; all results

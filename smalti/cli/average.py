@@ -20,7 +20,7 @@ def average(
         str,
         typer.Argument(
             metavar="SECOND",
-            help="Another model that came from FIRST, or both came from a third.",
+            help="A model fine-tuned from FIRST, or from the same third model.",
             show_default=False,
         ),
     ],

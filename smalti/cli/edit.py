@@ -35,8 +35,8 @@ def edit(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="The whole image as it is, worded like PROMPT. By default what its file says; an empty one compares "
-            "with no prompt.",
+            help="The whole image as it is, worded like PROMPT. The default is the prompt in the file; an empty text "
+            "compares with no prompt.",
             show_default=False,
         ),
     ] = None,
@@ -44,7 +44,7 @@ def edit(
         Path | None,
         typer.Option(
             metavar="MASK.png",
-            help="Where the image may change instead: white there, as large as IMAGE.",
+            help="Edit only where this mask, as large as IMAGE, is white.",
             show_default=False,
         ),
     ] = None,
@@ -52,7 +52,8 @@ def edit(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Fill this share of the tokens again, at random, the least likely first; with --mask, of those in it.",
+            help="Fill this share of the tokens again, at random, favouring the least likely; with --mask, of those in "
+            "it.",
             show_default=False,
         ),
     ] = None,
@@ -74,7 +75,7 @@ def edit(
         ),
     ] = None,
 ) -> None:
-    """Change an image into what PROMPT says, and leave the rest of it alone.
+    """Edit an image to match PROMPT, and leave the rest unchanged.
 
     Smalti selects the tokens that are less likely under PROMPT than under the source prompt, masks them and fills them
     again. This recolours, replaces, removes or adds an object, or changes the background or the style. It needs no
@@ -101,8 +102,7 @@ def inpaint(
         Path,
         typer.Option(
             metavar="MASK.png",
-            help="White where the image is painted again, as large as IMAGE. Every token that it touches is filled "
-            "again.",
+            help="Mask as large as IMAGE: white areas are painted again. Every token that it touches is filled again.",
             show_default=False,
         ),
     ],
@@ -110,7 +110,7 @@ def inpaint(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Fill only this share of the tokens in the mask again, at random, the least likely first.",
+            help="Fill only this share of the tokens in the mask again, at random, favouring the least likely.",
             show_default=False,
         ),
     ] = None,
@@ -136,7 +136,7 @@ def outpaint(
 ) -> None:
     """Grow the canvas and paint beyond the image's edges.
 
-    Example: smalti outpaint scene.png "a red circle left of a blue square" --left 64 --right 64 -o wide.png
+    Example: smalti outpaint scene.png "a red circle right of a blue square" --left 64 --right 64 -o wide.png
     """
     for name, value in (("--left", left), ("--top", top), ("--right", right), ("--bottom", bottom)):
         check_whole(name, value, 0)
@@ -153,7 +153,7 @@ def vary(
         str | None,
         typer.Argument(
             metavar="[PROMPT]",
-            help="The whole image. By default what its file says, if Smalti made it.",
+            help="The whole image. The default is the prompt in the file, if Smalti made it.",
             show_default=False,
         ),
     ] = None,
@@ -162,7 +162,7 @@ def vary(
         typer.Option(metavar="SHARE", help="Share of the tokens that are filled again. 1 is a new image."),
     ] = 0.5,
 ) -> None:
-    """Draw variations: fill a share of the tokens again, at random, the least likely first.
+    """Draw variations: fill a share of the tokens again, at random, favouring the least likely.
 
     Example: smalti vary scene.png -n 4 --strength 0.3 -o like.png
     """

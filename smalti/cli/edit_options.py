@@ -24,8 +24,8 @@ Out = Annotated[
         "-o",
         "--output",
         metavar="OUT",
-        help="The result, as large as IMAGE: a .png, .jpg or .webp file, or a folder. Several (-n) become OUT-0.png, "
-        "OUT-1.png, ...",
+        help="The result, as large as IMAGE, or as the grown canvas: a .png, .jpg or .webp file, or a folder. Several "
+        "(-n) become OUT-0.png, OUT-1.png, ...",
         show_default=False,
     ),
 ]
@@ -43,7 +43,7 @@ Seed = Annotated[
     int | None,
     typer.Option(
         metavar="SEED",
-        help="Result k (from 0) gets SEED + k. By default a new one every time.",
+        help="Result k (from 0) gets SEED + k. Random by default.",
         show_default=False,
     ),
 ]
@@ -51,7 +51,7 @@ KeepPixels = Annotated[
     bool,
     typer.Option(
         "--keep-pixels/--no-keep-pixels",
-        help="Take pixels outside of the selected tokens from IMAGE itself, or decode the whole image from tokens.",
+        help="Take pixels outside the selected tokens from IMAGE itself, or decode the whole image from tokens.",
     ),
 ]
 Blend = Annotated[
@@ -59,7 +59,7 @@ Blend = Annotated[
     typer.Option(
         "--blend/--no-blend",
         help="Change kept pixels within two tokens of the selected ones, so that no seam shows. Or keep every pixel "
-        "outside of the selected tokens bit for bit. A mask selects all tokens that it touches.",
+        "outside the selected tokens bit for bit. A mask selects all tokens that it touches.",
     ),
 ]
 

@@ -40,7 +40,7 @@ Seed = Annotated[
     int | None,
     typer.Option(
         metavar="SEED",
-        help="Image k (from 0) of every prompt gets SEED + k. By default a new one every time.",
+        help="Image k (from 0) of every prompt gets SEED + k. Random by default.",
         show_default=False,
     ),
 ]
@@ -48,8 +48,8 @@ Frames = Annotated[
     Path | None,
     typer.Option(
         metavar="OUT.gif",
-        help="The unmasking as an animation: 0.12 s a step, then 2 s of the image. Equal steps in a row are one "
-        "frame that lasts as long. Several become OUT-0.gif, OUT-1.gif, ...",
+        help="The unmasking as an animation: 0.12 s per step, then 2 s of the image. Equal steps in a row are one "
+        "frame that lasts as long. Several images become OUT-0.gif, OUT-1.gif, ...",
         show_default=False,
     ),
 ]
@@ -80,7 +80,7 @@ def generate(
     batch_size: BatchSize = 8,
     as_json: options.Json = False,
 ) -> None:
-    """Draw images of what prompts say.
+    """Draw images from prompts.
 
     Example: smalti generate "a red circle left of a blue square" -o image.png --seed 0
     """

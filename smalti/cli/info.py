@@ -52,7 +52,7 @@ def _table(folder: str, report: dict[str, Any]) -> str:
         lines += [
             ("denoiser", f"{config['num_hidden_layers']} layers, width {config['hidden_size']}, {heads}"),
             ("conditioning", f"{config['conditioning']}, {config['image_positions']} image positions"),
-            ("pictures", f"{config['image_size']}×{config['image_size']} pixels by default"),
+            ("images", f"{config['image_size']}×{config['image_size']} pixels by default"),
             ("prompts", f"up to {config['max_prompt_tokens']} text tokens of {config['vocab_size']}"),
         ]
     else:
@@ -61,7 +61,10 @@ def _table(folder: str, report: dict[str, Any]) -> str:
     if inner:
         vq = inner["config"]
         side = vq["patch_size"] * 2 ** (len(vq["ch_mult"]) - 1)
-        lines += [("", ""), ("image tokenizer", f"{vq['codebook_size']} codes, {side}×{side} pixels a token")]
+        lines += [
+            ("", ""),
+            ("image tokenizer", f"{vq['codebook_size']} codes, {side}×{side} pixels per token"),
+        ]
         lines += _weights(inner)
         lines += _memory(report["memory"], report["cards"], config["image_size"])
     if config.get("sampling"):
@@ -90,7 +93,7 @@ def _memory(rows: list[dict[str, Any]], cards: list[dict[str, Any]], side: int) 
     """Return what each precision needs, and what would be chosen for smaller GPUs, one line each."""
     from smalti.runtime.memory import gigabytes
 
-    lines = [("", ""), ("memory", f"computed, on a device, for one {side}×{side} picture with guidance:")]
+    lines = [("", ""), ("memory", f"computed, on a device, for one {side}×{side} image with guidance:")]
     for row in rows:
         weights = sum(row["weights"].values())
         lines.append(

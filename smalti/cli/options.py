@@ -61,7 +61,9 @@ Offload = Annotated[
 ]
 Memory = Annotated[
     str | None,
-    _model_option("--memory", "Such as 8GB: choose a loading mode whose computed need fits.", "SIZE"),
+    _model_option(
+        "--memory", "Memory limit such as 8GB: choose a loading mode whose computed need fits.", "SIZE"
+    ),
 ]
 Compile = Annotated[
     bool,
@@ -97,7 +99,7 @@ Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help=f"Settings that go together: {', '.join(PRESETS)}. Options beside it win.",
+        help=f"Settings that go together: {', '.join(PRESETS)}. Options beside it override it.",
         metavar="NAME",
         show_default=False,
         rich_help_panel=_SAMPLING,

@@ -152,7 +152,7 @@ def print_json(report: Mapping[str, Any]) -> None:
 
 
 def shows_progress(as_json: bool) -> bool:
-    """Return whether somebody is looking: progress goes to a terminal, never to a file or beside JSON."""
+    """Return whether to show progress: on a terminal and without JSON."""
     return sys.stderr.isatty() and not as_json
 
 

@@ -26,7 +26,7 @@ Overrides = Annotated[
 
 
 def train(config: Config, overrides: Overrides = None) -> None:
-    """Train a denoiser, or go on with a training that was stopped. Ctrl-C stops with a checkpoint.
+    """Train a denoiser, or resume one that was stopped. Ctrl-C writes a checkpoint and stops.
 
     Example: smalti train configs/scenes.yaml loop.steps=2000
     """
@@ -38,7 +38,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
 
 
 def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
-    """Train an image tokenizer, or go on with a training that was stopped. Ctrl-C stops with a checkpoint.
+    """Train an image tokenizer, or resume one that was stopped. Ctrl-C writes a checkpoint and stops.
 
     Example: smalti train-tokenizer configs/scenes-tokenizer.yaml
     """

@@ -1,4 +1,4 @@
-"""Blending of decoded and original pixels, so that the image stays sharp outside of the edit."""
+"""Blending of decoded and original pixels, so that the image stays sharp outside the edit."""
 
 from __future__ import annotations
 

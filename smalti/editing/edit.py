@@ -132,9 +132,9 @@ def start_edit(
         size: (height, width) of the canvas in pixels; None means that of the image's own tokens, else that of the
             settings.
         negative_prompt: prompt of the unconditional pass, as for `smalti.generation.drawing.start`.
-        keep_pixels: whether pixels outside of the region come from the image itself rather than from its tokens.
+        keep_pixels: whether pixels outside the region come from the image itself rather than from its tokens.
         blend: whether these pixels fade into the region over two tokens around it, so that there is no seam. Without
-            it every pixel outside of the region keeps its value, bit for bit. The region is all tokens that a mask
+            it every pixel outside the region keeps its value, bit for bit. The region is all tokens that a mask
             touches.
         num_images_per_prompt: number of images; all have the same region.
         generator, seed: random generators, or seeds, as for `smalti.generation.drawing.start`.

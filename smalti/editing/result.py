@@ -22,7 +22,7 @@ class EditResult:
 
     Attributes:
         images: an image for each seed, as large as the source image after growing.
-        tokens: (B, h, w) int64 on the CPU; outside of the region they equal `tokens_before`.
+        tokens: (B, h, w) int64 on the CPU; outside the region they equal `tokens_before`.
         tokens_before: tokens of the source image, (h, w) int64 on the CPU.
         region: tokens that were filled again, (h, w) bool.
         loss: drop of each token's log-likelihood in nats, (h, w) float32; None unless the selection was automatic.

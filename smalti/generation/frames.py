@@ -1,4 +1,4 @@
-"""The unmasking as images, one a step."""
+"""The unmasking as images, one per step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smalti.sampling.view import Step
 
 
 def make_frames(components: Components, steps: Sequence[Step]) -> list[list[Image.Image]]:
-    """Return the unmasking of each image of a batch: a blank frame and one a step.
+    """Return the unmasking of each image of a batch: a blank frame and one per step.
 
     A decoder needs a token everywhere. Unknown positions are decoded as they will be in the end, then covered with
     blank tiles, so that the edges of what is known already fit what comes later.

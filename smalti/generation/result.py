@@ -15,7 +15,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "tokens")
 
 @dataclass(frozen=True, eq=False)
 class PipelineOutput:
-    """Images and how they came about. Lists have an entry an image, all images of the first prompt first.
+    """Images and how they came about. Lists have an entry per image, all images of the first prompt first.
 
     Attributes:
         images: what `output_type` asked for. "pil" is a list of images. "np" is (B, H, W, 3) float32 in [0, 1]. "pt" is
@@ -23,7 +23,7 @@ class PipelineOutput:
         tokens: (B, h, w) int64 on the CPU.
         prompts: the prompt of each image.
         negative_prompts: the negative prompt of each image, or None.
-        seeds: the seed of each image; alone with its seed it comes out the same.
+        seeds: the seed of each image; the seed alone gives the same image again.
         settings: every setting, defaults included.
         seconds: "prompt", "denoise", "decode" and their sum, "total".
         tokens_edited: number of changes, in each image, of a token that was already set.

@@ -20,11 +20,11 @@ def image_seeds(
     prompts: int,
     images_per_prompt: int,
 ) -> list[int]:
-    """Return a seed for each of prompts · images_per_prompt images, all of the first prompt first.
+    """Return one seed per image, grouped by prompt.
 
     Args:
-        seed: image k of every prompt gets seed + k; a list has one an image; None draws a seed.
-        generator: in place of a seed: one that all images draw theirs from, or a list with one an image.
+        seed: image k of every prompt gets seed + k; a list has one per image; None draws a seed.
+        generator: in place of a seed: one that all images draw theirs from, or a list with one per image.
 
     Raises:
         SmaltiError: both are given, or one of the wrong kind, range or length.

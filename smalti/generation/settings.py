@@ -55,7 +55,7 @@ class GenerationSettings:
         "guidance_scale less 1.",
     )
     guidance_interval: tuple[float, float] = setting(
-        (0.0, 1.0), Pair(), metavar="A B", help="Fractions of the steps between which guidance is on."
+        (0.0, 1.0), Pair(), metavar="A B", help="Apply guidance only between these fractions of the steps."
     )
     budget: str = setting(
         "shift",

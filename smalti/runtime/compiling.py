@@ -101,7 +101,7 @@ class Recorded:
         if recording is None:
             while len(self._recordings) >= _RECORDINGS:
                 del self._recordings[next(iter(self._recordings))]
-            # Tensors made under inference mode could not be written to outside of it.
+            # Tensors made under inference mode could not be written to outside it.
             with torch.inference_mode(False):
                 place, cos, sin = x.clone(), tables.cos.clone(), tables.sin.clone()
                 rest = [None if one is None else one.clone() for one in given[3:]]

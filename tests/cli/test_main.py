@@ -321,7 +321,7 @@ def test_version_and_no_command(run):
 def test_info(run, folder):
     code, out, err = run("info", folder)
     assert (code, err) == (0, "")
-    assert "2 layers, width 32" in out and "64 codes, 8×8 pixels a token" in out
+    assert "2 layers, width 32" in out and "64 codes, 8×8 pixels per token" in out
     code, out, _ = run("info", GOLDEN, "--json")
     report = json.loads(out)
     assert report["parameters"]["unused"] > 0 and report["image_tokenizer"]["config"]["codebook_size"] == 512
