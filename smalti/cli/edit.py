@@ -248,6 +248,7 @@ def _write(result: EditResult, index: int, path: Path, pipe: Pipeline, metadata:
     import numpy as np
 
     from smalti.cli.metadata import describe
+    from smalti.common.files import make_folder
     from smalti.common.images import save_image
     from smalti.editing.embedded import TEXT
     from smalti.editing.picture import Picture
@@ -261,6 +262,7 @@ def _write(result: EditResult, index: int, path: Path, pipe: Pipeline, metadata:
             text["source prompt"] = result.source_prompt
         if path.suffix.lower() == ".png":
             text[TEXT] = result.embedded(index).to_text(Picture(np.array(image)))
+    make_folder(path.parent)
     save_image(image, path, text)
 
 

@@ -208,6 +208,7 @@ def _write_images(result: PipelineOutput, places: list[Path], pipe: Pipeline, me
     import numpy as np
 
     from smalti.cli.metadata import describe
+    from smalti.common.files import make_folder
     from smalti.common.images import save_image
     from smalti.editing.embedded import TEXT, embed_tokens
     from smalti.editing.picture import Picture
@@ -221,6 +222,7 @@ def _write_images(result: PipelineOutput, places: list[Path], pipe: Pipeline, me
             if path.suffix.lower() == ".png":
                 # So that a later edit need not encode the image again.
                 text[TEXT] = embed_tokens(tokens, pipe.image_tokenizer).to_text(Picture(np.array(image)))
+        make_folder(path.parent)
         save_image(image, path, text)
 
 

@@ -118,8 +118,9 @@ def image_paths(out: Path, prompts: Sequence[str], seeds: Sequence[int]) -> list
             check_writable(path, IMAGE_SUFFIXES, "-o")
         return files
     with _named(out, "-o"):
-        out.mkdir(parents=True, exist_ok=True)
-    check_folder(out, out, "-o")
+        # It is created with the first image, so that a command that fails leaves nothing.
+        existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    check_folder(existing, out, "-o")
     paths: dict[Path, None] = {}
     for prompt, seed in zip(prompts, seeds, strict=True):
         words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:_LONGEST_NAME].strip("-") or "image"

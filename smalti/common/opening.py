@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import re
 import threading
 import warnings
 import zlib
@@ -80,6 +81,7 @@ def readable(what: str) -> Iterator[None]:
         raise UnreadableImageError(what, f"it has more than {most} megapixels") from error
     except Exception as error:  # plugins raise nearly every kind for damaged files
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        reason = re.sub(r" <_io\.[^>]*>", "", reason)
         # Pillow repeats the name of the file.
         raise UnreadableImageError(what, reason.removesuffix(f" {what!r}")[:_LONGEST_REASON]) from error
 

@@ -58,7 +58,7 @@ def parse_rule(kind: str, text: Any, table: Mapping[str, type[R]]) -> R:
         values[key] = _read(kind, key, value, known[key])
     try:
         return rule(**values)
-    except SmaltiError as error:
+    except (TypeError, ValueError) as error:  # SmaltiError is a ValueError
         raise SmaltiError(f"{kind} {name!r}: {error}", argument=kind) from error
 
 
@@ -66,7 +66,11 @@ def describe_rules(table: Mapping[str, type[Any]]) -> str:
     """Return one line a rule: its name, its parameters with their defaults, and what it does."""
     lines = []
     for name, rule in table.items():
-        fields = [f"{field.name}={field.default}" for field in dataclasses.fields(rule) if field.init]
+        fields = [
+            field.name if field.default is dataclasses.MISSING else f"{field.name}={field.default}"
+            for field in dataclasses.fields(rule)
+            if field.init
+        ]
         summary = (inspect.getdoc(rule) or "").split("\n\n")[0].replace("\n", " ")
         lines.append(f"{name}{':' if fields else ''}{','.join(fields)}\n    {summary}")
     return "\n".join(lines)
@@ -74,6 +78,10 @@ def describe_rules(table: Mapping[str, type[Any]]) -> str:
 
 def _read(kind: str, key: str, text: str, hint: Any) -> Any:
     """Return the value that a parameter's text stands for, by the type of its field."""
+    if hint not in (int, float, bool, str):
+        raise SmaltiError(
+            f"{kind}'s {key} must have the type int, float, bool or str to be read from text", argument=kind
+        )
     try:
         if hint is bool:
             return {"true": True, "false": False}[text.lower()]

@@ -131,6 +131,8 @@ def _open(image: Any, name: str) -> Image.Image:
             return decode(image, "its content", LARGEST_PIXELS)
         if named:
             return open_image(image, LARGEST_PIXELS)
+        if image.seekable():
+            image.seek(0)
         content = image.read()
         if not isinstance(content, bytes):
             raise SmaltiError("its content is not a readable image: it is text, not bytes")

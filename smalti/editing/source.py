@@ -86,8 +86,7 @@ def open_source(components: Components, image: Any, size: tuple[int, int], *, re
     else:
         picture = image if isinstance(image, Picture) else open_picture(image)
         embedded = find_embedded(picture, components.image_tokenizer)
-        if embedded is not None:
-            prompt = picture.text.get("prompt")
+        prompt = picture.text.get("prompt")
     if embedded is None or not (reuse or embedded.canvas.canvas == size):
         return SourceImage(picture, fit(picture.pixels.shape[:2], size), None, prompt)
     return SourceImage(picture, embedded.canvas, embedded.tokens, prompt)

@@ -12,7 +12,7 @@ import torch
 
 from smalti.common.checks import check_real, check_whole
 from smalti.errors import SmaltiError
-from smalti.sampling.curves import progress_points, shifted
+from smalti.sampling.curves import check_shift, progress_points, shifted
 from smalti.sampling.view import StepView
 
 
@@ -51,13 +51,13 @@ class ShiftBudget(Budget):
     """Follow σ(t) = shift·t / (1 + (shift − 1)·t): the larger the shift, the fewer tokens the first steps reveal.
 
     Attributes:
-        shift: strength of the curve, above 0; 1 is linear.
+        shift: strength of the curve, from 10⁻⁶ to 10⁶; 1 is linear.
     """
 
     shift: float = 5.0
 
     def __post_init__(self) -> None:
-        check_real("shift", self.shift, 0, above=True)
+        check_shift(self.shift)
 
     def counts(self, tokens: int, steps: int) -> list[int]:
         """Return `steps` numbers of at least 1 that sum to `tokens`."""

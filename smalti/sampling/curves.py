@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from smalti.common.checks import check_real
+
+
+def check_shift(shift: float) -> None:
+    """Raise SmaltiError unless a shift is a finite number from 10⁻⁶ to 10⁶, where its curve is exact enough."""
+    check_real("shift", shift, 1e-6, 1e6)
+
 
 def shifted(t: float, shift: float) -> float:
     """Return σ(t) = shift·t / (1 + (shift − 1)·t), from 0 at t = 0 to 1 at t = 1."""

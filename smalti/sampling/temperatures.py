@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from smalti.common.checks import check_real, check_whole
+from smalti.common.checks import check_whole
 from smalti.common.rules import parse_rule
-from smalti.sampling.curves import progress_points, shifted
+from smalti.sampling.curves import check_shift, progress_points, shifted
 
 # Schedules end here rather than at 0.
 _FLOOR = 0.01
@@ -60,13 +60,13 @@ class ShiftTemperature(TemperatureSchedule):
     """Cool as σ(1 − u) with the curve of the shift budget, above the floor of 0.01.
 
     Attributes:
-        shift: strength of the curve, above 0.
+        shift: strength of the curve, from 10⁻⁶ to 10⁶.
     """
 
     shift: float = 3.0
 
     def __post_init__(self) -> None:
-        check_real("shift", self.shift, 0, above=True)
+        check_shift(self.shift)
 
     def values(self, steps: int) -> list[float]:
         """Return `steps` factors."""

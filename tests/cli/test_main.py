@@ -428,3 +428,19 @@ def test_unknown_words_get_one_line(run, folder, tmp_path):
     assert code == 0 and err == "smalti: the model mine has never seen these words in training: dragon\n"
     code, _, err = run("vary", "a.png", "a red wolf", "-o", "b.png", "--steps", 1, "--model", copy)
     assert code == 0 and err == "smalti: the model mine has never seen these words in training: wolf\n"
+
+
+def test_a_command_that_fails_leaves_no_folder(run, folder, tmp_path):
+    assert run("generate", PROMPT, "-o", "new/deep", "--model", "nosuch")[0] == 2
+    assert run("generate", PROMPT, "-o", "new", "--frames", "x.mp4", "--model", folder)[0] == 2
+    assert names(tmp_path) == []
+    code, _, err = run("generate", PROMPT, "-o", "new/deep", "--seed", 1, "--steps", 1, "--model", folder)
+    assert (code, err) == (0, "") and len(names(tmp_path / "new" / "deep")) == 1
+
+
+def test_an_edit_reads_the_prompt_of_any_format(run, folder):
+    for suffix in (".png", ".jpg", ".webp"):
+        line = ["generate", PROMPT, "-o", f"a{suffix}", "--seed", 3, "--steps", 4, "--model", folder]
+        assert run(*line)[0] == 0
+        edit = ["edit", f"a{suffix}", "a star", "-o", "b.png", "--share", 0.3, "--steps", 2, "--json"]
+        assert json.loads(run(*edit, "--model", folder)[1])["source_prompt"] == PROMPT

@@ -93,3 +93,26 @@ def test_changes_that_are_no_settings():
     ) as caught:
         GenerationSettings().replaced(shift=3)
     assert caught.value.argument == "shift"
+
+
+def test_a_rule_from_outside_that_is_wrong_is_one_line():
+    @dataclasses.dataclass(frozen=True)
+    class Wrong:
+        """Ask for what a string cannot say."""
+
+        must: int
+        window: int | None = None
+
+        def __post_init__(self) -> None:
+            if self.must < 0:
+                raise ValueError("must is below 0")
+
+    table = {"wrong": Wrong}
+    for text, message in (
+        ("wrong", "order 'wrong': .* 'must'"),
+        ("wrong:-1", "order 'wrong': must is below 0"),
+        ("wrong:must=1,window=2", "order's window must have the type int, float, bool or str"),
+    ):
+        with pytest.raises(SmaltiError, match=message):
+            parse_rule("order", text, table)
+    assert describe_rules(table).startswith("wrong:must,window=None\n")

@@ -81,9 +81,9 @@ class TestBudgets:
         with pytest.raises(SmaltiError, match="steps must be"):
             ShiftBudget().counts(16, steps)
 
-    @pytest.mark.parametrize("shift", [0, -1.0, math.inf, math.nan, "5"])
+    @pytest.mark.parametrize("shift", [0, 1e-300, 1e300, -1.0, math.inf, math.nan, "5"])
     def test_bad_shifts_are_named(self, shift):
-        with pytest.raises(SmaltiError, match="shift must be a finite number above 0"):
+        with pytest.raises(SmaltiError, match="shift must be a finite number of at least 1e-06"):
             ShiftBudget(shift)
         with pytest.raises(SmaltiError, match="shift must be"):
             ShiftTemperature(shift)
