@@ -192,7 +192,7 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
     # Before the model is loaded: an image that cannot be read is known at once.
     picture = open_picture(params["image"])
     if prompt is None:
-        prompt = picture.text.get("prompt")
+        prompt = picture.prompt
         if not prompt:
             raise SmaltiError(f"{params['image']} does not say what it shows: name a PROMPT")
     places = output.image_paths(out, [prompt] * count, seeds) if out else []

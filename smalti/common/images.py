@@ -126,7 +126,7 @@ def save_image(image: Image.Image, path: str | Path, text: Mapping[str, str] | N
         >>> save_image(Image.new("RGB", (8, 8)), "black.webp", {"prompt": "nothing"})
         >>> with Image.open("black.webp") as image:
         ...     read_metadata(image)
-        {'prompt': 'nothing'}
+        {'prompt': 'nothing', 'Software': ''}
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
@@ -154,8 +154,9 @@ def read_metadata(image: Image.Image) -> dict[str, str]:
         values = parse_json(image.getexif().get(_DESCRIPTION, "{}"), "ImageDescription")
     except Exception:  # damaged EXIF data raise nearly every kind, and so does a text that is not ours
         return text
-    if isinstance(values, dict):
+    if isinstance(values, dict) and values:
         text |= {key: value for key, value in values.items() if isinstance(value, str)}
+        text |= {"Software": str(image.getexif().get(_SOFTWARE, ""))}
     return text
 
 

@@ -37,6 +37,12 @@ class Picture:
     text: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def prompt(self) -> str | None:
+        """Prompt that Smalti made the image with; None where its file does not say so."""
+        # Other programs write other things under this key.
+        return self.text.get("prompt") if self.text.get("Software", "").startswith("Smalti") else None
+
+    @property
     def shown(self) -> np.ndarray:
         """The pixels over white, (H, W, 3) uint8."""
         if self.pixels.shape[2] == 3:

@@ -11,7 +11,7 @@ import torch
 from smalti.common.checks import quoted
 from smalti.components import Components
 from smalti.editing.canvas import Canvas, fit
-from smalti.editing.embedded import EmbeddedTokens, codebook_name, embed_tokens, find_embedded
+from smalti.editing.embedded import TEXT, EmbeddedTokens, codebook_name, embed_tokens, find_embedded
 from smalti.editing.picture import LARGEST_PIXELS, Picture, open_picture
 from smalti.editing.regions import touched_tokens
 from smalti.editing.result import EditResult
@@ -86,7 +86,8 @@ def open_source(components: Components, image: Any, size: tuple[int, int], *, re
     else:
         picture = image if isinstance(image, Picture) else open_picture(image)
         embedded = find_embedded(picture, components.image_tokenizer)
-        prompt = picture.text.get("prompt")
+        # Embedded tokens that do not fit any more tell that something else changed the image.
+        prompt = picture.prompt if embedded is not None or TEXT not in picture.text else None
     if embedded is None or not (reuse or embedded.canvas.canvas == size):
         return SourceImage(picture, fit(picture.pixels.shape[:2], size), None, prompt)
     return SourceImage(picture, embedded.canvas, embedded.tokens, prompt)
