@@ -74,6 +74,7 @@ def test_edits_are_as_recorded(pipe, grids, edit):
     assert torch.equal(result.tokens, grids[f"edit-{edit['key']}"].long())
 
 
+@pytest.mark.slow
 def test_an_edit_of_pixels_is_as_recorded(pipe, grids):
     before = Image.fromarray(np.array(pipe(CASES["prompt"], seed=0).images[0]))
     result = pipe.edit(before, "a green circle left of a blue square", seed=5)

@@ -92,6 +92,7 @@ def test_ground_truth_through_the_bundled_tokenizer(run):
     assert report["controls"] == ["ground_truth", "tokenized"]
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_folder_is_named(run, tmp_path):
     run("scenes", "--ground-truth", "--images", 6, "--save", "kept")
     shutil.copy(__file__, tmp_path / "kept" / "00002" / "samples" / "0000.png")

@@ -281,6 +281,7 @@ def test_other_ends(run, folder, monkeypatch, error, code, message):
     assert err.startswith(message) and err.count("\n") == (1 if message else 0)
 
 
+@pytest.mark.slow
 def test_process(folder, tmp_path):
     line = [sys.executable, "-m", "smalti", "generate", PROMPT, "--model", str(folder)]
     root = Path(smalti.__file__).parents[1]

@@ -43,6 +43,7 @@ def folder(tmp_path_factory):
     return write_tiny_model(tmp_path_factory.mktemp("compiled") / "tiny")
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_same_tokens(folder):
     pipe, plain = smalti.load(folder, compile=True), smalti.load(folder)

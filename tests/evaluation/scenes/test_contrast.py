@@ -32,6 +32,7 @@ def test_the_other_prompt_differs_in_one_thing(kind: str, seed: int) -> None:
     assert any(pair in HELD_OUT for pair in objects) == kind.endswith("held_out")
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_nothing_is_at_chance_and_the_bundled_one_is_not() -> None:
     pipe = smalti.load()
     kwargs = dict(mask_ratios=(1.0, 0.9))

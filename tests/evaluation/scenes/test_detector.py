@@ -44,6 +44,7 @@ def box(left: float, top: float, right: float, bottom: float) -> Detection:
     return Detection("circle", "red", (left, top, right, bottom), 1.0)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**6), st.sampled_from(["train", "test"]))
 @settings(max_examples=60, deadline=None)
 def test_it_sees_what_a_scene_holds_and_what_its_metadata_asks_for(index: int, split: str) -> None:
@@ -53,6 +54,7 @@ def test_it_sees_what_a_scene_holds_and_what_its_metadata_asks_for(index: int, s
     assert is_correct(scene.metadata, detect(picture))
 
 
+@pytest.mark.slow
 def test_it_sees_through_blur_noise_and_a_tint() -> None:
     scenes = [Scenes(seed=8, split="test").scene(index) for index in range(80)]
     right = [

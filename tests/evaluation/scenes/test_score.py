@@ -86,6 +86,7 @@ def test_position() -> None:
     assert not is_correct({"include": include}, [seen("circle", x=0.2)])
 
 
+@pytest.mark.slow
 def test_the_scorer_measures() -> None:
     prompts = scene_prompts(36)
     images = list(ground_truth(prompts, size=128))
