@@ -94,8 +94,7 @@ class Pipeline:
         config = components.denoiser.config
         self.components = components
         self.settings = model_settings(config.image_size, config.sampling)
-        height, width = self.settings.height, self.settings.width
-        assert height is not None and width is not None
+        height, width = self.settings.size
         try:
             components.grid(height, width)
         except SmaltiError as error:
@@ -294,7 +293,7 @@ class Pipeline:
             prompt,
             Selection(source_prompt, mask, grow, strength, share, threshold),
             sized,
-            size=None if height is None and width is None else (sized.height or 0, sized.width or 0),
+            size=None if height is None and width is None else sized.size,
             negative_prompt=negative_prompt,
             keep_pixels=keep_pixels,
             blend=blend,

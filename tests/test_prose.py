@@ -9,7 +9,11 @@ import pytest
 from prose import LINK, house_words, inverted_sentences, long_sentences, sentences, words
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")),
+    ROOT / "smalti" / "models" / "scenes" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 MOST_README_LINES = 100
 
 

@@ -209,7 +209,7 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
         prompt,
         selection,
         settings,
-        size=None if height is None and width is None else (settings.height or 0, settings.width or 0),
+        size=None if height is None and width is None else settings.size,
         negative_prompt=params["negative_prompt"],
         keep_pixels=params["keep_pixels"],
         blend=params["blend"],

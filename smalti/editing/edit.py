@@ -194,7 +194,7 @@ def _open(
     check_settings(settings)
     if not isinstance(selection, Selection):
         raise SmaltiError(f"selection must be a Selection, not {quoted(selection)}", argument="selection")
-    given = open_source(components, image, size or _own_size(settings), reuse=size is None)
+    given = open_source(components, image, size or settings.size, reuse=size is None)
     source = selection.source_prompt if selection.source_prompt is not None else given.prompt
     if selection.automatic:
         _check_prompts_differ(prompt, source)
@@ -212,13 +212,6 @@ def _check_prompts_differ(prompt: Any, source: str | None) -> None:
             "prompt and source_prompt are the same: the image already shows it, so nothing was changed",
             argument="prompt",
         )
-
-
-def _own_size(settings: GenerationSettings) -> tuple[int, int]:
-    """Return the (height, width) of settings in pixels."""
-    if settings.height is None or settings.width is None:
-        raise SmaltiError("height and width must be set in the settings", argument="height")
-    return settings.height, settings.width
 
 
 def _prompts(

@@ -142,7 +142,7 @@ def start(
     prompts = _as_list("prompt", prompt)
     num_images_per_prompt = check_whole("num_images_per_prompt", num_images_per_prompt)
     seeds = image_seeds(seed, generator, len(prompts), num_images_per_prompt)
-    height, width = _size(settings)
+    height, width = settings.size
     grid = components.grid(height, width)
     _check_steps(settings.num_inference_steps, grid[0] * grid[1])
     sampler = make_sampler(settings, guidance_batched=components.guidance_batched)
@@ -209,12 +209,6 @@ def _check_steps(steps: int, tokens: int) -> None:
             f"num_inference_steps must be at most {tokens}, the number of tokens, not {steps}",
             argument="num_inference_steps",
         )
-
-
-def _size(settings: GenerationSettings) -> tuple[int, int]:
-    if settings.height is None or settings.width is None:
-        raise SmaltiError("height and width must be set in the settings", argument="height")
-    return settings.height, settings.width
 
 
 def _repeated(texts: list[str], count: int) -> list[str]:

@@ -129,6 +129,17 @@ class GenerationSettings:
             if type(value) is not type(field.default) or value != field.default:
                 object.__setattr__(self, field.name, declaration(field).kind.check(field.name, value))
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels.
+
+        Raises:
+            SmaltiError: one of them is not set.
+        """
+        if self.height is None or self.width is None:
+            raise SmaltiError("height and width must be set in the settings", argument="height")
+        return self.height, self.width
+
     def replaced(self, **changes: Any) -> GenerationSettings:
         """Return the same settings with some of them changed; None leaves a setting as it is.
 

@@ -12,7 +12,6 @@ import torch
 
 from smalti.common.checks import check_whole, quoted
 from smalti.errors import SmaltiError
-from smalti.model.prompt_check import check_prompt
 from smalti.model.text import TextTokenizer
 
 _FIELD = re.compile(r"(\{prompt\}|\{micro\}|\{slots\})")
@@ -204,7 +203,7 @@ def build_prompts(
     pieces = [(_FIELD.split(text), special) for text, special in tokenizer.split(template.template)]
     encoded: list[tuple[list[int], int, int]] = []
     for prompt in prompts:
-        check_prompt(name, prompt, tokenizer.encode, template.max_prompt_tokens, tokenizer.longest)
+        _check_prompt(name, prompt, template.max_prompt_tokens, tokenizer)
         values = {"{prompt}": prompt, "{micro}": micro}
         ids: list[int] = []
         slot_start = prefix_end = 0
@@ -234,3 +233,23 @@ def build_prompts(
         slots=slots,
         unconditional_id=template.unconditional_id,
     )
+
+
+def _check_prompt(name: str, prompt: Any, most: int, tokenizer: TextTokenizer) -> None:
+    """Raise SmaltiError unless a text can be a prompt of at most `most` ids; `name` is its argument's."""
+    if not isinstance(prompt, str):
+        raise SmaltiError(f"{name} must be text, not {type(prompt).__name__}", argument=name)
+    if not prompt.strip():
+        raise SmaltiError(f"{name} must not be empty", argument=name)
+    # Encoding megabytes of text takes seconds and a gigabyte.
+    if len(prompt) > most * tokenizer.longest:
+        raise SmaltiError(
+            f"{name} must be at most {most} text tokens long, not {len(prompt)} characters", argument=name
+        )
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:  # lone surrogates, which stand for bytes that are not UTF-8
+        raise SmaltiError(f"{name} must be valid Unicode: {error.reason}", argument=name) from error
+    count = len(tokenizer.encode(prompt))
+    if count > most:
+        raise SmaltiError(f"{name} must be at most {most} text tokens long, not {count}", argument=name)
