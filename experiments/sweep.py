@@ -34,9 +34,10 @@ import torch
 import smalti
 from smalti.common.files import write_json_atomic, write_text_atomic
 from smalti.errors import SmaltiError
+from smalti.evaluation.geneval import TAGS
 from smalti.evaluation.subject import Subject
 from smalti.evaluation.suites.scenes.contrast import measure_contrasts
-from smalti.evaluation.suites.scenes.prompts import TAGS, scene_prompts
+from smalti.evaluation.suites.scenes.prompts import scene_prompts
 from smalti.evaluation.suites.scenes.score import score_images
 from smalti.generation.settings import GenerationSettings
 from smalti.objective.loss import denoising_loss

@@ -14,23 +14,16 @@ from typing import Any
 import numpy as np
 
 from smalti.common.checks import check_whole
-from smalti.errors import SmaltiError
-from smalti.evaluation.folder import check_text
+from smalti.evaluation import geneval
+from smalti.evaluation.geneval import PAIR_TAGS, TAGS, Prompt
 from smalti.worlds.scenes.captions import geneval_prompt
 from smalti.worlds.scenes.layout import RELATIONS
 from smalti.worlds.scenes.palette import COLORS
 from smalti.worlds.scenes.scene import HELD_OUT, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
 
-TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-
-PAIR_TAGS = ("colors", "color_attr")
-"""Tasks whose prompts name the colour of every object."""
-
 HELD_OUT_SHARE = 0.2
 """Fraction of the prompts of these tasks that ask for a held-out pair."""
-
-Prompt = dict[str, Any]
 
 
 def scene_prompts(per_tag: int = 50, seed: int = 0) -> list[Prompt]:
@@ -83,26 +76,7 @@ def ground_truth(
 
 def check_prompt(prompt: Any) -> None:
     """Raise SmaltiError, which names the fault, unless a prompt is one over scenes."""
-    check_text(prompt)
-    if prompt.get("tag") not in TAGS:
-        raise SmaltiError(f"tag must be one of {list(TAGS)}, not {prompt.get('tag')!r}")
-    include, exclude = prompt.get("include"), prompt.get("exclude", [])
-    if not isinstance(include, list) or not include or not isinstance(exclude, list):
-        raise SmaltiError("include must be a list of at least one object, and exclude, if given, a list")
-    for index, entry in enumerate([*include, *exclude]):
-        if not isinstance(entry, dict) or entry.get("class") not in SHAPES:
-            raise SmaltiError(f"class must be one of {list(SHAPES)}, not {entry!r}")
-        if not isinstance(entry.get("count"), int) or entry["count"] < 1:
-            raise SmaltiError(f"count must be a positive whole number, not {entry.get('count')!r}")
-        if entry.get("color", "red") not in COLORS:
-            raise SmaltiError(f"color must be one of {list(COLORS)}, not {entry['color']!r}")
-        position = entry.get("position", ["above", 0])
-        known = isinstance(position, list) and len(position) == 2 and position[0] in RELATIONS
-        if not known or ("position" in entry and position[1] not in range(min(index, len(include)))):
-            raise SmaltiError(
-                f"position must be [relation, index of an earlier object] with one of {list(RELATIONS)}, "
-                f"not {position!r}"
-            )
+    geneval.check_prompt(prompt, SHAPES, COLORS)
 
 
 def _draw(tag: str, count: int, random: Random) -> list[list[dict[str, Any]]]:
