@@ -19,17 +19,7 @@ from smalti.worlds.layout import RELATIONS
 from smalti.worlds.scenes.scene import Scene, colors_of, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
 from smalti.worlds.scenes.variety import make_blobs, name_colors, vary
-
-TRAINING_MIX: dict[str, float] = {
-    "single_object": 0.08,
-    "two_object": 0.10,
-    "counting": 0.20,
-    "colors": 0.17,
-    "position": 0.20,
-    "color_attr": 0.20,
-    "mixed": 0.05,
-}
-"""Share of each kind of scene: GenEval's six tasks, and `mixed` scenes of three or four objects."""
+from smalti.worlds.tasks import TRAINING_MIX
 
 # Share of the captions that name colours, by tag, where colours are not the task.
 _COLORED_SHARE = {"single_object": 0.0, "two_object": 0.0, "counting": 0.4, "position": 0.7}

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from smalti.errors import SmaltiError
 from smalti.worlds.layout import RELATIONS, Layout
-from smalti.worlds.scenes.captions import NUMBERS, geneval_prompt, plural
+from smalti.worlds.scenes.captions import geneval_prompt, plural
 from smalti.worlds.scenes.extra_shapes import EXTRA_SHAPES, blob, resembles
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
 from smalti.worlds.scenes.scene import GAP, HELD_OUT, MARGIN, SIZES, Scene, SceneObject, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
-from smalti.worlds.scenes.world import TRAINING_MIX, Scenes
+from smalti.worlds.scenes.world import Scenes
+from smalti.worlds.tasks import TRAINING_MIX
+from smalti.worlds.wording import NUMBERS
 
 indices = st.integers(0, 10**9)
 splits = st.sampled_from(["train", "test"])

@@ -21,8 +21,7 @@ from smalti.worlds.scenes.captions import geneval_prompt
 from smalti.worlds.scenes.palette import COLORS
 from smalti.worlds.scenes.scene import HELD_OUT, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
-
-TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+from smalti.worlds.tasks import TAGS
 
 PAIR_TAGS = ("colors", "color_attr")
 """Tasks whose prompts name the colour of every object."""
