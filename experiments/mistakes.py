@@ -27,13 +27,14 @@ import torch
 
 import smalti
 from smalti.errors import SmaltiError
-from smalti.evaluation.geneval import TAGS, Detection, Prompt, is_correct
+from smalti.evaluation.geneval import Detection, Prompt, is_correct
 from smalti.evaluation.suites.scenes.detector import detect
 from smalti.evaluation.suites.scenes.prompts import scene_prompts
 from smalti.generation.build import make_sampler
 from smalti.generation.settings import GenerationSettings
 from smalti.pipeline import Pipeline
 from smalti.sampling.sampler import sample
+from smalti.worlds.tasks import TAGS
 
 _BATCH = 16
 _TRIES = 4

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from smalti.common.files import read_json
-from smalti.evaluation.geneval import TAGS
 from smalti.evaluation.suites.scenes.edit_pairs import KINDS
+from smalti.worlds.tasks import TAGS
 
 PRESETS = ("quality", "balanced", "fast")
 

@@ -34,7 +34,6 @@ import torch
 import smalti
 from smalti.common.files import write_json_atomic, write_text_atomic
 from smalti.errors import SmaltiError
-from smalti.evaluation.geneval import TAGS
 from smalti.evaluation.subject import Subject
 from smalti.evaluation.suites.scenes.contrast import measure_contrasts
 from smalti.evaluation.suites.scenes.prompts import scene_prompts
@@ -48,6 +47,7 @@ from smalti.training.reading import load_config
 from smalti.vq.groups import CodeGroups
 from smalti.worlds.scenes.config import ScenesConfig
 from smalti.worlds.scenes.world import Scenes
+from smalti.worlds.tasks import TAGS
 
 VARIANTS: dict[str, list[str]] = {
     "as configured": [],

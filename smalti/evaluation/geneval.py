@@ -18,15 +18,11 @@ import numpy as np
 from smalti.common.checks import quoted
 from smalti.errors import SmaltiError
 from smalti.evaluation.folder import check_text
-
-TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-"""GenEval's six tasks."""
+from smalti.worlds.layout import RELATIONS
+from smalti.worlds.tasks import TAGS
 
 PAIR_TAGS = ("colors", "color_attr")
 """Tasks whose prompts name the colour of every object."""
-
-RELATIONS = ("left of", "right of", "above", "below")
-"""GenEval's relations."""
 
 Prompt = dict[str, Any]
 Box = tuple[float, float, float, float]

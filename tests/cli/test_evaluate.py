@@ -21,12 +21,12 @@ import smalti  # noqa: E402
 from smalti.cli import options  # noqa: E402
 from smalti.cli.evaluate import evaluate  # noqa: E402
 from smalti.cli.main import main  # noqa: E402
-from smalti.evaluation.geneval import TAGS  # noqa: E402
 from smalti.evaluation.suite import SUITES, Suite  # noqa: E402
 from smalti.evaluation.suites.scenes.edit_pairs import KINDS as EDIT_KINDS  # noqa: E402
 from smalti.evaluation.suites.scenes.edit_score import NUMBERS  # noqa: E402
 from smalti.evaluation.suites.scenes.edit_selections import SELECTIONS  # noqa: E402
 from smalti.generation.settings import GenerationSettings  # noqa: E402
+from smalti.worlds.tasks import TAGS  # noqa: E402
 
 
 @pytest.fixture(scope="module")

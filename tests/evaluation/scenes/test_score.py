@@ -12,7 +12,7 @@ pytest.importorskip("skimage")
 
 from smalti.errors import SmaltiError  # noqa: E402
 from smalti.evaluation.folder import read_prompts  # noqa: E402
-from smalti.evaluation.geneval import TAGS, Detection, is_correct  # noqa: E402
+from smalti.evaluation.geneval import Detection, is_correct  # noqa: E402
 from smalti.evaluation.run import shuffle  # noqa: E402
 from smalti.evaluation.suites.scenes.prompts import (  # noqa: E402
     check_prompt,
@@ -21,6 +21,7 @@ from smalti.evaluation.suites.scenes.prompts import (  # noqa: E402
 )
 from smalti.evaluation.suites.scenes.score import score_images  # noqa: E402
 from smalti.worlds.scenes.scene import HELD_OUT  # noqa: E402
+from smalti.worlds.tasks import TAGS  # noqa: E402
 
 KEYS = [*TAGS, "mean", "held_out", "seen", "images"]
 

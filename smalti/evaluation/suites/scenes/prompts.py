@@ -15,12 +15,13 @@ import numpy as np
 
 from smalti.common.checks import check_whole
 from smalti.evaluation import geneval
-from smalti.evaluation.geneval import PAIR_TAGS, TAGS, Prompt
+from smalti.evaluation.geneval import PAIR_TAGS, Prompt
+from smalti.worlds.layout import RELATIONS
 from smalti.worlds.scenes.captions import geneval_prompt
-from smalti.worlds.scenes.layout import RELATIONS
 from smalti.worlds.scenes.palette import COLORS
 from smalti.worlds.scenes.scene import HELD_OUT, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
+from smalti.worlds.tasks import TAGS
 
 HELD_OUT_SHARE = 0.2
 """Fraction of the prompts of these tasks that ask for a held-out pair."""

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from smalti.evaluation.geneval import TAGS, Prompt, Row, spread, summarize
+from smalti.evaluation.geneval import Prompt, Row, spread, summarize
 from smalti.evaluation.request import Request
 from smalti.evaluation.suite import Suite
 from smalti.evaluation.suites.scenes.lattice import lattice_places
 from smalti.evaluation.suites.scenes.prompts import check_prompt, ground_truth, scene_prompts
 from smalti.evaluation.suites.scenes.score import score_scene
+from smalti.worlds.tasks import TAGS
 
 
 @dataclass(frozen=True)
