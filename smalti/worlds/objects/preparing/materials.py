@@ -35,7 +35,7 @@ class Material:
         emission: light that the surface gives off, three numbers from 0 to 1.
         shine: strength of the highlight, from 0 to 1.
         opacity: 0 is invisible, 1 is opaque.
-        texture: (H, W, 4) uint8 sRGB with alpha, or None. Its colour is multiplied by `diffuse`.
+        texture: (H, W, 4) uint8 sRGB with alpha, or None. It replaces `diffuse`.
     """
 
     name: str = ""

@@ -14,6 +14,7 @@ import numpy as np
 
 from smalti.common.checks import check_real
 from smalti.errors import SmaltiError
+from smalti.worlds.objects.preparing.materials import Material
 from smalti.worlds.objects.preparing.meshes import Mesh
 from smalti.worlds.objects.preparing.polygons import unit
 from smalti.worlds.objects.preparing.rasterizing import Samples, interpolate, rasterize
@@ -26,7 +27,7 @@ _SIDE = 4  # samples of a pixel in a row
 _MARGIN = 3  # pixels
 _DISTANCE = 4.0  # of the camera, in radii of the model
 _KEY, _FILL = (-0.45, 0.75, 0.5), (0.7, 0.1, 0.6)  # towards the lights, as the camera sees them
-_AMBIENT, _KEY_LIGHT, _FILL_LIGHT, _SKY_LIGHT = 0.58, 0.42, 0.2, 0.05
+_AMBIENT, _KEY_LIGHT, _FILL_LIGHT, _SKY_LIGHT = 0.6, 0.48, 0.22, 0.05
 # In what order the samples of a pixel are covered.
 _ORDER = np.array([0, 8, 2, 10, 12, 4, 14, 6, 3, 11, 1, 9, 15, 7, 13, 5])
 
@@ -73,6 +74,19 @@ class View:
     texture: np.ndarray
     light: np.ndarray
     highlight: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tint:
+    """A colour for a material.
+
+    Attributes:
+        color: sRGB, three numbers from 0 to 1.
+        contrast: how much of the contrast of light and pattern stays, from 0 to 1.
+    """
+
+    color: tuple[float, float, float]
+    contrast: float = 1.0
 
 
 def prepare_model(mesh: Mesh) -> Model:
@@ -189,23 +203,28 @@ def _lit(normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return light, np.maximum(normals @ half, 0) ** 40
 
 
-def paint(model: Model, view: View, tints: Mapping[int, tuple[float, float, float]] | None = None) -> np.ndarray:
+def paint(model: Model, view: View, tints: Mapping[int, Tint] | None = None) -> np.ndarray:
     """Return a picture as (128, 128, 4) uint8 sRGB with alpha.
 
     Args:
         model: the model.
         view: what the camera sees of it.
-        tints: sRGB colours from 0 to 1 that replace those of materials; light and patterns stay.
+        tints: colours that replace those of materials; light and patterns stay.
     """
     materials = model.mesh.materials
-    diffuse = np.array([material.diffuse for material in materials], np.float32)
+    diffuse = np.array([_base(material) for material in materials], np.float32)
     emission = np.array([material.emission for material in materials], np.float32)
     shine = np.array([material.shine for material in materials], np.float32) * 0.3
     colors = diffuse[view.material] * view.texture
+    light = view.light
+    if tints:
+        light = light.copy()
     for row, tint in (tints or {}).items():
         rows = np.flatnonzero(view.material == row)
-        colors[rows] = _tinted(colors[rows], np.array(tint, np.float32))
-    colors *= view.light[:, None]
+        emission[row] = 0
+        light[rows] = 1 + tint.contrast * (light[rows] - 1)
+        colors[rows] = _tinted(colors[rows], tint)
+    colors *= light[:, None]
     if emission.any():
         colors += emission[view.material]
     if shine.any():
@@ -213,13 +232,17 @@ def paint(model: Model, view: View, tints: Mapping[int, tuple[float, float, floa
     return _averaged(colors.clip(0, 1), view.index)
 
 
-def _tinted(colors: np.ndarray, tint: np.ndarray) -> np.ndarray:
+def _base(material: Material) -> tuple[float, float, float]:
+    """Return the colour that multiplies a material's image: white where there is one, since it has the colours."""
+    return (1.0, 1.0, 1.0) if material.texture is not None else material.diffuse
+
+
+def _tinted(colors: np.ndarray, tint: Tint) -> np.ndarray:
     """Return colours of one hue; they are darker where the old ones were darker than their mean."""
-    if not len(colors):
-        return colors
     brightness = colors @ np.array([0.299, 0.587, 0.114], np.float32)
-    relative = (brightness + 0.1) / (float(brightness.mean()) + 0.1)
-    return np.asarray(tint * relative.clip(0.5, 1.4)[:, None])
+    relative = (brightness + 0.1) / (float(brightness.mean() if len(colors) else 0) + 0.1)
+    shade = 1 + tint.contrast * (relative.clip(0.5, 1.4) - 1)
+    return np.asarray(np.array(tint.color, np.float32) * shade[:, None])
 
 
 def _averaged(colors: np.ndarray, index: np.ndarray) -> np.ndarray:
