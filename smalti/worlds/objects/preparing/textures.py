@@ -1,0 +1,106 @@
+"""All images of a model in one table, each in halving sizes, so that one lookup serves all samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from smalti.worlds.objects.preparing.materials import Material
+
+_LEVELS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Textures:
+    """Images in halving sizes.
+
+    Attributes:
+        texels: (N, 4) uint8 sRGB with alpha.
+        starts: (M, L) int64 first texel of a material's level.
+        widths: (M, L) int64 columns of a level.
+        heights: (M, L) int64 rows of a level.
+        textured: (M,) bool, whether a material has an image.
+        lucent: (M,) bool, whether a material lets others through.
+    """
+
+    texels: np.ndarray
+    starts: np.ndarray
+    widths: np.ndarray
+    heights: np.ndarray
+    textured: np.ndarray
+    lucent: np.ndarray
+
+
+def pack_textures(materials: Sequence[Material]) -> Textures:
+    """Return the images of materials as one table. A material without an image gets one white texel."""
+    parts: list[np.ndarray] = []
+    shape = (len(materials), _LEVELS)
+    starts, widths, heights = (np.zeros(shape, np.int64) for _ in range(3))
+    known: dict[int, int] = {}
+    total = 0
+    for row, material in enumerate(materials):
+        first = known.setdefault(id(material.texture), row)
+        if first < row:
+            for table in (starts, widths, heights):
+                table[row] = table[first]
+            continue
+        image = material.texture if material.texture is not None else np.full((1, 1, 4), 255, np.uint8)
+        for level in range(_LEVELS):
+            starts[row, level], heights[row, level], widths[row, level] = total, *image.shape[:2]
+            parts.append(image.reshape(-1, 4))
+            total += len(parts[-1])
+            image = _halved(image)
+    lucent = np.array([is_lucent(material) for material in materials], bool)
+    textured = np.array([material.texture is not None for material in materials], bool)
+    return Textures(np.concatenate(parts), starts, widths, heights, textured, lucent)
+
+
+def is_lucent(material: Material) -> bool:
+    """Return whether a material lets others through somewhere."""
+    texture = material.texture
+    return material.opacity < 1 or (texture is not None and int(texture[..., 3].min()) < 255)
+
+
+def _halved(image: np.ndarray) -> np.ndarray:
+    """Return an image of half the rows and columns; colours count by their alpha."""
+    height, width = (max(side // 2, 1) for side in image.shape[:2])
+    steps = [2 if side > 1 else 1 for side in image.shape[:2]]
+    cut = image[: height * steps[0], : width * steps[1]].astype(np.float32)
+    blocks = cut.reshape(height, steps[0], width, steps[1], 4)
+    alpha = blocks[..., 3:]
+    total = alpha.sum(axis=(1, 3))
+    plain = blocks[..., :3].mean(axis=(1, 3))
+    weighted = (blocks[..., :3] * alpha).sum(axis=(1, 3)) / np.maximum(total, 1e-6)
+    colors = np.where(total > 0, weighted, plain)
+    return np.concatenate([colors, alpha.mean(axis=(1, 3))], axis=2).round().astype(np.uint8)
+
+
+def look_up(
+    textures: Textures, material: np.ndarray, coordinates: np.ndarray, density: np.ndarray
+) -> np.ndarray:
+    """Return (S, 4) float32 colours from 0 to 1.
+
+    Args:
+        textures: the images.
+        material: (S,) row of the material of each sample.
+        coordinates: (S, 2) place in the image; images repeat. The second number goes up.
+        density: (S,) area of the image's unit square for each sample of the picture; large areas take small levels.
+    """
+    found = np.ones((len(material), 4), np.float32)
+    rows = np.flatnonzero(textures.textured[material])
+    if not len(rows):
+        return found
+    material = material[rows]
+    texels = density[rows] * (textures.widths[:, 0] * textures.heights[:, 0])[material]
+    level = (0.5 * np.log2(np.maximum(texels, 1))).round().clip(0, _LEVELS - 1).astype(np.int64)
+    level += material * _LEVELS
+    width, height = textures.widths.reshape(-1)[level], textures.heights.reshape(-1)[level]
+    share = coordinates[rows]
+    share -= np.floor(share)
+    column = np.minimum((share[:, 0] * width).astype(np.int64), width - 1)
+    row = np.minimum(((1 - share[:, 1]) * height).astype(np.int64), height - 1)
+    place = textures.starts.reshape(-1)[level] + row * width + column
+    found[rows] = np.take(textures.texels, place, axis=0) * np.float32(1 / 255)
+    return found
