@@ -143,6 +143,16 @@ def summarize(rows: Iterable[Row]) -> dict[str, Any]:
     }
 
 
+def survived(before: Row, after: Row) -> list[bool]:
+    """Return, for each image that is correct before a round trip, whether it is correct after it.
+
+    Example:
+        >>> survived(Row("counting", False, [True, False, True]), Row("counting", False, [True, True, False]))
+        [True, False]
+    """
+    return [later for earlier, later in zip(before.correct, after.correct, strict=True) if earlier]
+
+
 def mean(values: Sequence[float]) -> float | None:
     """Return the mean of values, or None without any."""
     return round(sum(values) / len(values), 4) if values else None

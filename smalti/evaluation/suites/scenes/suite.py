@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from smalti.evaluation.geneval import Prompt, Row, spread, summarize
+from smalti.evaluation.geneval import Prompt, Row, spread, summarize, survived
+from smalti.evaluation.lattice import lattice_places
 from smalti.evaluation.request import Request
 from smalti.evaluation.suite import Suite
-from smalti.evaluation.suites.scenes.lattice import lattice_places
 from smalti.evaluation.suites.scenes.prompts import check_prompt, ground_truth, scene_prompts
 from smalti.evaluation.suites.scenes.score import score_scene
 from smalti.worlds.tasks import TAGS
@@ -24,7 +24,7 @@ class Scenes(Suite):
     """
 
     lattice: int = 0
-    controls: ClassVar[frozenset[str]] = Suite.controls | {"ground_truth", "tokenized"}
+    controls: ClassVar[frozenset[str]] = Suite.controls | {"ground_truth", "tokenized", "prompts"}
     count: ClassVar[int] = 300
     least: ClassVar[int] = len(TAGS)
 
@@ -54,6 +54,10 @@ class Scenes(Suite):
     def score(self, prompt: Prompt, sample: Any) -> Row:
         """Return which images of a prompt are correct."""
         return score_scene(prompt, sample)
+
+    def survived(self, before: Row, after: Row) -> list[bool]:
+        """Return, for each image that was correct before a round trip, whether it still is."""
+        return survived(before, after)
 
     def summarize(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Return the fraction of correct images of each task, their mean, and the fraction for held-out pairs."""

@@ -1,0 +1,86 @@
+"""From a segmentation to single things: cells vote for centres, and each centre that many cells point to is a thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+LEAST_AREA = 0.0035
+"""Smallest area of a thing, as a fraction of the image; smaller specks are noise."""
+
+_COVERED = 0.5  # probability from which a cell belongs to a thing
+_BLUR = (1.0, 4.0, 6.0, 4.0, 1.0)  # votes are smoothed, because centres are not exact
+_WINDOW = 9  # cells a side in which one centre is the strongest
+_LEAST_PEAK = 0.02  # smoothed votes of a centre, in votes of the whole image's cells per thousand
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The things in one image.
+
+    Attributes:
+        owners: (h, w) int64, the number of the thing that covers each cell; −1 for the ground.
+        covered: (h, w) float32, the probability that a thing covers the cell.
+    """
+
+    owners: np.ndarray
+    covered: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of things."""
+        return int(self.owners.max()) + 1
+
+
+def find_instances(found: torch.Tensor) -> Instances:
+    """Return the things in the output of the segmenter for one image.
+
+    Args:
+        found: (3, h, w) logits and offsets, as `Segmenter` returns them.
+    """
+    covered = found[0].float().sigmoid()
+    height, width = covered.shape
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    x, y = columns + found[1].float(), rows + found[2].float()
+    inside = covered > _COVERED
+    owners = torch.full((height, width), -1)
+    if not bool(inside.any()):
+        return Instances(owners.numpy(), covered.numpy())
+    centres = _centres(x[inside], y[inside], covered[inside], (height, width))
+    if len(centres):
+        distance = (x[inside][:, None] - centres[:, 0]) ** 2 + (y[inside][:, None] - centres[:, 1]) ** 2
+        owners[inside] = distance.argmin(dim=1)
+    return Instances(_without_specks(owners.numpy()), covered.numpy())
+
+
+def _centres(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Return the centres (n, 2), x and y in cells, that most of the votes point to."""
+    height, width = grid
+    votes = torch.zeros(height * width)
+    left, top = x.floor(), y.floor()
+    for dx in (0, 1):
+        for dy in (0, 1):
+            column, row = left + dx, top + dy
+            share = (1 - (x - column).abs()) * (1 - (y - row).abs()) * weight
+            place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+            votes.index_add_(0, place.long(), share)
+    kernel = torch.tensor(_BLUR) / sum(_BLUR)
+    smooth = votes.reshape(1, 1, height, width)
+    smooth = F.conv2d(smooth, kernel.reshape(1, 1, 1, -1), padding=(0, len(_BLUR) // 2))
+    smooth = F.conv2d(smooth, kernel.reshape(1, 1, -1, 1), padding=(len(_BLUR) // 2, 0))
+    highest = F.max_pool2d(smooth, _WINDOW, 1, _WINDOW // 2)
+    least = _LEAST_PEAK * height * width / 1000
+    peaks = ((smooth == highest) & (smooth >= max(least, 0.04 * float(smooth.max()))))[0, 0].nonzero()
+    return peaks.flip(1).float()
+
+
+def _without_specks(owners: np.ndarray) -> np.ndarray:
+    """Return the owners with things that are too small left out, and the others numbered from 0."""
+    numbers, areas = np.unique(owners[owners >= 0], return_counts=True)
+    kept = numbers[areas >= LEAST_AREA * owners.size]
+    table = np.full(int(owners.max()) + 2, -1)
+    table[kept] = np.arange(len(kept))
+    return table[owners]

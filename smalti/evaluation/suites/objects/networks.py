@@ -1,0 +1,109 @@
+"""The two networks of the scorer: one finds things in an image, the other names them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+STRIDE = 4
+"""Side in pixels of a cell of the segmentation."""
+
+CROP = 64
+"""Side in pixels of the crops that are named."""
+
+_ENCODER = (24, 32, 64, 96, 128)
+_DECODER = (96, 64, 48)
+_NAMING = (24, 32, 96, 192, 256)
+
+
+class Segmenter(nn.Module):
+    """A small U-Net: for each cell of 4×4 pixels, whether a thing covers it, and where that thing's centre is.
+
+    Things that touch, and things in several pieces, are told apart by the centres that their cells point to.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        narrow = [3, *_ENCODER]
+        self.down = nn.ModuleList(
+            nn.Sequential(
+                _convolution(before, after, 5 if before == 3 else 3, 2),
+                _convolution(after, after) if before > 3 else nn.Identity(),
+            )
+            for before, after in zip(narrow, narrow[1:], strict=False)
+        )
+        above = [_ENCODER[-1], *_DECODER]
+        skips = _ENCODER[-2:0:-1]
+        self.up = nn.ModuleList(
+            _convolution(before + skip, after)
+            for before, skip, after in zip(above, skips, above[1:], strict=False)
+        )
+        self.head = nn.Conv2d(_DECODER[-1], 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (B, 3, H/4, W/4): the logit of a thing, and the offset (x, y) to its centre in cells.
+
+        Args:
+            images: (B, 3, H, W) floats from 0 to 1, with sides divisible by 32.
+        """
+        x = (images * 4 - 2).contiguous(memory_format=torch.channels_last)
+        levels = []
+        for layer in self.down:
+            x = layer(x)
+            levels.append(x)
+        for layer, skip in zip(self.up, levels[-2:0:-1], strict=True):
+            x = layer(torch.cat([F.interpolate(x, scale_factor=2), skip], dim=1))
+        found = self.head(x)
+        # A network starts with small outputs; offsets of half an image are 32 cells.
+        return torch.cat([found[:, :1], found[:, 1:] * 16], dim=1)
+
+
+class NounClassifier(nn.Module):
+    """A small residual network that names a crop: one logit for each noun and a last one for anything else.
+
+    Args:
+        nouns: number of nouns.
+    """
+
+    def __init__(self, nouns: int) -> None:
+        super().__init__()
+        first, *widths = _NAMING
+        self.stem = _convolution(4, first, 3, 2)
+        layers: list[nn.Module] = []
+        for before, width in zip(_NAMING, widths, strict=False):
+            layers += [_convolution(before, width, 3, 1 if before == first else 2)]
+            if width != widths[-1]:
+                layers += [_Residual(width)]
+        self.layers = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(0.1)
+        self.head = nn.Linear(_NAMING[-1], nouns + 1)
+
+    def features(self, crops: torch.Tensor) -> torch.Tensor:
+        """Return (B, 256) features of crops (B, 4, 64, 64) as `smalti.evaluation.suites.objects.crops` cuts them."""
+        x = (crops * 4 - 2).contiguous(memory_format=torch.channels_last)
+        return self.layers(self.stem(x)).mean(dim=(2, 3))
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        """Return (B, nouns + 1) logits of crops."""
+        return self.head(self.dropout(self.features(crops)))
+
+
+class _Residual(nn.Module):
+    """A convolution whose output is added to its input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = _convolution(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layer(x)
+
+
+def _convolution(before: int, after: int, side: int = 3, stride: int = 1) -> nn.Sequential:
+    """Return a convolution, normalisation and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(before, after, side, stride, side // 2, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,166 @@
+"""The suite `objects`: GenEval's protocol over real named things."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from smalti.errors import SmaltiError
+from smalti.evaluation import geneval
+from smalti.evaluation.folder import as_rgb
+from smalti.evaluation.geneval import Prompt, Row
+from smalti.evaluation.lattice import lattice_places
+from smalti.evaluation.request import Request
+from smalti.evaluation.suite import Suite
+from smalti.evaluation.suites.objects.detector import detect
+from smalti.evaluation.suites.objects.prompts import check_prompt, object_prompts
+from smalti.evaluation.suites.objects.scorer import Scorer, shipped_scorer
+from smalti.worlds.objects.archive import SpriteArchive
+from smalti.worlds.objects.collection import Collection
+from smalti.worlds.objects.composing import SIZES, Composer
+from smalti.worlds.objects.scene import render
+from smalti.worlds.tasks import TAGS
+
+
+class ObjectRow(NamedTuple):
+    """The verdict on the images of one prompt.
+
+    Attributes:
+        row: which images are correct.
+        unclaimed: classes of the prompt that have a sprite, but that the scorer does not claim.
+        without_sprite: classes of the prompt that no sprite shows.
+    """
+
+    row: Row
+    unclaimed: tuple[str, ...] = ()
+    without_sprite: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Objects(Suite):
+    """Score images of real named things by GenEval's protocol: six tasks, their mean, and held-out pairs.
+
+    A small network finds things, another names them. Prompts with classes that the scorer does not claim are counted
+    apart. Ground-truth renderings need an archive of sprites and show held-out drawings.
+
+    Attributes:
+        archive: archive of sprites, or its folder, for ground-truth renderings.
+        lattice: number of positions a side at which ground-truth renderings place boxes; 0 means any position.
+        scorer: file of the trained scorer; by default the one in the package.
+    """
+
+    archive: str = "objects"
+    lattice: int = 0
+    scorer: str = ""
+    controls: ClassVar[frozenset[str]] = Suite.controls | {"ground_truth", "tokenized", "prompts"}
+    count: ClassVar[int] = 402
+    least: ClassVar[int] = len(TAGS)
+
+    def __post_init__(self) -> None:
+        lattice_places(self.lattice)
+
+    def prompts(self, count: int, seed: int) -> list[Prompt]:
+        """Return prompts over the claimed nouns, one task after the other."""
+        return object_prompts(count, seed, self._scorer().knowledge)
+
+    def check_prompt(self, prompt: Any) -> None:
+        """Raise SmaltiError unless metadata has GenEval's format."""
+        check_prompt(prompt)
+
+    def ground_truth(
+        self, prompts: Sequence[Prompt], request: Request, size: tuple[int, int]
+    ) -> Iterator[list[Any]]:
+        """Yield renderings of held-out sprites that satisfy each prompt; none where the archive has no such sprite.
+
+        Raises:
+            SmaltiError: the archive is missing or damaged.
+        """
+        composer, lattice = self._composer(), lattice_places(self.lattice)
+        for index, prompt in enumerate(prompts):
+            missing = [entry for entry in prompt["include"] if not _is_shown(composer.collection, entry)]
+            numbers = range(0 if missing else request.images_per_prompt)
+            yield [
+                _rendering(composer, prompt, f"{request.seed} {index} {number}", lattice, size)
+                for number in numbers
+            ]
+
+    def score(self, prompt: Prompt, sample: Any) -> ObjectRow:
+        """Return which images of a prompt are correct, or which of its classes cannot be judged."""
+        check_prompt(prompt)
+        scorer = self._scorer()
+        knowledge, kinds = scorer.knowledge, scorer.knowledge.kinds_of()
+        asked = dict.fromkeys(entry["class"] for entry in prompt["include"])
+        foreign = [name for name in asked if name not in kinds]
+        known = {*knowledge.drawn, *(kind for own in knowledge.kinds.values() for kind in own)}
+        unclaimed = tuple(name for name in foreign if name in known)
+        without = tuple(name for name in foreign if name not in known)
+        correct = [
+            not foreign and geneval.is_correct(prompt, detect(np.asarray(as_rgb(image)), scorer), kinds)
+            for image in sample
+        ]
+        return ObjectRow(Row(prompt["tag"], bool(prompt.get("held_out")), correct), unclaimed, without)
+
+    def survived(self, before: ObjectRow, after: ObjectRow) -> list[bool]:
+        """Return, for each image that was correct before a round trip, whether it still is."""
+        return geneval.survived(before.row, after.row)
+
+    def summarize(self, rows: Sequence[ObjectRow]) -> dict[str, Any]:
+        """Return the scores of the prompts that can be judged, and how many images of which classes cannot.
+
+        "not_shown" is the number of prompts without images, because no held-out sprite shows them.
+        """
+        own = [row.row for row in rows if not row.unclaimed and not row.without_sprite]
+        judged = [row for row in own if row.correct]
+        if not judged:
+            raise SmaltiError("prompts must ask for a class that the scorer claims", argument="prompts")
+        scores = geneval.summarize(judged)
+        scores["not_shown"] = len(own) - len(judged)
+        for name in ("unclaimed", "without_sprite"):
+            classes: Counter[str] = Counter()
+            for row in rows:
+                classes.update(dict.fromkeys(getattr(row, name), len(row.row.correct)))
+            scores[name] = dict(sorted(classes.items()))
+        return scores
+
+    def table(self, scores: dict[str, Any]) -> str:
+        """Return a line for each score, and the classes that cannot be judged with their numbers of images."""
+        words = {"unclaimed": "unclaimed", "without_sprite": "without sprite"}
+        plain = {name: value for name, value in scores.items() if name not in words}
+        lines = [super().table(plain)]
+        for name, word in words.items():
+            if scores[name]:
+                listed = ", ".join(f"{label} ({count})" for label, count in scores[name].items())
+                lines.append(f"{word:>14}  {listed}")
+        return "\n".join(lines)
+
+    def _scorer(self) -> Scorer:
+        """Return the trained scorer."""
+        return shipped_scorer(self.scorer)
+
+    def _composer(self) -> Composer:
+        """Return the composer of held-out sprites."""
+        try:
+            archive = SpriteArchive(self.archive)
+        except SmaltiError as error:
+            raise SmaltiError(
+                f"ground-truth renderings need sprites (--set archive=FOLDER): {error}", argument="archive"
+            ) from error
+        return Composer.of(Collection(archive, "test"))
+
+
+def _is_shown(collection: Collection, entry: dict[str, Any]) -> bool:
+    """Return whether a sprite shows an entry of a prompt, alone in its colour and often enough."""
+    return entry["count"] <= max(SIZES) and bool(collection.sprites(entry["class"], entry.get("color")))
+
+
+def _rendering(
+    composer: Composer, prompt: Prompt, key: str, lattice: int | None, size: tuple[int, int]
+) -> np.ndarray:
+    """Return one rendering of a prompt, (H, W, 3) uint8."""
+    scene = composer.compose(prompt, Random(f"smalti objects ground truth {key}"), lattice=lattice)
+    return render(scene, composer.pictures, size)

@@ -1,0 +1,259 @@
+"""Training batches of the scorer of objects: scenes with masks and centres, and crops with nouns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scorer_drawing as drawing
+import torch
+import torch.nn.functional as F
+
+from smalti.evaluation.suites.objects.crops import MARGIN, on_grey
+from smalti.evaluation.suites.objects.networks import CROP, STRIDE
+from smalti.worlds.objects.archive import SIDE, SpriteArchive
+
+Tensor = torch.Tensor
+SCENE = 256
+_LEAST_THING, _LARGEST_THING = 40, 215  # longer sides of things in scenes, in pixels
+
+
+class Sprites:
+    """Sprites of an archive in memory, with the boxes of what is visible.
+
+    Args:
+        archive: the archive.
+        numbers: numbers of the sprites to read.
+    """
+
+    def __init__(self, archive: SpriteArchive, numbers: Sequence[int]) -> None:
+        self.pixels = np.empty((len(numbers), SIDE, SIDE, 4), np.uint8)
+        self.boxes = np.empty((len(numbers), 4), np.float32)
+        self.usable = np.zeros(len(numbers), bool)
+        for place, number in enumerate(numbers):
+            image = archive.image(number)
+            self.pixels[place] = image
+            seen = image[..., 3] > 60
+            if seen.any():
+                rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+                self.boxes[place] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+                self.usable[place] = True
+
+    def __getitem__(self, places: Sequence[int] | np.ndarray) -> Tensor:
+        """Return (B, 4, 128, 128) floats, with colours multiplied by alpha."""
+        rgba = torch.from_numpy(self.pixels[np.asarray(places)]).permute(0, 3, 1, 2).float() / 255
+        return torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
+
+    def small(self, places: Sequence[int] | np.ndarray) -> Tensor:
+        """Return (B, 4, 64, 64) floats, as for crops."""
+        return F.avg_pool2d(self[places], 2)
+
+    def extent(self, places: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return the middles (B, 2) from −1 to 1, and the longer sides (B,) in sprites, of what is visible."""
+        boxes = torch.from_numpy(self.boxes[np.asarray(places)]) / SIDE
+        return boxes[:, :2] + boxes[:, 2:] - 1, (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
+
+
+def uniform(generator: torch.Generator, count: int, low: float, high: float) -> Tensor:
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def recolor(sprites: Tensor, generator: torch.Generator, strong: float) -> Tensor:
+    """Return sprites with other light and colours; a share `strong` of them with quite other hues."""
+    count = len(sprites)
+    rgb, alpha = sprites[:, :3], sprites[:, 3:]
+    grey = rgb.mean(dim=1, keepdim=True)
+    saturation = uniform(generator, count, 0.7, 1.3)[:, None, None, None]
+    rgb = grey + (rgb - grey) * saturation
+    turn = uniform(generator, count, -0.12, 0.12)
+    wild = torch.rand(count, generator=generator) < strong
+    turn = torch.where(wild, uniform(generator, count, -3.1, 3.1), turn)
+    # A turn about the grey axis keeps lightness and changes the hue.
+    cos, sin = turn.cos(), turn.sin()
+    third, root = (1 - cos) / 3, sin / 3**0.5
+    matrix = torch.stack(
+        [cos + third, third - root, third + root, third + root, cos + third, third - root]
+        + [third - root, third + root, cos + third],
+        dim=1,
+    ).reshape(count, 3, 3)
+    rgb = torch.einsum("bij,bjhw->bihw", matrix, rgb)
+    gain = uniform(generator, count, 0.75, 1.2)[:, None, None, None]
+    lift = uniform(generator, count, -0.06, 0.08)[:, None, None, None]
+    rgb = torch.minimum((rgb * gain + lift * alpha).clamp_min(0), alpha)
+    return torch.cat([rgb, alpha], dim=1)
+
+
+def crops(
+    sprites: Sprites, places: np.ndarray, generator: torch.Generator, strong: float = 0.15, size: int = CROP
+) -> Tensor:
+    """Return classifier inputs, (B, 4, size, size), of sprites by place, each drawn in its own way."""
+    count = len(places)
+    canvas = paste_crops(sprites, places, generator, strong, size)
+    kinds = max(count // 8, 1)
+    ground = drawing.grounds(kinds, size, generator)[torch.arange(count) % kinds]
+    drawn = canvas[:, :3] + ground * (1 - canvas[:, 3:])
+    return on_grey(drawing.degrade(drawn, generator, 4), spoil_masks(canvas[:, 3:], generator))
+
+
+def paste_crops(
+    sprites: Sprites, places: np.ndarray, generator: torch.Generator, strong: float, size: int = CROP
+) -> Tensor:
+    """Return sprites as they lie in crops, on transparent canvases, (B, 4, size, size)."""
+    count = len(places)
+    middles, sides = sprites.extent(places)
+    scales = uniform(generator, count, 0.9, 1.1) / (MARGIN * sides)
+    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    turns = torch.randn(count, generator=generator) * 0.12
+    squeeze = torch.exp(uniform(generator, count, -0.12, 0.12))
+    offset = torch.stack([middles[:, 0] * mirror, middles[:, 1]], dim=1) * scales[:, None]
+    jitter = torch.randn(count, 2, generator=generator) * 0.05
+    colored = recolor(sprites.small(places), generator, strong)
+    return drawing.paste(colored, jitter - offset, scales * mirror, turns, size, squeeze)
+
+
+def spoil_masks(alpha: Tensor, generator: torch.Generator) -> Tensor:
+    """Return masks (B, 1, s, s) as a segmentation in coarse cells finds them, from true alphas."""
+    spoiled = []
+    for part in alpha.split(4):
+        cells = int(torch.randint(14, 36, (), generator=generator))
+        coarse = F.interpolate(part, (cells, cells), mode="area")
+        edge, sharp = float(uniform(generator, 1, 0.3, 0.6)), float(uniform(generator, 1, 6, 14))
+        grain = 0.4 * torch.randn(coarse.shape, generator=generator)
+        coarse = ((coarse - edge) * sharp + grain).sigmoid()
+        spoiled.append(F.interpolate(coarse, part.shape[-2:], mode="bilinear", align_corners=False))
+    return torch.cat(spoiled)
+
+
+def junk(sprites: Sprites, places: np.ndarray, generator: torch.Generator) -> Tensor:
+    """Return classifier inputs, (B, 4, 64, 64), of what is no thing: pieces, mixtures, spots and grounds."""
+    whole = paste_crops(sprites, places, generator, 0.3)
+    others = paste_crops(sprites, np.roll(places, 1), generator, 0.3)
+    line = torch.linspace(-1, 1, CROP)
+    made = []
+    for index in range(len(places)):
+        kind = float(torch.rand((), generator=generator))
+        angle = float(uniform(generator, 1, 0, 6.28))
+        ramp = line[None, :] * np.cos(angle) + line[:, None] * np.sin(angle)
+        side = (ramp > float(uniform(generator, 1, -0.1, 0.2))).float()
+        if kind < 0.3:
+            made.append(_recentred(whole[index] * side))
+        elif kind < 0.55:
+            made.append(whole[index] * side + others[index] * (1 - side))
+        else:
+            made.append(_recentred(_spot(kind > 0.75, generator)))
+    canvas = torch.stack(made)
+    ground = drawing.grounds(1, CROP, generator)
+    drawn = canvas[:, :3] + ground * (1 - canvas[:, 3:])
+    return on_grey(drawing.degrade(drawn, generator, 4), spoil_masks(canvas[:, 3:], generator))
+
+
+def _spot(grainy: bool, generator: torch.Generator) -> Tensor:
+    """Return a spot (4, 64, 64) of any outline, with the colours of a ground."""
+    line = torch.linspace(-1, 1, CROP)
+    blob = (drawing.noise(CROP, generator, 3) > float(uniform(generator, 1, -0.8, 1.0))).float()
+    within = float(uniform(generator, 1, 0.2, 0.9))
+    mask = blob * ((line[None, :] ** 2 + line[:, None] ** 2) < within).float()
+    paint = drawing.degrade(drawing.grounds(1, CROP, generator), generator)[0]
+    if grainy:
+        paint = paint + 0.15 * drawing.noise(CROP, generator)[None]
+    return torch.cat([paint.clamp(0, 1) * mask, mask[None]])
+
+
+def _recentred(piece: Tensor) -> Tensor:
+    """Return a piece (4, s, s), scaled so that it fills its canvas as a whole thing would."""
+    seen = piece[3] > 0.3
+    if not bool(seen.any()):
+        return piece
+    size = piece.shape[-1]
+    rows, columns = seen.any(1).nonzero()[:, 0], seen.any(0).nonzero()[:, 0]
+    left, right, top, bottom = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+    scale = size / (MARGIN * max(int(right - left), int(bottom - top)))
+    middle = torch.tensor([[float(left + right) / size - 1, float(top + bottom) / size - 1]])
+    return drawing.paste(piece[None], -middle * scale, torch.tensor([scale]), torch.zeros(1), size)[0]
+
+
+def scenes(sprites: Sprites, places: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images (B, 3, 256, 256), the share of each cell that things cover, and the offsets to their centres.
+
+    Args:
+        sprites: sprites to draw.
+        places: (B, n) sprites of each scene; a negative number leaves one out.
+        generator: source of every draw.
+
+    Returns:
+        Images; cover (B, 1, 64, 64) from 0 to 1; offsets (B, 2, 64, 64) in cells.
+    """
+    cells = SCENE // STRIDE
+    images = drawing.grounds(len(places), SCENE, generator)
+    cover, offsets = torch.zeros(len(places), 1, cells, cells), torch.zeros(len(places), 2, cells, cells)
+    for index, row in enumerate(places):
+        chosen = row[row >= 0]
+        if not len(chosen):
+            continue
+        layers = _place(sprites, chosen, generator)
+        image, below = images[index], torch.zeros(len(chosen), SCENE, SCENE)
+        for number, layer in enumerate(layers):
+            image = drawing.add_shadow(image, layer[3], generator)
+            image = layer[:3] + image * (1 - layer[3])
+            below = below * (1 - layer[3])
+            below[number] = layer[3]
+        images[index] = image
+        cover[index], offsets[index] = _targets(below)
+    return drawing.degrade(images.clamp(0, 1), generator), cover, offsets
+
+
+def _place(sprites: Sprites, chosen: np.ndarray, generator: torch.Generator) -> Tensor:
+    """Return the layers (n, 4, 256, 256) of things that lie apart, or touch a little."""
+    count = len(chosen)
+    middles, sides = sprites.extent(chosen)
+    boxes = torch.from_numpy(sprites.boxes[chosen])
+    shape = (boxes[:, 2:] - boxes[:, :2]) / (sides[:, None] * SIDE)
+    largest = _LARGEST_THING if count == 1 else 290 / count**0.62
+    low = torch.tensor(float(_LEAST_THING)).log()
+    longer = torch.exp(uniform(generator, count, float(low), float(np.log(largest))))
+    if float(torch.rand((), generator=generator)) < 0.4:  # things that are counted have about one size
+        longer = longer.max() * uniform(generator, count, 0.85, 1.0)
+    gap = (
+        float(uniform(generator, 1, -0.04, 0.03))
+        if float(torch.rand((), generator=generator)) < 0.7
+        else 0.06
+    )
+    spots: list[Tensor] = []
+    for tries in range(60):
+        shrink = 0.97**tries
+        spots = []
+        for number in range(count):
+            half = longer[number] * shrink * shape[number] / SCENE / 2
+            spot = half + torch.rand(2, generator=generator) * (1 - 2 * half).clamp_min(0)
+            free = all(bool(((spot - other[:2]).abs() > half + other[2:] + gap).any()) for other in spots)
+            if not free:
+                break
+            spots.append(torch.cat([spot, half]))
+        if len(spots) == count:
+            break
+    chosen, longer, sides, middles = (
+        part[: len(spots)] for part in (chosen, longer * shrink, sides, middles)
+    )
+    scales = longer / SCENE / sides
+    mirror = torch.where(torch.rand(len(spots), generator=generator) < 0.5, -1.0, 1.0)
+    offset = torch.stack([middles[:, 0] * mirror, middles[:, 1]], dim=1) * scales[:, None]
+    centres = torch.stack(spots)[:, :2] * 2 - 1 - offset
+    turns = torch.randn(len(spots), generator=generator) * 0.1
+    layers = recolor(sprites[chosen], generator, 0.2)
+    # Small things are averaged down first, so that no pixels are skipped.
+    halved = F.interpolate(F.avg_pool2d(layers, 2), SIDE, mode="nearest")
+    layers = torch.where((scales < 0.3)[:, None, None, None], halved, layers)
+    return drawing.paste(layers, centres, scales * mirror, turns, SCENE)
+
+
+def _targets(alphas: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cover (1, h, w) and offsets (2, h, w) from the visible alphas (n, H, W) of the things in one scene."""
+    shares = F.avg_pool2d(alphas[None], STRIDE)[0]
+    cells = shares.shape[-1]
+    line = torch.arange(cells, dtype=torch.float32)
+    total = shares.sum(dim=(1, 2)).clamp_min(1e-6)
+    x = (shares.sum(dim=1) * line).sum(dim=1) / total
+    y = (shares.sum(dim=2) * line).sum(dim=1) / total
+    owner = shares.argmax(dim=0)
+    offsets = torch.stack([x[owner] - line[None, :], y[owner] - line[:, None]])
+    return shares.sum(dim=0, keepdim=True).clamp(0, 1), offsets

@@ -1,0 +1,147 @@
+"""What the scorer of objects is trained on: the sprites of an archive in parts, and draws from them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scorer_batches import Sprites
+
+from smalti.evaluation.suites.objects.scorer import Knowledge
+from smalti.worlds.objects.archive import SpriteArchive
+from smalti.worlds.objects.collection import Collection
+
+LEAST_DRAWINGS = 3
+"""Number of training drawings from which on a noun is one of the classifier's; with fewer it is unknown."""
+
+_LEAST_FOR_VALIDATION = 3  # training drawings of a noun that gives one to validation
+
+
+@dataclass(frozen=True)
+class Material:
+    """Sprites by part.
+
+    Attributes:
+        collection: the archive's sprites.
+        sprites: all sprites in memory, in the archive's order.
+        nouns: nouns of the classifier, sorted.
+        parts: "train", "validation", "test": drawings of each noun of the classifier, each a tuple of sprites.
+            "all" has training and validation.
+        strangers: sprites of other nouns, for training and for validation, by turns.
+    """
+
+    collection: Collection
+    sprites: Sprites
+    nouns: tuple[str, ...]
+    parts: dict[str, list[list[tuple[int, ...]]]]
+    strangers: tuple[list[int], list[int]]
+
+    @classmethod
+    def read(cls, path: Path) -> Material:
+        """Return the material of an archive."""
+        archive = SpriteArchive(path)
+        collection = Collection(archive)
+        splits = collection.splits
+        sprites = Sprites(archive, range(len(archive)))
+        drawings: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        tested: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for number, sprite in enumerate(archive.sprites):
+            if sprite.noun and sprites.usable[number]:
+                part = tested if splits.test[number] else drawings
+                part[sprite.noun][splits.drawings[number]].append(number)
+        nouns = tuple(sorted(noun for noun, known in drawings.items() if len(known) >= LEAST_DRAWINGS))
+        parts: dict[str, list[list[tuple[int, ...]]]] = {"train": [], "validation": [], "all": [], "test": []}
+        for noun in nouns:
+            known = drawings[noun]
+            ranked = sorted(known, key=lambda name: (_chance(name), name))
+            # The fifth that a hash ranks first, as the held-out drawings are chosen from all.
+            aside = max(1, round(len(ranked) * 0.2)) if len(ranked) >= _LEAST_FOR_VALIDATION else 0
+            parts["validation"].append([tuple(known[name]) for name in ranked[:aside]])
+            parts["train"].append([tuple(known[name]) for name in ranked[aside:]])
+            parts["all"].append([tuple(known[name]) for name in ranked])
+            parts["test"].append([tuple(numbers) for numbers in tested[noun].values()])
+        others = sorted(noun for noun in drawings if noun not in set(nouns))
+        lists: tuple[list[int], list[int]] = ([], [])
+        for turn, noun in enumerate(others):
+            lists[turn % 2].extend(number for numbers in drawings[noun].values() for number in numbers)
+        return cls(collection, sprites, nouns, parts, lists)
+
+    def crops(self, count: int, part: str, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sprites and the nouns (by number) of a batch; each noun has about the same share."""
+        weights = torch.tensor([len(drawings) for drawings in self.parts[part]]).float().sqrt()
+        labels = torch.multinomial(weights, count, replacement=True, generator=generator).numpy()
+        chance = torch.rand(count, 2, generator=generator).numpy()
+        places = []
+        for label, (first, second) in zip(labels, chance, strict=True):
+            drawings = self.parts[part][label]
+            numbers = drawings[int(first * len(drawings))]
+            places.append(numbers[int(second * len(numbers))])
+        return np.array(places), labels.astype(np.int64)
+
+    def unknown(self, count: int, generator: torch.Generator) -> np.ndarray:
+        """Return sprites of nouns that the classifier does not have, or of known ones if there are no others."""
+        numbers = self.strangers[0]
+        if not numbers:
+            return self.crops(count, "train", generator)[0]
+        return np.array(numbers)[torch.randint(len(numbers), (count,), generator=generator).numpy()]
+
+    def scene(self, count: int, generator: torch.Generator) -> np.ndarray:
+        """Return the sprites of scenes, (count, 5); negative where a scene has fewer things.
+
+        Two in five scenes have several things of one sprite.
+        """
+        places, _ = self.crops(count * 5, "train", generator)
+        places = places.reshape(count, 5)
+        sizes = torch.multinomial(
+            torch.tensor([0.06, 0.26, 0.26, 0.2, 0.18, 0.04]), count, True, generator=generator
+        )
+        for row, size in zip(places, sizes.tolist(), strict=True):
+            if float(torch.rand((), generator=generator)) < 0.4:
+                row[:] = row[0]
+            row[size:] = -1
+        return places
+
+    def knowledge(self, claimed: Sequence[str], threshold: float) -> Knowledge:
+        """Return what the scorer is to know apart from its weights.
+
+        Args:
+            claimed: nouns that it claims.
+            threshold: smallest probability of a noun that counts.
+        """
+        own, tested = set(claimed), Collection(self.collection.archive, "test")
+        colors: dict[str, set[str]] = {noun: set() for noun in claimed}
+        kinds: dict[str, tuple[str, ...]] = {}
+        for number, sprite in enumerate(self.collection.archive.sprites):
+            if sprite.noun in own and not self.collection.splits.test[number]:
+                colors[sprite.noun].update({sprite.color} - {None})
+                kinds[sprite.noun] = max(kinds.get(sprite.noun, ()), sprite.hypernyms, key=len)
+        names = {noun: self.collection.name_of(noun) for noun in claimed}
+        return Knowledge(
+            nouns=self.nouns,
+            claimed=tuple(claimed),
+            threshold=round(threshold, 3),
+            names={noun: name for noun, name in names.items() if name != noun},
+            kinds={noun: own_kinds for noun, own_kinds in kinds.items() if own_kinds},
+            colors={
+                noun: shown
+                for noun, found in colors.items()
+                if (shown := sorted(found & {*tested.colors(noun)}))
+            },
+            held_out=sorted(pair for pair in self.collection.splits.colors if pair[0] in own),
+            drawn=sorted({sprite.noun for sprite in self.collection.archive.sprites if sprite.noun}),
+        )
+
+
+def flat(drawings: Sequence[Sequence[Sequence[int]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return all sprites of a part and their nouns, by number."""
+    pairs = [(number, label) for label, own in enumerate(drawings) for numbers in own for number in numbers]
+    return np.array([number for number, _ in pairs]), np.array([label for _, label in pairs])
+
+
+def _chance(name: str) -> str:
+    return hashlib.blake2b(f"validation {name}".encode(), digest_size=8).hexdigest()

@@ -1,0 +1,144 @@
+"""Train the two networks of the scorer of objects, and choose the nouns that it claims to know.
+
+python tools/train_objects_scorer.py --archive objects [--work runs/objects-scorer] [--seed 0]
+    [--output smalti/models/objects-scorer.safetensors] [--json]
+
+The training goes in four phases, and a run that was stopped goes on from the files in `--work`:
+
+1. the segmenter, on scenes of training drawings;
+2. the classifier, on crops of training drawings without those for validation;
+3. the choice of claimed nouns and of the threshold, on the drawings for validation and on what has no known noun;
+4. the classifier again, at a lower rate, with the drawings for validation.
+
+Held-out drawings are in none of them. Training uses one thread, because another order of sums would give other weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import scorer_batches as batches
+import torch
+import torch.nn.functional as F
+from scorer_claims import choose_claims
+from scorer_material import Material
+from scorer_training import fit
+from torch import nn
+
+from smalti.common.randomness import stream
+from smalti.evaluation.suites.objects.networks import CROP, NounClassifier, Segmenter
+from smalti.evaluation.suites.objects.scorer import WEIGHTS, Scorer, save_scorer
+
+_SCENES, _CROPS, _JUNK = 12, 112, 16  # images a step
+_COARSE, _COARSE_SHARE = 40, 0.6  # side of the crops in the first part of the steps, which is faster
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--archive", type=Path, required=True, help="archive of sprites, or its folder")
+    parser.add_argument("--work", type=Path, default=Path("runs/objects-scorer"), help="folder of the states")
+    parser.add_argument("--seed", type=int, default=0, help="which batches and which starting weights")
+    parser.add_argument("--scene-steps", type=int, default=1200, help=f"steps of {_SCENES} scenes")
+    parser.add_argument("--crop-steps", type=int, default=3000, help=f"steps of {_CROPS + _JUNK} crops")
+    parser.add_argument("--last-steps", type=int, default=600, help="steps with the drawings for validation")
+    parser.add_argument("--output", type=Path, default=WEIGHTS, help="file of the weights")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    material = Material.read(options.archive)
+    result = train(options, material)
+    result["seconds"] = round(time.perf_counter() - started, 1)
+    print(
+        json.dumps(result)
+        if options.json
+        else "\n".join(f"{name:>16}  {value}" for name, value in result.items())
+    )
+
+
+def train(options: argparse.Namespace, material: Material) -> dict[str, object]:
+    """Train both networks, write them, and return what was found."""
+    seed, work, show = options.seed, options.work, not options.json
+    torch.manual_seed(seed)
+    segmenter = fit(
+        Segmenter(),
+        lambda network, step: scene_loss(network, material, seed, step),
+        options.scene_steps,
+        rate=3e-3,
+        state=work / "segmenter.safetensors",
+        show=show,
+    )
+    torch.manual_seed(seed)
+    first = fit(
+        NounClassifier(len(material.nouns)),
+        lambda network, step: crop_loss(
+            network,
+            material,
+            "train",
+            stream(seed, "crops", step),
+            _COARSE if step < _COARSE_SHARE * options.crop_steps else CROP,
+        ),
+        options.crop_steps,
+        rate=4e-3,
+        state=work / "classifier.safetensors",
+        show=show,
+    )
+    claims = choose_claims(first, material, seed)
+    classifier = fit(
+        NounClassifier(len(material.nouns)),
+        lambda network, step: crop_loss(network, material, "all", stream(seed, "last crops", step)),
+        options.last_steps,
+        rate=1.5e-3,
+        state=work / "last.safetensors",
+        start=first,
+        show=show,
+    )
+    knowledge = material.knowledge(claims.nouns, claims.threshold)
+    assert isinstance(segmenter, Segmenter) and isinstance(classifier, NounClassifier)
+    save_scorer(Scorer(segmenter, classifier, knowledge), options.output)
+    return {
+        "seed": seed,
+        "scenes": options.scene_steps * _SCENES,
+        "crops": (options.crop_steps + options.last_steps) * (_CROPS + _JUNK),
+        "nouns": len(material.nouns),
+        **claims.report,
+    }
+
+
+def scene_loss(network: nn.Module, material: Material, seed: int, step: int) -> torch.Tensor:
+    """Return the loss of the segmenter: cross-entropy of the cover, and the distance of centres in cells."""
+    generator = stream(seed, "scenes", step)
+    places = material.scene(_SCENES, generator)
+    images, cover, offsets = batches.scenes(material.sprites, places, generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(images)
+    found = found.float()
+    covering = F.binary_cross_entropy_with_logits(found[:, :1], cover)
+    inside = (cover > 0.5).float()
+    distance = F.smooth_l1_loss(found[:, 1:] * inside, offsets * inside, reduction="sum", beta=2.0)
+    return covering + 0.05 * distance / inside.sum().clamp_min(1)
+
+
+def crop_loss(
+    network: nn.Module, material: Material, part: str, generator: torch.Generator, size: int = CROP
+) -> torch.Tensor:
+    """Return the cross-entropy of a batch of crops, of which the last have no noun."""
+    places, labels = material.crops(_CROPS, part, generator)
+    known = batches.crops(material.sprites, places, generator, size=size)
+    nothing = batches.junk(material.sprites, material.crops(_JUNK - 4, part, generator)[0], generator)
+    strange = batches.crops(material.sprites, material.unknown(4, generator), generator, size=size)
+    nothing = F.interpolate(nothing, (size, size), mode="area")
+    labels = np.concatenate([labels, np.full(_JUNK, len(material.nouns))])
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(torch.cat([known, nothing, strange]))
+    return F.cross_entropy(logits.float(), torch.from_numpy(labels), label_smoothing=0.05)
+
+
+if __name__ == "__main__":
+    main()
