@@ -15,7 +15,8 @@ from smalti.worlds.objects.archive import SIDE, SpriteArchive
 
 Tensor = torch.Tensor
 SCENE = 256
-_LEAST_THING, _LARGEST_THING = 40, 215  # longer sides of things in scenes, in pixels
+_LEAST_THING = 40  # smallest longer side of a thing in a scene, in pixels
+_LARGEST_THING = 0.85  # largest longer side of a lone thing, in sides of the image
 
 
 class Sprites:
@@ -172,26 +173,29 @@ def _recentred(piece: Tensor) -> Tensor:
     return drawing.paste(piece[None], -middle * scale, torch.tensor([scale]), torch.zeros(1), size)[0]
 
 
-def scenes(sprites: Sprites, places: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Return images (B, 3, 256, 256), the share of each cell that things cover, and the offsets to their centres.
+def scenes(
+    sprites: Sprites, places: np.ndarray, generator: torch.Generator, size: int = SCENE
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images (B, 3, s, s), the share of each cell that things cover, and the offsets to their centres.
 
     Args:
         sprites: sprites to draw.
         places: (B, n) sprites of each scene; a negative number leaves one out.
         generator: source of every draw.
+        size: side s of the images in pixels. Things keep their sizes, as far as there is room.
 
     Returns:
-        Images; cover (B, 1, 64, 64) from 0 to 1; offsets (B, 2, 64, 64) in cells.
+        Images; cover (B, 1, s/4, s/4) from 0 to 1; offsets (B, 2, s/4, s/4) in cells.
     """
-    cells = SCENE // STRIDE
-    images = drawing.grounds(len(places), SCENE, generator)
+    cells = size // STRIDE
+    images = drawing.grounds(len(places), size, generator)
     cover, offsets = torch.zeros(len(places), 1, cells, cells), torch.zeros(len(places), 2, cells, cells)
     for index, row in enumerate(places):
         chosen = row[row >= 0]
         if not len(chosen):
             continue
-        layers = _place(sprites, chosen, generator)
-        image, below = images[index], torch.zeros(len(chosen), SCENE, SCENE)
+        layers = _place(sprites, chosen, generator, size)
+        image, below = images[index], torch.zeros(len(chosen), size, size)
         for number, layer in enumerate(layers):
             image = drawing.add_shadow(image, layer[3], generator)
             image = layer[:3] + image * (1 - layer[3])
@@ -202,13 +206,13 @@ def scenes(sprites: Sprites, places: np.ndarray, generator: torch.Generator) -> 
     return drawing.degrade(images.clamp(0, 1), generator), cover, offsets
 
 
-def _place(sprites: Sprites, chosen: np.ndarray, generator: torch.Generator) -> Tensor:
-    """Return the layers (n, 4, 256, 256) of things that lie apart, or touch a little."""
+def _place(sprites: Sprites, chosen: np.ndarray, generator: torch.Generator, size: int) -> Tensor:
+    """Return the layers (n, 4, s, s) of things that lie apart, or touch a little."""
     count = len(chosen)
     middles, sides = sprites.extent(chosen)
     boxes = torch.from_numpy(sprites.boxes[chosen])
     shape = (boxes[:, 2:] - boxes[:, :2]) / (sides[:, None] * SIDE)
-    largest = _LARGEST_THING if count == 1 else 290 / count**0.62
+    largest = size * (_LARGEST_THING if count == 1 else 1.13 / count**0.62)
     low = torch.tensor(float(_LEAST_THING)).log()
     longer = torch.exp(uniform(generator, count, float(low), float(np.log(largest))))
     if float(torch.rand((), generator=generator)) < 0.4:  # things that are counted have about one size
@@ -223,7 +227,7 @@ def _place(sprites: Sprites, chosen: np.ndarray, generator: torch.Generator) -> 
         shrink = 0.97**tries
         spots = []
         for number in range(count):
-            half = longer[number] * shrink * shape[number] / SCENE / 2
+            half = longer[number] * shrink * shape[number] / size / 2
             spot = half + torch.rand(2, generator=generator) * (1 - 2 * half).clamp_min(0)
             free = all(bool(((spot - other[:2]).abs() > half + other[2:] + gap).any()) for other in spots)
             if not free:
@@ -234,7 +238,7 @@ def _place(sprites: Sprites, chosen: np.ndarray, generator: torch.Generator) -> 
     chosen, longer, sides, middles = (
         part[: len(spots)] for part in (chosen, longer * shrink, sides, middles)
     )
-    scales = longer / SCENE / sides
+    scales = longer / size / sides
     mirror = torch.where(torch.rand(len(spots), generator=generator) < 0.5, -1.0, 1.0)
     offset = torch.stack([middles[:, 0] * mirror, middles[:, 1]], dim=1) * scales[:, None]
     centres = torch.stack(spots)[:, :2] * 2 - 1 - offset
@@ -242,8 +246,8 @@ def _place(sprites: Sprites, chosen: np.ndarray, generator: torch.Generator) -> 
     layers = recolor(sprites[chosen], generator, 0.2)
     # Small things are averaged down first, so that no pixels are skipped.
     halved = F.interpolate(F.avg_pool2d(layers, 2), SIDE, mode="nearest")
-    layers = torch.where((scales < 0.3)[:, None, None, None], halved, layers)
-    return drawing.paste(layers, centres, scales * mirror, turns, SCENE)
+    layers = torch.where((longer < 76)[:, None, None, None], halved, layers)
+    return drawing.paste(layers, centres, scales * mirror, turns, size)
 
 
 def _targets(alphas: Tensor) -> tuple[Tensor, Tensor]:

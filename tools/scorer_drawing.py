@@ -169,7 +169,9 @@ def add_shadow(ground: Tensor, alpha: Tensor, generator: torch.Generator) -> Ten
         moved[max(down, 0) : size + min(down, 0), max(across, 0) : size + min(across, 0)] = alpha[
             max(-down, 0) : size + min(-down, 0), max(-across, 0) : size + min(-across, 0)
         ]
-        shade = soften(moved[None, None], blur)[0, 0]
+        # A blur of a quarter's side looks the same and is sixteen times faster.
+        small = soften(F.avg_pool2d(moved[None, None], 4), max(blur / 4, 0.3))
+        shade = F.interpolate(small, (size, size), mode="bilinear", align_corners=False)[0, 0]
     return ground * (1 - strength * shade)
 
 
