@@ -26,8 +26,8 @@ STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "emojione": ("emoji", "cartoon emoji", "glossy emoji"),
     "fxemoji": ("emoji", "simple drawing", "bold emoji"),
     "streamline": ("outlined icon", "line drawing", "sticker"),
-    "openclipart": ("clip art picture", "clip art drawing", "drawing"),
-    "sh3d": ("3D rendering", "3D model", "realistic 3D rendering"),
+    "clipart": ("clip art picture", "clip art drawing", "drawing"),
+    "3d-model": ("3D rendering", "3D model", "realistic 3D rendering"),
 }
 """Words for the style of an image. A style that is not here is never named."""
 
@@ -68,7 +68,8 @@ _SKY_WORDS = {"blue": "a blue sky", "grey": "a grey sky", "evening": "an evening
 _OPENINGS = ("", "", "", "a photo of ", "a photo of ", "a picture of ", "an image of ")
 _JOINTS = (" and ", " and ", " and ", " with ", " next to ", " beside ")
 
-_STYLE_SHARE, _GROUND_SHARE, _NAME_SHARE, _KIND_SHARE = 0.3, 0.35, 0.3, 0.05
+_STYLE_SHARE, _GROUND_SHARE = 0.3, 0.35
+_KIND_SHARE, _NAME_SHARE, _SYNONYM_SHARE = 0.05, 0.25, 0.15
 
 
 def geneval_prompt(metadata: dict[str, Any], names: Sequence[str]) -> str:
@@ -124,9 +125,14 @@ def write_caption(
 
 
 def choose_name(
-    entry: dict[str, Any], sprites: Sequence[Sprite], default: str, random: Random, kinds: Sequence[str]
+    entry: dict[str, Any],
+    sprites: Sequence[Sprite],
+    default: str,
+    random: Random,
+    kinds: Sequence[str],
+    synonyms: Sequence[str],
 ) -> str:
-    """Return what a caption calls an entry: mostly its noun, sometimes a name or a kind of thing.
+    """Return what a caption calls an entry: mostly its noun, sometimes a name, a synonym or a kind of thing.
 
     Args:
         entry: GenEval's entry.
@@ -134,12 +140,15 @@ def choose_name(
         default: the noun in words that a number may stand before.
         random: source of the choice.
         kinds: kinds of things that no other entry is of.
+        synonyms: other words for the noun.
     """
     name, draw = sprites[0].name, random.random()
     if draw < _KIND_SHARE:
         words = [KINDS.get(kind, kind) for kind in kinds]
         words = [word for word in words if word]
         return random.choice(words) if words else default
+    if draw > 1 - _SYNONYM_SHARE and synonyms:
+        return random.choice(synonyms)
     if draw < _KIND_SHARE + _NAME_SHARE and all(sprite.name == name for sprite in sprites):
         named = COLOR_NAMES & set(name.split())
         measured = {color for sprite in sprites for color in (sprite.color, entry.get("color")) if color}

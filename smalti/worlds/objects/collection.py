@@ -12,6 +12,7 @@ from smalti.errors import SmaltiError
 from smalti.worlds.arguments import check_weights
 from smalti.worlds.objects.archive import Sprite, SpriteArchive
 from smalti.worlds.objects.language import countable
+from smalti.worlds.objects.nouns import SYNONYMS
 from smalti.worlds.objects.splits import COLOR_NAMES, scored_nouns, split_sprites
 
 Groups = dict[str, list[int]]  # numbers of sprites, by drawing
@@ -129,6 +130,10 @@ class Collection:
         """Return a class in words that a number may stand before: "loaf of bread" for "bread"."""
         return self._names.get(noun, noun)
 
+    def synonyms_of(self, noun: str) -> list[str]:
+        """Return other words for a class, without those that are classes of their own."""
+        return [word for word in SYNONYMS.get(noun, ()) if word not in self._names]
+
     @staticmethod
     def _draw(random: Random, groups: Groups) -> int:
         # Every drawing is as frequent as another, however many views it has.
@@ -157,4 +162,6 @@ def _countable_names(sprites: list[Sprite]) -> dict[str, str]:
         elif measured or not countable(noun):
             options = measured or dict(found)
             chosen[noun] = min(options, key=lambda name: (-options[name], name))
+        else:
+            chosen[noun] = noun
     return chosen

@@ -53,18 +53,25 @@ class Composer:
         pictures: their images.
         likeness: classes that are alike.
         grounds: weight of each kind of ground.
+        fallback: sprites for what `collection` lacks.
     """
 
     collection: Collection
     pictures: Pictures
     likeness: Likeness
     grounds: Mapping[str, float]
+    fallback: Collection | None = None
 
     @classmethod
-    def of(cls, collection: Collection, grounds: Mapping[str, float] = GROUNDS) -> Composer:
+    def of(
+        cls,
+        collection: Collection,
+        grounds: Mapping[str, float] = GROUNDS,
+        fallback: Collection | None = None,
+    ) -> Composer:
         """Return a composer of a collection's sprites."""
         archive = collection.archive
-        return cls(collection, Pictures(archive), Likeness(archive.sprites), grounds)
+        return cls(collection, Pictures(archive), Likeness(archive.sprites), grounds, fallback)
 
     def compose(
         self,
@@ -110,13 +117,12 @@ class Composer:
 
     def _draw_sprites(self, random: Random, entry: dict[str, Any], style: str | None) -> list[int]:
         noun, count, color = entry["class"], entry["count"], entry.get("color")
-        found = self.collection.draw_sprites(random, noun, count, style=style, color=color)
-        if found is None:
-            wanted = f"{color} {noun}" if color else noun
-            raise SmaltiError(
-                f"class must be that of a sprite of this split, not {wanted!r}", argument="class"
-            )
-        return found
+        for collection in (self.collection, self.fallback):
+            found = collection and collection.draw_sprites(random, noun, count, style=style, color=color)
+            if found:
+                return found
+        wanted = f"{color} {noun}" if color else noun
+        raise SmaltiError(f"class must be that of a sprite of this split, not {wanted!r}", argument="class")
 
     def _draw_ground(self, things: tuple[Thing, ...], random: Random, lattice: int | None) -> Ground:
         """Return a ground that all outlines stand out from, or the best of a few."""
@@ -161,7 +167,8 @@ class Composer:
                 if not any(self.likeness.is_kind(noun, kind) or noun == kind for noun in others)
             ]
             default = self.collection.name_of(entry["class"])
-            names.append(choose_name(entry, group, default, random, kinds))
+            synonyms = self.collection.synonyms_of(entry["class"])
+            names.append(choose_name(entry, group, default, random, kinds, synonyms))
         style = {sprite.style for group in sprites for sprite in group}
         size_word = _size_word(things, random, lattice is not None)
         place = choose_place(ground, random)

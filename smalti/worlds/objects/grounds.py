@@ -37,6 +37,12 @@ COLORS: dict[str, RGB] = {
 }
 """Colours of plain and graded grounds (sRGB)."""
 
+# Light and quiet colours are more frequent, because images of them look better.
+_COLOR_WEIGHTS = {
+    name: 3.0 if "light" in name or name in ("white", "beige") else 0.7 if "dark" in name else 1.0
+    for name in COLORS
+}
+
 SKIES: dict[str, tuple[RGB, RGB]] = {
     "blue": ((84, 152, 222), (190, 222, 246)),
     "grey": ((142, 152, 164), (206, 212, 218)),
@@ -83,7 +89,7 @@ def draw_ground(kind: str, random: Random, horizon: float, shifted: bool) -> Gro
     """
     shift = (random.randrange(PERIOD), random.randrange(PERIOD)) if shifted else (0, 0)
     if kind in ("plain", "gradient"):
-        return Ground(kind, random.choice(list(COLORS)))
+        return Ground(kind, random.choices(list(COLORS), list(_COLOR_WEIGHTS.values()))[0])
     if kind == "texture":
         return Ground(kind, random.choice(TEXTURES), shift=shift)
     return Ground(kind, random.choice(LANDSCAPES), random.choice(list(SKIES)), horizon, shift)
