@@ -37,7 +37,7 @@ _EXAMPLES: dict[str | None, str] = {
     "white": "fefefe f0f0f5 e6e7eb e1e1eb f5f0e1 eeeeee f2f8fc e8ecf0 ffffff ece4f2",
     None: (
         "808080 5a5a5f a0a0a5 c8c8cd bec8d2 646e7d 546e7a 99aab5 ccd6dd dcc396 ebd7b4 fad7af ffc896 00a0a0 3cc8c8 "
-        "64dcd2 968c64 826e5f b9a08c 6e6e64 b0bec5 50484e 78909c 4a5560 d2b48c 9b9b9b d3d3d3 8c8278"
+        "64dcd2 968c64 826e5f b9a08c 6e6e64 b0bec5 50484e 78909c 4a5560 d2b48c 9b9b9b d3d3d3 8c8278 f0a07d e8b094"
     ),
 }
 _LEVELS = 32  # per channel, of the table that maps pixels to votes
