@@ -34,7 +34,9 @@ Folder = Annotated[
 Styles = Annotated[
     str | None,
     typer.Option(
-        metavar="A,B", help="Prepare these styles only, separated by commas. By default all.", show_default=False
+        metavar="A,B",
+        help="Prepare these styles only, separated by commas. By default all.",
+        show_default=False,
     ),
 ]
 Jobs = Annotated[int, typer.Option(metavar="N", help="Processes that render.")]
@@ -46,9 +48,7 @@ def _prepare() -> None:
 
 
 @app.command()
-def objects(
-    folder: Folder, styles: Styles = None, jobs: Jobs = 2, as_json: options.Json = False
-) -> None:
+def objects(folder: Folder, styles: Styles = None, jobs: Jobs = 2, as_json: options.Json = False) -> None:
     """Prepare images of real things for the world of objects: emoji, clip art and three-dimensional models.
 
     The command obtains packages with npm and apt-get, checks their sha256, renders them and writes FOLDER/sprites.zip
@@ -104,8 +104,6 @@ def _table(report: dict[str, Any]) -> str:
     for style, counts in [*report["styles"].items(), ("all", report)]:
         rows.append((style, *(f"{counts[column]:,}" for column in columns)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     licences = ", ".join(f"{licence} ({count:,})" for licence, count in report["licences"].items())
     return "\n".join([*lines, f"licences: {licences}", f"archive: {report['archive']}"])

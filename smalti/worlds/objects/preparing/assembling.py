@@ -75,9 +75,7 @@ def _chosen(folder: Path) -> list[Path]:
     return chosen
 
 
-def _different(
-    parts: Sequence[Path], found: list[Sprite], show: bool
-) -> Iterator[tuple[Sprite, bytes]]:
+def _different(parts: Sequence[Path], found: list[Sprite], show: bool) -> Iterator[tuple[Sprite, bytes]]:
     """Yield the sprites of parts with their images, without duplicates; add them to `found`."""
     archives = [SpriteArchive(part) for part in parts]
     duplicates = Duplicates()
@@ -100,7 +98,9 @@ def attribution(sprites: Sequence[Sprite]) -> str:
         if own:
             name = f"[{package.title}]({package.url})"
             lines.append(f"| {style} | {name} | {package} | {package.licence} | {len(own)} |")
-            for (creator, licence), count in sorted(Counter((one.creator, one.licence) for one in own).items()):
+            for (creator, licence), count in sorted(
+                Counter((one.creator, one.licence) for one in own).items()
+            ):
                 images = "1 image" if count == 1 else f"{count} images"
                 creators.append(f"- {style}: {creator or package.creator}, {licence}, {images}")
     head = _HEAD.format(archive=ARCHIVE_NAME, side=128)

@@ -41,7 +41,9 @@ def emoji_entries(path: Path = CATALOGS / "emoji.tsv") -> dict[str, tuple[Catalo
     for number, line in enumerate(lines, start=2):
         name, noun, own, *columns = line.split("\t")
         if len(columns) > len(styles):
-            raise SmaltiError(f"{path} line {number} must have at most {_FIXED_COLUMNS + len(styles)} columns")
+            raise SmaltiError(
+                f"{path} line {number} must have at most {_FIXED_COLUMNS + len(styles)} columns"
+            )
         for style, entries in zip(styles, columns, strict=False):
             for entry in entries.split():
                 thing = name if noun == "=" else noun

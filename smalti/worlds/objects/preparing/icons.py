@@ -20,7 +20,9 @@ _ICONS = "package/icons.json"
 _LARGEST = 2**28  # bytes of a file in a package
 _MOST_ALIASES = 8
 _SIDE = 160  # pixels of the longer side; more than that of a sprite, since drawings have margins
-_FRAME = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{}">{}</svg>'
+_FRAME = (
+    '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{}">{}</svg>'
+)
 
 
 @dataclass(frozen=True, eq=False)

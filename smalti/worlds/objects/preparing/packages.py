@@ -108,7 +108,13 @@ def _download(package: Package, folder: Path) -> Path:
     if program is None:
         raise PackageError(f"{package} needs {_PROGRAMS[package.kind]}, which is not installed")
     if package.kind == "npm":
-        command = [program, "pack", f"{package.name}@{package.version}", "--ignore-scripts", "--fetch-retries=1"]
+        command = [
+            program,
+            "pack",
+            f"{package.name}@{package.version}",
+            "--ignore-scripts",
+            "--fetch-retries=1",
+        ]
     else:
         command = [program, "download", f"{package.name}={package.version}"]
     try:
