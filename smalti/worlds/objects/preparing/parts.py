@@ -15,9 +15,9 @@ import numpy as np
 
 from smalti.errors import SmaltiError
 from smalti.worlds.objects.archive import Sprite, write_archive
-from smalti.worlds.objects.preparing import clipart, emoji, furniture
+from smalti.worlds.objects.preparing import clipart, emoji, furniture, record
 from smalti.worlds.objects.preparing.packages import Package, PackageError, packages
-from smalti.worlds.objects.preparing.record import CATALOGS, CatalogEntry, read_catalog
+from smalti.worlds.objects.preparing.record import CatalogEntry, read_catalog
 
 _VERSION = 1  # of the images: to be raised when a change of the code changes them
 # Entries of a part. A Debian package is read from its start for each part.
@@ -97,7 +97,7 @@ def plan(style: str) -> list[Part]:
 def _entries(style: str) -> Sequence[CatalogEntry]:
     """Return the catalogue of a style."""
     if style == furniture.STYLE:
-        return read_catalog(CATALOGS / "furniture.jsonl")
+        return read_catalog(record.CATALOGS / "furniture.jsonl")
     if style == clipart.STYLE:
-        return read_catalog(CATALOGS / "clipart.jsonl")
+        return read_catalog(record.CATALOGS / "clipart.jsonl")
     return emoji.emoji_entries()[style]

@@ -81,7 +81,8 @@ def prepare_objects(
     ]
     _make(missing, folder / PARTS, jobs, problems, show)
     if not assemble(folder / PARTS, folder, show=show):
-        raise SmaltiError(f"nothing could be prepared: {problems[0]}")
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise SmaltiError(f"nothing could be prepared: {problems[0]}{more}")
     return Prepared(SpriteArchive(folder / ARCHIVE_NAME), tuple(dict.fromkeys(problems)))
 
 
