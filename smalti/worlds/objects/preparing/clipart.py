@@ -12,9 +12,10 @@ from PIL import Image
 from smalti.common.checks import quoted
 from smalti.common.images import to_srgb
 from smalti.errors import SmaltiError
-from smalti.worlds.objects.archive import SIDE, Sprite
+from smalti.worlds.objects.archive import Sprite
 from smalti.worlds.objects.colors import measured_color
 from smalti.worlds.objects.preparing.debian import package_files
+from smalti.worlds.objects.preparing.framing import fitted
 from smalti.worlds.objects.preparing.record import CatalogEntry
 
 PACKAGE = "openclipart-png"
@@ -26,8 +27,6 @@ STYLE = "clipart"
 FOLDER = "usr/share/openclipart/png/"
 """Folder of the package that holds the drawings. Entries of the catalogue are paths below it."""
 
-_MARGIN = 3  # pixels
-_VISIBLE = 8  # smallest alpha that counts
 _MOST_PIXELS = 2**26
 
 
@@ -62,32 +61,6 @@ def _decoded(data: bytes, name: str) -> Image.Image:
         raise
     except Exception as error:  # Pillow's decoders raise errors of many kinds
         raise SmaltiError(f"{name} is no image that can be read: {quoted(str(error))}") from error
-
-
-def fitted(image: Image.Image, name: str) -> np.ndarray:
-    """Return what an image shows as (128, 128, 4) uint8, in the middle and with a margin of three pixels.
-
-    Args:
-        image: an image in mode RGBA.
-        name: names the image in errors.
-
-    Raises:
-        SmaltiError: all of it is transparent.
-    """
-    box = image.getchannel("A").point(lambda alpha: 255 * (alpha >= _VISIBLE)).getbbox()
-    if box is None:
-        raise SmaltiError(f"{name} must show something, and all of it is transparent")
-    cut = image.crop(box)
-    inner = SIDE - 2 * _MARGIN
-    scale = inner / max(cut.size)
-    size = (max(round(cut.width * scale), 1), max(round(cut.height * scale), 1))
-    # Colours are weighted by alpha, or transparent pixels would shine through at the edges.
-    cut = cut.convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
-    framed = Image.new("RGBA", (SIDE, SIDE))
-    framed.paste(cut, ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
-    picture = np.array(framed)
-    picture[picture[..., 3] == 0] = 0
-    return picture
 
 
 def _sprite(entry: CatalogEntry, picture: np.ndarray) -> Sprite:
