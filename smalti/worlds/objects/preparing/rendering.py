@@ -28,6 +28,7 @@ _MARGIN = 3  # pixels
 _DISTANCE = 4.0  # of the camera, in radii of the model
 _KEY, _FILL = (-0.45, 0.75, 0.5), (0.7, 0.1, 0.6)  # towards the lights, as the camera sees them
 _AMBIENT, _KEY_LIGHT, _FILL_LIGHT, _SKY_LIGHT = 0.6, 0.48, 0.22, 0.05
+_GAIN = 1.25  # of colours without an image
 # In what order the samples of a pixel are covered.
 _ORDER = np.array([0, 8, 2, 10, 12, 4, 14, 6, 3, 11, 1, 9, 15, 7, 13, 5], np.float32)
 
@@ -131,7 +132,7 @@ def prepare_model(mesh: Mesh) -> Model:
 
 def _elevation(extent: np.ndarray) -> float:
     """Return the height of the camera in degrees: 18 for most models, up to 50 for those that lie flat."""
-    flatness = float(extent[1]) / max(float(extent[0]), float(extent[2]), 1e-12)
+    flatness = float(extent[1]) / max(math.sqrt(float(extent[0]) * float(extent[2])), 1e-12)
     return 18 + 32 * min(max((0.3 - flatness) / 0.25, 0.0), 1.0)
 
 
@@ -253,8 +254,15 @@ def paint(model: Model, view: View, tints: Mapping[int, Tint] | None = None) -> 
 
 
 def _base(material: Material) -> tuple[float, float, float]:
-    """Return the colour that multiplies a material's image: white where there is one, since it has the colours."""
-    return (1.0, 1.0, 1.0) if material.texture is not None else material.diffuse
+    """Return the colour that multiplies a material's image: white where there is one, since it has the colours.
+
+    Other colours are a quarter brighter, as far as none of the three numbers exceeds 1: modellers leave white at 0.8.
+    """
+    if material.texture is not None:
+        return 1.0, 1.0, 1.0
+    red, green, blue = material.diffuse
+    gain = min(_GAIN, 1 / max(red, green, blue, 1e-6))
+    return red * gain, green * gain, blue * gain
 
 
 def _tinted(colors: np.ndarray, tint: Tint) -> np.ndarray:
