@@ -29,15 +29,13 @@ _EXAMPLES: dict[str | None, str] = {
         "5078a0 4fc3f7 26a6ff 0074ba 1c2d50 88c9f9 bdddf4"
     ),
     "purple": "802cb0 a05ad2 551e78 be96e6 7846a0 8d65c5 704891 aa8dd8 9b59b6 3c1e5a 7b1fa2 c38ffd",
-    "pink": (
-        "fc84b4 ff69b4 ffb6cb f03c8c dc2878 ffa0b4 ea596e c85082 ff6dc6 f70a8d ff8ca0 f4abba ffd1dc"
-    ),
+    "pink": ("fc84b4 ff69b4 ffb6cb f03c8c dc2878 ffa0b4 ea596e c85082 ff6dc6 f70a8d ff8ca0 f4abba ffd1dc"),
     "brown": "7c4820 5a3219 a05f32 8b5a3c 3c2314 b47d50 6d4534 a56953 8a4b38 784630 bf6952 662113 c1694f 503428",
     "black": "18181c 000000 2d2d32 3c3c42 32283c 212121 292f33 1e2832 2a1e1e 403b42",
     "white": "fefefe f0f0f5 e6e7eb e1e1eb f5f0e1 eeeeee f2f8fc e8ecf0 ffffff ece4f2",
     None: (
         "808080 5a5a5f a0a0a5 c8c8cd bec8d2 646e7d 546e7a 99aab5 ccd6dd dcc396 ebd7b4 fad7af ffc896 00a0a0 3cc8c8 "
-        "64dcd2 968c64 826e5f b9a08c 6e6e64 b0bec5 50484e 78909c 4a5560 d2b48c 9b9b9b d3d3d3 8c8278"
+        "64dcd2 968c64 826e5f b9a08c 6e6e64 b0bec5 50484e 78909c 4a5560 d2b48c 9b9b9b d3d3d3 8c8278 f0a07d e8b094"
     ),
 }
 _LEVELS = 32  # per channel, of the table that maps pixels to votes
@@ -81,7 +79,9 @@ def color_votes(rgb: np.ndarray) -> np.ndarray:
 def _table() -> np.ndarray:
     """Return (32, 32, 32) uint8: the number of the colour for each range of values; 10 has no name."""
     examples = [(name, code) for name, codes in _EXAMPLES.items() for code in codes.split()]
-    numbers = np.array([len(COLOR_NAMES) if name is None else COLOR_NAMES.index(name) for name, _ in examples])
+    numbers = np.array(
+        [len(COLOR_NAMES) if name is None else COLOR_NAMES.index(name) for name, _ in examples]
+    )
     known = _lab(np.array([list(bytes.fromhex(code)) for _, code in examples], np.float64))
     step = 256 // _LEVELS
     middles = np.arange(_LEVELS) * step + (step - 1) / 2
@@ -95,7 +95,11 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
     scaled = rgb / 255
     linear = np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array(
-        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+        [
+            [0.4124564, 0.3575761, 0.1804375],
+            [0.2126729, 0.7151522, 0.0721750],
+            [0.0193339, 0.1191920, 0.9503041],
+        ]
     )
     xyz = linear @ to_xyz.T / np.array([0.95047, 1.0, 1.08883])
     cube = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)

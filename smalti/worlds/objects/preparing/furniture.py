@@ -30,11 +30,15 @@ STYLE = "3d-model"
 AZIMUTHS = tuple(range(0, 360, 30))
 """Sides that a model is seen from, in degrees."""
 
-COLOR_AZIMUTHS = (30, 330, 0)
-"""Sides that a model in another colour is seen from."""
+FRONT_AZIMUTHS = tuple(angle % 360 for angle in range(-66, 67, 12))
+"""Sides of a model whose back tells nothing."""
+
+COLOR_AZIMUTHS = (30, 330)
+"""Sides that a model in other colours is seen from, in turn."""
 
 _CATALOG = "PluginFurnitureCatalog.properties"
 _PROPERTY = re.compile(r"([A-Za-z]+)#(\d+)\s*=\s*(.*)")
+_UPRIGHT = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # the back side of the model goes up
 _LARGEST = 2**27  # bytes of a file in an archive of models
 
 
@@ -62,7 +66,7 @@ class Furniture:
 def sprites(
     package: Path, entries: Sequence[CatalogEntry], colors: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[tuple[Sprite, np.ndarray]]:
-    """Yield pictures of models with their descriptions: twelve sides each, then other colours.
+    """Yield pictures of models with their descriptions: twelve sides each, then one picture for each other colour.
 
     Args:
         package: path of the .deb file.
@@ -90,7 +94,7 @@ def sprites(
         raise SmaltiError(f"{package} must hold {quoted(sorted(wanted)[0] + '.sh3f')}, and it does not")
 
 
-def planned_colors(entries: Sequence[CatalogEntry], count: int = 2) -> dict[str, tuple[str, ...]]:
+def planned_colors(entries: Sequence[CatalogEntry], count: int = 6) -> dict[str, tuple[str, ...]]:
     """Return `count` colours for each model that may take others.
 
     The colours go round within a noun, so that each noun has as many different colours as it can.
@@ -174,13 +178,21 @@ def _read(archive: zipfile.ZipFile, path: str, name: str) -> bytes | None:
         raise SmaltiError(f"{name} is damaged: {quoted(path)} cannot be read") from error
 
 
-def load_model(archive: zipfile.ZipFile, furniture: Furniture, name: str) -> Model:
+def load_model(archive: zipfile.ZipFile, furniture: Furniture, name: str, *, upright: bool = False) -> Model:
     """Return a model that is ready to be rendered.
+
+    Args:
+        archive: the archive of models.
+        furniture: the model's description.
+        name: names the archive in errors.
+        upright: whether the model lies on its back, and is turned up.
 
     Raises:
         SmaltiError: its files are missing or broken.
     """
-    rotation = None if furniture.rotation is None else np.array(furniture.rotation).reshape(3, 3)
+    rotation = np.eye(3) if furniture.rotation is None else np.array(furniture.rotation).reshape(3, 3)
+    if upright:
+        rotation = _UPRIGHT @ rotation
     return prepare_model(read_mesh(furniture.model, lambda path: _read(archive, path, name), rotation))
 
 
@@ -188,18 +200,17 @@ def _pictures(
     archive: zipfile.ZipFile, furniture: Furniture, entry: CatalogEntry, colors: Sequence[str]
 ) -> Iterator[tuple[Sprite, np.ndarray]]:
     """Yield the pictures of a model."""
-    model = load_model(archive, furniture, entry.entry)
-    views = {azimuth: look(model, azimuth) for azimuth in AZIMUTHS if azimuth not in entry.hidden}
+    model = load_model(archive, furniture, entry.entry, upright=entry.upright)
+    views = {angle: look(model, angle) for angle in (FRONT_AZIMUTHS if entry.front else AZIMUTHS)}
     for azimuth, view in views.items():
         picture = paint(model, view)
         yield _sprite(entry, furniture, azimuth, measured_color(picture), False), picture
-    chosen = [azimuth for azimuth in COLOR_AZIMUTHS if azimuth in views]
-    materials = main_materials(model, [views[azimuth] for azimuth in chosen]) if chosen and colors else ()
-    for tone, color in enumerate(colors):
-        for azimuth in chosen:
-            tinted = recolored(model, views[azimuth], materials, color, tone + len(entry.entry))
-            if tinted is not None:
-                yield _sprite(entry, furniture, azimuth, color, True), tinted
+    materials = main_materials(model, [views[azimuth] for azimuth in COLOR_AZIMUTHS])
+    for number, color in enumerate(colors):
+        azimuth = COLOR_AZIMUTHS[number % len(COLOR_AZIMUTHS)]
+        tinted = recolored(model, views[azimuth], materials, color, number + len(entry.entry))
+        if tinted is not None:
+            yield _sprite(entry, furniture, azimuth, color, True), tinted
 
 
 def _sprite(

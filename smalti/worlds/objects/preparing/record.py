@@ -24,7 +24,8 @@ class CatalogEntry:
         noun: noun that scores know it by, such as "truck"; None without one.
         licence: SPDX name of the licence, or "public domain".
         recolor: whether it may get other colours.
-        hidden: angles in degrees from which it shows nothing worth having.
+        front: whether its back and its sides show nothing that tells what it is.
+        upright: whether a model lies on its back, and is turned up to face the camera.
     """
 
     entry: str
@@ -32,7 +33,8 @@ class CatalogEntry:
     noun: str | None
     licence: str
     recolor: bool = True
-    hidden: tuple[int, ...] = ()
+    front: bool = False
+    upright: bool = False
 
 
 def read_catalog(path: Path) -> list[CatalogEntry]:
@@ -53,10 +55,11 @@ def read_catalog(path: Path) -> list[CatalogEntry]:
 def _entry(value: dict[str, Any], where: str) -> CatalogEntry:
     """Return an entry of a catalogue."""
     texts = [value.get(name) for name in ("entry", "name", "licence")]
-    noun, hidden = value.get("noun"), value.get("hidden", [])
+    noun, flags = value.get("noun"), [value.get(name, False) for name in ("front", "upright")]
+    recolor = value.get("recolor", True)
     if not all(isinstance(text, str) for text in texts) or not isinstance(noun, str | None):
         raise SmaltiError(f"{where} must hold texts for entry, name, noun and licence, not {quoted(value)}")
-    if not isinstance(hidden, list) or not all(isinstance(angle, int) for angle in hidden):
-        raise SmaltiError(f"{where} must hold whole numbers as hidden angles, not {quoted(hidden)}")
+    if not all(isinstance(flag, bool) for flag in (recolor, *flags)):
+        raise SmaltiError(f"{where} must hold true or false for recolor, front and upright, not {quoted(value)}")
     entry, name, licence = map(str, texts)
-    return CatalogEntry(entry, name, noun, licence, value.get("recolor", True) is True, tuple(hidden))
+    return CatalogEntry(entry, name, noun, licence, recolor, *flags)

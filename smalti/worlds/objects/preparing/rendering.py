@@ -18,7 +18,7 @@ from smalti.worlds.objects.preparing.materials import Material
 from smalti.worlds.objects.preparing.meshes import Mesh
 from smalti.worlds.objects.preparing.polygons import unit
 from smalti.worlds.objects.preparing.rasterizing import Samples, interpolate, rasterize
-from smalti.worlds.objects.preparing.textures import Textures, look_up, pack_textures
+from smalti.worlds.objects.preparing.textures import Textures, look_up, pack_textures, texture_levels
 
 PIXELS = 128
 """Side of a rendered picture in pixels."""
@@ -28,8 +28,9 @@ _MARGIN = 3  # pixels
 _DISTANCE = 4.0  # of the camera, in radii of the model
 _KEY, _FILL = (-0.45, 0.75, 0.5), (0.7, 0.1, 0.6)  # towards the lights, as the camera sees them
 _AMBIENT, _KEY_LIGHT, _FILL_LIGHT, _SKY_LIGHT = 0.6, 0.48, 0.22, 0.05
+_GAIN = 1.25  # of colours without an image
 # In what order the samples of a pixel are covered.
-_ORDER = np.array([0, 8, 2, 10, 12, 4, 14, 6, 3, 11, 1, 9, 15, 7, 13, 5])
+_ORDER = np.array([0, 8, 2, 10, 12, 4, 14, 6, 3, 11, 1, 9, 15, 7, 13, 5], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +39,10 @@ class Model:
 
     Attributes:
         mesh: the triangles.
-        values: (T, 3, 5) float32 normals of the corners, then their places in the image.
+        values: (3, 3, T) float32 normals of the corners, or (5, 3, T) with their places in the image.
         textures: the images of its materials.
-        facing: (T, 3) float32 unit normals of the triangles, on the side of their corners' normals.
-        spread: (T,) float64 area of each triangle in its image.
+        facing: (3, T) float32 unit normals of the triangles, on the side of their corners' normals.
+        spread: (T,) float32 area of each triangle in its image.
         center: (3,) middle of the model.
         radius: distance from the middle to the farthest corner.
         elevation: height of the camera in degrees.
@@ -100,9 +101,10 @@ def prepare_model(mesh: Mesh) -> Model:
     solid = np.flatnonzero(np.linalg.norm(normals, axis=1) > 0)
     if not len(solid):
         raise SmaltiError("the model must have triangles with an area, and it has none")
+    used, triangles = np.unique(mesh.triangles[solid], return_inverse=True)
     mesh = Mesh(
-        mesh.positions,
-        mesh.triangles[solid],
+        mesh.positions[used],
+        triangles.reshape(-1, 3).astype(np.int32),
         mesh.normals[solid],
         mesh.coordinates[solid],
         mesh.material[solid],
@@ -111,25 +113,26 @@ def prepare_model(mesh: Mesh) -> Model:
     points, facing = points[solid], unit(normals[solid])
     outward = np.where((mesh.normals.sum(axis=1) * facing).sum(axis=1) < 0, -1, 1)
     low, high = points.min(axis=(0, 1)), points.max(axis=(0, 1))
-    a, b, c = (mesh.coordinates[:, corner].astype(np.float64) for corner in range(3))
-    spread = np.abs((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0])
     center = (low + high) / 2
-    radius = float(np.linalg.norm(points - center, axis=2).max())
+    textures = pack_textures(mesh.materials)
+    parts = [mesh.normals, mesh.coordinates] if textures.textured.any() else [mesh.normals]
+    a, b, c = (mesh.coordinates[:, corner] for corner in range(3))
+    spread = np.abs((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0])
     return Model(
         mesh,
-        np.concatenate([mesh.normals, mesh.coordinates], axis=2),
-        pack_textures(mesh.materials),
-        (facing * outward[:, None]).astype(np.float32),
+        np.ascontiguousarray(np.concatenate(parts, axis=2).transpose(2, 1, 0)),
+        textures,
+        np.ascontiguousarray((facing * outward[:, None]).T.astype(np.float32)),
         spread,
         center,
-        radius,
+        float(np.linalg.norm(points - center, axis=2).max()),
         _elevation(high - low),
     )
 
 
 def _elevation(extent: np.ndarray) -> float:
     """Return the height of the camera in degrees: 18 for most models, up to 50 for those that lie flat."""
-    flatness = float(extent[1]) / max(float(extent[0]), float(extent[2]), 1e-12)
+    flatness = float(extent[1]) / max(math.sqrt(float(extent[0]) * float(extent[2])), 1e-12)
     return 18 + 32 * min(max((0.3 - flatness) / 0.25, 0.0), 1.0)
 
 
@@ -143,33 +146,48 @@ def look(model: Model, azimuth: float) -> View:
     turn = _rotation(check_real("azimuth", azimuth, -360, 360), model.elevation)
     points = _projected(model, turn)
     mesh, size = model.mesh, PIXELS * _SIDE
-    eye = turn[2] * (_DISTANCE * model.radius) + model.center
-    towards = unit(eye - mesh.positions[mesh.triangles[:, 0]])
-    facing = (towards * model.facing).sum(axis=1)
-    edge_a, edge_b = points[:, 1, :2] - points[:, 0, :2], points[:, 2, :2] - points[:, 0, :2]
-    area = np.abs(edge_a[:, 0] * edge_b[:, 1] - edge_a[:, 1] * edge_b[:, 0])
-    density = model.spread / np.maximum(area, 1e-9)
 
     def keep(samples: Samples) -> np.ndarray:
         """Return whether transparent triangles cover samples: as many of a pixel's samples as their opacity says."""
-        material, angle = mesh.material[samples.triangle], facing[samples.triangle]
-        opacity = np.array([entry.opacity for entry in mesh.materials], np.float32)[material]
+        angle = _facing(model, turn)
+        opacity = np.array([entry.opacity for entry in mesh.materials], np.float32)[mesh.material]
         # Glass shines at its edges, or it would be lost on most backgrounds.
         opacity += np.where(opacity < 1, (1 - opacity) * 0.6 * (1 - np.abs(angle)) ** 3, 0)
+        opacity = opacity[samples.triangle]
         if model.textures.textured.any():
-            places = interpolate(points, mesh.coordinates, samples, size)
-            opacity *= look_up(model.textures, material, places, density[samples.triangle])[:, 3]
-        row, column = samples.index // size % _SIDE, samples.index % _SIDE
-        shift = 5 * material + 8 * (angle < 0)
-        return np.asarray(_ORDER[(row * _SIDE + column + shift) % _SIDE**2] + 0.5 < opacity * _SIDE**2)
+            places = interpolate(points, model.values[3:], samples, size)
+            opacity *= _texels(model, points, samples, places)[:, 3]
+        # Each surface has its own order, so that two layers of glass cover more than one.
+        shift = (5 * mesh.material + 8 * (angle < 0))[samples.triangle]
+        rank = _ORDER[(samples.index // size % _SIDE * _SIDE + samples.index % _SIDE + shift) % _SIDE**2]
+        return np.asarray(rank + 0.5 < opacity * _SIDE**2)
 
     samples = rasterize(points, size, model.textures.lucent[mesh.material], keep)
     values = interpolate(points, model.values, samples, size)
-    normals = unit(values[:, :3]) @ turn.T.astype(np.float32)
-    normals *= np.where(facing < 0, -1, 1).astype(np.float32)[samples.triangle, None]
+    normals = turn.astype(np.float32) @ values[:3]
+    sides = np.where(_facing(model, turn) < 0, np.float32(-1), np.float32(1))[samples.triangle]
+    normals *= sides / np.sqrt(np.maximum((normals**2).sum(axis=0), np.float32(1e-12)))
     material = mesh.material[samples.triangle]
-    texture = look_up(model.textures, material, values[:, 3:], density[samples.triangle])
+    texture = _texels(model, points, samples, values[3:])
     return View(samples.index, material, texture[:, :3], *_lit(normals))
+
+
+def _facing(model: Model, turn: np.ndarray) -> np.ndarray:
+    """Return (T,) cosines between triangles' normals and the way to the camera; negative ones show their backs."""
+    eye = turn[2] * (_DISTANCE * model.radius) + model.center
+    corners = model.mesh.positions[model.mesh.triangles[:, 0]].T
+    towards = eye[:, None].astype(np.float32) - corners
+    return np.asarray((towards * model.facing).sum(axis=0) / np.sqrt((towards**2).sum(axis=0)))
+
+
+def _texels(model: Model, points: np.ndarray, samples: Samples, places: np.ndarray) -> np.ndarray:
+    """Return (S, 4) colours of the images at samples with (2, S) places in them."""
+    if not model.textures.textured.any():
+        return np.ones((len(samples.index), 4), np.float32)
+    (ax, ay), (bx, by) = (points[:2, at] - points[:2, 0] for at in (1, 2))
+    density = model.spread / np.maximum(np.abs(ax * by - ay * bx), 1e-9)
+    levels = texture_levels(model.textures, model.mesh.material, density)
+    return look_up(model.textures, levels[samples.triangle], places)
 
 
 def _rotation(azimuth: float, elevation: float) -> np.ndarray:
@@ -181,26 +199,29 @@ def _rotation(azimuth: float, elevation: float) -> np.ndarray:
 
 
 def _projected(model: Model, turn: np.ndarray) -> np.ndarray:
-    """Return (T, 3, 3) columns, rows and nearness of the triangles' corners; the model fills the picture."""
-    seen = (model.mesh.positions - model.center) @ turn.T / model.radius
-    near = 1 / (_DISTANCE - seen[:, 2])
-    flat = seen[:, :2] * near[:, None] * np.array([1, -1])
-    used = flat[model.mesh.triangles]
-    low, high = used.min(axis=(0, 1)), used.max(axis=(0, 1))
+    """Return (3, 3, T) columns, rows and nearness of the triangles' corners; the model fills the picture."""
+    seen = turn @ (model.mesh.positions - model.center).T / model.radius
+    near = 1 / (_DISTANCE - seen[2])
+    flat = np.stack([seen[0] * near, -seen[1] * near])
+    low, high = flat.min(axis=1), flat.max(axis=1)
     size = PIXELS * _SIDE
     scale = (size - 2 * _MARGIN * _SIDE) / max(float((high - low).max()), 1e-12)
-    placed = (flat - (low + high) / 2) * scale + size / 2
-    return np.concatenate([placed, near[:, None]], axis=1)[model.mesh.triangles]
+    placed = (flat - ((low + high) / 2)[:, None]) * scale + size / 2
+    corners = np.concatenate([placed, near[None]]).astype(np.float32)
+    return np.take(corners, model.mesh.triangles.T, axis=1)
 
 
 def _lit(normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the strength of the light and of its reflection for (S, 3) normals, as the camera sees them."""
+    """Return the strength of the light and of its reflection for (3, S) normals, as the camera sees them."""
     key, fill = (unit(np.array(light)).astype(np.float32) for light in (_KEY, _FILL))
     half = unit(key + np.array([0, 0, 1], np.float32)).astype(np.float32)
-    light = _AMBIENT + _SKY_LIGHT * normals[:, 1]
-    light += _KEY_LIGHT * np.maximum(normals @ key, 0)
-    light += _FILL_LIGHT * np.maximum(normals @ fill, 0)
-    return light, np.maximum(normals @ half, 0) ** 40
+    light = np.float32(_AMBIENT) + np.float32(_SKY_LIGHT) * normals[1]
+    light += np.float32(_KEY_LIGHT) * np.maximum(key @ normals, 0)
+    light += np.float32(_FILL_LIGHT) * np.maximum(fill @ normals, 0)
+    highlight = np.maximum(half @ normals, 0)
+    for _ in range(5):  # to the power of 32
+        highlight *= highlight
+    return light, highlight
 
 
 def paint(model: Model, view: View, tints: Mapping[int, Tint] | None = None) -> np.ndarray:
@@ -233,8 +254,15 @@ def paint(model: Model, view: View, tints: Mapping[int, Tint] | None = None) -> 
 
 
 def _base(material: Material) -> tuple[float, float, float]:
-    """Return the colour that multiplies a material's image: white where there is one, since it has the colours."""
-    return (1.0, 1.0, 1.0) if material.texture is not None else material.diffuse
+    """Return the colour that multiplies a material's image: white where there is one, since it has the colours.
+
+    Other colours are a quarter brighter, as far as none of the three numbers exceeds 1: modellers leave white at 0.8.
+    """
+    if material.texture is not None:
+        return 1.0, 1.0, 1.0
+    red, green, blue = material.diffuse
+    gain = min(_GAIN, 1 / max(red, green, blue, 1e-6))
+    return red * gain, green * gain, blue * gain
 
 
 def _tinted(colors: np.ndarray, tint: Tint) -> np.ndarray:

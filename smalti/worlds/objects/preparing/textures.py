@@ -77,30 +77,30 @@ def _halved(image: np.ndarray) -> np.ndarray:
     return np.concatenate([colors, alpha.mean(axis=(1, 3))], axis=2).round().astype(np.uint8)
 
 
-def look_up(
-    textures: Textures, material: np.ndarray, coordinates: np.ndarray, density: np.ndarray
-) -> np.ndarray:
+def texture_levels(textures: Textures, material: np.ndarray, density: np.ndarray) -> np.ndarray:
+    """Return (T,) rows of the tables of `textures`, flattened: the level of its image that suits each triangle.
+
+    Args:
+        textures: the images.
+        material: (T,) material of each triangle.
+        density: (T,) area of the image's unit square for each sample of the picture; large areas take small levels.
+    """
+    texels = density * (textures.widths[:, 0] * textures.heights[:, 0])[material]
+    level = (0.5 * np.log2(np.maximum(texels, 1))).round().clip(0, _LEVELS - 1)
+    return np.asarray(level.astype(np.int64) + material * _LEVELS)
+
+
+def look_up(textures: Textures, levels: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Return (S, 4) float32 colours from 0 to 1.
 
     Args:
         textures: the images.
-        material: (S,) row of the material of each sample.
-        coordinates: (S, 2) place in the image; images repeat. The second number goes up.
-        density: (S,) area of the image's unit square for each sample of the picture; large areas take small levels.
+        levels: (S,) row of the flattened tables for each sample.
+        places: (2, S) place in the image; images repeat. The second number goes up.
     """
-    found = np.ones((len(material), 4), np.float32)
-    rows = np.flatnonzero(textures.textured[material])
-    if not len(rows):
-        return found
-    material = material[rows]
-    texels = density[rows] * (textures.widths[:, 0] * textures.heights[:, 0])[material]
-    level = (0.5 * np.log2(np.maximum(texels, 1))).round().clip(0, _LEVELS - 1).astype(np.int64)
-    level += material * _LEVELS
-    width, height = textures.widths.reshape(-1)[level], textures.heights.reshape(-1)[level]
-    share = coordinates[rows]
-    share -= np.floor(share)
-    column = np.minimum((share[:, 0] * width).astype(np.int64), width - 1)
-    row = np.minimum(((1 - share[:, 1]) * height).astype(np.int64), height - 1)
-    place = textures.starts.reshape(-1)[level] + row * width + column
-    found[rows] = np.take(textures.texels, place, axis=0) * np.float32(1 / 255)
-    return found
+    width, height = (table.reshape(-1).astype(np.int32)[levels] for table in (textures.widths, textures.heights))
+    column, row = places[0] - np.floor(places[0]), places[1] - np.floor(places[1])
+    column = np.minimum((column * width).astype(np.int32), width - 1)
+    row = np.minimum(((1 - row) * height).astype(np.int32), height - 1)
+    texel = textures.starts.reshape(-1)[levels] + row * width + column
+    return np.take(textures.texels, texel, axis=0) * np.float32(1 / 255)
