@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from scorer_batches import Sprites
 from smalti.evaluation.suites.objects.scorer import Knowledge
 from smalti.worlds.objects.archive import SpriteArchive
 from smalti.worlds.objects.collection import Collection
+from smalti.worlds.objects.vocabulary import Vocabulary
 
 LEAST_DRAWINGS = 3
 """Number of training drawings from which on a noun is one of the classifier's; with fewer it is unknown."""
@@ -54,7 +55,7 @@ class Material:
             if sprite.noun and sprites.usable[number]:
                 part = tested if splits.test[number] else drawings
                 part[sprite.noun][splits.drawings[number]].append(number)
-        nouns = tuple(sorted(noun for noun, known in drawings.items() if len(known) >= LEAST_DRAWINGS))
+        nouns = tuple(noun for noun in collection.scored if len(drawings[noun]) >= LEAST_DRAWINGS)
         parts: dict[str, list[list[tuple[int, ...]]]] = {"train": [], "validation": [], "all": [], "test": []}
         for noun in nouns:
             known = drawings[noun]
@@ -109,32 +110,23 @@ class Material:
     def knowledge(self, claimed: Sequence[str], threshold: float) -> Knowledge:
         """Return what the scorer is to know apart from its weights.
 
+        Its colours are those in which both training sprites and held-out ones show a noun, so that ground-truth
+        renderings show held-out sprites alone.
+
         Args:
             claimed: nouns that it claims.
             threshold: smallest probability of a noun that counts.
         """
-        own, tested = set(claimed), Collection(self.collection.archive, "test")
-        colors: dict[str, set[str]] = {noun: set() for noun in claimed}
-        kinds: dict[str, tuple[str, ...]] = {}
-        for number, sprite in enumerate(self.collection.archive.sprites):
-            if sprite.noun in own and not self.collection.splits.test[number]:
-                colors[sprite.noun].update({sprite.color} - {None})
-                kinds[sprite.noun] = max(kinds.get(sprite.noun, ()), sprite.hypernyms, key=len)
-        names = {noun: self.collection.name_of(noun) for noun in claimed}
-        return Knowledge(
-            nouns=self.nouns,
-            claimed=tuple(claimed),
-            threshold=round(threshold, 3),
-            names={noun: name for noun, name in names.items() if name != noun},
-            kinds={noun: own_kinds for noun, own_kinds in kinds.items() if own_kinds},
-            colors={
-                noun: shown
-                for noun, found in colors.items()
-                if (shown := sorted(found & {*tested.colors(noun)}))
-            },
-            held_out=sorted(pair for pair in self.collection.splits.colors if pair[0] in own),
-            drawn=sorted({sprite.noun for sprite in self.collection.archive.sprites if sprite.noun}),
-        )
+        archive = self.collection.archive
+        whole, tested = Vocabulary.of(archive), Collection(archive, "test")
+        nouns = {}
+        for noun in claimed:
+            found = whole.nouns[noun]
+            shown = set(tested.colors(noun))
+            nouns[noun] = replace(found, colors=tuple(color for color in found.colors if color in shown))
+        held_out = frozenset(pair for pair in whole.held_out if pair[0] in nouns)
+        drawn = sorted({sprite.noun for sprite in archive.sprites if sprite.noun})
+        return Knowledge(self.nouns, round(threshold, 3), Vocabulary(nouns, held_out), drawn)
 
 
 def flat(drawings: Sequence[Sequence[Sequence[int]]]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import torch
 from smalti.evaluation.suites.objects.networks import NounClassifier, Segmenter
 from smalti.evaluation.suites.objects.scorer import Knowledge, Scorer
 from smalti.worlds.objects.archive import SIDE, Sprite, write_archive
+from smalti.worlds.objects.vocabulary import Noun, Vocabulary
 
 COLORS = {"red": (220, 32, 40), "green": (24, 152, 64), "blue": (28, 88, 220), "yellow": (252, 220, 24)}
 NOUNS = ("ball", "box", "kite", "tent", "coin", "door")
@@ -51,14 +52,9 @@ def write_shapes(folder: Path) -> Path:
 def untrained_scorer(claimed: tuple[str, ...] = NOUNS) -> Scorer:
     """Return a scorer whose networks have random weights."""
     torch.manual_seed(0)
-    knowledge = Knowledge(
-        NOUNS,
-        claimed,
-        0.3,
-        {"box": "pile of boxes"},
-        {noun: ("thing",) for noun in claimed},
-        {noun: tuple(COLORS) for noun in claimed},
-        (("ball", "pink"),) if "ball" in claimed else (),
-        (*NOUNS, "unicorn"),
-    )
+    nouns = {
+        noun: Noun("pile of boxes" if noun == "box" else noun, tuple(COLORS), ("thing",)) for noun in claimed
+    }
+    held_out = frozenset({("ball", "pink")} if "ball" in claimed else ())
+    knowledge = Knowledge(NOUNS, 0.3, Vocabulary(nouns, held_out), (*NOUNS, "unicorn"))
     return Scorer(Segmenter().eval(), NounClassifier(len(NOUNS)).eval(), knowledge)

@@ -18,7 +18,6 @@ from smalti.evaluation.request import Request
 from smalti.evaluation.run import evaluate
 from smalti.evaluation.suite import find_suite
 from smalti.evaluation.suites.objects import suite as module
-from smalti.evaluation.suites.objects.prompts import check_prompt, object_prompts
 from smalti.evaluation.suites.objects.scorer import save_scorer
 from smalti.evaluation.suites.objects.suite import Objects
 from smalti.worlds.tasks import TAGS
@@ -34,29 +33,22 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Objects:
     return found
 
 
+def single(noun: str) -> dict[str, object]:
+    return {"tag": "single_object", "prompt": f"a {noun}", "include": [{"class": noun, "count": 1}]}
+
+
 def seen(monkeypatch: pytest.MonkeyPatch, *detections: Detection) -> None:
     """Let the detector find these things in every image."""
     monkeypatch.setattr(module, "detect", lambda image, scorer: list(detections))
 
 
-def test_prompts_are_deterministic_and_of_every_task() -> None:
-    knowledge = untrained_scorer().knowledge
-    prompts = object_prompts(40, 0, knowledge)
-    assert prompts == object_prompts(40, 0, knowledge) and prompts != object_prompts(40, 1, knowledge)
-    assert Counter(prompt["tag"] for prompt in prompts) == dict(zip(TAGS, [7, 7, 7, 7, 6, 6], strict=True))
+def test_prompts_are_over_the_claimed_nouns(suite: Objects) -> None:
+    prompts = suite.prompts(12, 0)
+    assert prompts == suite.prompts(12, 0) and prompts != suite.prompts(12, 1)
+    assert Counter(prompt["tag"] for prompt in prompts) == dict.fromkeys(TAGS, 2)
     for prompt in prompts:
-        check_prompt(prompt)
-        assert ("exclude" in prompt) == (prompt["tag"] == "counting")
-        pairs = {(entry["class"], entry.get("color")) for entry in prompt["include"]}
-        assert prompt["held_out"] == (("ball", "pink") in pairs)
-        assert len({entry["class"] for entry in prompt["include"]}) == len(prompt["include"])
-    assert {prompt["tag"] for prompt in prompts if prompt["held_out"]} == {"colors", "color_attr"}
-    assert any("pile of boxes" in prompt["prompt"] for prompt in prompts)
-
-
-def test_prompts_need_enough_nouns() -> None:
-    with pytest.raises(SmaltiError, match="too few nouns for prompts of the task 'two_object'"):
-        object_prompts(6, 0, untrained_scorer(("ball",)).knowledge)
+        suite.check_prompt(prompt)
+        assert {entry["class"] for entry in prompt["include"]} <= set(NOUNS)
 
 
 def test_ground_truth_shows_held_out_sprites(suite: Objects) -> None:
@@ -65,7 +57,11 @@ def test_ground_truth_shows_held_out_sprites(suite: Objects) -> None:
     assert [len(group) for group in images if group] and all(len(group) in (0, 2) for group in images)
     assert all(image.shape == (64, 96, 3) for group in images for image in group)
     again = list(suite.ground_truth(prompts, Request(images_per_prompt=2), (64, 96)))
-    assert all(np.array_equal(a, b) for one, two in zip(images, again, strict=True) for a, b in zip(one, two, strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for one, two in zip(images, again, strict=True)
+        for a, b in zip(one, two, strict=True)
+    )
 
 
 def test_what_cannot_be_judged_is_counted_apart(suite: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +85,10 @@ def test_what_cannot_be_judged_is_counted_apart(suite: Objects, monkeypatch: pyt
 def test_prompts_of_a_file(suite: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen(monkeypatch, Detection("ball", "red", (0.1, 0.1, 0.4, 0.4), 0.9))
     path = tmp_path / "prompts.jsonl"
-    lines = [{"tag": "single_object", "prompt": f"a {noun}", "include": [{"class": noun, "count": 1}]} for noun in NOUNS]
+    lines = [
+        {"tag": "single_object", "prompt": f"a {noun}", "include": [{"class": noun, "count": 1}]}
+        for noun in NOUNS
+    ]
     write_prompts(path, lines)
     request = Request(prompts=path, ground_truth=True)
     found = evaluate(suite, request)
@@ -129,7 +128,7 @@ def test_a_folder_needs_no_archive(suite: Objects, tmp_path: Path, monkeypatch: 
 def test_wrong_prompts_are_named(tmp_path: Path, entry: dict[str, object], named: str) -> None:
     write_prompts(tmp_path / "p.jsonl", [{"tag": "colors", "prompt": "x", "include": [entry]}])
     with pytest.raises(SmaltiError, match=named):
-        read_prompts(tmp_path / "p.jsonl", check_prompt)
+        read_prompts(tmp_path / "p.jsonl", Objects().check_prompt)
 
 
 def test_a_wrong_lattice_is_named() -> None:

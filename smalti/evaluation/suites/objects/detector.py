@@ -77,14 +77,14 @@ def find_things(image: np.ndarray, scorer: Scorer) -> list[Thing]:
     shares = scorer.classifier(crops).float().softmax(dim=1)
     shares = (shares + scorer.classifier(crops.flip(3)).float().softmax(dim=1)) / 2
     knowledge = scorer.knowledge
-    names, claimed = [*knowledge.nouns, UNKNOWN], set(knowledge.claimed)
+    names = [*knowledge.nouns, UNKNOWN]
     rgb = (pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     scale = np.array([pixels.shape[2], pixels.shape[1]] * 2, dtype=np.float64)
     things = []
     for mask, box, share in zip(masks, boxes, shares, strict=True):
         probability, index = (float(value) for value in share.max(dim=0))
         guess = names[int(index)]
-        known = guess in claimed and probability >= knowledge.threshold
+        known = guess in knowledge.claimed and probability >= knowledge.threshold
         left, top, right, bottom = (float(value) for value in box / scale)
         things.append(
             Thing(

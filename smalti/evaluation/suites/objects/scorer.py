@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
 from smalti.evaluation.suites.objects.networks import NounClassifier, Segmenter
+from smalti.worlds.objects.nouns import GENEVAL_NOUNS, geneval_nouns
+from smalti.worlds.objects.vocabulary import Vocabulary
 
 WEIGHTS = Path(__file__).parents[3] / "models" / "objects-scorer.safetensors"
 
@@ -26,35 +28,37 @@ class Knowledge:
 
     Attributes:
         nouns: nouns of the classifier; its last output is anything else.
-        claimed: nouns that the scorer is reliable on. A thing with another noun is unknown.
         threshold: smallest probability of a noun that counts.
-        names: words for claimed nouns that a number may stand before, such as "loaf of bread", where they differ.
-        kinds: kinds of things that a claimed noun belongs to, such as ("bird", "animal").
-        colors: the colours in which both training sprites and held-out ones show a claimed noun.
-        held_out: pairs of claimed noun and colour that training never shows.
+        vocabulary: the nouns that the scorer claims to know, with their names, colours and kinds. A thing with another
+            noun is unknown.
         drawn: all nouns that have a sprite, claimed or not.
     """
 
     nouns: Sequence[str]
-    claimed: Sequence[str]
     threshold: float
-    names: Mapping[str, str]
-    kinds: Mapping[str, Sequence[str]]
-    colors: Mapping[str, Sequence[str]]
-    held_out: Sequence[tuple[str, str]]
+    vocabulary: Vocabulary
     drawn: Sequence[str]
 
-    def name_of(self, noun: str) -> str:
-        """Return a noun in words that a number may stand before."""
-        return self.names.get(noun, noun)
+    @cached_property
+    def claimed(self) -> frozenset[str]:
+        """The nouns that the scorer claims to know."""
+        return frozenset(self.vocabulary.nouns)
 
-    def kinds_of(self) -> dict[str, frozenset[str]]:
-        """Return the claimed nouns that count as each class: a kind of things, or a noun."""
-        found = {noun: {noun} for noun in self.claimed}
-        for noun in self.claimed:
-            for kind in self.kinds.get(noun, ()):
+    @cached_property
+    def classes(self) -> dict[str, frozenset[str]]:
+        """The claimed nouns that count as each class: a noun, a kind of things, or one of GenEval's classes."""
+        found: dict[str, set[str]] = {noun: {noun} for noun in self.claimed}
+        for noun, entry in self.vocabulary.nouns.items():
+            for kind in entry.kinds:
                 found.setdefault(kind, set()).add(noun)
+        for name in GENEVAL_NOUNS:
+            if nouns := geneval_nouns(name, self.claimed):
+                found.setdefault(name, set()).update(nouns)
         return {name: frozenset(nouns) for name, nouns in found.items()}
+
+    def has_sprite(self, name: str) -> bool:
+        """Tell whether any sprite shows a class, claimed or not."""
+        return name in self.classes or bool(geneval_nouns(name, self.drawn))
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def save_scorer(scorer: Scorer, path: str | Path) -> None:
             if tensor.is_floating_point():
                 weights[f"{part}.{name}"] = tensor.half().contiguous()
     with atomic_path(path) as temporary:
-        save_file(weights, temporary, {"knowledge": json.dumps(asdict(scorer.knowledge))})
+        save_file(weights, temporary, {"knowledge": json.dumps(_entry(scorer.knowledge))})
 
 
 def load_scorer(path: str | Path = WEIGHTS) -> Scorer:
@@ -127,15 +131,21 @@ def _fill(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     network.load_state_dict(weights, strict=False)
 
 
+def _entry(knowledge: Knowledge) -> dict[str, Any]:
+    """Return what a scorer knows, ready for JSON."""
+    return {
+        "nouns": list(knowledge.nouns),
+        "threshold": knowledge.threshold,
+        "vocabulary": knowledge.vocabulary.to_json(),
+        "drawn": list(knowledge.drawn),
+    }
+
+
 def _knowledge(entry: Any) -> Knowledge:
     """Return what a file's metadata says."""
     return Knowledge(
         tuple(entry["nouns"]),
-        tuple(entry["claimed"]),
         float(entry["threshold"]),
-        dict(entry["names"]),
-        {noun: tuple(kinds) for noun, kinds in entry["kinds"].items()},
-        {noun: tuple(colors) for noun, colors in entry["colors"].items()},
-        tuple((noun, color) for noun, color in entry["held_out"]),
+        Vocabulary.from_json(entry["vocabulary"]),
         tuple(entry["drawn"]),
     )

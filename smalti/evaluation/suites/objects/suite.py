@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -18,12 +17,10 @@ from smalti.evaluation.lattice import lattice_places
 from smalti.evaluation.request import Request
 from smalti.evaluation.suite import Suite
 from smalti.evaluation.suites.objects.detector import detect
-from smalti.evaluation.suites.objects.prompts import check_prompt, object_prompts
 from smalti.evaluation.suites.objects.scorer import Scorer, shipped_scorer
-from smalti.worlds.objects.archive import SpriteArchive
-from smalti.worlds.objects.collection import Collection
-from smalti.worlds.objects.composing import SIZES, Composer
-from smalti.worlds.objects.scene import render
+from smalti.evaluation.suites.objects.truth import held_out_composer, renderings
+from smalti.worlds.objects.colors import COLOR_NAMES
+from smalti.worlds.objects.prompts import objects_prompts
 from smalti.worlds.tasks import TAGS
 
 
@@ -66,11 +63,11 @@ class Objects(Suite):
 
     def prompts(self, count: int, seed: int) -> list[Prompt]:
         """Return prompts over the claimed nouns, one task after the other."""
-        return object_prompts(count, seed, self._scorer().knowledge)
+        return objects_prompts(self._scorer().knowledge.vocabulary, count, seed)
 
     def check_prompt(self, prompt: Any) -> None:
-        """Raise SmaltiError unless metadata has GenEval's format."""
-        check_prompt(prompt)
+        """Raise SmaltiError unless metadata has GenEval's format; its classes may be any text."""
+        geneval.check_prompt(prompt, None, COLOR_NAMES)
 
     def ground_truth(
         self, prompts: Sequence[Prompt], request: Request, size: tuple[int, int]
@@ -80,27 +77,27 @@ class Objects(Suite):
         Raises:
             SmaltiError: the archive is missing or damaged.
         """
-        composer, lattice = self._composer(), lattice_places(self.lattice)
-        for index, prompt in enumerate(prompts):
-            missing = [entry for entry in prompt["include"] if not _is_shown(composer.collection, entry)]
-            numbers = range(0 if missing else request.images_per_prompt)
-            yield [
-                _rendering(composer, prompt, f"{request.seed} {index} {number}", lattice, size)
-                for number in numbers
-            ]
+        return renderings(
+            held_out_composer(self.archive),
+            prompts,
+            self._scorer().knowledge.claimed,
+            number=request.images_per_prompt,
+            size=size,
+            seed=request.seed,
+            lattice=lattice_places(self.lattice),
+        )
 
     def score(self, prompt: Prompt, sample: Any) -> ObjectRow:
         """Return which images of a prompt are correct, or which of its classes cannot be judged."""
-        check_prompt(prompt)
+        self.check_prompt(prompt)
         scorer = self._scorer()
-        knowledge, kinds = scorer.knowledge, scorer.knowledge.kinds_of()
+        knowledge, classes = scorer.knowledge, scorer.knowledge.classes
         asked = dict.fromkeys(entry["class"] for entry in prompt["include"])
-        foreign = [name for name in asked if name not in kinds]
-        known = {*knowledge.drawn, *(kind for own in knowledge.kinds.values() for kind in own)}
-        unclaimed = tuple(name for name in foreign if name in known)
-        without = tuple(name for name in foreign if name not in known)
+        foreign = [name for name in asked if name not in classes]
+        unclaimed = tuple(name for name in foreign if knowledge.has_sprite(name))
+        without = tuple(name for name in foreign if not knowledge.has_sprite(name))
         correct = [
-            not foreign and geneval.is_correct(prompt, detect(np.asarray(as_rgb(image)), scorer), kinds)
+            not foreign and geneval.is_correct(prompt, detect(np.asarray(as_rgb(image)), scorer), classes)
             for image in sample
         ]
         return ObjectRow(Row(prompt["tag"], bool(prompt.get("held_out")), correct), unclaimed, without)
@@ -112,13 +109,17 @@ class Objects(Suite):
     def summarize(self, rows: Sequence[ObjectRow]) -> dict[str, Any]:
         """Return the scores of the prompts that can be judged, and how many images of which classes cannot.
 
-        "not_shown" is the number of prompts without images, because no held-out sprite shows them.
+        "held_out_nouns" is the fraction of correct images of two nouns that training never shows together, and
+        "seen_nouns" that of the others. "not_shown" is the number of prompts without images, because no held-out
+        sprite shows them.
         """
         own = [row.row for row in rows if not row.unclaimed and not row.without_sprite]
         judged = [row for row in own if row.correct]
         if not judged:
             raise SmaltiError("prompts must ask for a class that the scorer claims", argument="prompts")
         scores = geneval.summarize(judged)
+        noun_pairs = {flag: _share(judged, flag) for flag in (True, False)}
+        scores |= {"held_out_nouns": noun_pairs[True], "seen_nouns": noun_pairs[False]}
         scores["not_shown"] = len(own) - len(judged)
         for name in ("unclaimed", "without_sprite"):
             classes: Counter[str] = Counter()
@@ -142,25 +143,8 @@ class Objects(Suite):
         """Return the trained scorer."""
         return shipped_scorer(self.scorer)
 
-    def _composer(self) -> Composer:
-        """Return the composer of held-out sprites."""
-        try:
-            archive = SpriteArchive(self.archive)
-        except SmaltiError as error:
-            raise SmaltiError(
-                f"ground-truth renderings need sprites (--set archive=FOLDER): {error}", argument="archive"
-            ) from error
-        return Composer.of(Collection(archive, "test"))
 
-
-def _is_shown(collection: Collection, entry: dict[str, Any]) -> bool:
-    """Return whether a sprite shows an entry of a prompt, alone in its colour and often enough."""
-    return entry["count"] <= max(SIZES) and bool(collection.sprites(entry["class"], entry.get("color")))
-
-
-def _rendering(
-    composer: Composer, prompt: Prompt, key: str, lattice: int | None, size: tuple[int, int]
-) -> np.ndarray:
-    """Return one rendering of a prompt, (H, W, 3) uint8."""
-    scene = composer.compose(prompt, Random(f"smalti objects ground truth {key}"), lattice=lattice)
-    return render(scene, composer.pictures, size)
+def _share(rows: Sequence[Row], held_out: bool) -> float | None:
+    """Return the share of correct images of two nouns that training never shows together, or of others."""
+    own = [row for row in rows if row.tag in ("two_object", "position") and row.held_out == held_out]
+    return geneval.mean([correct for row in own for correct in row.correct])

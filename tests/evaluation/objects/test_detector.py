@@ -1,0 +1,126 @@
+"""Finding and naming things: single things from a segmentation, crops, and what is unknown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from objects_archive import NOUNS, untrained_scorer
+from safetensors.torch import save_file
+
+from smalti.errors import SmaltiError
+from smalti.evaluation.suites.objects import detector
+from smalti.evaluation.suites.objects.crops import MARGIN, cut
+from smalti.evaluation.suites.objects.detector import UNKNOWN, detect, find_things
+from smalti.evaluation.suites.objects.instances import find_instances
+from smalti.evaluation.suites.objects.networks import CROP
+from smalti.evaluation.suites.objects.scorer import load_scorer, save_scorer
+
+CELLS = 64
+
+
+def segmentation(*boxes: tuple[int, int, int, int], noise: float = 0.0) -> torch.Tensor:
+    """Return (3, 64, 64): what a perfect segmenter says of rectangles (left, top, right, bottom) in cells."""
+    found = torch.zeros(3, CELLS, CELLS)
+    found[0] = -6
+    y, x = torch.meshgrid(torch.arange(CELLS), torch.arange(CELLS), indexing="ij")
+    for left, top, right, bottom in boxes:
+        part = (slice(top, bottom), slice(left, right))
+        found[0][part] = 6
+        found[1][part] = ((left + right - 1) / 2 - x)[part]
+        found[2][part] = ((top + bottom - 1) / 2 - y)[part]
+    found[1:] += noise * torch.randn(found[1:].shape, generator=torch.Generator().manual_seed(0))
+    return found
+
+
+def test_things_that_touch_are_apart() -> None:
+    instances = find_instances(segmentation((5, 5, 25, 40), (25, 8, 44, 36), (50, 50, 60, 60), noise=1.0))
+    assert instances.count == 3
+    owners = instances.owners
+    assert owners[0, 0] == -1 and len({owners[20, 10], owners[20, 30], owners[55, 55]}) == 3
+    assert (owners[6:39, 6:24] == owners[20, 10]).mean() > 0.99
+
+
+def test_a_thing_in_two_pieces_is_one() -> None:
+    found = segmentation((10, 10, 50, 40))
+    found[0, :, 28:33] = -6
+    assert find_instances(found).count == 1
+
+
+def test_specks_and_empty_images_have_no_things() -> None:
+    assert find_instances(segmentation()).count == 0
+    assert find_instances(segmentation((10, 10, 12, 13))).count == 0
+    assert find_instances(segmentation((10, 10, 12, 13), (30, 30, 50, 50))).count == 1
+
+
+def test_crops_are_square_and_on_grey() -> None:
+    image = torch.zeros(3, 128, 192)
+    image[0, 40:80, 100:120] = 1
+    mask = image[0].clone()
+    crop = cut(image, mask[None], np.array([[100.0, 40.0, 120.0, 80.0]]))
+    assert crop.shape == (1, 4, CROP, CROP)
+    assert torch.allclose(crop[0, :3, 0, 0], torch.full((3,), 0.5))
+    middle = crop[0, :, CROP // 2, CROP // 2]
+    assert middle.tolist() == pytest.approx([1, 0, 0, 1], abs=0.01)
+    # The thing is as high as the crop less its margin, and half as wide.
+    assert float(crop[0, 3].mean()) == pytest.approx(0.5 / MARGIN**2, rel=0.05)
+    assert cut(image, mask[None][:0], np.empty((0, 4))).shape == (0, 4, CROP, CROP)
+
+
+def test_a_scorer_is_read_as_it_was_written(tmp_path: Path) -> None:
+    scorer = untrained_scorer()
+    save_scorer(scorer, tmp_path / "s.safetensors")
+    read = load_scorer(tmp_path / "s.safetensors")
+    assert read.knowledge == scorer.knowledge and read.knowledge.claimed == set(NOUNS)
+    crops = torch.rand(3, 4, CROP, CROP)
+    with torch.inference_mode():
+        assert torch.allclose(read.classifier(crops), scorer.classifier(crops), atol=0.02)
+        assert read.segmenter(crops[:, :3]).shape == (3, 3, CROP // 4, CROP // 4)
+
+
+def test_files_that_hold_no_scorer_are_named(tmp_path: Path) -> None:
+    for write in (
+        lambda path: None,
+        lambda path: path.write_bytes(b"x" * 90),
+        lambda path: save_file({}, path),
+    ):
+        path = tmp_path / "wrong.safetensors"
+        write(path)
+        with pytest.raises(SmaltiError, match="does not hold a scorer of objects") as caught:
+            load_scorer(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_things_have_boxes_colours_and_claimed_nouns(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.full((256, 256, 3), 250, np.uint8)
+    image[40:120, 20:100] = 220, 30, 40
+    image[100:200, 140:220] = 30, 90, 220
+    found = segmentation((5, 10, 25, 30), (35, 25, 55, 50))
+    scorer = untrained_scorer(("ball",))
+    monkeypatch.setattr(scorer.segmenter, "forward", lambda images: found[None])
+    logits = torch.full((2, len(NOUNS) + 1), -9.0)
+    logits[0, NOUNS.index("ball")] = logits[1, NOUNS.index("door")] = 9
+    monkeypatch.setattr(scorer.classifier, "forward", lambda crops: logits)
+    first, second = find_things(image, scorer)
+    assert (first.noun, first.color, first.guess) == ("ball", "red", "ball")
+    assert (second.noun, second.color, second.guess) == (UNKNOWN, "blue", "door")
+    assert first.box == pytest.approx((20 / 256, 40 / 256, 100 / 256, 120 / 256), abs=0.02)
+    (only,) = detect(image, scorer)
+    assert (only.name, only.color) == ("ball", "red") and only.score > 0.99
+    unsure = logits / 100
+    monkeypatch.setattr(scorer.classifier, "forward", lambda crops: unsure)
+    assert detect(image, scorer) == []
+
+
+@pytest.mark.parametrize("size", [(256, 256), (512, 384), (96, 64), (100, 300)])
+def test_images_of_any_size_are_taken(size: tuple[int, int]) -> None:
+    pixels = detector._working(np.zeros((*size, 3), np.uint8))
+    assert min(pixels.shape[1:]) == 256 and all(side % 32 == 0 for side in pixels.shape[1:])
+    find_things(np.zeros((*size, 3), np.uint8), untrained_scorer())
+
+
+def test_other_arrays_are_refused() -> None:
+    with pytest.raises(SmaltiError, match="image must be uint8"):
+        detect(np.zeros((8, 8), np.uint8), untrained_scorer())
