@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from smalti.common.files import atomic_path
 
 _WARMUP = 0.05  # share of the steps
-_AVERAGED = 0.998  # share that the averaged weights keep at each step
+_AVERAGED = 0.998  # share that the averaged weights keep at each step, less in the first ones
 _SAVED = 60  # seconds between two states
 
 
@@ -44,21 +45,20 @@ def fit(
     network.to(memory_format=torch.channels_last)
     if start is not None:
         network.load_state_dict(start.state_dict())
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGED), use_buffers=True)
+    averaged = AveragedModel(network, avg_fn=_average, use_buffers=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.05)
     first = _load(state, network, averaged, optimizer) if state.exists() else 0
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=_WARMUP)
-    for _ in range(first):  # the rate of a step depends on its number alone
-        schedule.step()
     smooth, saved = 0.0, time.monotonic()
     network.train()
     progress = tqdm(range(first, steps), initial=first, total=steps, disable=not show, mininterval=10)
     for step in progress:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * _share_of_rate(step / steps)
+        torch.manual_seed(step)  # dropout too depends on the step alone
         loss = loss_of(network, step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        schedule.step()
         averaged.update_parameters(network)
         smooth += (loss.item() - smooth) / min(step - first + 1, 100)
         progress.set_postfix(loss=f"{smooth:.3f}", refresh=False)
@@ -68,6 +68,21 @@ def fit(
     if first < steps:
         _save(state, steps, network, averaged, optimizer)
     return averaged.module.eval()
+
+
+def _share_of_rate(done: float) -> float:
+    """Return the learning rate in highest ones, after a share of the steps."""
+    if done < _WARMUP:
+        return 0.02 + done / _WARMUP
+    return 0.5 * (1 + math.cos(math.pi * (done - _WARMUP) / (1 - _WARMUP)))
+
+
+def _average(average: torch.Tensor, current: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+    """Return the moving average after a step; counters are taken as they are."""
+    if not average.is_floating_point():
+        return current
+    kept = min(_AVERAGED, (1 + int(count)) / (10 + int(count)))
+    return torch.lerp(current, average, kept)
 
 
 def _save(
