@@ -149,7 +149,11 @@ def choose_name(
         return random.choice(words) if words else default
     if draw > 1 - _SYNONYM_SHARE and synonyms:
         return random.choice(synonyms)
-    if draw < _KIND_SHARE + _NAME_SHARE and all(sprite.name == name for sprite in sprites):
+    if (
+        name != entry["class"]
+        and draw < _KIND_SHARE + _NAME_SHARE
+        and all(sprite.name == name for sprite in sprites)
+    ):
         named = COLOR_NAMES & set(name.split())
         measured = {color for sprite in sprites for color in (sprite.color, entry.get("color")) if color}
         # A name that says another colour than what is seen, or cannot be counted, is not used.

@@ -156,12 +156,8 @@ def _countable_names(sprites: list[Sprite]) -> dict[str, str]:
             names[sprite.noun][sprite.name] += 1
     chosen = {}
     for noun, found in names.items():
+        plain = {name: count for name, count in found.items() if name == noun and countable(noun)}
         measured = {name: count for name, count in found.items() if name.endswith(f" of {noun}")}
-        if noun in found and countable(noun):
-            chosen[noun] = noun
-        elif measured or not countable(noun):
-            options = measured or dict(found)
-            chosen[noun] = min(options, key=lambda name: (-options[name], name))
-        else:
-            chosen[noun] = noun
+        options = {**plain, **measured} or ({noun: 1} if countable(noun) else dict(found))
+        chosen[noun] = min(options, key=lambda name: (-options[name], name))
     return chosen

@@ -40,7 +40,7 @@ _SIZE_WORD_SHARE = 0.2
 _TURN, _TURN_SHARE, _MIRROR_SHARE = 12.0, 0.5, 0.5
 
 # A ground fits if at most this share of a thing's outline is nearer to it than this distance in Oklab, times 100.
-_BLURRED_SHARE, _LEAST_CONTRAST = 0.25, 15.0
+_BLURRED_SHARE, _LEAST_CONTRAST = 0.25, 18.0
 _GROUND_ATTEMPTS = 12
 
 

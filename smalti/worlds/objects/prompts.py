@@ -71,12 +71,22 @@ def _task_prompts(vocabulary: Vocabulary, tag: str, wanted: list[bool], random: 
     nouns = _shuffled(list(vocabulary.nouns), random)
     pairs = _shuffled(sorted(vocabulary.held_out), random)
     for held_out in wanted:
-        include = _include(vocabulary, tag, held_out, nouns, pairs, random)
+        include = held_out and _include(vocabulary, tag, True, nouns, pairs, random)
+        # A small vocabulary may have no held-out pair.
+        include = include or _include(vocabulary, tag, False, nouns, pairs, random)
+        if not include:
+            raise SmaltiError(
+                f"vocabulary has too few nouns for prompts of the task {tag!r}", argument="vocabulary"
+            )
         prompt: Prompt = {"tag": tag, "include": include}
         if tag == "counting":
             prompt["exclude"] = [{"class": include[0]["class"], "count": include[0]["count"] + 1}]
         names = [vocabulary.nouns[entry["class"]].name for entry in include]
-        yield {**prompt, "prompt": geneval_prompt(prompt, names), "held_out": held_out}
+        yield {
+            **prompt,
+            "prompt": geneval_prompt(prompt, names),
+            "held_out": _is_held_out(vocabulary, include),
+        }
 
 
 def _include(
@@ -86,14 +96,14 @@ def _include(
     nouns: Iterator[str],
     pairs: Iterator[tuple[str, str]],
     random: Random,
-) -> list[dict[str, Any]]:
-    """Return the entries of one prompt."""
+) -> list[dict[str, Any]] | None:
+    """Return the entries of one prompt, or None if none is found."""
     colored = tag in ("colors", "color_attr")
     for _ in range(_ATTEMPTS):
         chosen = [next(nouns) for _ in range(1 if tag in ("single_object", "counting", "colors") else 2)]
-        color = None
+        color: str | None = None
         if held_out and colored:
-            chosen[0], color = next(pairs)
+            chosen[0], color = next(pairs, ("", None))
         if not _fits(vocabulary, chosen, together=held_out and not colored, tag=tag):
             continue
         include: list[dict[str, Any]] = [{"class": noun, "count": 1} for noun in chosen]
@@ -110,7 +120,14 @@ def _include(
         if len(include) == 2 and tag != "position":
             random.shuffle(include)
         return include
-    raise SmaltiError(f"vocabulary has too few nouns for prompts of the task {tag!r}", argument="vocabulary")
+    return None
+
+
+def _is_held_out(vocabulary: Vocabulary, include: list[dict[str, Any]]) -> bool:
+    """Tell whether an entry is a held-out pair of noun and colour, or two entries are of nouns."""
+    if any((entry["class"], entry.get("color")) in vocabulary.held_out for entry in include):
+        return True
+    return len(include) == 2 and is_held_out_pair(include[0]["class"], include[1]["class"])
 
 
 def _fits(vocabulary: Vocabulary, chosen: list[str], together: bool, tag: str) -> bool:

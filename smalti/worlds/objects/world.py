@@ -15,7 +15,7 @@ import torch
 
 from smalti.common.checks import check_real
 from smalti.worlds.arguments import check_index, check_weights, check_world, sides
-from smalti.worlds.objects.archive import SpriteArchive
+from smalti.worlds.objects.archive import SpriteArchive, fingerprint
 from smalti.worlds.objects.collection import Collection
 from smalti.worlds.objects.composing import Composer
 from smalti.worlds.objects.grounds import GROUNDS
@@ -93,6 +93,10 @@ class Objects:
         self.composer = Composer.of(Collection(archive, split, styles), grounds)
         self._tags = list(mix)
         self._weights = list(mix.values())
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the archive."""
+        return fingerprint(self.archive)
 
     def scene(self, index: int) -> Scene:
         """Return scene number `index` (0 or more) without drawing it."""
