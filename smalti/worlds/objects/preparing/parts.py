@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Part:
     @property
     def file_name(self) -> str:
         """Name of the part's file."""
-        value = [_VERSION, self.package.sha256, [asdict(entry) for entry in self.entries], self.colors]
+        value = [_VERSION, self.package.sha256, list(map(_given, self.entries)), self.colors]
         digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
         return f"{self.package.style}-{self.number:02d}-{digest[:16]}.zip"
 
@@ -75,6 +76,11 @@ class Part:
         if self.package.style == clipart.STYLE:
             return clipart.sprites(package, self.entries)
         return emoji.sprites(self.package, package, self.entries)
+
+
+def _given(entry: CatalogEntry) -> dict[str, Any]:
+    """Return what an entry says; what it leaves at its default may be new to the catalogues."""
+    return {one.name: getattr(entry, one.name) for one in fields(entry) if getattr(entry, one.name) != one.default}
 
 
 def plan(style: str) -> list[Part]:
