@@ -1,19 +1,24 @@
 """Batches of sprites on grounds, with their true masks: what the scorer of objects is trained on.
 
-This code is apart from the world of objects, so that the scorer does not depend on how that world draws.
+Half of the grounds are those of the world of objects. All others, the shadows and the flaws are apart from that world,
+so that the scorer does not depend on how it draws.
 """
 
 from __future__ import annotations
 
 import io
 import math
+from random import Random
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from smalti.worlds.objects.grounds import GROUNDS, draw_ground, render_ground
+
 Tensor = torch.Tensor
+_WORLD_SHARE = 0.5  # of the grounds
 
 
 def paste(
@@ -44,6 +49,9 @@ def grounds(count: int, size: int, generator: torch.Generator) -> Tensor:
     kinds = torch.randint(0, 10, (count,), generator=generator).tolist()
     drawn = []
     for kind in kinds:
+        if _rand(generator) < _WORLD_SHARE:
+            drawn.append(_world_ground(size, generator))
+            continue
         ground = _color(generator)[:, None, None].expand(3, size, size)
         if kind >= 3:
             ground = _gradient(ground, size, generator)
@@ -53,6 +61,15 @@ def grounds(count: int, size: int, generator: torch.Generator) -> Tensor:
             ground = _landscape(size, generator)
         drawn.append(ground)
     return torch.stack(drawn).clamp(0, 1)
+
+
+def _world_ground(size: int, generator: torch.Generator) -> Tensor:
+    """Return a ground of the world of objects, a little lighter or darker."""
+    random = Random(int(torch.randint(2**31, (), generator=generator)))
+    kind = random.choices(list(GROUNDS), list(GROUNDS.values()))[0]
+    ground = draw_ground(kind, random, random.uniform(0.1, 0.8), shifted=random.random() < 0.7)
+    pixels = torch.from_numpy(np.array(render_ground(ground, size, size)))
+    return pixels.permute(2, 0, 1).float() / 255 * random.uniform(0.9, 1.08)
 
 
 def _rand(generator: torch.Generator, low: float = 0, high: float = 1) -> float:

@@ -33,6 +33,7 @@ class Segmenter(nn.Module):
             )
             for before, after in zip(narrow, narrow[1:], strict=False)
         )
+        self.whole = nn.Linear(_ENCODER[-1], _ENCODER[-1])
         above = [_ENCODER[-1], *_DECODER]
         skips = _ENCODER[-2:0:-1]
         self.up = nn.ModuleList(
@@ -52,6 +53,8 @@ class Segmenter(nn.Module):
         for layer in self.down:
             x = layer(x)
             levels.append(x)
+        # What is ground shows in the whole image: every place gets the mean of all.
+        x = x + self.whole(x.mean(dim=(2, 3)))[:, :, None, None]
         for layer, skip in zip(self.up, levels[-2:0:-1], strict=True):
             x = layer(torch.cat([F.interpolate(x, scale_factor=2), skip], dim=1))
         found = self.head(x)
