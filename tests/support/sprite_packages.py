@@ -11,12 +11,16 @@ from pathlib import Path
 
 from PIL import Image
 
+from smalti.worlds.objects.preparing.emoji import emoji_entries
+from smalti.worlds.objects.preparing.nouns import kinds
+from smalti.worlds.objects.preparing.packages import packages
+
 # Colours of the drawings by entry. Two things are alike in style noto.
 ICONS = {"apple": "#dc2028", "crab": "#e01c24", "pear": "#189840", "second-pear": "#189840", "sky": "#1c58dc"}
 EMOJI = """\
 name	noun	entry	fluent-3d	noto	twemoji
 apple	=	apple	1f34e	=	=
-pear	=	pear		= second-pear	=
+pear	=	pear		= second-pear
 crab	=	crab		=
 """
 NOUNS = "fruit, food\tapple; pear\nsea creature, animal\tcrab\n"
@@ -99,18 +103,18 @@ def specification(style: str) -> str:
 def write_catalogs(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write catalogues for packages, with the digests of their files."""
     folder.mkdir(parents=True, exist_ok=True)
-    packages = []
+    described = []
     for style, data in files.items():
         kind = "apt" if style == "clipart" else "npm"
         name, version = specification(style).rsplit("=" if kind == "apt" else "@", 1)
         texts = {"title": f"Tiny {style}", "creator": "Somebody", "url": "https://example.org"}
         licence = "public domain" if style == "clipart" else "MIT"
         digest = hashlib.sha256(data).hexdigest()
-        packages.append(
+        described.append(
             {"style": style, "kind": kind, "name": name, "version": version, "sha256": digest}
             | {"licence": licence, **texts}
         )
-    (folder / "packages.json").write_text(json.dumps(packages))
+    (folder / "packages.json").write_text(json.dumps(described))
     (folder / "emoji.tsv").write_text(EMOJI)
     (folder / "nouns.tsv").write_text(NOUNS)
     (folder / "clipart.jsonl").write_text(json.dumps(CLIPART) + "\n")
@@ -132,3 +136,9 @@ def write_clients(folder: Path, source: Path, files: Mapping[str, bytes]) -> Pat
         (folder / program).chmod(0o755)
     log.write_text("")
     return log
+
+
+def forget() -> None:
+    """Forget what was read from catalogues."""
+    for function in (packages, emoji_entries, kinds):
+        function.cache_clear()

@@ -7,7 +7,9 @@ from smalti.worlds.objects.colors import COLOR_NAMES, color_votes, measured_colo
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
 
 
-def square(color: tuple[int, ...], other: tuple[int, ...] = (128, 128, 128), share: float = 1.0) -> np.ndarray:
+def square(
+    color: tuple[int, ...], other: tuple[int, ...] = (128, 128, 128), share: float = 1.0
+) -> np.ndarray:
     """Return (20, 20, 4) uint8 with a share of its rows in one colour and the rest in another."""
     pixels = np.full((20, 20, 4), 255, np.uint8)
     pixels[..., :3] = other

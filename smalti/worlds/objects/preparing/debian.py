@@ -51,11 +51,13 @@ def _find_data(file: BinaryIO, package: Path) -> str:
         if len(header) < _HEADER or header[58:] != b"`\n":
             raise SmaltiError(f"{package} is broken: it has no data.tar.xz or data.tar.gz; download it again")
         name = header[:16].decode("ascii", "replace").rstrip(" /")
-        if name in _COMPRESSIONS:
-            return _COMPRESSIONS[name]
         size = header[48:58].decode("ascii", "replace").strip()
         if not size.isdecimal():
             raise SmaltiError(f"{package} is broken: its part {quoted(name)} has no size; download it again")
+        if file.tell() + int(size) > package.stat().st_size:
+            raise SmaltiError(f"{package} is broken: it ends inside {quoted(name)}; download it again")
+        if name in _COMPRESSIONS:
+            return _COMPRESSIONS[name]
         file.seek(int(size) + int(size) % 2, 1)
 
 

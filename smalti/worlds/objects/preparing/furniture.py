@@ -15,10 +15,10 @@ from smalti.common.checks import quoted
 from smalti.errors import SmaltiError
 from smalti.worlds.objects.archive import Sprite
 from smalti.worlds.objects.colors import COLOR_NAMES, measured_color
-from smalti.worlds.objects.preparing.record import CatalogEntry
 from smalti.worlds.objects.preparing.debian import package_files
 from smalti.worlds.objects.preparing.meshes import read_mesh
 from smalti.worlds.objects.preparing.recoloring import main_materials, recolored
+from smalti.worlds.objects.preparing.record import CatalogEntry
 from smalti.worlds.objects.preparing.rendering import Model, look, paint, prepare_model
 
 PACKAGE = "sweethome3d-furniture"
@@ -66,7 +66,7 @@ class Furniture:
 def sprites(
     package: Path, entries: Sequence[CatalogEntry], colors: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[tuple[Sprite, np.ndarray]]:
-    """Yield pictures of models with their descriptions: twelve sides each, then one picture for each other colour.
+    """Yield images of models with their descriptions: twelve sides each, then one image for each other colour.
 
     Args:
         package: path of the .deb file.
@@ -89,7 +89,9 @@ def sprites(
                 model = entry.entry.partition("/")[2]
                 if model not in known:
                     raise SmaltiError(f"{package} must hold the model {quoted(entry.entry)}, and it does not")
-                yield from _pictures(archive, known[model], entry, (colors or {}).get(entry.entry, ()))
+                yield from _images(archive, known[model], entry, (colors or {}).get(entry.entry, ()))
+        if not wanted:
+            return
     if wanted:
         raise SmaltiError(f"{package} must hold {quoted(sorted(wanted)[0] + '.sh3f')}, and it does not")
 
@@ -144,7 +146,9 @@ def _furniture(facts: dict[str, str], name: str) -> Furniture:
         except ValueError:
             rotation = ()
         if len(rotation) != 9:
-            raise SmaltiError(f"{name} must give nine numbers as rotation, not {quoted(facts['modelRotation'])}")
+            raise SmaltiError(
+                f"{name} must give nine numbers as rotation, not {quoted(facts['modelRotation'])}"
+            )
     model = facts["model"].lstrip("/")
     return Furniture(
         model, facts["name"], facts.get("category", ""), tags, facts.get("creator", ""), rotation
@@ -170,7 +174,9 @@ def _read(archive: zipfile.ZipFile, path: str, name: str) -> bytes | None:
     try:
         size = archive.getinfo(path).file_size
         if size > _LARGEST:
-            raise SmaltiError(f"{name} must hold files of at most {_LARGEST} bytes, not {size}: {quoted(path)}")
+            raise SmaltiError(
+                f"{name} must hold files of at most {_LARGEST} bytes, not {size}: {quoted(path)}"
+            )
         return archive.read(path)
     except KeyError:
         return None
@@ -196,15 +202,15 @@ def load_model(archive: zipfile.ZipFile, furniture: Furniture, name: str, *, upr
     return prepare_model(read_mesh(furniture.model, lambda path: _read(archive, path, name), rotation))
 
 
-def _pictures(
+def _images(
     archive: zipfile.ZipFile, furniture: Furniture, entry: CatalogEntry, colors: Sequence[str]
 ) -> Iterator[tuple[Sprite, np.ndarray]]:
-    """Yield the pictures of a model."""
+    """Yield the images of a model."""
     model = load_model(archive, furniture, entry.entry, upright=entry.upright)
     views = {angle: look(model, angle) for angle in (FRONT_AZIMUTHS if entry.front else AZIMUTHS)}
     for azimuth, view in views.items():
-        picture = paint(model, view)
-        yield _sprite(entry, furniture, azimuth, measured_color(picture), False), picture
+        image = paint(model, view)
+        yield _sprite(entry, furniture, azimuth, measured_color(image), False), image
     materials = main_materials(model, [views[azimuth] for azimuth in COLOR_AZIMUTHS])
     for number, color in enumerate(colors):
         azimuth = COLOR_AZIMUTHS[number % len(COLOR_AZIMUTHS)]
@@ -216,7 +222,7 @@ def _pictures(
 def _sprite(
     entry: CatalogEntry, furniture: Furniture, azimuth: int, color: str | None, changed: bool
 ) -> Sprite:
-    """Return the description of a picture."""
+    """Return the description of an image."""
     stem = entry.entry.removesuffix(".obj")
     return Sprite(
         key=f"{STYLE}/{stem}@{azimuth}" + (f"-{color}" if changed else ""),

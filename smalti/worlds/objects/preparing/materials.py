@@ -105,9 +105,7 @@ def _share(word: str) -> float:
     return min(max(number, 0.0), 1.0)
 
 
-def _texture(
-    path: str, rest: str, read: Read, images: dict[str, np.ndarray | None]
-) -> np.ndarray | None:
+def _texture(path: str, rest: str, read: Read, images: dict[str, np.ndarray | None]) -> np.ndarray | None:
     """Return the image of a map_Kd statement. Files are looked up beside the MTL file, by the last part of the name."""
     words = rest.split()
     while words and words[0] in _OPTIONS:

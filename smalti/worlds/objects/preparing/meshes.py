@@ -50,7 +50,7 @@ class _Statements:
 
 
 def read_mesh(path: str, read: Read, rotation: np.ndarray | None = None) -> Mesh:
-    """Return the model of an OBJ file with the materials and images that it names.
+    r"""Return the model of an OBJ file with the materials and images that it names.
 
     Args:
         path: path of the OBJ file inside the package.
@@ -61,7 +61,7 @@ def read_mesh(path: str, read: Read, rotation: np.ndarray | None = None) -> Mesh
         SmaltiError: the file is missing or broken, or a material or an image of it is.
 
     Example:
-        >>> files = {"a.obj": b"v 0 0 0\\nv 1 0 0\\nv 0 1 0\\nf 1 2 3\\n"}
+        >>> files = {"a.obj": b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"}
         >>> read_mesh("a.obj", files.get).triangles.tolist()
         [[0, 1, 2]]
     """
@@ -87,7 +87,12 @@ def read_mesh(path: str, read: Read, rotation: np.ndarray | None = None) -> Mesh
     material, materials, smooth = _surfaces(found, path, read)
     normals = corner_normals(positions, places, smooth[owner], _picked(given, corners[:, 2][triangles]))
     return Mesh(
-        positions, places.astype(np.int32), normals, coordinates.astype(np.float32), material[owner], materials
+        positions,
+        places.astype(np.int32),
+        normals,
+        coordinates.astype(np.float32),
+        material[owner],
+        materials,
     )
 
 
@@ -140,7 +145,9 @@ def _numbers(lines: list[bytes], columns: int, path: str, word: str) -> np.ndarr
     try:
         values = np.array(list(map(float, words))).reshape(-1, columns)
     except ValueError as error:
-        raise SmaltiError(f"{path} must hold numbers in its {word!r} statements: {quoted(str(error))}") from error
+        raise SmaltiError(
+            f"{path} must hold numbers in its {word!r} statements: {quoted(str(error))}"
+        ) from error
     if not np.isfinite(values).all() or (len(values) and np.abs(values).max() > 1e12):
         raise SmaltiError(f"{path} must hold finite numbers in its {word!r} statements")
     return values
@@ -182,7 +189,9 @@ def _picked(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return table[rows]
 
 
-def _surfaces(found: _Statements, path: str, read: Read) -> tuple[np.ndarray, tuple[Material, ...], np.ndarray]:
+def _surfaces(
+    found: _Statements, path: str, read: Read
+) -> tuple[np.ndarray, tuple[Material, ...], np.ndarray]:
     """Return (F,) rows of the materials, the materials, and (F,) whether a face is smooth."""
     known: dict[str, Material] = {}
     for library in found.libraries:

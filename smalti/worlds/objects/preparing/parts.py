@@ -24,6 +24,11 @@ _VERSION = 1  # of the images: to be raised when a change of the code changes th
 # Entries of a part. A Debian package is read from its start for each part.
 _SIZES = {furniture.STYLE: 56, clipart.STYLE: 1000}
 _SIZE = 210
+_NAMES = (
+    "name",
+    "noun",
+    "licence",
+)  # images do not depend on them; an archive takes them from the catalogues
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,11 @@ class Part:
 
 
 def _given(entry: CatalogEntry) -> dict[str, Any]:
-    """Return what an entry says; what it leaves at its default may be new to the catalogues."""
-    return {one.name: getattr(entry, one.name) for one in fields(entry) if getattr(entry, one.name) != one.default}
+    """Return what an entry says of its images; what it leaves at its default may be new to the catalogues."""
+    values = {one.name: (getattr(entry, one.name), one.default) for one in fields(entry)}
+    return {
+        name: value for name, (value, default) in values.items() if name not in _NAMES and value != default
+    }
 
 
 def plan(style: str) -> list[Part]:
@@ -89,7 +97,7 @@ def plan(style: str) -> list[Part]:
     Raises:
         SmaltiError: a catalogue is broken.
     """
-    entries = _entries(style)
+    entries = catalog(style)
     size = _SIZES.get(style, _SIZE)
     colors = furniture.planned_colors(entries) if style == furniture.STYLE else {}
     parts = []
@@ -100,7 +108,7 @@ def plan(style: str) -> list[Part]:
     return parts
 
 
-def _entries(style: str) -> Sequence[CatalogEntry]:
+def catalog(style: str) -> Sequence[CatalogEntry]:
     """Return the catalogue of a style."""
     if style == furniture.STYLE:
         return read_catalog(record.CATALOGS / "furniture.jsonl")

@@ -96,7 +96,7 @@ def corner_normals(
 ) -> np.ndarray:
     """Return (T, 3, 3) float32 unit normals of the corners.
 
-    A corner takes the file's normal if there is one. Smooth triangles take the mean of their neighbours' normals, unless
+    A corner takes the file's normal if there is one. Smooth triangles take the mean normal of their neighbours, unless
     it is more than 50 degrees from their own. Other triangles take their own.
 
     Args:

@@ -1,4 +1,4 @@
-"""Which triangle shows at each sample of a picture: scan lines, spans and a depth buffer, all in NumPy.
+"""Which triangle shows at each sample of an image: scan lines, spans and a depth buffer, all in NumPy.
 
 A triangle is cut into an upper and a lower half. Every half becomes the rows of samples that it crosses, every row a
 span, and every span its samples. Depth and triangle are packed into one integer, and the smallest one of a sample wins.
@@ -16,15 +16,15 @@ _TRIANGLE_BITS = 22
 _DEPTHS = 2.0**36
 
 MOST_TRIANGLES = 2**_TRIANGLE_BITS
-"""Largest number of triangles of a picture."""
+"""Largest number of triangles of an image."""
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Samples of a picture and the triangles that cover them.
+    """Samples of an image and the triangles that cover them.
 
     Attributes:
-        index: (S,) int64 places in the picture, row by row.
+        index: (S,) int64 places in the image, row by row.
         triangle: (S,) int64 rows of the triangles.
     """
 
@@ -57,11 +57,11 @@ class _Halves:
 def rasterize(
     points: np.ndarray, size: int, doubtful: np.ndarray | None = None, keep: Keep | None = None
 ) -> Samples:
-    """Return what shows at each sample of a square picture.
+    """Return what shows at each sample of a square image.
 
     Args:
         points: (3, 3, T) float32 columns, rows and nearness of the corners, in samples. Nearness is larger for what is
-            nearer, and linear in the picture (one over the distance). Triangles lie inside the picture and show from
+            nearer, and linear in the image (one over the distance). Triangles lie inside the image and show from
             both sides.
         size: samples in a row.
         doubtful: (T,) bool, triangles that may let others through, or None.

@@ -1,4 +1,4 @@
-"""Models in named colours: which materials take the colour, its tones, and whether the picture shows it."""
+"""Models in named colours: which materials take the colour, its tones, and whether the image shows it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def main_materials(model: Model, views: Sequence[View]) -> tuple[int, ...]:
 def recolored(
     model: Model, view: View, materials: Sequence[int], color: str, tone: int = 0
 ) -> np.ndarray | None:
-    """Return a picture whose main materials have a named colour, or None where the picture does not show it.
+    """Return an image whose main materials have a named colour, or None where the image does not show it.
 
     Args:
         model: the model.
@@ -71,5 +71,5 @@ def recolored(
     contrast, tones = _TONES[color]
     red, green, blue = bytes.fromhex(tones[tone % len(tones)])
     tint = Tint((red / 255, green / 255, blue / 255), contrast)
-    picture = paint(model, view, dict.fromkeys(materials, tint))
-    return picture if measured_color(picture, COVERAGE) == color else None
+    image = paint(model, view, dict.fromkeys(materials, tint))
+    return image if measured_color(image, COVERAGE) == color else None

@@ -60,6 +60,8 @@ def _entry(value: dict[str, Any], where: str) -> CatalogEntry:
     if not all(isinstance(text, str) for text in texts) or not isinstance(noun, str | None):
         raise SmaltiError(f"{where} must hold texts for entry, name, noun and licence, not {quoted(value)}")
     if not all(isinstance(flag, bool) for flag in (recolor, *flags)):
-        raise SmaltiError(f"{where} must hold true or false for recolor, front and upright, not {quoted(value)}")
+        raise SmaltiError(
+            f"{where} must hold true or false for recolor, front and upright, not {quoted(value)}"
+        )
     entry, name, licence = map(str, texts)
     return CatalogEntry(entry, name, noun, licence, recolor, *flags)

@@ -1,4 +1,4 @@
-"""Pictures of three-dimensional models: a camera around the model, soft light, images on surfaces, smooth edges.
+"""Images of three-dimensional models: a camera around the model, soft light, textures on surfaces, smooth edges.
 
 The camera stands slightly above the model and turns around it. Sixteen samples a pixel give smooth edges and glass:
 a surface of opacity 0.25 covers four of the sixteen.
@@ -21,28 +21,28 @@ from smalti.worlds.objects.preparing.rasterizing import Samples, interpolate, ra
 from smalti.worlds.objects.preparing.textures import Textures, look_up, pack_textures, texture_levels
 
 PIXELS = 128
-"""Side of a rendered picture in pixels."""
+"""Side of a rendered image in pixels."""
 
 _SIDE = 4  # samples of a pixel in a row
 _MARGIN = 3  # pixels
 _DISTANCE = 4.0  # of the camera, in radii of the model
 _KEY, _FILL = (-0.45, 0.75, 0.5), (0.7, 0.1, 0.6)  # towards the lights, as the camera sees them
 _AMBIENT, _KEY_LIGHT, _FILL_LIGHT, _SKY_LIGHT = 0.6, 0.48, 0.22, 0.05
-_GAIN = 1.25  # of colours without an image
+_GAIN = 1.25  # of colours without a texture
 # In what order the samples of a pixel are covered.
 _ORDER = np.array([0, 8, 2, 10, 12, 4, 14, 6, 3, 11, 1, 9, 15, 7, 13, 5], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A mesh with what all its pictures share: `prepare_model` makes it.
+    """A mesh with what all its images share: `prepare_model` makes it.
 
     Attributes:
         mesh: the triangles.
-        values: (3, 3, T) float32 normals of the corners, or (5, 3, T) with their places in the image.
-        textures: the images of its materials.
+        values: (3, 3, T) float32 normals of the corners, or (5, 3, T) with their places in the texture.
+        textures: the textures of its materials.
         facing: (3, T) float32 unit normals of the triangles, on the side of their corners' normals.
-        spread: (T,) float32 area of each triangle in its image.
+        spread: (T,) float32 area of each triangle in its texture.
         center: (3,) middle of the model.
         radius: distance from the middle to the farthest corner.
         elevation: height of the camera in degrees.
@@ -63,9 +63,9 @@ class View:
     """What the camera sees from one side, before colours and light.
 
     Attributes:
-        index: (S,) int64 places of the covered samples in the picture, row by row.
+        index: (S,) int64 places of the covered samples in the image, row by row.
         material: (S,) material of each sample.
-        texture: (S, 3) float32 colour of the material's image.
+        texture: (S, 3) float32 colour of the material's texture.
         light: (S,) float32 strength of the light.
         highlight: (S,) float32 strength of the reflected light.
     """
@@ -181,7 +181,7 @@ def _facing(model: Model, turn: np.ndarray) -> np.ndarray:
 
 
 def _texels(model: Model, points: np.ndarray, samples: Samples, places: np.ndarray) -> np.ndarray:
-    """Return (S, 4) colours of the images at samples with (2, S) places in them."""
+    """Return (S, 4) colours of the textures at samples with (2, S) places in them."""
     if not model.textures.textured.any():
         return np.ones((len(samples.index), 4), np.float32)
     (ax, ay), (bx, by) = (points[:2, at] - points[:2, 0] for at in (1, 2))
@@ -199,7 +199,7 @@ def _rotation(azimuth: float, elevation: float) -> np.ndarray:
 
 
 def _projected(model: Model, turn: np.ndarray) -> np.ndarray:
-    """Return (3, 3, T) columns, rows and nearness of the triangles' corners; the model fills the picture."""
+    """Return (3, 3, T) columns, rows and nearness of the triangles' corners; the model fills the image."""
     seen = turn @ (model.mesh.positions - model.center).T / model.radius
     near = 1 / (_DISTANCE - seen[2])
     flat = np.stack([seen[0] * near, -seen[1] * near])
@@ -225,7 +225,7 @@ def _lit(normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def paint(model: Model, view: View, tints: Mapping[int, Tint] | None = None) -> np.ndarray:
-    """Return a picture as (128, 128, 4) uint8 sRGB with alpha.
+    """Return an image as (128, 128, 4) uint8 sRGB with alpha.
 
     Args:
         model: the model.
@@ -254,7 +254,7 @@ def paint(model: Model, view: View, tints: Mapping[int, Tint] | None = None) -> 
 
 
 def _base(material: Material) -> tuple[float, float, float]:
-    """Return the colour that multiplies a material's image: white where there is one, since it has the colours.
+    """Return the colour that multiplies a material's texture: white where there is one, since it has the colours.
 
     Other colours are a quarter brighter, as far as none of the three numbers exceeds 1: modellers leave white at 0.8.
     """
@@ -278,9 +278,9 @@ def _averaged(colors: np.ndarray, index: np.ndarray) -> np.ndarray:
     size = PIXELS * _SIDE
     pixel = index // size // _SIDE * PIXELS + index % size // _SIDE
     counts = np.bincount(pixel, minlength=PIXELS**2)
-    picture = np.zeros((PIXELS**2, 4))
+    image = np.zeros((PIXELS**2, 4))
     for channel in range(3):
         total = np.bincount(pixel, colors[:, channel], minlength=PIXELS**2)
-        picture[:, channel] = total / np.maximum(counts, 1)
-    picture[:, 3] = counts / _SIDE**2
-    return (picture * 255).round().astype(np.uint8).reshape(PIXELS, PIXELS, 4)
+        image[:, channel] = total / np.maximum(counts, 1)
+    image[:, 3] = counts / _SIDE**2
+    return (image * 255).round().astype(np.uint8).reshape(PIXELS, PIXELS, 4)

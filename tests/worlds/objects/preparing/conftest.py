@@ -9,9 +9,6 @@ import pytest
 import sprite_packages
 
 from smalti.worlds.objects.preparing import record
-from smalti.worlds.objects.preparing.emoji import emoji_entries
-from smalti.worlds.objects.preparing.nouns import kinds
-from smalti.worlds.objects.preparing.packages import packages
 
 
 @dataclass
@@ -36,12 +33,6 @@ class Publisher:
         (self.source / sprite_packages.specification(style).translate(str.maketrans("@/=:", "____"))).unlink()
 
 
-def forget() -> None:
-    """Forget what was read from catalogues."""
-    for function in (packages, emoji_entries, kinds):
-        function.cache_clear()
-
-
 @pytest.fixture
 def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
     """Put tiny catalogues in place of the package's, and clients that know their packages first on the PATH."""
@@ -50,6 +41,6 @@ def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publi
     log = sprite_packages.write_clients(tmp_path / "bin", tmp_path / "published", files)
     monkeypatch.setattr(record, "CATALOGS", tmp_path / "catalogs")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    forget()
+    sprite_packages.forget()
     yield Publisher(tmp_path / "published", log)
-    forget()
+    sprite_packages.forget()

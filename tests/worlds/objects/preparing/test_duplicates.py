@@ -28,7 +28,13 @@ def test_near_duplicates() -> None:
 
 def test_other_nouns_styles_views_and_colors_are_no_duplicates() -> None:
     duplicates = Duplicates()
-    changes = ({}, {"noun": "dog"}, {"style": "noto"}, {"view": 30}, {"view": 30, "recolored": True, "color": "red"})
+    changes = (
+        {},
+        {"noun": "dog"},
+        {"style": "noto"},
+        {"view": 30},
+        {"view": 30, "recolored": True, "color": "red"},
+    )
     assert all(duplicates.add(replace(CAT, **change), disc(50)) for change in changes)
 
 
