@@ -137,8 +137,8 @@ def find_suite(text: str, options: Sequence[str] = ()) -> Suite:
         SmaltiError: there is no such suite or option, a value is wrong, or a package is missing.
 
     Example:
-        >>> find_suite("tokenizer:lattice=8", ["size=128"])
-        Tokenizer(size=128, lattice=8)
+        >>> find_suite("scenes", ["lattice=8"])
+        Scenes(lattice=8)
     """
     name = text.partition(":")[0].strip()
     check_choice("suite", name, SUITES)
