@@ -11,8 +11,9 @@ from functools import lru_cache
 
 from smalti.worlds.wording import NUMBERS
 
+# Words that end the head of a name: prepositions, and participles as in "monkey covering its eyes".
 _PREPOSITIONS = frozenset(
-    "of with in on at over under behind for from and without to by around above below".split()
+    "of with in on at over under behind for from and without to by around above below covering holding".split()
 )
 
 # Heads that no number or article may stand before, beside words in -s: "money with wings", "french fries".
@@ -80,7 +81,10 @@ def plural(name: str) -> str:
         ('fire engines', 'computer mice', 'loaves of bread', 'cherries')
     """
     before, head, behind = _split(name)
-    return f"{before}{_plural_word(head)}{behind}"
+    if behind.startswith(" and "):
+        second = behind.removeprefix(" and ")
+        behind = f" and {plural(second) if countable(second) else second}"
+    return f"{before}{_plural_word(head)}{behind.replace(' its ', ' their ')}"
 
 
 @lru_cache(8192)

@@ -35,6 +35,9 @@ from smalti.worlds.objects.world import Objects
         ("pair of scissors", "two pairs of scissors"),
         ("umbrella on ground", "two umbrellas on ground"),
         ("sheep", "two sheep"),
+        ("hammer and pick", "two hammers and picks"),
+        ("skull and crossbones", "two skulls and crossbones"),
+        ("monkey covering its eyes", "two monkeys covering their eyes"),
         ("french fries", "french fries"),
     ],
 )
