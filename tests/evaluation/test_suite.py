@@ -25,6 +25,7 @@ from smalti.evaluation.suite import SUITES, Suite, describe_suites, find_suite, 
 # The smallest run of each suite on a model of 64×64 pixels, and how many samples it scores.
 SMALLEST = {
     "scenes": (6, 6),
+    "objects": (6, 6),
     "edits": (5, 5),
     "distance:scenes=4": (2, 2),
     "contrast": (1, 6),
@@ -127,7 +128,7 @@ def test_names_and_options() -> None:
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("genitive", [], "suite must be 'scenes' or 'edits'"),
+        ("genitive", [], "suite must be 'scenes' or 'objects'"),
         ("scenes", ["8"], "--set must be NAME=VALUE, not '8'"),
         ("scenes", ["size=8"], "suite 'scenes' cannot have 'size=8'; its parameters are lattice"),
         ("scenes:lattice=12", [], "lattice must be 0 or a multiple of 8, not 12"),

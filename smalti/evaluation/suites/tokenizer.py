@@ -8,13 +8,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from smalti.common.checks import check_choice, check_whole
+from smalti.common.checks import check_choice
 from smalti.data.sources import Source
 from smalti.evaluation.lattice import lattice_places
 from smalti.evaluation.request import Request
 from smalti.evaluation.subject import Subject
 from smalti.evaluation.suite import Suite
 from smalti.vq.fidelity import psnr, ssim, summarize_fidelity
+from smalti.worlds.arguments import sides
 from smalti.worlds.objects.world import Objects
 from smalti.worlds.scenes.world import Scenes
 
@@ -63,7 +64,7 @@ class Tokenizer(Suite):
     count: ClassVar[int] = 256
 
     def __post_init__(self) -> None:
-        check_whole("size", self.size)
+        sides(self.size)
         check_choice("world", self.world, WORLDS)
         lattice_places(self.lattice)
 
