@@ -12,8 +12,8 @@ from torch import nn
 
 from smalti.common.randomness import stream
 
-_LOOKS = 8  # crops of each sprite
-_LEAST_RECALL, _LEAST_PRECISION = 0.9, 0.9
+_LOOKS = 5  # crops of each sprite
+_LEAST_RECALL, _LEAST_PRECISION = 0.95, 0.95
 _MOST_STRANGERS = 0.05  # share of crops without a known noun that get one that is claimed
 
 
@@ -80,7 +80,8 @@ def strange_looks(
 
 
 def _say(classifier: nn.Module, crops: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    sure, said = classifier(crops).float().softmax(dim=1).max(dim=1)
+    shares = classifier(crops).float().softmax(dim=1) + classifier(crops.flip(3)).float().softmax(dim=1)
+    sure, said = (shares / 2).max(dim=1)
     return said.numpy(), sure.numpy()
 
 

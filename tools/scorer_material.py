@@ -20,7 +20,7 @@ from smalti.worlds.objects.vocabulary import Vocabulary
 LEAST_DRAWINGS = 3
 """Number of training drawings from which on a noun is one of the classifier's; with fewer it is unknown."""
 
-_LEAST_FOR_VALIDATION = 3  # training drawings of a noun that gives one to validation
+_ASIDE = 0.3  # share of a noun's training drawings that validate its claim
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class Material:
         for noun in nouns:
             known = drawings[noun]
             ranked = sorted(known, key=lambda name: (_chance(name), name))
-            # The fifth that a hash ranks first, as the held-out drawings are chosen from all.
-            aside = max(1, round(len(ranked) * 0.2)) if len(ranked) >= _LEAST_FOR_VALIDATION else 0
+            aside = max(1, round(len(ranked) * _ASIDE)) if len(ranked) >= LEAST_DRAWINGS else 0
             parts["validation"].append([tuple(known[name]) for name in ranked[:aside]])
             parts["train"].append([tuple(known[name]) for name in ranked[aside:]])
             parts["all"].append([tuple(known[name]) for name in ranked])

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import safe_open
@@ -21,17 +22,20 @@ _AVERAGED = 0.998  # share that the averaged weights keep at each step, less in 
 _SAVED = 60  # seconds between two states
 
 
+N = TypeVar("N", bound=nn.Module)
+
+
 def fit(
-    network: nn.Module,
+    network: N,
     loss_of: Callable[[nn.Module, int], torch.Tensor],
     steps: int,
     *,
     rate: float,
     state: Path,
-    start: nn.Module | None = None,
+    start: N | None = None,
     show: bool = True,
-) -> nn.Module:
-    """Return a network with averaged weights after so many steps; a state file is gone on from.
+) -> N:
+    """Return the network with averaged weights after so many steps; a state file is gone on from.
 
     Args:
         network: network to train, in place.
@@ -67,7 +71,8 @@ def fit(
             saved = time.monotonic()
     if first < steps:
         _save(state, steps, network, averaged, optimizer)
-    return averaged.module.eval()
+    network.load_state_dict(averaged.module.state_dict())
+    return network.eval()
 
 
 def _share_of_rate(done: float) -> float:

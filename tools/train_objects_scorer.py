@@ -35,7 +35,8 @@ from smalti.evaluation.suites.objects.scorer import WEIGHTS, Scorer, save_scorer
 
 _SCENES, _CROPS, _JUNK = 12, 112, 16  # images a step
 _NARROW, _NARROW_SHARE = 160, 0.65  # side of the scenes in the first part of the steps, which is faster
-_COARSE, _COARSE_SHARE = 40, 0.6  # side of the crops in the first part of the steps, which is faster
+_COARSE, _COARSE_SHARE = 40, 0.75  # side of the crops in the first part of the steps, which is faster
+_LAST_COARSE_SHARE = 0.4  # the same in the last phase
 
 
 def main() -> None:
@@ -45,15 +46,25 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, required=True, help="archive of sprites, or its folder")
     parser.add_argument("--work", type=Path, default=Path("runs/objects-scorer"), help="folder of the states")
     parser.add_argument("--seed", type=int, default=0, help="which batches and which starting weights")
-    parser.add_argument("--scene-steps", type=int, default=1200, help=f"steps of {_SCENES} scenes")
-    parser.add_argument("--crop-steps", type=int, default=3000, help=f"steps of {_CROPS + _JUNK} crops")
-    parser.add_argument("--last-steps", type=int, default=600, help="steps with the drawings for validation")
+    parser.add_argument("--scene-steps", type=int, default=900, help=f"steps of {_SCENES} scenes")
+    parser.add_argument("--crop-steps", type=int, default=1700, help=f"steps of {_CROPS + _JUNK} crops")
+    parser.add_argument("--last-steps", type=int, default=1000, help="steps with the drawings for validation")
+    parser.add_argument(
+        "--only", choices=("segmenter", "classifier"), help="train one network's first phase, and stop"
+    )
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="file of the weights")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
     material = Material.read(options.archive)
+    if options.only:
+        (
+            train_segmenter(options, material)
+            if options.only == "segmenter"
+            else train_classifier(options, material, None)
+        )
+        return
     result = train(options, material)
     result["seconds"] = round(time.perf_counter() - started, 1)
     print(
@@ -65,57 +76,53 @@ def main() -> None:
 
 def train(options: argparse.Namespace, material: Material) -> dict[str, object]:
     """Train both networks, write them, and return what was found."""
-    seed, work, show = options.seed, options.work, not options.json
-    torch.manual_seed(seed)
-    segmenter = fit(
-        Segmenter(),
-        lambda network, step: scene_loss(
-            network,
-            material,
-            seed,
-            step,
-            _NARROW if step < _NARROW_SHARE * options.scene_steps else batches.SCENE,
-        ),
-        options.scene_steps,
-        rate=3e-3,
-        state=work / "segmenter.safetensors",
-        show=show,
-    )
-    torch.manual_seed(seed)
-    first = fit(
-        NounClassifier(len(material.nouns)),
-        lambda network, step: crop_loss(
-            network,
-            material,
-            "train",
-            stream(seed, "crops", step),
-            _COARSE if step < _COARSE_SHARE * options.crop_steps else CROP,
-        ),
-        options.crop_steps,
-        rate=4e-3,
-        state=work / "classifier.safetensors",
-        show=show,
-    )
-    claims = choose_claims(first, material, seed)
-    classifier = fit(
-        NounClassifier(len(material.nouns)),
-        lambda network, step: crop_loss(network, material, "all", stream(seed, "last crops", step)),
-        options.last_steps,
-        rate=1.5e-3,
-        state=work / "last.safetensors",
-        start=first,
-        show=show,
-    )
+    segmenter = train_segmenter(options, material)
+    first = train_classifier(options, material, None)
+    claims = choose_claims(first, material, options.seed)
+    classifier = train_classifier(options, material, first)
     knowledge = material.knowledge(claims.nouns, claims.threshold)
-    assert isinstance(segmenter, Segmenter) and isinstance(classifier, NounClassifier)
     save_scorer(Scorer(segmenter, classifier, knowledge), options.output)
     return {
-        "seed": seed,
+        "seed": options.seed,
         "scenes": options.scene_steps * _SCENES,
         "crops": (options.crop_steps + options.last_steps) * (_CROPS + _JUNK),
         "nouns": len(material.nouns),
         **claims.report,
     }
+
+
+def train_segmenter(options: argparse.Namespace, material: Material) -> Segmenter:
+    """Return the segmenter after its phase."""
+    steps = options.scene_steps
+
+    def loss(network: nn.Module, step: int) -> torch.Tensor:
+        """Return the loss of a step; the first ones have small scenes."""
+        size = _NARROW if step < _NARROW_SHARE * steps else batches.SCENE
+        return scene_loss(network, material, options.seed, step, size)
+
+    torch.manual_seed(options.seed)
+    state = options.work / "segmenter.safetensors"
+    return fit(Segmenter(), loss, steps, rate=3e-3, state=state, show=not options.json)
+
+
+def train_classifier(
+    options: argparse.Namespace, material: Material, start: NounClassifier | None
+) -> NounClassifier:
+    """Return the classifier after its first phase, or after its last one, which starts from the first."""
+    last = start is not None
+    steps, part = (options.last_steps, "all") if last else (options.crop_steps, "train")
+    share = _LAST_COARSE_SHARE if last else _COARSE_SHARE
+
+    def loss(network: nn.Module, step: int) -> torch.Tensor:
+        """Return the loss of a step; the first ones have small crops."""
+        generator = stream(options.seed, f"crops {part}", step)
+        return crop_loss(network, material, part, generator, _COARSE if step < share * steps else CROP)
+
+    torch.manual_seed(options.seed)
+    state = options.work / ("last.safetensors" if last else "classifier.safetensors")
+    network = NounClassifier(len(material.nouns))
+    rate = 2e-3 if last else 4e-3
+    return fit(network, loss, steps, rate=rate, state=state, start=start, show=not options.json)
 
 
 def scene_loss(network: nn.Module, material: Material, seed: int, step: int, size: int) -> torch.Tensor:
