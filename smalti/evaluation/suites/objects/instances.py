@@ -14,6 +14,7 @@ LEAST_AREA = 0.0035
 _COVERED = 0.5  # probability from which a cell belongs to a thing
 _BLUR = (1.0, 4.0, 6.0, 4.0, 1.0)  # votes are smoothed, because centres are not exact
 _WINDOW = 9  # cells a side in which one centre is the strongest
+_LEAST_DISTANCE = 1.2  # of two centres, in mean distances of their cells
 _LEAST_PEAK = 0.02  # smoothed votes of a centre, in votes of the whole image's cells per thousand
 
 
@@ -49,11 +50,45 @@ def find_instances(found: torch.Tensor) -> Instances:
     owners = torch.full((height, width), -1)
     if not bool(inside.any()):
         return Instances(owners.numpy(), covered.numpy())
-    centres = _centres(x[inside], y[inside], covered[inside], (height, width))
+    x, y, weight = x[inside], y[inside], covered[inside]
+    reach = found[1:].float().norm(dim=0)[inside]
+    centres = _centres(x, y, weight, (height, width))
     if len(centres):
-        distance = (x[inside][:, None] - centres[:, 0]) ** 2 + (y[inside][:, None] - centres[:, 1]) ** 2
-        owners[inside] = distance.argmin(dim=1)
+        own = _nearest(centres, x, y)
+        centres = _merged(centres, own, reach, weight)
+        owners[inside] = _nearest(centres, x, y)
     return Instances(_without_specks(owners.numpy()), covered.numpy())
+
+
+def _nearest(centres: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return the number of the centre nearest to each point, (n,) int64."""
+    return ((x[:, None] - centres[:, 0]) ** 2 + (y[:, None] - centres[:, 1]) ** 2).argmin(dim=1)
+
+
+def _merged(
+    centres: torch.Tensor, own: torch.Tensor, reach: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """Return the centres without those that are nearer to a stronger one than the cells of their things.
+
+    Args:
+        centres: (k, 2) x and y in cells.
+        own: (n,) number of each cell's centre.
+        reach: (n,) distance of each cell from the centre that it points to, in cells.
+        weight: (n,) weight of each cell.
+    """
+    strength = torch.zeros(len(centres)).index_add_(0, own, weight)
+    size = torch.zeros(len(centres)).index_add_(0, own, weight * reach) / strength.clamp_min(1e-6)
+    kept: list[int] = []
+    for number in strength.argsort(descending=True).tolist():
+        # Centres of two discs that touch are three times their cells' mean distance apart.
+        apart = [
+            float((centres[number] - centres[other]).norm())
+            > _LEAST_DISTANCE * max(size[number], size[other])
+            for other in kept
+        ]
+        if all(apart):
+            kept.append(number)
+    return centres[sorted(kept)]
 
 
 def _centres(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
