@@ -56,19 +56,19 @@ def _noise(number: int, height: float, width: float) -> np.ndarray:
 
 
 def _grass() -> np.ndarray:
-    return 0.5 + 0.14 * _noise(1, 3.0, 0.8) + 0.08 * _noise(2, 12, 12)
+    return 0.5 + 0.1 * _noise(1, 4.0, 1.2) + 0.1 * _noise(2, 12, 12)
 
 
 def _sand() -> np.ndarray:
     ripples = np.sin(2 * np.pi * (np.arange(PERIOD)[:, None] / 32 + 0.12 * _noise(3, 24, 40)))
-    return 0.5 + 0.1 * _noise(4, 0.7, 0.7) + 0.12 * ripples
+    return 0.5 + 0.06 * _noise(4, 1, 1) + 0.14 * ripples
 
 
 def _wood() -> np.ndarray:
     rows = np.arange(PERIOD)[:, None]
     grain = np.sin(2 * np.pi * (rows / 16 + 0.35 * _noise(5, 8, 64)))
     seams = (rows % 64 < 2) * 0.35
-    return 0.55 + 0.14 * grain + 0.07 * _noise(6, 0.8, 20) - seams
+    return 0.55 + 0.12 * grain + 0.06 * _noise(6, 1, 20) - seams
 
 
 def _water() -> np.ndarray:
@@ -77,7 +77,7 @@ def _water() -> np.ndarray:
 
 
 def _snow() -> np.ndarray:
-    return 0.6 + 0.18 * _noise(9, 20, 32) + 0.05 * _noise(10, 0.7, 0.7)
+    return 0.6 + 0.18 * _noise(9, 20, 32) + 0.04 * _noise(10, 1, 1)
 
 
 def _brick() -> np.ndarray:
@@ -86,7 +86,7 @@ def _brick() -> np.ndarray:
     shifted = (columns + 32 * (course % 2)) % PERIOD
     mortar = (rows % 32 < 3) | (shifted % 64 < 3)
     tone = np.random.default_rng(11).uniform(-0.2, 0.2, (8, 4))[course % 8, (shifted // 64) % 4]
-    return np.where(mortar, 1.0, 0.4 + tone + 0.06 * _noise(12, 0.8, 0.8))
+    return np.where(mortar, 1.0, 0.4 + tone + 0.05 * _noise(12, 1, 1))
 
 
 def _checker() -> np.ndarray:
@@ -95,18 +95,18 @@ def _checker() -> np.ndarray:
 
 
 def _paper() -> np.ndarray:
-    return 0.6 + 0.1 * _noise(13, 0.8, 0.8) + 0.1 * _noise(14, 10, 10)
+    return 0.6 + 0.08 * _noise(13, 1, 1) + 0.12 * _noise(14, 10, 10)
 
 
 def _stone() -> np.ndarray:
-    return 0.5 + 0.1 * _noise(15, 0.8, 0.8) + 0.16 * _noise(16, 7, 9)
+    return 0.5 + 0.06 * _noise(15, 1, 1) + 0.16 * _noise(16, 7, 9)
 
 
 def _carpet() -> np.ndarray:
     weave = np.sin(2 * np.pi * np.arange(PERIOD)[:, None] / 8) * np.sin(
         2 * np.pi * np.arange(PERIOD)[None, :] / 8
     )
-    return 0.5 + 0.2 * weave + 0.07 * _noise(17, 1, 1)
+    return 0.5 + 0.12 * weave + 0.05 * _noise(17, 1.2, 1.2)
 
 
 _SHADES: dict[str, Callable[[], np.ndarray]] = {

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from smalti.data.sources import FileSource
 from smalti.errors import SmaltiError
 from smalti.worlds.layout import RELATIONS
 from smalti.worlds.objects.archive import SpriteArchive
@@ -227,6 +228,7 @@ def test_a_configuration_makes_both_splits(archive: SpriteArchive, tmp_path: Pat
     config = ObjectsConfig(archive=str(archive.path), size=32, lattice=8)
     assert (config.training().split, config.unseen().split) == ("train", "test")
     assert config.training().fingerprint() == config.unseen().fingerprint()
+    assert isinstance(config.training(), FileSource)  # so that a token cache knows the archive
     with pytest.raises(SmaltiError, match="does not exist; `smalti prepare objects -o FOLDER` writes one"):
         ObjectsConfig(archive=str(tmp_path / "none")).training()
 
