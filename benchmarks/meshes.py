@@ -22,8 +22,8 @@ import torch
 from smalti.worlds.objects.colors import COLOR_NAMES
 from smalti.worlds.objects.preparing.debian import package_files
 from smalti.worlds.objects.preparing.furniture import Furniture, load_model, read_furniture
-from smalti.worlds.objects.preparing.record import CATALOGS, CatalogEntry, read_catalog
 from smalti.worlds.objects.preparing.recoloring import main_materials, recolored
+from smalti.worlds.objects.preparing.record import CATALOGS, CatalogEntry, read_catalog
 from smalti.worlds.objects.preparing.rendering import look, paint
 
 _AZIMUTHS = (0, 120, 240)
