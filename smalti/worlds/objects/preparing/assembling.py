@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from tqdm import tqdm
 from smalti.common.files import read_json, write_json_atomic, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.worlds.objects.archive import ARCHIVE_NAME, Sprite, SpriteArchive, write_archive
+from smalti.worlds.objects.preparing import clipart
 from smalti.worlds.objects.preparing.duplicates import Duplicates
-from smalti.worlds.objects.preparing.nouns import hypernyms, kinds
+from smalti.worlds.objects.preparing.nouns import hypernyms
 from smalti.worlds.objects.preparing.packages import packages
-from smalti.worlds.objects.preparing.parts import plan
+from smalti.worlds.objects.preparing.parts import catalog, plan
+from smalti.worlds.objects.preparing.record import CatalogEntry
 
 ATTRIBUTION_NAME = "ATTRIBUTION.md"
 """Name of the file that says who made the images of an archive, and under which licences."""
@@ -52,7 +54,10 @@ def assemble(parts: Path, folder: Path, *, show: bool = False) -> bool:
     if not chosen:
         return False
     path, stamp = folder / ARCHIVE_NAME, folder / _STAMP
-    value = {"parts": [part.name for part in chosen], "kinds": _digest(kinds())}
+    value = {
+        "parts": [part.name for part in chosen],
+        "names": _digest([_names(style) for style in packages()]),
+    }
     if not path.exists() or not (folder / ATTRIBUTION_NAME).exists() or _read(stamp) != value:
         found: list[Sprite] = []
         write_archive(path, _different(chosen, found, show))
@@ -79,14 +84,24 @@ def _different(parts: Sequence[Path], found: list[Sprite], show: bool) -> Iterat
     """Yield the sprites of parts with their images, without duplicates; add them to `found`."""
     archives = [SpriteArchive(part) for part in parts]
     duplicates = Duplicates()
+    entries = {style: {entry.entry: entry for entry in catalog(style)} for style in packages()}
     total = sum(map(len, archives))
     with tqdm(total=total, desc="archive", unit="image", disable=not show, leave=False) as bar:
         for archive in archives:
             for index, sprite in enumerate(archive.sprites):
                 bar.update()
-                if duplicates.add(sprite, archive.image(index)):
-                    found.append(replace(sprite, hypernyms=hypernyms(sprite.noun)))
-                    yield found[-1], archive.encoded(index)
+                named = _named(sprite, entries[sprite.style])
+                if duplicates.add(named, archive.image(index)):
+                    found.append(named)
+                    yield named, archive.encoded(index)
+
+
+def _named(sprite: Sprite, entries: Mapping[str, CatalogEntry]) -> Sprite:
+    """Return a sprite with names and kinds as the catalogues have them now."""
+    entry = entries.get(sprite.entry.removeprefix(clipart.FOLDER))
+    if entry is not None:
+        sprite = replace(sprite, name=entry.name, noun=entry.noun, licence=entry.licence)
+    return replace(sprite, hypernyms=hypernyms(sprite.noun))
 
 
 def attribution(sprites: Sequence[Sprite]) -> str:
@@ -105,6 +120,11 @@ def attribution(sprites: Sequence[Sprite]) -> str:
                 creators.append(f"- {style}: {creator or package.creator}, {licence}, {images}")
     head = _HEAD.format(archive=ARCHIVE_NAME, side=128)
     return head + "\n".join([*lines, "", "## Creators", "", *creators]) + "\n"
+
+
+def _names(style: str) -> list[list[object]]:
+    """Return what the catalogues call the things of a style."""
+    return [[one.entry, one.name, one.noun, one.licence, hypernyms(one.noun)] for one in catalog(style)]
 
 
 def _digest(value: object) -> str:

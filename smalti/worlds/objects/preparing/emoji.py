@@ -19,22 +19,24 @@ from smalti.common.files import read_text
 from smalti.errors import SmaltiError
 from smalti.worlds.objects.archive import Sprite
 from smalti.worlds.objects.colors import measured_color
+from smalti.worlds.objects.preparing import record
 from smalti.worlds.objects.preparing.framing import fitted
 from smalti.worlds.objects.preparing.icons import load_renderer, npm_files, read_icons
 from smalti.worlds.objects.preparing.packages import Package, packages
-from smalti.worlds.objects.preparing.record import CATALOGS, CatalogEntry
+from smalti.worlds.objects.preparing.record import CatalogEntry
 
 _FIXED_COLUMNS = 3
 _ASSETS = "package/assets/"
 
 
 @cache
-def emoji_entries(path: Path = CATALOGS / "emoji.tsv") -> dict[str, tuple[CatalogEntry, ...]]:
+def emoji_entries() -> dict[str, tuple[CatalogEntry, ...]]:
     """Return the entries of each style of emoji, in the catalogue's order.
 
     Raises:
         SmaltiError: the catalogue is missing, or a line has more columns than its first.
     """
+    path = record.CATALOGS / "emoji.tsv"
     header, *lines = read_text(path).splitlines()
     styles = header.split("\t")[_FIXED_COLUMNS:]
     found: dict[str, list[CatalogEntry]] = {style: [] for style in styles}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 
 from smalti.common.files import read_text
 from smalti.errors import SmaltiError
-from smalti.worlds.objects.preparing.record import CATALOGS
+from smalti.worlds.objects.preparing import record
 
 
 def hypernyms(noun: str | None) -> tuple[str, ...]:
@@ -22,12 +21,13 @@ def hypernyms(noun: str | None) -> tuple[str, ...]:
 
 
 @cache
-def kinds(path: Path = CATALOGS / "nouns.tsv") -> Mapping[str, tuple[str, ...]]:
+def kinds() -> Mapping[str, tuple[str, ...]]:
     """Return the kinds of every noun. A line of the table holds kinds, and then the nouns that belong to them.
 
     Raises:
         SmaltiError: the table is missing, or names a noun twice.
     """
+    path = record.CATALOGS / "nouns.tsv"
     found: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         names, _, nouns = line.partition("\t")

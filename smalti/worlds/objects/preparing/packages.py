@@ -16,7 +16,7 @@ from pathlib import Path
 
 from smalti.common.files import make_folder, parse_json, read_text
 from smalti.errors import SmaltiError
-from smalti.worlds.objects.preparing.record import CATALOGS
+from smalti.worlds.objects.preparing import record
 
 _PREFIX = ".download-"
 _OLD_SECONDS = 24 * 3600
@@ -69,7 +69,7 @@ class Package:
 @cache
 def packages() -> Mapping[str, Package]:
     """Return the package of each style, in the order of an archive."""
-    path = CATALOGS / "packages.json"
+    path = record.CATALOGS / "packages.json"
     found = [Package(**entry) for entry in parse_json(read_text(path), str(path))]
     return {package.style: package for package in found}
 

@@ -8,21 +8,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from smalti.errors import SmaltiError
 from smalti.worlds.objects.archive import Sprite, write_archive
-from smalti.worlds.objects.preparing import clipart, emoji, furniture
+from smalti.worlds.objects.preparing import clipart, emoji, furniture, record
 from smalti.worlds.objects.preparing.packages import Package, PackageError, packages
-from smalti.worlds.objects.preparing.record import CATALOGS, CatalogEntry, read_catalog
+from smalti.worlds.objects.preparing.record import CatalogEntry, read_catalog
 
 _VERSION = 1  # of the images: to be raised when a change of the code changes them
 # Entries of a part. A Debian package is read from its start for each part.
 _SIZES = {furniture.STYLE: 56, clipart.STYLE: 1000}
 _SIZE = 210
+_NAMES = (
+    "name",
+    "noun",
+    "licence",
+)  # images do not depend on them; an archive takes them from the catalogues
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Part:
     @property
     def file_name(self) -> str:
         """Name of the part's file."""
-        value = [_VERSION, self.package.sha256, [asdict(entry) for entry in self.entries], self.colors]
+        value = [_VERSION, self.package.sha256, list(map(_given, self.entries)), self.colors]
         digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
         return f"{self.package.style}-{self.number:02d}-{digest[:16]}.zip"
 
@@ -77,13 +83,21 @@ class Part:
         return emoji.sprites(self.package, package, self.entries)
 
 
+def _given(entry: CatalogEntry) -> dict[str, Any]:
+    """Return what an entry says of its images; what it leaves at its default may be new to the catalogues."""
+    values = {one.name: (getattr(entry, one.name), one.default) for one in fields(entry)}
+    return {
+        name: value for name, (value, default) in values.items() if name not in _NAMES and value != default
+    }
+
+
 def plan(style: str) -> list[Part]:
     """Return the parts of a style.
 
     Raises:
         SmaltiError: a catalogue is broken.
     """
-    entries = _entries(style)
+    entries = catalog(style)
     size = _SIZES.get(style, _SIZE)
     colors = furniture.planned_colors(entries) if style == furniture.STYLE else {}
     parts = []
@@ -94,10 +108,10 @@ def plan(style: str) -> list[Part]:
     return parts
 
 
-def _entries(style: str) -> Sequence[CatalogEntry]:
+def catalog(style: str) -> Sequence[CatalogEntry]:
     """Return the catalogue of a style."""
     if style == furniture.STYLE:
-        return read_catalog(CATALOGS / "furniture.jsonl")
+        return read_catalog(record.CATALOGS / "furniture.jsonl")
     if style == clipart.STYLE:
-        return read_catalog(CATALOGS / "clipart.jsonl")
+        return read_catalog(record.CATALOGS / "clipart.jsonl")
     return emoji.emoji_entries()[style]

@@ -81,7 +81,8 @@ def prepare_objects(
     ]
     _make(missing, folder / PARTS, jobs, problems, show)
     if not assemble(folder / PARTS, folder, show=show):
-        raise SmaltiError(f"nothing could be prepared: {problems[0]}")
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise SmaltiError(f"nothing could be prepared: {problems[0]}{more}")
     return Prepared(SpriteArchive(folder / ARCHIVE_NAME), tuple(dict.fromkeys(problems)))
 
 
@@ -128,14 +129,16 @@ def _results(
 def _workers(jobs: int) -> Iterator[Executor]:
     """Yield an executor of processes that end with this one."""
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     workers = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start)
     try:
         yield workers
     except BaseException:
         # What they have begun would take minutes.
         workers.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             process.terminate()
+            process.join()
         raise
     finally:
         workers.shutdown()
