@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from scorer_batches import Sprites
 from smalti.evaluation.suites.objects.scorer import Knowledge
 from smalti.worlds.objects.archive import SpriteArchive
 from smalti.worlds.objects.collection import Collection
+from smalti.worlds.objects.splits import held_out_rank
 from smalti.worlds.objects.vocabulary import Vocabulary
 
 LEAST_DRAWINGS = 3
@@ -59,7 +59,8 @@ class Material:
         parts: dict[str, list[list[tuple[int, ...]]]] = {"train": [], "validation": [], "all": [], "test": []}
         for noun in nouns:
             known = drawings[noun]
-            ranked = sorted(known, key=lambda name: (_chance(name), name))
+            # The next drawings that a larger archive would hold out are those for validation.
+            ranked = sorted(known, key=held_out_rank)
             aside = max(1, round(len(ranked) * _ASIDE)) if len(ranked) >= LEAST_DRAWINGS else 0
             parts["validation"].append([tuple(known[name]) for name in ranked[:aside]])
             parts["train"].append([tuple(known[name]) for name in ranked[aside:]])
@@ -132,7 +133,3 @@ def flat(drawings: Sequence[Sequence[Sequence[int]]]) -> tuple[np.ndarray, np.nd
     """Return all sprites of a part and their nouns, by number."""
     pairs = [(number, label) for label, own in enumerate(drawings) for numbers in own for number in numbers]
     return np.array([number for number, _ in pairs]), np.array([label for _, label in pairs])
-
-
-def _chance(name: str) -> str:
-    return hashlib.blake2b(f"validation {name}".encode(), digest_size=8).hexdigest()

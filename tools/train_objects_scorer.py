@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,9 @@ from scorer_training import fit
 from torch import nn
 
 from smalti.common.randomness import stream
+from smalti.evaluation.suites.objects.detector import UNKNOWN
 from smalti.evaluation.suites.objects.networks import CROP, NounClassifier, Segmenter
-from smalti.evaluation.suites.objects.scorer import WEIGHTS, Scorer, save_scorer
+from smalti.evaluation.suites.objects.scorer import WEIGHTS, Scorer, load_scorer, save_scorer
 
 _SCENES, _CROPS, _JUNK = 12, 112, 16  # images a step
 _NARROW, _NARROW_SHARE = 160, 0.65  # side of the scenes in the first part of the steps, which is faster
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--scene-steps", type=int, default=900, help=f"steps of {_SCENES} scenes")
     parser.add_argument("--crop-steps", type=int, default=1700, help=f"steps of {_CROPS + _JUNK} crops")
     parser.add_argument("--last-steps", type=int, default=1000, help="steps with the drawings for validation")
+    parser.add_argument("--start", type=Path, help="scorer whose weights are the first")
     parser.add_argument(
         "--only", choices=("segmenter", "classifier"), help="train one network's first phase, and stop"
     )
@@ -102,7 +105,9 @@ def train_segmenter(options: argparse.Namespace, material: Material) -> Segmente
 
     torch.manual_seed(options.seed)
     state = options.work / "segmenter.safetensors"
-    return fit(Segmenter(), loss, steps, rate=3e-3, state=state, show=not options.json)
+    start = None if options.start is None else load_scorer(options.start).segmenter
+    rate = 3e-3 if start is None else 1.5e-3
+    return fit(Segmenter(), loss, steps, rate=rate, state=state, start=start, show=not options.json)
 
 
 def train_classifier(
@@ -122,7 +127,23 @@ def train_classifier(
     state = options.work / ("last.safetensors" if last else "classifier.safetensors")
     network = NounClassifier(len(material.nouns))
     rate = 2e-3 if last else 4e-3
+    if start is None and options.start is not None:
+        start, rate = carried(load_scorer(options.start), material.nouns), 2e-3
     return fit(network, loss, steps, rate=rate, state=state, start=start, show=not options.json)
+
+
+def carried(scorer: Scorer, nouns: Sequence[str]) -> NounClassifier:
+    """Return a classifier with the weights of a scorer; a new noun starts with the mean of the old ones."""
+    network = NounClassifier(len(nouns))
+    old = {noun: place for place, noun in enumerate([*scorer.knowledge.nouns, UNKNOWN])}
+    weights = scorer.classifier.state_dict()
+    for name in ("head.weight", "head.bias"):
+        rows = weights[name]
+        weights[name] = torch.stack(
+            [rows[old[noun]] if noun in old else rows.mean(0) for noun in [*nouns, UNKNOWN]]
+        )
+    network.load_state_dict(weights)
+    return network
 
 
 def scene_loss(network: nn.Module, material: Material, seed: int, step: int, size: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from objects_archive import NOUNS, write_shapes
+from objects_archive import NOUNS, untrained_scorer, write_shapes
 
 from smalti.evaluation.suites.objects.scorer import load_scorer
 
@@ -69,7 +69,7 @@ def test_a_training_goes_on_where_it_stopped(
     monkeypatch.setattr(tool, "_JUNK", 6)
     material = sys.modules["scorer_material"].Material.read(archive)
 
-    def run(folder: str) -> dict[str, torch.Tensor]:
+    def run(folder: str, start: Path | None = None) -> dict[str, torch.Tensor]:
         output = tmp_path / f"{folder}.safetensors"
         options = Namespace(
             seed=0,
@@ -102,3 +102,14 @@ def test_a_training_goes_on_where_it_stopped(
     monkeypatch.setattr(stopped, "_save", save)
     parts = run("parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    again = run("again", tmp_path / "whole.safetensors")
+    assert not all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_weights_are_carried_to_other_nouns(tool: ModuleType) -> None:
+    scorer = untrained_scorer()
+    carried = tool.carried(scorer, ("kite", "yak", "ball"))
+    head, old = carried.head.weight, scorer.classifier.head.weight
+    assert torch.equal(head[0], old[NOUNS.index("kite")]) and torch.equal(head[3], old[-1])
+    assert torch.allclose(head[1], old.mean(0))
+    assert torch.equal(carried.stem[0].weight, scorer.classifier.stem[0].weight)

@@ -1,4 +1,8 @@
-"""Catalogues of what is taken from a package: one JSON object per entry, with corrected names and what is left out."""
+"""Catalogues of what is taken from a package: one JSON object per entry, with corrected names and what is left out.
+
+An entry has "entry", "name" and "licence", and "noun" where it is not the name. One with "skip" is left out, and says
+why.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +59,10 @@ def read_catalog(path: Path) -> list[CatalogEntry]:
 def _entry(value: dict[str, Any], where: str) -> CatalogEntry:
     """Return an entry of a catalogue."""
     texts = [value.get(name) for name in ("entry", "name", "licence")]
-    noun, flags = value.get("noun"), [value.get(name, False) for name in ("front", "upright")]
+    noun, flags = (
+        value.get("noun", value.get("name")),
+        [value.get(name, False) for name in ("front", "upright")],
+    )
     recolor = value.get("recolor", True)
     if not all(isinstance(text, str) for text in texts) or not isinstance(noun, str | None):
         raise SmaltiError(f"{where} must hold texts for entry, name, noun and licence, not {quoted(value)}")
