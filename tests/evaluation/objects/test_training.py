@@ -75,6 +75,7 @@ def test_a_training_goes_on_where_it_stopped(
             seed=0,
             work=tmp_path / folder,
             json=True,
+            start=start,
             scene_steps=2,
             crop_steps=3,
             last_steps=2,
