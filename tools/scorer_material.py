@@ -17,7 +17,7 @@ from smalti.worlds.objects.collection import Collection
 from smalti.worlds.objects.splits import held_out_rank
 from smalti.worlds.objects.vocabulary import Vocabulary
 
-LEAST_DRAWINGS = 3
+LEAST_DRAWINGS = 2
 """Number of training drawings from which on a noun is one of the classifier's; with fewer it is unknown."""
 
 _ASIDE = 0.3  # share of a noun's training drawings that validate its claim

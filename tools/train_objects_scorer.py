@@ -8,7 +8,8 @@ The training goes in four phases, and a run that was stopped goes on from the fi
 1. the segmenter, on scenes of training drawings;
 2. the classifier, on crops of training drawings without those for validation;
 3. the choice of claimed nouns and of the threshold, on the drawings for validation and on what has no known noun;
-4. the classifier again, at a lower rate, with the drawings for validation.
+4. the classifier again, at a lower rate, with the drawings for validation and with things cut out of scenes, half of
+   them after an image tokenizer.
 
 Held-out drawings are in none of them. Training uses one thread, because another order of sums would give other weights.
 """
@@ -26,6 +27,7 @@ import scorer_batches as batches
 import torch
 import torch.nn.functional as F
 from scorer_claims import choose_claims
+from scorer_harvest import Harvest, harvest
 from scorer_material import Material
 from scorer_training import fit
 from torch import nn
@@ -34,9 +36,11 @@ from smalti.common.randomness import stream
 from smalti.evaluation.suites.objects.detector import UNKNOWN
 from smalti.evaluation.suites.objects.networks import CROP, NounClassifier, Segmenter
 from smalti.evaluation.suites.objects.scorer import WEIGHTS, Scorer, load_scorer, save_scorer
+from smalti.storage.folder import load_image_tokenizer
 
 _SCENES, _CROPS, _JUNK = 12, 112, 16  # images a step
 _NARROW, _NARROW_SHARE = 160, 0.65  # side of the scenes in the first part of the steps, which is faster
+_HARVESTED = 32  # of the crops in the last phase
 _COARSE, _COARSE_SHARE = 40, 0.75  # side of the crops in the first part of the steps, which is faster
 _LAST_COARSE_SHARE = 0.4  # the same in the last phase
 
@@ -51,6 +55,12 @@ def main() -> None:
     parser.add_argument("--scene-steps", type=int, default=900, help=f"steps of {_SCENES} scenes")
     parser.add_argument("--crop-steps", type=int, default=1700, help=f"steps of {_CROPS + _JUNK} crops")
     parser.add_argument("--last-steps", type=int, default=1000, help="steps with the drawings for validation")
+    parser.add_argument(
+        "--harvest", type=int, default=3000, help="scenes whose things are crops of the last phase"
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, help="image tokenizer through which half of these scenes go"
+    )
     parser.add_argument("--start", type=Path, help="scorer whose weights are the first")
     parser.add_argument(
         "--only", choices=("segmenter", "classifier"), help="train one network's first phase, and stop"
@@ -65,7 +75,7 @@ def main() -> None:
         (
             train_segmenter(options, material)
             if options.only == "segmenter"
-            else train_classifier(options, material, None)
+            else train_classifier(options, material)
         )
         return
     result = train(options, material)
@@ -80,9 +90,13 @@ def main() -> None:
 def train(options: argparse.Namespace, material: Material) -> dict[str, object]:
     """Train both networks, write them, and return what was found."""
     segmenter = train_segmenter(options, material)
-    first = train_classifier(options, material, None)
+    first = train_classifier(options, material)
     claims = choose_claims(first, material, options.seed)
-    classifier = train_classifier(options, material, first)
+    tokenizer = None if options.tokenizer is None else load_image_tokenizer(options.tokenizer)
+    kept = options.work / "harvest.safetensors"
+    show = not options.json
+    harvested = harvest(material, segmenter, tokenizer, options.harvest, options.seed, kept, show)
+    classifier = train_classifier(options, material, first, harvested)
     knowledge = material.knowledge(claims.nouns, claims.threshold)
     save_scorer(Scorer(segmenter, classifier, knowledge), options.output)
     return {
@@ -111,7 +125,10 @@ def train_segmenter(options: argparse.Namespace, material: Material) -> Segmente
 
 
 def train_classifier(
-    options: argparse.Namespace, material: Material, start: NounClassifier | None
+    options: argparse.Namespace,
+    material: Material,
+    start: NounClassifier | None = None,
+    harvested: Harvest | None = None,
 ) -> NounClassifier:
     """Return the classifier after its first phase, or after its last one, which starts from the first."""
     last = start is not None
@@ -121,7 +138,8 @@ def train_classifier(
     def loss(network: nn.Module, step: int) -> torch.Tensor:
         """Return the loss of a step; the first ones have small crops."""
         generator = stream(options.seed, f"crops {part}", step)
-        return crop_loss(network, material, part, generator, _COARSE if step < share * steps else CROP)
+        size = _COARSE if step < share * steps else CROP
+        return crop_loss(network, material, part, generator, size, harvested)
 
     torch.manual_seed(options.seed)
     state = options.work / ("last.safetensors" if last else "classifier.safetensors")
@@ -161,18 +179,30 @@ def scene_loss(network: nn.Module, material: Material, seed: int, step: int, siz
 
 
 def crop_loss(
-    network: nn.Module, material: Material, part: str, generator: torch.Generator, size: int = CROP
+    network: nn.Module,
+    material: Material,
+    part: str,
+    generator: torch.Generator,
+    size: int,
+    harvested: Harvest | None,
 ) -> torch.Tensor:
-    """Return the cross-entropy of a batch of crops, of which the last have no noun."""
-    places, labels = material.crops(_CROPS, part, generator)
+    """Return the cross-entropy of a batch of crops: sprites, what has no noun, and crops of scenes."""
+    ready = 0 if harvested is None or not len(harvested.labels) else _HARVESTED
+    places, labels = material.crops(_CROPS - ready, part, generator)
     known = batches.crops(material.sprites, places, generator, size=size)
     nothing = batches.junk(material.sprites, material.crops(_JUNK - 4, part, generator)[0], generator)
     strange = batches.crops(material.sprites, material.unknown(4, generator), generator, size=size)
     nothing = F.interpolate(nothing, (size, size), mode="area")
-    labels = np.concatenate([labels, np.full(_JUNK, len(material.nouns))])
+    parts = [known, nothing, strange]
+    wanted = torch.from_numpy(np.concatenate([labels, np.full(_JUNK, len(material.nouns))]))
+    if ready:
+        assert harvested is not None
+        found, own = harvested.batch(ready, generator)
+        parts.append(F.interpolate(found, (size, size), mode="area"))
+        wanted = torch.cat([wanted, own])
     with torch.autocast("cpu", torch.bfloat16):
-        logits = network(torch.cat([known, nothing, strange]))
-    return F.cross_entropy(logits.float(), torch.from_numpy(labels), label_smoothing=0.05)
+        logits = network(torch.cat(parts))
+    return F.cross_entropy(logits.float(), wanted, label_smoothing=0.05)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from objects_archive import NOUNS, untrained_scorer
 from safetensors.torch import save_file
 
 from smalti.errors import SmaltiError
-from smalti.evaluation.suites.objects import detector
 from smalti.evaluation.suites.objects.crops import MARGIN, cut
-from smalti.evaluation.suites.objects.detector import UNKNOWN, detect, find_things
+from smalti.evaluation.suites.objects.detector import UNKNOWN, detect, find_things, working_pixels
 from smalti.evaluation.suites.objects.instances import find_instances
 from smalti.evaluation.suites.objects.networks import CROP
 from smalti.evaluation.suites.objects.scorer import load_scorer, save_scorer
@@ -116,7 +115,7 @@ def test_things_have_boxes_colours_and_claimed_nouns(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("size", [(256, 256), (512, 384), (96, 64), (100, 300)])
 def test_images_of_any_size_are_taken(size: tuple[int, int]) -> None:
-    pixels = detector._working(np.zeros((*size, 3), np.uint8))
+    pixels = working_pixels(np.zeros((*size, 3), np.uint8))
     assert min(pixels.shape[1:]) == 256 and all(side % 32 == 0 for side in pixels.shape[1:])
     find_things(np.zeros((*size, 3), np.uint8), untrained_scorer())
 

@@ -67,6 +67,7 @@ def test_a_training_goes_on_where_it_stopped(
     monkeypatch.setattr(tool, "_SCENES", 2)
     monkeypatch.setattr(tool, "_CROPS", 8)
     monkeypatch.setattr(tool, "_JUNK", 6)
+    monkeypatch.setattr(tool, "_HARVESTED", 3)
     material = sys.modules["scorer_material"].Material.read(archive)
 
     def run(folder: str, start: Path | None = None) -> dict[str, torch.Tensor]:
@@ -76,6 +77,8 @@ def test_a_training_goes_on_where_it_stopped(
             work=tmp_path / folder,
             json=True,
             start=start,
+            tokenizer=None,
+            harvest=4,
             scene_steps=2,
             crop_steps=3,
             last_steps=2,
@@ -114,3 +117,30 @@ def test_weights_are_carried_to_other_nouns(tool: ModuleType) -> None:
     assert torch.equal(head[0], old[NOUNS.index("kite")]) and torch.equal(head[3], old[-1])
     assert torch.allclose(head[1], old.mean(0))
     assert torch.equal(carried.stem[0].weight, scorer.classifier.stem[0].weight)
+
+
+@pytest.mark.slow
+def test_things_are_harvested_from_scenes(
+    tool: ModuleType, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["scorer_harvest"]
+    material = sys.modules["scorer_material"].Material.read(archive)
+    scenes = module.Objects(material.collection.archive, seed=module._SEED, lattice=16, lattice_share=0.3)
+    things = [thing for index in range(6) for thing in scenes.scene(index).things]
+
+    def perfect(pixels: torch.Tensor, _: object) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        """Return the boxes of the next scene's things."""
+        own = scenes.scene(perfect.index).things
+        perfect.index += 1
+        boxes = [(t.x - t.size / 2, t.y - t.size / 2, t.x + t.size / 2, t.y + t.size / 2) for t in own]
+        return torch.rand(len(own), 4, 64, 64), torch.empty(0), np.array(boxes) * 256
+
+    perfect.index = 0
+    monkeypatch.setattr(module, "cut_things", perfect)
+    path = tmp_path / "harvest.safetensors"
+    made = module.harvest(material, None, None, 6, 0, path, False)
+    assert [material.nouns[label] for label in made.labels] == [thing.noun for thing in things]
+    again = module.harvest(material, None, None, 6, 0, path, False)
+    assert torch.equal(made.crops, again.crops)
+    crops, labels = made.batch(5, torch.Generator().manual_seed(0))
+    assert crops.shape == (5, 4, 64, 64) and 0 <= crops.min() and crops.max() <= 1 and labels.shape == (5,)

@@ -12,7 +12,7 @@ from smalti.errors import SmaltiError
 from smalti.evaluation.geneval import Detection
 from smalti.evaluation.suites.objects.crops import cut
 from smalti.evaluation.suites.objects.instances import find_instances
-from smalti.evaluation.suites.objects.networks import STRIDE
+from smalti.evaluation.suites.objects.networks import STRIDE, Segmenter
 from smalti.evaluation.suites.objects.scorer import Scorer
 from smalti.worlds.objects.colors import COLOR_NAMES, color_votes
 
@@ -68,12 +68,10 @@ def find_things(image: np.ndarray, scorer: Scorer) -> list[Thing]:
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise SmaltiError(f"image must be uint8 (H, W, 3), not {image.dtype} {image.shape}", argument="image")
-    pixels = _working(image)
-    instances = find_instances(scorer.segmenter(pixels[None])[0])
-    if not instances.count:
+    pixels = working_pixels(image)
+    crops, masks, boxes = cut_things(pixels, scorer.segmenter)
+    if not len(crops):
         return []
-    masks, boxes = _masks(instances.owners, instances.covered, pixels.shape[1:])
-    crops = cut(pixels, masks, boxes)
     shares = scorer.classifier(crops).float().softmax(dim=1)
     shares = (shares + scorer.classifier(crops.flip(3)).float().softmax(dim=1)) / 2
     knowledge = scorer.knowledge
@@ -94,7 +92,22 @@ def find_things(image: np.ndarray, scorer: Scorer) -> list[Thing]:
     return things
 
 
-def _working(image: np.ndarray) -> torch.Tensor:
+def cut_things(pixels: torch.Tensor, segmenter: Segmenter) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Return the crops (n, 4, 64, 64), the masks (n, h, w) from 0 to 1, and the boxes (n, 4) in pixels of things.
+
+    Args:
+        pixels: (3, h, w) floats from 0 to 1, as `working_pixels` returns them.
+        segmenter: the trained segmenter.
+    """
+    instances = find_instances(segmenter(pixels[None])[0])
+    if not instances.count:
+        none = pixels.new_zeros(0, *pixels.shape[1:])
+        return cut(pixels, none, np.empty((0, 4))), none, np.empty((0, 4))
+    masks, boxes = _masks(instances.owners, instances.covered, pixels.shape[1:])
+    return cut(pixels, masks, boxes), masks, boxes
+
+
+def working_pixels(image: np.ndarray) -> torch.Tensor:
     """Return an image as (3, h, w) floats from 0 to 1 of the working size."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
     scale = WORKING_SIDE / min(image.shape[:2])
