@@ -89,22 +89,18 @@ def recolor(sprites: Tensor, generator: torch.Generator, strong: float) -> Tenso
     return torch.cat([rgb, alpha], dim=1)
 
 
-def crops(
-    sprites: Sprites, places: np.ndarray, generator: torch.Generator, strong: float = 0.15, size: int = CROP
-) -> Tensor:
-    """Return classifier inputs, (B, 4, size, size), of sprites by place, each drawn in its own way."""
+def crops(sprites: Sprites, places: np.ndarray, generator: torch.Generator, strong: float = 0.15) -> Tensor:
+    """Return classifier inputs, (B, 4, 64, 64), of sprites by place, each drawn in its own way."""
     count = len(places)
-    canvas = paste_crops(sprites, places, generator, strong, size)
+    canvas = paste_crops(sprites, places, generator, strong)
     kinds = max(count // 8, 1)
-    ground = drawing.grounds(kinds, size, generator)[torch.arange(count) % kinds]
+    ground = drawing.grounds(kinds, CROP, generator)[torch.arange(count) % kinds]
     drawn = canvas[:, :3] + ground * (1 - canvas[:, 3:])
     return on_grey(drawing.degrade(drawn, generator, 4), spoil_masks(canvas[:, 3:], generator))
 
 
-def paste_crops(
-    sprites: Sprites, places: np.ndarray, generator: torch.Generator, strong: float, size: int = CROP
-) -> Tensor:
-    """Return sprites as they lie in crops, on transparent canvases, (B, 4, size, size)."""
+def paste_crops(sprites: Sprites, places: np.ndarray, generator: torch.Generator, strong: float) -> Tensor:
+    """Return sprites as they lie in crops, on transparent canvases, (B, 4, 64, 64)."""
     count = len(places)
     middles, sides = sprites.extent(places)
     scales = uniform(generator, count, 0.9, 1.1) / (MARGIN * sides)
@@ -114,11 +110,11 @@ def paste_crops(
     offset = torch.stack([middles[:, 0] * mirror, middles[:, 1]], dim=1) * scales[:, None]
     jitter = torch.randn(count, 2, generator=generator) * 0.05
     colored = recolor(sprites.small(places), generator, strong)
-    return drawing.paste(colored, jitter - offset, scales * mirror, turns, size, squeeze)
+    return drawing.paste(colored, jitter - offset, scales * mirror, turns, CROP, squeeze)
 
 
 def spoil_masks(alpha: Tensor, generator: torch.Generator) -> Tensor:
-    """Return masks (B, 1, s, s) as a segmentation in coarse cells finds them, from true alphas."""
+    """Return masks (B, 1, 64, 64) as a segmentation in coarse cells finds them, from true alphas."""
     spoiled = []
     for part in alpha.split(4):
         cells = int(torch.randint(14, 36, (), generator=generator))
@@ -126,7 +122,7 @@ def spoil_masks(alpha: Tensor, generator: torch.Generator) -> Tensor:
         edge, sharp = float(uniform(generator, 1, 0.3, 0.6)), float(uniform(generator, 1, 6, 14))
         grain = 0.4 * torch.randn(coarse.shape, generator=generator)
         coarse = ((coarse - edge) * sharp + grain).sigmoid()
-        spoiled.append(F.interpolate(coarse, part.shape[-2:], mode="bilinear", align_corners=False))
+        spoiled.append(F.interpolate(coarse, (CROP, CROP), mode="bilinear", align_corners=False))
     return torch.cat(spoiled)
 
 

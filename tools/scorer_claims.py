@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scorer_batches as batches
@@ -15,6 +17,23 @@ from smalti.common.randomness import stream
 _LOOKS = 5  # crops of each sprite
 _LEAST_RECALL, _LEAST_PRECISION = 0.95, 0.95
 _MOST_STRANGERS = 0.05  # share of crops without a known noun that get one that is claimed
+_THRESHOLDS = np.arange(0.3, 0.9, 0.05)
+
+
+class Looks(NamedTuple):
+    """What the classifier says of crops.
+
+    Attributes:
+        said: (n,) int64, the noun that it finds most likely; the number of nouns for anything else.
+        sure: (n,) float32, its probability.
+        labels: (n,) int64, the noun that it is.
+        weights: (n,) float64.
+    """
+
+    said: np.ndarray
+    sure: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -33,21 +52,26 @@ class Claims:
 
 
 def choose_claims(classifier: nn.Module, material: Material, seed: int) -> Claims:
-    """Return the claims that the validation allows."""
+    """Return the claims that the validation allows: of several thresholds, the one with most nouns.
+
+    A threshold that gives too many strangers a claimed noun is left out, unless all do.
+    """
     numbers, labels = flat(material.parts["validation"])
     said, sure = look(classifier, material, numbers, seed)
-    labels = np.tile(labels, _LOOKS)
+    weights = drawing_weights(material.parts["validation"])
+    known = Looks(said, sure, np.tile(labels, _LOOKS), np.tile(weights, _LOOKS) / _LOOKS)
     strange = np.array(material.strangers[1], dtype=np.int64)
     other, other_sure = strange_looks(classifier, material, strange, seed)
-    best: Claims | None = None
-    for threshold in np.arange(0.3, 0.9, 0.05):
-        claims = _claims_at(float(threshold), material, (said, sure, labels), (other, other_sure))
-        if best is None or claims.report["strangers"] > _MOST_STRANGERS:
-            best = claims
-        elif len(claims.nouns) > len(best.nouns) or best.report["strangers"] > _MOST_STRANGERS:
-            best = claims
-    assert best is not None
-    return best
+    nothing = np.full(len(other), len(material.nouns))
+    strangers = Looks(other, other_sure, nothing, np.ones(len(other)))
+    found = [claims_at(float(threshold), material.nouns, known, strangers) for threshold in _THRESHOLDS]
+    fitting = [claims for claims in found if claims.report["strangers"] <= _MOST_STRANGERS]
+    return max(fitting or found[-1:], key=lambda claims: len(claims.nouns))
+
+
+def drawing_weights(drawings: list[list[tuple[int, ...]]]) -> np.ndarray:
+    """Return the weight of each sprite of a part, as `flat` lists them: each noun has 1, its drawings equal shares."""
+    return np.array([1 / len(own) / len(numbers) for own in drawings for numbers in own for _ in numbers])
 
 
 @torch.inference_mode()
@@ -85,33 +109,31 @@ def _say(classifier: nn.Module, crops: torch.Tensor) -> tuple[np.ndarray, np.nda
     return said.numpy(), sure.numpy()
 
 
-def _claims_at(
-    threshold: float,
-    material: Material,
-    known: tuple[np.ndarray, np.ndarray, np.ndarray],
-    strange: tuple[np.ndarray, np.ndarray],
-) -> Claims:
-    said, sure, labels = known
-    nothing = len(material.nouns)
-    said = np.where(sure >= threshold, said, nothing)
-    other = np.where(strange[1] >= threshold, strange[0], nothing)
-    right = said == labels
-    total = np.bincount(labels, minlength=nothing)
-    recall = np.bincount(labels[right], minlength=nothing) / np.maximum(total, 1)
-    named = (
-        np.bincount(said, minlength=nothing + 1)[:nothing]
-        + np.bincount(other, minlength=nothing + 1)[:nothing]
-    )
-    precision = np.bincount(labels[right], minlength=nothing) / np.maximum(named, 1)
+def claims_at(threshold: float, nouns: Sequence[str], known: Looks, strangers: Looks) -> Claims:
+    """Return the nouns that a threshold allows to claim.
+
+    Args:
+        threshold: smallest probability of a noun that counts.
+        nouns: nouns of the classifier.
+        known: crops of these nouns.
+        strangers: crops of anything else.
+    """
+    nothing = len(nouns)
+    said = np.where(known.sure >= threshold, known.said, nothing)
+    other = np.where(strangers.sure >= threshold, strangers.said, nothing)
+    right = said == known.labels
+    total = np.bincount(known.labels, known.weights, nothing)
+    hits = np.bincount(known.labels[right], known.weights[right], nothing)
+    # Strangers are as many as there are nouns: each noun has one that it may be taken for.
+    shares = strangers.weights * nothing / max(strangers.weights.sum(), 1)
+    named = np.bincount(said, known.weights, nothing + 1) + np.bincount(other, shares, nothing + 1)
+    recall, precision = hits / np.maximum(total, 1e-9), hits / np.maximum(named[:nothing], 1e-9)
     claimed = (total > 0) & (recall >= _LEAST_RECALL) & (precision >= _LEAST_PRECISION)
-    mine = claimed[labels]
     report = {
-        "validation": round(float((known[0] == labels).mean()), 4),
+        "validation": round(float((known.weights * (known.said == known.labels)).sum() / total.sum()), 4),
         "claimed": int(claimed.sum()),
-        "recall": round(float(right[mine].mean()) if mine.any() else 0.0, 4),
+        "recall": round(float(recall[claimed].mean()) if claimed.any() else 0.0, 4),
         "strangers": round(float(np.append(claimed, False)[other].mean()), 4),
         "threshold": round(threshold, 3),
     }
-    return Claims(
-        tuple(noun for noun, own in zip(material.nouns, claimed, strict=True) if own), threshold, report
-    )
+    return Claims(tuple(noun for noun, own in zip(nouns, claimed, strict=True) if own), threshold, report)

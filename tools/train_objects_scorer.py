@@ -189,19 +189,22 @@ def crop_loss(
     """Return the cross-entropy of a batch of crops: sprites, what has no noun, and crops of scenes."""
     ready = 0 if harvested is None or not len(harvested.labels) else _HARVESTED
     places, labels = material.crops(_CROPS - ready, part, generator)
-    known = batches.crops(material.sprites, places, generator, size=size)
-    nothing = batches.junk(material.sprites, material.crops(_JUNK - 4, part, generator)[0], generator)
-    strange = batches.crops(material.sprites, material.unknown(4, generator), generator, size=size)
-    nothing = F.interpolate(nothing, (size, size), mode="area")
-    parts = [known, nothing, strange]
+    parts = [
+        batches.crops(material.sprites, places, generator),
+        batches.junk(material.sprites, material.crops(_JUNK - 4, part, generator)[0], generator),
+        batches.crops(material.sprites, material.unknown(4, generator), generator),
+    ]
     wanted = torch.from_numpy(np.concatenate([labels, np.full(_JUNK, len(material.nouns))]))
     if ready:
         assert harvested is not None
         found, own = harvested.batch(ready, generator)
-        parts.append(F.interpolate(found, (size, size), mode="area"))
+        parts.append(found)
         wanted = torch.cat([wanted, own])
+    # All crops are made at one size and shrink alike: another sharpness would tell them apart.
+    crops = torch.cat(parts)
+    crops = crops if size == CROP else F.interpolate(crops, (size, size), mode="area")
     with torch.autocast("cpu", torch.bfloat16):
-        logits = network(torch.cat(parts))
+        logits = network(crops)
     return F.cross_entropy(logits.float(), wanted, label_smoothing=0.05)
 
 

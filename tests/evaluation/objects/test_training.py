@@ -144,3 +144,20 @@ def test_things_are_harvested_from_scenes(
     assert torch.equal(made.crops, again.crops)
     crops, labels = made.batch(5, torch.Generator().manual_seed(0))
     assert crops.shape == (5, 4, 64, 64) and 0 <= crops.min() and crops.max() <= 1 and labels.shape == (5,)
+
+
+def test_claims_need_recall_and_precision(tool: ModuleType) -> None:
+    module = sys.modules["scorer_claims"]
+    labels = np.repeat([0, 1, 2], 10)
+    said = labels.copy()
+    said[10:13] = 0  # three of ten "b" are taken for "a"
+    known = module.Looks(said, np.full(30, 0.8), labels, np.full(30, 0.1))
+    nobody = module.Looks(np.array([3]), np.array([0.9]), np.array([3]), np.ones(1))
+    assert module.claims_at(0.5, "abc", known, nobody).nouns == ("c",)
+    assert module.claims_at(0.9, "abc", known, nobody).nouns == ()
+    stranger = module.Looks(np.array([2, 3]), np.array([0.7, 0.9]), np.array([3, 3]), np.ones(2))
+    assert module.claims_at(0.5, "abc", known, stranger).nouns == ()
+    assert module.claims_at(0.75, "abc", known, stranger).nouns == ("c",)
+    assert module.claims_at(0.75, "abc", known, stranger).report["strangers"] == 0
+    weights = module.drawing_weights([[(1, 2), (3,)], [(4,)]])
+    assert weights.tolist() == [0.25, 0.25, 0.5, 1.0]
