@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import scorer_drawing as drawing
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from smalti.common.files import atomic_path
 from smalti.evaluation.suites.objects.crops import MARGIN, on_grey
 from smalti.evaluation.suites.objects.networks import CROP, STRIDE
 from smalti.worlds.objects.archive import SIDE, SpriteArchive
@@ -20,44 +24,66 @@ _LARGEST_THING = 0.85  # largest longer side of a lone thing, in sides of the im
 
 
 class Sprites:
-    """Sprites of an archive: half-size copies in memory, and the boxes of what is visible.
+    """All sprites of an archive: half-size copies in memory, and the boxes of what is visible.
 
     Args:
         archive: the archive.
-        numbers: numbers of the sprites to read.
+        kept: file that keeps the copies of an archive of this size; None means none.
     """
 
-    def __init__(self, archive: SpriteArchive, numbers: Sequence[int]) -> None:
-        self._archive, self._numbers = archive, np.array(numbers)
-        self._halves = np.empty((len(numbers), 4, SIDE // 2, SIDE // 2), np.uint8)
-        self.boxes = np.empty((len(numbers), 4), np.float32)
-        self.usable = np.zeros(len(numbers), bool)
-        for place, number in enumerate(numbers):
-            image = archive.image(number)
-            colors = image[..., :3].astype(np.uint16) * image[..., 3:] // 255
-            whole = np.concatenate([colors, image[..., 3:]], axis=2).astype(np.float32)
-            halves = whole.reshape(SIDE // 2, 2, SIDE // 2, 2, 4).mean(axis=(1, 3)).round()
-            self._halves[place] = halves.astype(np.uint8).transpose(2, 0, 1)
-            seen = image[..., 3] > 60
-            if seen.any():
-                rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-                self.boxes[place] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-                self.usable[place] = True
+    def __init__(self, archive: SpriteArchive, kept: Path | None = None) -> None:
+        self._archive = archive
+        tensors = _read_halves(kept, archive)
+        if tensors is None:
+            tensors = _make_halves(archive)
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_path(kept) as temporary:
+                    save_file(tensors, temporary, {"archive": str(archive.path.stat().st_size)})
+        self._halves = tensors["halves"]
+        self.boxes = tensors["boxes"].numpy()
+        self.usable = self.boxes[:, 2] > self.boxes[:, 0]
 
     def __getitem__(self, places: Sequence[int] | np.ndarray) -> Tensor:
         """Return (B, 4, 128, 128) floats, with colours multiplied by alpha."""
-        images = np.stack([self._archive.image(int(number)) for number in self._numbers[np.asarray(places)]])
+        images = np.stack([self._archive.image(int(number)) for number in np.asarray(places)])
         rgba = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         return torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
 
     def small(self, places: Sequence[int] | np.ndarray) -> Tensor:
         """Return (B, 4, 64, 64) floats, with colours multiplied by alpha."""
-        return torch.from_numpy(self._halves[np.asarray(places)]).float() / 255
+        return self._halves[torch.from_numpy(np.asarray(places))].float() / 255
 
     def extent(self, places: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
         """Return the middles (B, 2) from −1 to 1, and the longer sides (B,) in sprites, of what is visible."""
         boxes = torch.from_numpy(self.boxes[np.asarray(places)]) / SIDE
         return boxes[:, :2] + boxes[:, 2:] - 1, (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
+
+
+def _read_halves(kept: Path | None, archive: SpriteArchive) -> dict[str, Tensor] | None:
+    """Return what a file keeps of an archive; None if it is missing or keeps another archive."""
+    if kept is None or not kept.exists():
+        return None
+    with safe_open(kept, "pt") as file:
+        if file.metadata() != {"archive": str(archive.path.stat().st_size)}:
+            return None
+    return load_file(kept)
+
+
+def _make_halves(archive: SpriteArchive) -> dict[str, Tensor]:
+    """Return copies, (n, 4, 64, 64) uint8 with colours multiplied by alpha, and boxes, (n, 4) float32 in pixels."""
+    halves = torch.empty(len(archive), 4, SIDE // 2, SIDE // 2, dtype=torch.uint8)
+    boxes = torch.zeros(len(archive), 4)
+    for number in range(len(archive)):
+        image = archive.image(number)
+        rgba = torch.from_numpy(image).permute(2, 0, 1).float()
+        whole = torch.cat([rgba[:3] * rgba[3:] / 255, rgba[3:]])
+        halves[number] = F.avg_pool2d(whole[None], 2)[0].round().to(torch.uint8)
+        seen = image[..., 3] > 60
+        if seen.any():
+            rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+            boxes[number] = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    return {"halves": halves, "boxes": boxes}
 
 
 def uniform(generator: torch.Generator, count: int, low: float, high: float) -> Tensor:
@@ -90,7 +116,7 @@ def recolor(sprites: Tensor, generator: torch.Generator, strong: float) -> Tenso
 
 
 def crops(sprites: Sprites, places: np.ndarray, generator: torch.Generator, strong: float = 0.15) -> Tensor:
-    """Return classifier inputs, (B, 4, 64, 64), of sprites by place, each drawn in its own way."""
+    """Return classifier inputs, (B, 4, 40, 40), of sprites by place, each drawn in its own way."""
     count = len(places)
     canvas = paste_crops(sprites, places, generator, strong)
     kinds = max(count // 8, 1)
@@ -100,21 +126,22 @@ def crops(sprites: Sprites, places: np.ndarray, generator: torch.Generator, stro
 
 
 def paste_crops(sprites: Sprites, places: np.ndarray, generator: torch.Generator, strong: float) -> Tensor:
-    """Return sprites as they lie in crops, on transparent canvases, (B, 4, 64, 64)."""
+    """Return sprites as they lie in crops, on transparent canvases, (B, 4, 40, 40)."""
     count = len(places)
     middles, sides = sprites.extent(places)
     scales = uniform(generator, count, 0.9, 1.1) / (MARGIN * sides)
     mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
-    turns = torch.randn(count, generator=generator) * 0.12
-    squeeze = torch.exp(uniform(generator, count, -0.12, 0.12))
+    turns = torch.randn(count, generator=generator) * 0.15
+    squeeze = torch.exp(uniform(generator, count, -0.2, 0.2))
     offset = torch.stack([middles[:, 0] * mirror, middles[:, 1]], dim=1) * scales[:, None]
     jitter = torch.randn(count, 2, generator=generator) * 0.05
-    colored = recolor(sprites.small(places), generator, strong)
-    return drawing.paste(colored, jitter - offset, scales * mirror, turns, CROP, squeeze)
+    small = sprites.small(places)
+    pasted = drawing.paste(small, jitter - offset, scales * mirror, turns, CROP, squeeze)
+    return recolor(pasted, generator, strong)
 
 
 def spoil_masks(alpha: Tensor, generator: torch.Generator) -> Tensor:
-    """Return masks (B, 1, 64, 64) as a segmentation in coarse cells finds them, from true alphas."""
+    """Return masks (B, 1, 40, 40) as a segmentation in coarse cells finds them, from true alphas."""
     spoiled = []
     for part in alpha.split(4):
         cells = int(torch.randint(14, 36, (), generator=generator))
@@ -127,7 +154,7 @@ def spoil_masks(alpha: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def junk(sprites: Sprites, places: np.ndarray, generator: torch.Generator) -> Tensor:
-    """Return classifier inputs, (B, 4, 64, 64), of what is no thing: pieces, mixtures, spots and grounds."""
+    """Return classifier inputs, (B, 4, 40, 40), of what is no thing: pieces, mixtures, spots and grounds."""
     whole = paste_crops(sprites, places, generator, 0.3)
     others = paste_crops(sprites, np.roll(places, 1), generator, 0.3)
     line = torch.linspace(-1, 1, CROP)
@@ -150,7 +177,7 @@ def junk(sprites: Sprites, places: np.ndarray, generator: torch.Generator) -> Te
 
 
 def _spot(grainy: bool, generator: torch.Generator) -> Tensor:
-    """Return a spot (4, 64, 64) of any outline, with the colours of a ground."""
+    """Return a spot (4, 40, 40) of any outline, with the colours of a ground."""
     line = torch.linspace(-1, 1, CROP)
     blob = (drawing.noise(CROP, generator, 3) > float(uniform(generator, 1, -0.8, 1.0))).float()
     within = float(uniform(generator, 1, 0.2, 0.9))

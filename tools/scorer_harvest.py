@@ -32,7 +32,7 @@ class Harvest:
     """Crops by number.
 
     Attributes:
-        crops: (n, 4, 64, 64) uint8.
+        crops: (n, 4, 40, 40) uint8.
         labels: (n,) int64, numbers of nouns; the number of nouns for anything else.
     """
 
@@ -40,7 +40,7 @@ class Harvest:
     labels: torch.Tensor
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (count, 4, 64, 64) floats and their labels; mirrored, lighter or darker at random."""
+        """Return (count, 4, 40, 40) floats and their labels; mirrored, lighter or darker at random."""
         places = torch.randint(len(self.labels), (count,), generator=generator)
         crops = self.crops[places].float() / 255
         mirrored = torch.rand(count, generator=generator) < 0.5

@@ -43,12 +43,12 @@ class Material:
     strangers: tuple[list[int], list[int]]
 
     @classmethod
-    def read(cls, path: Path) -> Material:
-        """Return the material of an archive."""
+    def read(cls, path: Path, kept: Path | None = None) -> Material:
+        """Return the material of an archive; a file may keep what was read of it."""
         archive = SpriteArchive(path)
         collection = Collection(archive)
         splits = collection.splits
-        sprites = Sprites(archive, range(len(archive)))
+        sprites = Sprites(archive, kept)
         drawings: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         tested: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for number, sprite in enumerate(archive.sprites):

@@ -34,15 +34,13 @@ from torch import nn
 
 from smalti.common.randomness import stream
 from smalti.evaluation.suites.objects.detector import UNKNOWN
-from smalti.evaluation.suites.objects.networks import CROP, NounClassifier, Segmenter
+from smalti.evaluation.suites.objects.networks import NounClassifier, Segmenter
 from smalti.evaluation.suites.objects.scorer import WEIGHTS, Scorer, load_scorer, save_scorer
 from smalti.storage.folder import load_image_tokenizer
 
 _SCENES, _CROPS, _JUNK = 12, 112, 16  # images a step
 _NARROW, _NARROW_SHARE = 160, 0.65  # side of the scenes in the first part of the steps, which is faster
 _HARVESTED = 32  # of the crops in the last phase
-_COARSE, _COARSE_SHARE = 40, 0.75  # side of the crops in the first part of the steps, which is faster
-_LAST_COARSE_SHARE = 0.4  # the same in the last phase
 
 
 def main() -> None:
@@ -53,7 +51,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/objects-scorer"), help="folder of the states")
     parser.add_argument("--seed", type=int, default=0, help="which batches and which starting weights")
     parser.add_argument("--scene-steps", type=int, default=900, help=f"steps of {_SCENES} scenes")
-    parser.add_argument("--crop-steps", type=int, default=1700, help=f"steps of {_CROPS + _JUNK} crops")
+    parser.add_argument("--crop-steps", type=int, default=4000, help=f"steps of {_CROPS + _JUNK} crops")
     parser.add_argument("--last-steps", type=int, default=1000, help="steps with the drawings for validation")
     parser.add_argument(
         "--harvest", type=int, default=3000, help="scenes whose things are crops of the last phase"
@@ -70,7 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
-    material = Material.read(options.archive)
+    material = Material.read(options.archive, options.work / "sprites.safetensors")
     if options.only:
         (
             train_segmenter(options, material)
@@ -133,20 +131,17 @@ def train_classifier(
     """Return the classifier after its first phase, or after its last one, which starts from the first."""
     last = start is not None
     steps, part = (options.last_steps, "all") if last else (options.crop_steps, "train")
-    share = _LAST_COARSE_SHARE if last else _COARSE_SHARE
 
     def loss(network: nn.Module, step: int) -> torch.Tensor:
-        """Return the loss of a step; the first ones have small crops."""
-        generator = stream(options.seed, f"crops {part}", step)
-        size = _COARSE if step < share * steps else CROP
-        return crop_loss(network, material, part, generator, size, harvested)
+        """Return the loss of a step."""
+        return crop_loss(network, material, part, stream(options.seed, f"crops {part}", step), harvested)
 
     torch.manual_seed(options.seed)
     state = options.work / ("last.safetensors" if last else "classifier.safetensors")
     network = NounClassifier(len(material.nouns))
     rate = 2e-3 if last else 4e-3
     if start is None and options.start is not None:
-        start, rate = carried(load_scorer(options.start), material.nouns), 2e-3
+        start, rate = carried(load_scorer(options.start), material.nouns), 3e-3
     return fit(network, loss, steps, rate=rate, state=state, start=start, show=not options.json)
 
 
@@ -183,7 +178,6 @@ def crop_loss(
     material: Material,
     part: str,
     generator: torch.Generator,
-    size: int,
     harvested: Harvest | None,
 ) -> torch.Tensor:
     """Return the cross-entropy of a batch of crops: sprites, what has no noun, and crops of scenes."""
@@ -200,12 +194,9 @@ def crop_loss(
         found, own = harvested.batch(ready, generator)
         parts.append(found)
         wanted = torch.cat([wanted, own])
-    # All crops are made at one size and shrink alike: another sharpness would tell them apart.
-    crops = torch.cat(parts)
-    crops = crops if size == CROP else F.interpolate(crops, (size, size), mode="area")
     with torch.autocast("cpu", torch.bfloat16):
-        logits = network(crops)
-    return F.cross_entropy(logits.float(), wanted, label_smoothing=0.05)
+        logits = network(torch.cat(parts))
+    return F.cross_entropy(logits.float(), wanted, label_smoothing=0.1)
 
 
 if __name__ == "__main__":

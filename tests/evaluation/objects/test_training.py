@@ -133,7 +133,7 @@ def test_things_are_harvested_from_scenes(
         own = scenes.scene(perfect.index).things
         perfect.index += 1
         boxes = [(t.x - t.size / 2, t.y - t.size / 2, t.x + t.size / 2, t.y + t.size / 2) for t in own]
-        return torch.rand(len(own), 4, 64, 64), torch.empty(0), np.array(boxes) * 256
+        return torch.rand(len(own), 4, 40, 40), torch.empty(0), np.array(boxes) * 256
 
     perfect.index = 0
     monkeypatch.setattr(module, "cut_things", perfect)
@@ -143,7 +143,7 @@ def test_things_are_harvested_from_scenes(
     again = module.harvest(material, None, None, 6, 0, path, False)
     assert torch.equal(made.crops, again.crops)
     crops, labels = made.batch(5, torch.Generator().manual_seed(0))
-    assert crops.shape == (5, 4, 64, 64) and 0 <= crops.min() and crops.max() <= 1 and labels.shape == (5,)
+    assert crops.shape == (5, 4, 40, 40) and 0 <= crops.min() and crops.max() <= 1 and labels.shape == (5,)
 
 
 def test_claims_need_recall_and_precision(tool: ModuleType) -> None:

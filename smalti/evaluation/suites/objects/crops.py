@@ -25,7 +25,7 @@ def on_grey(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
 
 def cut(image: torch.Tensor, masks: torch.Tensor, boxes: np.ndarray) -> torch.Tensor:
-    """Return crops of the things in one image, (n, 4, 64, 64).
+    """Return crops of the things in one image, (n, 4, 40, 40).
 
     Args:
         image: (3, H, W) floats from 0 to 1.

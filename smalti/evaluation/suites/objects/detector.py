@@ -93,7 +93,7 @@ def find_things(image: np.ndarray, scorer: Scorer) -> list[Thing]:
 
 
 def cut_things(pixels: torch.Tensor, segmenter: Segmenter) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """Return the crops (n, 4, 64, 64), the masks (n, h, w) from 0 to 1, and the boxes (n, 4) in pixels of things.
+    """Return the crops (n, 4, 40, 40), the masks (n, h, w) from 0 to 1, and the boxes (n, 4) in pixels of things.
 
     Args:
         pixels: (3, h, w) floats from 0 to 1, as `working_pixels` returns them.

@@ -9,7 +9,7 @@ from torch import nn
 STRIDE = 4
 """Side in pixels of a cell of the segmentation."""
 
-CROP = 64
+CROP = 40
 """Side in pixels of the crops that are named."""
 
 _ENCODER = (24, 32, 64, 96, 128)
@@ -79,11 +79,11 @@ class NounClassifier(nn.Module):
             if width != widths[-1]:
                 layers += [_Residual(width)]
         self.layers = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = nn.Dropout(0.2)
         self.head = nn.Linear(_NAMING[-1], nouns + 1)
 
     def features(self, crops: torch.Tensor) -> torch.Tensor:
-        """Return (B, 256) features of crops (B, 4, 64, 64) as `smalti.evaluation.suites.objects.crops` cuts them."""
+        """Return (B, 256) features of crops (B, 4, 40, 40) as `smalti.evaluation.suites.objects.crops` cuts them."""
         x = (crops * 4 - 2).contiguous(memory_format=torch.channels_last)
         return self.layers(self.stem(x)).mean(dim=(2, 3))
 
