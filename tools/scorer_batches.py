@@ -76,7 +76,7 @@ def _make_halves(archive: SpriteArchive) -> dict[str, Tensor]:
     boxes = torch.zeros(len(archive), 4)
     for number in range(len(archive)):
         image = archive.image(number)
-        rgba = torch.from_numpy(image).permute(2, 0, 1).float()
+        rgba = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
         whole = torch.cat([rgba[:3] * rgba[3:] / 255, rgba[3:]])
         halves[number] = F.avg_pool2d(whole[None], 2)[0].round().to(torch.uint8)
         seen = image[..., 3] > 60
