@@ -257,7 +257,7 @@ def _open(
     )
     source = selection.source_prompt if selection.source_prompt is not None else given.prompt
     if selection.automatic:
-        _check_prompts_differ(prompt, source)
+        check_prompts_differ(prompt, source)
     # This finds wrong prompts and sizes before anything slow starts.
     components.prompts([prompt], *given.canvas.canvas)
     if selection.automatic and source:
@@ -265,7 +265,7 @@ def _open(
     return prepare(components, given, selection.grow), source
 
 
-def _check_prompts_differ(prompt: Any, source: str | None) -> None:
+def check_prompts_differ(prompt: Any, source: str | None) -> None:
     """Raise SmaltiError if the prompt asks for what the image already shows."""
     if source and isinstance(prompt, str) and prompt.split() == source.split():
         raise SmaltiError(

@@ -17,6 +17,7 @@ from smalti.serving.jobs import CANCELLED, COMPLETED, FAILED, Job
 from smalti.serving.limits import Limits
 from smalti.serving.metrics import Metrics
 from smalti.serving.queueing import Queue
+from smalti.serving.records import describe_region
 from smalti.serving.tasks import Drawn, Piece
 from smalti.serving.watching import BatchWatch
 from smalti.serving.worker import Worker
@@ -182,7 +183,8 @@ class Engine:
                 with job.lock:
                     if job.task.edit is not None and job.prepared is None and not job.stopped:
                         job.prepared = worker.prepare(job.task)
-                        job.add_event("selected", {})
+                        job.region = describe_region(job.prepared)
+                        job.add_event("selected", {"region": job.region})
             except Exception as error:
                 self._fail(job, self._named(error, job))
             if job.stopped or index in job.handed_on:

@@ -46,11 +46,12 @@ class Follower:
     """One listener of a job in an event loop: it waits for events without a thread.
 
     Attributes:
+        steps: whether it wants to hear of steps, or of results and the end only.
         watching: whether it wants previews.
     """
 
-    def __init__(self, watching: bool) -> None:
-        self.watching = watching
+    def __init__(self, steps: bool, watching: bool) -> None:
+        self.steps, self.watching = steps, watching
         self._loop, self._signal = asyncio.get_running_loop(), asyncio.Event()
 
     def wake(self) -> None:
@@ -84,6 +85,7 @@ class Job:
         ignored: fields that were accepted and have no effect.
         warnings: settings without effect and unknown words, in words.
         listed: whether it is a job of the jobs API, which is listed and kept.
+        keeps_results: whether its images are kept to be fetched by their address.
         partials: number of decoded images on the way that the client wants.
         work: tokens × steps of one image.
         id, created: its identifier, and seconds since 1970.
@@ -105,6 +107,7 @@ class Job:
     ignored: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     listed: bool = False
+    keeps_results: bool = False
     partials: int = 0
     work: int = 0
     id: str = field(default_factory=new_id)
@@ -159,13 +162,13 @@ class Job:
 
     @property
     def followed(self) -> bool:
-        """Whether anyone follows it."""
-        return bool(self._followers)
+        """Whether anyone wants to hear of its steps."""
+        return any(follower.steps for follower in tuple(self._followers))
 
     @contextmanager
-    def follow(self, *, watching: bool = False) -> Iterator[Follower]:
-        """Listen to the job in the running event loop while the block lasts."""
-        follower = Follower(watching)
+    def follow(self, *, steps: bool = False, watching: bool = False) -> Iterator[Follower]:
+        """Listen to the job in the running event loop while the block lasts; the arguments are as in `Follower`."""
+        follower = Follower(steps, watching)
         self._followers.add(follower)
         try:
             yield follower
@@ -206,14 +209,13 @@ class Job:
         self.add_event("running", {"started": self.started})
 
     def add_result(self, index: int, record: dict[str, Any], content: bytes | None) -> bool:
-        """Take the record and the file of an image; return whether it was the last one."""
+        """Take the record and the file of an image; return False if the job has ended before."""
         with self.lock:
             if self.finished:
                 return False
             self.results[index], self.contents[index] = record, content
-            complete = all(entry is not None for entry in self.results)
         self.add_event("image", {"image": index, "result": record})
-        return complete
+        return True
 
     def end(self, state: str, error: ApiError | None = None) -> bool:
         """Come to the end in a state; return False if the job had ended before."""
