@@ -17,6 +17,7 @@ from smalti.cli.generate import generate
 from smalti.cli.groups import groups
 from smalti.cli.info import info
 from smalti.cli.options import option_name
+from smalti.cli.serve import serve
 from smalti.cli.train import INTERRUPTED, train, train_tokenizer
 from smalti.errors import SmaltiError
 
@@ -36,6 +37,7 @@ app.command()(train_tokenizer)
 app.command()(average)
 app.command()(groups)
 app.command()(evaluate)
+app.command()(serve)
 
 
 @app.callback(invoke_without_command=True)

@@ -89,10 +89,14 @@ def read_keys(path: Path) -> list[str]:
         SmaltiError: the file cannot be read, holds no key, or one that is too short.
     """
     lines = [line.strip() for line in read_text(path).split("\n")]
-    keys = [line for line in lines if line and not line.startswith("#")]
-    if not keys or min(map(len, keys)) < _SHORTEST_KEY:
+    return check_keys([line for line in lines if line and not line.startswith("#")], str(path))
+
+
+def check_keys(keys: list[str], where: str) -> list[str]:
+    """Return keys, or raise SmaltiError if there are none, or one can be guessed or not be sent."""
+    if not keys or min(map(len, keys)) < _SHORTEST_KEY or not all(key.isascii() for key in keys):
         raise SmaltiError(
-            f"api_key_file must hold keys of at least {_SHORTEST_KEY} letters, one a line: {path}",
+            f"api_key_file must hold ASCII keys of at least {_SHORTEST_KEY} letters, one a line: {where}",
             argument="api_key_file",
         )
     return keys
