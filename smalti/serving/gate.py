@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ from smalti.serving.limits import Limits
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _MOST_BUCKETS = 10_000
+
+HEADER_BYTES = 16_384
+"""Largest size of a request's address and headers."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        _check_head(scope)
         headers = Headers(scope=scope)
         self._check_host(headers)
         allowed = self._check_origin(headers, scope["method"])
@@ -129,13 +134,14 @@ class Gate:
         now, rate = time.monotonic(), self._limits.rate
         tokens, since = self._buckets.pop(client, (rate, now))
         tokens = min(rate, tokens + (now - since) * rate / 60)
-        self._buckets[client] = (max(tokens - 1, tokens if tokens < 1 else 0), now)
+        allowed = tokens >= 1
+        self._buckets[client] = (tokens - 1 if allowed else tokens, now)
         while len(self._buckets) > _MOST_BUCKETS:
             self._buckets.popitem(last=False)
-        if tokens < 1:
-            wait = str(max(int((1 - tokens) * 60 / rate + 1), 1))
+        if not allowed:
+            wait = math.ceil((1 - tokens) * 60 / rate)
             message = f"at most {rate:g} requests a minute; try again in {wait} s"
-            raise ApiError(429, message, "rate_limit_exceeded", headers={"retry-after": wait})
+            raise ApiError(429, message, "rate_limit_exceeded", headers={"retry-after": str(wait)})
 
 
 class BoundedBody:
@@ -176,7 +182,15 @@ class BoundedBody:
 
     def _too_large(self) -> ApiError:
         message = f"a body may have at most {self._limits.body_bytes} bytes"
-        return ApiError(413, message, "body_too_large", headers={"connection": "close"})
+        # The connection stays: closing it on unread bytes would reset it before the client has read the answer.
+        return ApiError(413, message, "body_too_large")
+
+
+def _check_head(scope: Scope) -> None:
+    """Raise ApiError if address and headers are too large; uvicorn bounds only those that arrive in pieces."""
+    size = len(scope["raw_path"]) + len(scope["query_string"])
+    if size + sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES:
+        raise ApiError(431, f"address and headers may have at most {HEADER_BYTES} bytes", "headers_too_large")
 
 
 def _needs_key(path: str) -> bool:

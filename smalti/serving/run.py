@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
@@ -10,26 +9,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from smalti.common.files import read_text
 from smalti.errors import SmaltiError
 from smalti.pipeline import Pipeline
 from smalti.serving.app import make_app
-from smalti.serving.gate import Access
+from smalti.serving.gate import HEADER_BYTES, Access
 from smalti.serving.limits import Limits
 from smalti.serving.models import Models
+from smalti.serving.protocol import bounded_protocol
 from smalti.serving.service import Service
 from smalti.serving.store import Store
 from smalti.serving.submission import Submission
 from smalti.serving.worker import Worker
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_HEADER_BYTES = 16_384
 _SHORTEST_KEY = 16
 
 
@@ -133,45 +130,6 @@ def make_service(
     return Service(models, workers, submission, store, limits, version)
 
 
-class Protocol(H11Protocol):
-    """HTTP/1.1 whose headers must arrive in time: a connection that sends nothing, or a byte now and then, ends."""
-
-    seconds = Limits.body_seconds
-
-    def connection_made(self, transport: Any) -> None:
-        """Start the clock of the first request's headers."""
-        super().connection_made(transport)
-        self._await_headers()
-
-    def data_received(self, data: bytes) -> None:
-        """Take data; headers that are complete stop the clock."""
-        waiting = self.cycle is None or self.cycle.response_complete
-        if waiting and self._deadline is None:
-            self._await_headers()
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._stop()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
-        self._stop()
-        super().connection_lost(exc)
-
-    _deadline: asyncio.TimerHandle | None = None
-
-    def _await_headers(self) -> None:
-        self._deadline = self.loop.call_later(self.seconds, self._give_up)
-
-    def _stop(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _give_up(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
-
-
 class Server(uvicorn.Server):
     """A server that stops to take requests as soon as it is told to end, and finishes those that it has.
 
@@ -183,20 +141,18 @@ class Server(uvicorn.Server):
         self, app: ASGIApp, service: Service, options: Options, started: Callable[[int], None]
     ) -> None:
         limits = options.limits
-        protocol = type("TimedProtocol", (Protocol,), {"seconds": limits.body_seconds})
         super().__init__(
             uvicorn.Config(
                 app,
                 host=options.host,
                 port=options.port,
-                http=protocol,
+                http=bounded_protocol(limits),
                 ws="none",
                 lifespan="on",
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                limit_concurrency=limits.connections,
-                h11_max_incomplete_event_size=_HEADER_BYTES,
+                h11_max_incomplete_event_size=HEADER_BYTES,
                 timeout_graceful_shutdown=int(limits.drain_seconds) + 1,
             )
         )
