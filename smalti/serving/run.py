@@ -99,10 +99,20 @@ def check_keys(keys: list[str], where: str) -> list[str]:
     return keys
 
 
+def open_store(options: Options) -> Store:
+    """Return the store of a server.
+
+    Raises:
+        SmaltiError: the folder of `keep` cannot be used.
+    """
+    return Store(options.keep, options.limits.results, options.limits.results_bytes)
+
+
 def make_service(
     devices: Sequence[dict[str, Pipeline]],
     options: Options,
     version: str,
+    store: Store,
     workers: Sequence[Worker] | None = None,
 ) -> Service:
     """Return a service.
@@ -110,10 +120,11 @@ def make_service(
     Args:
         devices: for each device the models by name, the default one first.
         version: Smalti's.
+        store: where jobs and results are kept.
         workers: workers in place of one a device.
 
     Raises:
-        SmaltiError: an alias is the name of a model, or the folder of `keep` cannot be used.
+        SmaltiError: an alias is the name of a model.
     """
     models = Models(devices[0], options.aliases)
     limits = options.limits
@@ -124,7 +135,6 @@ def make_service(
         ignore_unknown=options.ignore_unknown,
         metadata=options.metadata,
     )
-    store = Store(options.keep, limits.results, limits.results_bytes)
     if workers is None:
         workers = [Worker(pipelines) for pipelines in devices]
     return Service(models, workers, submission, store, limits, version)
@@ -186,7 +196,8 @@ def serve(
     """
     listener = _listen(options)
     try:
-        service = make_service(load(), options, version)
+        store = open_store(options)
+        service = make_service(load(), options, version, store)
         server = Server(make_app(service, options.access), service, options, started)
         server.run(sockets=[listener])
     finally:

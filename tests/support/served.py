@@ -19,7 +19,7 @@ from smalti.serving.engine import Engine
 from smalti.serving.jobs import Job
 from smalti.serving.limits import Limits
 from smalti.serving.metrics import Metrics
-from smalti.serving.run import Options, Server, make_service
+from smalti.serving.run import Options, Server, make_service, open_store
 from smalti.serving.tasks import Drawn, EditTask, Task
 from smalti.serving.worker import Worker
 
@@ -98,7 +98,9 @@ class RunningServer:
     def __init__(
         self, devices: list[dict[str, Pipeline]], options: Options, worker: Worker | None = None
     ) -> None:
-        self.service = make_service(devices, options, "0.0.0", [worker] if worker else None)
+        self.service = make_service(
+            devices, options, "0.0.0", open_store(options), [worker] if worker else None
+        )
         self._port: list[int] = []
         app = make_app(self.service, options.access)
         self.server = Server(app, self.service, options, self._port.append)
