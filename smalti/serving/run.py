@@ -232,3 +232,5 @@ def show_log() -> None:
     log = logging.getLogger("smalti.serving")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    # It warns of every damaged form, whose sender is told.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
