@@ -2,6 +2,9 @@
 
 The server runs in a process of its own. On a busy machine its CPU time says more than the clock, so both are shown.
 Prints one JSON object.
+
+    python benchmarks/serving.py throughput
+    python benchmarks/serving.py load --clients 200 --requests 2000
 """
 
 from __future__ import annotations
@@ -221,8 +224,12 @@ def load(model: str | None, clients: int, requests: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["throughput", "overhead", "preview", "load"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what", choices=["throughput", "overhead", "preview", "load"], help="what is measured"
+    )
     parser.add_argument("--model", help="model folder; the bundled model by default")
     parser.add_argument("--rounds", type=int, default=8, help="rounds of throughput, overhead and preview")
     parser.add_argument("--batch", type=int, default=8, help="images of a request of throughput")
