@@ -187,7 +187,7 @@ class Engine:
         for job, index in batch:
             job.begin()
             try:
-                with job.lock:
+                with job.preparing:
                     if job.task.edit is not None and job.prepared is None and not job.stopped:
                         job.prepared = worker.prepare(job.task)
                         job.region = describe_region(job.prepared)
