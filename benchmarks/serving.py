@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import json
 import os
 import re
@@ -34,6 +35,7 @@ class Server:
         self._process = subprocess.Popen(
             command + (["--model", model] if model else []), stderr=subprocess.PIPE, text=True
         )
+        atexit.register(self._process.kill)  # also after an error
         assert self._process.stderr is not None
         lines = []
         for line in self._process.stderr:
