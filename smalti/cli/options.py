@@ -31,8 +31,8 @@ Model = Annotated[
     str | None,
     _model_option(
         "--model",
-        "Model folder, or a name on the Hugging Face hub such as nvidia/NL-Diffusion-Image. By default the bundled "
-        "model.",
+        "Bundled model (scenes), model folder, or a name on the Hugging Face hub such as nvidia/NL-Diffusion-Image. "
+        "By default the bundled model.",
         "MODEL",
     ),
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,14 +68,15 @@ def encoded(kind: str, **options: object) -> bytes:
 
 
 def tarball(files: Mapping[str, bytes], compression: str = "gz") -> bytes:
-    """Return a compressed tar archive."""
+    """Return a compressed tar archive. Equal files give equal bytes."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as archive:
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    return lzma.compress(data) if compression == "xz" else gzip.compress(data, mtime=0)
 
 
 def debian_package(files: Mapping[str, bytes]) -> bytes:

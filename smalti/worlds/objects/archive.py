@@ -6,6 +6,7 @@ entry `index.jsonl` holds one JSON object per image. `smalti prepare objects` wr
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import mmap
@@ -166,6 +167,15 @@ def encode(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels, "RGBA").save(buffer, "WEBP", lossless=True, quality=50)
     return buffer.getvalue()
+
+
+def fingerprint(archive: SpriteArchive) -> str:
+    """Return a short hash of an archive's descriptions and of the checksums of its images."""
+    digest = hashlib.sha256()
+    with zipfile.ZipFile(archive.path) as file:
+        for entry in file.infolist():
+            digest.update(f"{entry.filename}\0{entry.CRC}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 def _compact(sprite: Sprite) -> dict[str, Any]:

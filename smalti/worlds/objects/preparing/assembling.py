@@ -1,4 +1,4 @@
-"""One archive from many parts, without duplicates, with hypernyms and attributions."""
+"""One archive from many parts, without duplicates and what cannot be seen, with hypernyms and attributions."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ ATTRIBUTION_NAME = "ATTRIBUTION.md"
 """Name of the file that says who made the images of an archive, and under which licences."""
 
 _STAMP = "prepared.json"
+_OPAQUE = 128  # alpha from which a pixel is visible
+_VISIBLE = 0.02  # smallest share of visible pixels; glass doors and edges of sheets have less
 _HEAD = """\
 # Attributions
 
@@ -81,7 +83,7 @@ def _chosen(folder: Path) -> list[Path]:
 
 
 def _different(parts: Sequence[Path], found: list[Sprite], show: bool) -> Iterator[tuple[Sprite, bytes]]:
-    """Yield the sprites of parts with their images, without duplicates; add them to `found`."""
+    """Yield the sprites of parts with their images, without those that add nothing; append them to `found`."""
     archives = [SpriteArchive(part) for part in parts]
     duplicates = Duplicates()
     entries = {style: {entry.entry: entry for entry in catalog(style)} for style in packages()}
@@ -90,8 +92,8 @@ def _different(parts: Sequence[Path], found: list[Sprite], show: bool) -> Iterat
         for archive in archives:
             for index, sprite in enumerate(archive.sprites):
                 bar.update()
-                named = _named(sprite, entries[sprite.style])
-                if duplicates.add(named, archive.image(index)):
+                named, pixels = _named(sprite, entries[sprite.style]), archive.image(index)
+                if (pixels[..., 3] >= _OPAQUE).mean() >= _VISIBLE and duplicates.add(named, pixels):
                     found.append(named)
                     yield named, archive.encoded(index)
 

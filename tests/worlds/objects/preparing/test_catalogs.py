@@ -77,6 +77,12 @@ def test_names_have_no_colors() -> None:
     }
 
 
+def test_names_are_in_the_singular() -> None:
+    singular = re.compile(r"(ss|us|ros|ais|tis|tops|ress|pass)$|^abacus|with|covering|and")
+    names = {entry.name.partition(" of ")[0] for entries in ENTRIES.values() for entry in entries}
+    assert {name for name in names if name.endswith("s") and not singular.search(name)} == set()
+
+
 def test_hypernyms_go_from_near_to_far() -> None:
     assert hypernyms("apple") == ("fruit", "food")
     assert hypernyms("duck") == ("bird", "animal")

@@ -113,6 +113,19 @@ def test_new_names_need_no_rendering(publisher, tmp_path: Path, written: list[st
     assert written == ["noto-0"]
 
 
+def test_what_cannot_be_seen_is_left_out(publisher, tmp_path: Path, monkeypatch) -> None:
+    image = SpriteArchive.image
+
+    def glassy(archive: SpriteArchive, index: int) -> np.ndarray:
+        pixels = image(archive, index).copy()
+        pixels[..., 3] //= 2 if archive.sprites[index].key == "noto/crab" else 1
+        return pixels
+
+    monkeypatch.setattr(SpriteArchive, "image", glassy)
+    prepare_objects(tmp_path / "out", ["noto"], jobs=1)
+    assert keys(tmp_path / "out") == ["noto/apple", "noto/pear"]
+
+
 @pytest.mark.slow
 def test_two_processes(publisher, tmp_path: Path) -> None:
     prepare_objects(tmp_path / "one", ["noto", "twemoji", "clipart"], jobs=1)
