@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 
 from smalti.errors import SmaltiError
 
@@ -63,6 +64,14 @@ def is_broken(error: BaseException) -> bool:
     """Return whether an error says that the connection to another process broke."""
     ours = isinstance(error, SmaltiError | torch.OutOfMemoryError) or not isinstance(error, RuntimeError)
     return size() > 1 and not ours and bool(_BROKEN.search(str(error)))
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return the first process's error, if an error is that of several processes which read or wrote together."""
+    if not isinstance(error, CheckpointException):
+        return error
+    first = next(iter(error.failures.values()))
+    return first[0] if isinstance(first, tuple) else first
 
 
 def wait_for_all() -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.distributed.checkpoint.api import CheckpointException
 
 from smalti.errors import SmaltiError
+from smalti.training.distribution import PeerLostError, cause_of, is_broken
 from smalti.training.optimizer import set_moments, trainable
 from smalti.training.shards import place
 from smalti.training.state import (
@@ -39,8 +41,11 @@ def load_checkpoint(folder: Path, state: TrainingState) -> dict[str, Any]:
             read_shards(folder / SHARDS, state, metadata.get("moments"))
         else:
             _read_files(folder, state, metadata.get("moments"))
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
+        cause = cause_of(error)
+        if is_broken(cause):
+            raise PeerLostError("a process of the training ended early") from error
+        reason = " ".join(str(cause).split())[:200]
         raise SmaltiError(f"{folder} cannot be resumed with this configuration: {reason}") from error
     return metadata
 

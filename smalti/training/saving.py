@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
 
 from smalti.common.files import write_json_atomic
 from smalti.errors import SmaltiError
-from smalti.training.distribution import PeerLostError, is_broken, rank, wait_for_all
+from smalti.training.distribution import PeerLostError, cause_of, is_broken, rank, wait_for_all
 from smalti.training.state import (
     SHARDS,
     TrainingState,
@@ -146,20 +147,15 @@ def _named(final: Path, temporary: Path) -> Iterator[None]:
     """Let the block's errors name the checkpoint, and drop what it left."""
     try:
         yield
-    except Exception as error:
-        from torch.distributed.checkpoint.api import CheckpointException
-
+    except (Exception, CheckpointException) as found:
         if rank() == 0:
             shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, CheckpointException):
-            _, wrapped = next(iter(error.failures.items()))
-            cause = wrapped[0] if isinstance(wrapped, tuple) else wrapped
-            error = cause if isinstance(cause, Exception) else error
+        error = cause_of(found)
         if is_broken(error):
-            raise PeerLostError("a process of the training ended early") from error
-        if isinstance(error, OSError | SafetensorError | RuntimeError) and not isinstance(error, SmaltiError):
+            raise PeerLostError("a process of the training ended early") from found
+        if isinstance(error, OSError | SafetensorError | RuntimeError):
             reason = " ".join(str(error).split())[:200]
-            raise SmaltiError(f"cannot write checkpoint {final}: {reason}") from error
+            raise SmaltiError(f"cannot write checkpoint {final}: {reason}") from found
         raise
 
 

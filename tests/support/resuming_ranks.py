@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from trainings import losses
 
+from smalti.errors import SmaltiError
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.denoiser import DenoiserTask
+from smalti.training.distribution import rank
 from smalti.training.loop import Trainer
 from smalti.training.optimizer import moments, trainable
 from smalti.training.preparing import prepare
@@ -47,6 +50,26 @@ def train(name: str, overrides: list[str], stop_at: int | None = None) -> dict[s
 def train_several(cases: dict[str, tuple[list[str], int | None]]) -> dict[str, Any]:
     """Return `train` of each case, by the names of their runs."""
     return {name: train(name, *case) for name, case in cases.items()}
+
+
+def train_several_then_fill_the_disk(cases: dict[str, tuple[list[str], int | None]]) -> dict[str, Any]:
+    """Return `train` of each case, and the message when the disk is full in process 1."""
+    found = train_several(cases)
+    real = HuggingFaceStorageWriter.write_data
+
+    def full(self: HuggingFaceStorageWriter, *arguments: Any) -> Any:
+        if rank() == 1:
+            raise OSError(28, "No space left on device")
+        return real(self, *arguments)
+
+    HuggingFaceStorageWriter.write_data = full
+    try:
+        train("full", ["distribution.strategy=fsdp", "loop.steps=2"])
+    except SmaltiError as error:
+        found["message"] = str(error)
+    finally:
+        HuggingFaceStorageWriter.write_data = real
+    return found
 
 
 def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:

@@ -22,8 +22,9 @@ CASES: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "fsdp_recomputed": ([FSDP, "loop.batch_size=1", "loop.accumulate=4", "loop.recompute=1"], ()),
     "ddp_frozen": ([], HEAD),
     "fsdp_frozen": ([FSDP], HEAD),
+    "fsdp_started": ([FSDP, "start_from=denoiser/model"], ()),
 }
-ALONE = {"ddp_frozen": "frozen", "fsdp_frozen": "frozen"}
+ALONE = {"ddp_frozen": "frozen", "fsdp_frozen": "frozen", "fsdp_started": "started"}
 
 
 def compare(found: dict[str, Any], expected: dict[str, Any], name: str) -> None:
@@ -53,7 +54,11 @@ def place(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(place: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as context:
         context.chdir(place)
-        return {"all": five_steps("whole", []), "frozen": five_steps("whole_frozen", [], HEAD)}
+        return {
+            "all": five_steps("whole", []),
+            "frozen": five_steps("whole_frozen", [], HEAD),
+            "started": five_steps("whole_started", ["start_from=denoiser/model"]),
+        }
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -80,6 +85,16 @@ def test_two_processes(place: Path, alone: dict[str, Any], tmp_path: Path, monke
             compare(case, alone[ALONE.get(name, "all")], f"{name} in process {rank}")
         for key, count in found["fsdp"]["bytes"].items():
             assert count == pytest.approx(alone["all"]["bytes"][key] / 2, rel=0.05), key
+
+
+def test_four_processes_hold_a_quarter_each(
+    place: Path, alone: dict[str, Any], tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(place)
+    cases = {"quarter": ([FSDP, "loop.steps=1", "loop.batch_size=1", "loop.accumulate=4"], ())}
+    for found in run_ranks(4, several, tmp_path, cases):
+        for key, count in found["quarter"]["bytes"].items():
+            assert count == pytest.approx(alone["all"]["bytes"][key] / 4, rel=0.05), key
 
 
 def test_three_processes_one_of_them_without_images(

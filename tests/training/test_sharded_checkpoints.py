@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ranks import run_ranks
-from resuming_ranks import same, train, train_several
+from resuming_ranks import same, train, train_several, train_several_then_fill_the_disk
 from safetensors import safe_open
 
 from smalti.errors import SmaltiError
@@ -40,7 +40,9 @@ def two(place: Path, whole: dict[str, Any], tmp_path_factory: pytest.TempPathFac
     cases = {"shards": (FSDP, 4), "copies": ([], 4), "background": (later, None)}
     with pytest.MonkeyPatch.context() as context:
         context.chdir(place)
-        return run_ranks(2, train_several, tmp_path_factory.mktemp("two"), cases)[0]
+        folder = tmp_path_factory.mktemp("two")
+        first, second = run_ranks(2, train_several_then_fill_the_disk, folder, cases)
+    return {**first, "messages": [first["message"], second["message"]]}
 
 
 def names(run: str) -> list[str]:
@@ -65,12 +67,21 @@ def test_one_process_goes_on_from_two(
 ) -> None:
     monkeypatch.chdir(place)
     shutil.copytree(run, f"{run}-to-1")
+    # What a process leaves that is killed while it saves.
+    (Path(f"{run}-to-1") / "checkpoint-00000005.tmp" / "shards").mkdir(parents=True)
     found = train(f"{run}-to-1", [])
     assert found["first"] == 4
     assert [step for step, _ in found["losses"]] == [1, 2, 3, 4, 5, 6]
     for (_, ours), (_, expected) in zip(found["losses"], whole["losses"], strict=True):
         assert ours == pytest.approx(expected, abs=2e-6)
     same(found["tensors"], whole["tensors"], 1e-6)
+    assert names(f"{run}-to-1") == ["checkpoint-00000006"]
+
+
+def test_a_full_disk_is_said_by_every_process_and_leaves_nothing(place: Path, two: dict[str, Any]) -> None:
+    for message in two["messages"]:
+        assert "cannot write checkpoint" in message and "No space left on device" in message
+    assert list((place / "full").glob("checkpoint-*")) == []
 
 
 def test_three_processes_go_on_from_two_and_from_one(
