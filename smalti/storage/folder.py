@@ -21,6 +21,7 @@ from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.text import TextTokenizer
 from smalti.model.words import WORDS_FILE
+from smalti.runtime.quantization import is_quantized, quantized_linear
 from smalti.storage.headers import PREFIX, VQ_PREFIX, Entry, is_image_tokenizers, read_denoisers, read_headers
 from smalti.storage.mapping import FLOATS, MappedEmbedding, read_tensor
 from smalti.storage.weights import read_weights, write_weights
@@ -77,8 +78,6 @@ def load_denoiser(
         check_choice("offload", offload, OFFLOADS)
     device = torch.device(device)
     streamed = offload is not None and device.type == "cuda"
-    if quantize is not None:
-        from smalti.runtime.quantization import quantized_linear
 
     def special(name: str, entry: Entry) -> torch.Tensor | nn.Module | None:
         module = name.removesuffix(".weight")
@@ -198,7 +197,7 @@ def save_denoiser(
     Raises:
         SmaltiError: the folder cannot be written, or the denoiser was loaded with `quantize`.
     """
-    if any(True for _ in denoiser.buffers()):
+    if is_quantized(denoiser):
         raise SmaltiError("a denoiser with quantized layers cannot be saved: load it without quantize")
     weights = {PREFIX + name: tensor for name, tensor in denoiser.state_dict().items()}
     write_weights(weights, denoiser.config.to_dict(), folder, dtype, max_shard_bytes)
