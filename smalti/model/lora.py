@@ -85,7 +85,8 @@ def find_targets(denoiser: nn.Module, targets: Iterable[str]) -> dict[str, nn.Mo
     modules = dict(denoiser.named_modules())
     found: dict[str, nn.Module] = {}
     for target in targets:
-        names = [name for name in modules if name == PARTS.get(target) or name.rpartition(".")[2] == target]
+        place = PARTS.get(target)
+        names = [name for name in modules if (name == place if place else name.endswith(f".{target}"))]
         if not names:
             raise SmaltiError(f"targets: the model has no {target} to adapt", argument="targets")
         found |= {name: modules[name] for name in names}
@@ -111,7 +112,7 @@ def attach(module: nn.Module, adapter: Adapter) -> None:
     if not hasattr(module, "adapters"):
         module.adapters = nn.ModuleList()
         module.register_forward_hook(_add_changes)
-    cast(nn.ModuleList, module.adapters).append(adapter)
+    cast(nn.ModuleList, module.adapters).append(adapter.train(module.training))
 
 
 def _add_changes(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:

@@ -81,7 +81,7 @@ def test_new_adapters_change_nothing(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_adapter_tensor_gets_a_gradient(kind):
     """B at the first step, where A cannot have one because B is 0; A at the second."""
-    denoiser, _ = adapted(kind, dropout=0.0) if False else adapted(kind)
+    denoiser, _ = adapted(kind)
     optimizer = torch.optim.SGD([p for p in denoiser.parameters() if p.requires_grad], lr=0.1)
     for step in range(2):
         optimizer.zero_grad()
