@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_config, tiny_denoiser, tiny_prompts
+from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig, RopeConfig

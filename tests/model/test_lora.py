@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from tiny import tiny_denoiser, tiny_prompts
+from tiny import GRID, generators, tiny_denoiser, tiny_prompts
 
 from smalti.errors import SmaltiError
 from smalti.model.adapter import Adapter
@@ -25,7 +25,11 @@ from smalti.model.lora import (
     set_strength,
 )
 from smalti.ops.gce import grouped_cross_entropy
+from smalti.reading.likelihood import log_probabilities
 from smalti.runtime.quantization import quantized_linear
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.refinement import RareRefinement
+from smalti.sampling.sampler import Sampler, sample
 
 KINDS = ["lora", "rslora", "dora"]
 TOKENS = torch.arange(32).view(2, 4, 4)
@@ -163,7 +167,9 @@ def test_a_quantized_base(kind, quantize):
     torch.testing.assert_close(loss(plain), loss(floats), rtol=1e-4, atol=1e-4)
     for one, other in zip(gradients(plain), gradients(floats), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
-    with pytest.raises(SmaltiError, match="q_proj is quantized: adapters are merged into float weights alone"):
+    with pytest.raises(
+        SmaltiError, match="q_proj is quantized: adapters are merged into float weights alone"
+    ):
         merge_adapters(plain)
     assert len(list(adapted_layers(plain))) == 16
 
@@ -230,3 +236,19 @@ def test_an_adapter_of_other_shapes_is_refused():
         with pytest.raises(SmaltiError, match="must be"):
             attach(layer, Adapter(torch.zeros(down), torch.zeros(up), scale=1))
     assert not adapters_of(layer)
+
+
+def test_sampling_and_reading_see_the_adapters_of_the_head():
+    """A sampler draws the tokens of the merged model, and its log-likelihoods are those of the merged model."""
+    denoiser, _ = adapted("dora")
+    shake(denoiser)
+    merged = copy.deepcopy(denoiser)
+    merge_adapters(merged)
+    prompt = tiny_prompts(denoiser, ["a red circle"])
+    sampler = Sampler(8, guidance=Guidance(1.0), refinement=RareRefinement(0.25, 0.1))
+    *_, first = sample(denoiser, prompt, grid=GRID, sampler=sampler, generators=generators(3))
+    *_, second = sample(merged, prompt, grid=GRID, sampler=sampler, generators=generators(3))
+    assert torch.equal(first.tokens, second.tokens)
+    masks = torch.ones(1, 4, 4, dtype=torch.bool)
+    found, expected = (log_probabilities(one, prompt, TOKENS[0], masks) for one in (denoiser, merged))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
