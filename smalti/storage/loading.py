@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from smalti.errors import SmaltiError
 from smalti.runtime.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory
 from smalti.runtime.modes import choose, what_fits
 from smalti.runtime.quantization import QUANTIZATIONS
+from smalti.storage.adapters import StoredAdapter, check_scales, load_adapters, read_adapters
 from smalti.storage.folder import (
     OFFLOADS,
     load_config,
@@ -39,6 +40,8 @@ def load_components(
     compile: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
+    adapter: str | Path | Sequence[str | Path] | None = None,
+    adapter_scale: float | Sequence[float] | None = None,
 ) -> Components:
     """Read a model.
 
@@ -61,9 +64,12 @@ def load_components(
             Tokens then come from the same arithmetic in another order. Needs a C++ compiler.
         revision: git revision of a model on the hub: a branch, a tag or a commit.
         local_files_only: whether a model on the hub is taken from the cache, without the network.
+        adapter: adapter folder in peft's layout, or several, whose changes add up.
+        adapter_scale: factor of what each adapter changes: one number for all, or one an adapter; None is 1.
 
     Raises:
-        SmaltiError: a model that is missing or broken; a wrong argument, by name; too little memory, before reading.
+        SmaltiError: a model or an adapter that is missing or broken, an adapter of another base; a wrong argument, by
+            name; too little memory, before reading.
 
     Example:
         >>> load_components().denoiser.config.image_size
@@ -83,8 +89,12 @@ def load_components(
         from smalti.runtime.compiling import check_compiler, compile_layers
 
         check_compiler(place, quantize)
+    adapters = read_adapters(adapter)
+    scales = check_scales(adapter_scale, len(adapters))
     folder = find_model(model, revision=revision, local_files_only=local_files_only)
-    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile, float32_first)
+    reserved = sum(stored.bytes for stored in adapters)
+    budget = None if budget is None else max(0, budget - reserved)
+    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile, float32_first, reserved)
     denoiser = load_denoiser(
         folder,
         device=place,
@@ -92,6 +102,7 @@ def load_components(
         mapped=mode.mapped,
         quantize=mode.quantize,
         offload=mode.offload,
+        adapt=(lambda denoiser: load_adapters(denoiser, folder, adapters, scales)) if adapters else None,
     )
     if compile:
         compile_layers(denoiser)
@@ -105,8 +116,14 @@ def load_components(
         load_text_tokenizer(folder),
         name=model if isinstance(model, str) and not Path(model).is_dir() else folder.resolve().name,
         mode=mode,
-        words=load_words(folder),
+        words=_known_words(folder, adapters),
     )
+
+
+def _known_words(folder: Path, adapters: Sequence[StoredAdapter]) -> frozenset[str]:
+    """Return the words of a model's training captions and of its adapters'; none where the model's are not known."""
+    words = load_words(folder)
+    return words.union(*(load_words(stored.folder) for stored in adapters)) if words else words
 
 
 def _precision(dtype: object) -> torch.dtype:
@@ -171,8 +188,9 @@ def _choose_mode(
     budget: int | None,
     compiled: bool,
     float32_first: bool,
+    reserved: int,
 ) -> Mode:
-    """How to load, checked against the memory there is."""
+    """Return how to load, checked against the memory there is less `reserved` bytes for adapters."""
     dtype = str(precision).removeprefix("torch.")
     streams = place.type == "cuda"
     if not streams:
@@ -189,6 +207,7 @@ def _choose_mode(
         raise SmaltiError(f"{folder} is not a model that draws: it has no denoiser or no image tokenizer")
     size = ModelSize.of(report)
     free = free_bytes(place)
+    free = None if free is None else max(0, free - reserved)
     host = host_bytes()
     if budget is not None:
         return choose(

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from adapters import shake
 from tiny import GRID, generators, tiny_denoiser, tiny_prompts
 
 from smalti.errors import SmaltiError
@@ -42,16 +43,6 @@ def adapted(kind="lora", targets=TARGETS, rank=3, seed=1, **changes):
     shape = AdapterShape(kind, rank, 2.0 * rank, targets)
     add_adapters(denoiser, shape, torch.Generator().manual_seed(seed))
     return denoiser, plain
-
-
-@torch.no_grad()
-def shake(denoiser, seed=2):
-    """Give every adapter something to say."""
-    generator = torch.Generator().manual_seed(seed)
-    for adapter in all_adapters(denoiser):
-        adapter.up.normal_(0, 0.3, generator=generator)
-        if adapter.magnitude is not None:
-            adapter.magnitude.mul_(1 + 0.2 * torch.rand(adapter.magnitude.shape, generator=generator))
 
 
 def log_p(denoiser):
