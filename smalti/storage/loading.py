@@ -12,6 +12,8 @@ from smalti.common.devices import find_device, free_bytes, has_bf16
 from smalti.common.host import host_bytes
 from smalti.components import Components
 from smalti.errors import SmaltiError
+from smalti.model.denoiser import Denoiser
+from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.runtime.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory
 from smalti.runtime.modes import choose, what_fits
 from smalti.runtime.quantization import QUANTIZATIONS
@@ -86,8 +88,6 @@ def load_components(
         dtype = torch.float32 if place.type == "cpu" and budget is None else torch.bfloat16
     precision = _precision(dtype)
     if compile:
-        from smalti.runtime.compiling import check_compiler, compile_layers
-
         check_compiler(place, quantize)
     adapters = read_adapters(adapter)
     scales = check_scales(adapter_scale, len(adapters))
@@ -106,17 +106,21 @@ def load_components(
     )
     if compile:
         compile_layers(denoiser)
+    name = model if isinstance(model, str) and not Path(model).is_dir() else folder.resolve().name
+    return _components(folder, denoiser, place, mode, name, _known_words(folder, adapters))
+
+
+def _components(
+    folder: Path, denoiser: Denoiser, place: torch.device, mode: Mode, name: str, words: frozenset[str]
+) -> Components:
+    """Read the tokenizers beside a denoiser."""
+    image_tokenizer = load_image_tokenizer(
+        folder,
+        device="cpu" if mode.image_tokenizer_on_cpu else place,
+        dtype=DTYPES[mode.image_tokenizer_dtype],
+    )
     return Components(
-        denoiser,
-        load_image_tokenizer(
-            folder,
-            device="cpu" if mode.image_tokenizer_on_cpu else place,
-            dtype=DTYPES[mode.image_tokenizer_dtype],
-        ),
-        load_text_tokenizer(folder),
-        name=model if isinstance(model, str) and not Path(model).is_dir() else folder.resolve().name,
-        mode=mode,
-        words=_known_words(folder, adapters),
+        denoiser, image_tokenizer, load_text_tokenizer(folder), name=name, mode=mode, words=words
     )
 
 
