@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -120,18 +120,36 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Set every weight for training from scratch.
+        """Set every weight for training from scratch, as `initial_weights` has it."""
+        parameters = dict(self.named_parameters())
+        for name, values in self.initial_weights(generator):
+            parameters[name].copy_(values)
+
+    def initial_weights(self, generator: torch.Generator | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield every weight for training from scratch, one at a time, on the CPU; the model may be on any device.
 
         Weights are normal with standard deviation 0.02, and norms start at 1. As in GPT-2, projections into the
         residual stream are scaled by 1/√(2 · layers), so that its variance does not grow with depth.
         """
         residual = (2 * self.config.num_hidden_layers) ** -0.5
         for name, weight in self.named_parameters():
+            values = torch.empty(weight.shape, device="cpu")
             if weight.ndim == 1:
-                weight.fill_(1.0)
+                values.fill_(1.0)
             else:
                 scale = residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
-                weight.normal_(0.0, 0.02 * scale, generator=generator)
+                values.normal_(0.0, 0.02 * scale, generator=generator)
+            yield name, values
+
+    def recompute(self, every: int) -> None:
+        """Let every k-th layer keep its input alone for the backward pass, and compute the rest again there.
+
+        Args:
+            every: k; 1 means every layer, 0 none.
+        """
+        layers = [*self.layers, *(self.text_layers if self.config.conditioning == "cross_attention" else ())]
+        for number, layer in enumerate(layers):
+            layer.recomputed = every > 0 and number % every == 0
 
     def forward(
         self, tokens: torch.Tensor, prompt: PromptBatch, memory: PromptMemory | None = None
@@ -257,7 +275,9 @@ class Denoiser(nn.Module):
         if self.config.prompt_convolution:
             text = self._embed(ids)
             return text[:, :start], text[:, end:]
-        return self.embed_tokens(ids[:, :start]), self.embed_tokens(ids[:, end:])
+        # One call: processes that hold shards of the table gather it as often as each other.
+        text = self.embed_tokens(torch.cat([ids[:, :start], ids[:, end:]], dim=1))
+        return text[:, :start], text[:, start:]
 
     def _visible(self, prompt: PromptBatch) -> torch.Tensor | None:
         """Return (B, 1, 1, L) bool, False on padding; None if nothing is padded, which is faster."""

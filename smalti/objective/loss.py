@@ -17,16 +17,16 @@ class Mean(NamedTuple):
 
     Attributes:
         total: scalar, detached, sum of the values.
-        count: scalar, detached, number of the values or the sum of their weights.
+        weight: scalar, detached, number of the values or the sum of their weights.
     """
 
     total: torch.Tensor
-    count: torch.Tensor
+    weight: torch.Tensor
 
     @property
     def value(self) -> torch.Tensor:
         """Return the mean; 0 of nothing."""
-        return self.total / self.count.clamp_min(torch.finfo(torch.float32).tiny)
+        return self.total / self.weight.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 class Loss(NamedTuple):

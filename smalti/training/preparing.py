@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,14 @@ from smalti.model.text import TextTokenizer
 from smalti.model.words import caption_words
 from smalti.objective.masking import Mixture
 from smalti.runtime.compiling import check_compiler, compile_layers
-from smalti.storage.folder import load_config, load_denoiser, load_image_tokenizer, load_words
-from smalti.training.caching import fingerprint, make_cache
+from smalti.storage.folder import NoInit, load_config, load_image_tokenizer, load_words
+from smalti.training.caching import make_cache
 from smalti.training.captions import check_captions, cut_caption, find_text_tokenizer
 from smalti.training.codes import add_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import first_alone
 from smalti.training.reading import check_model_keys, name_key
+from smalti.training.starting import check_start, starting_weights
 from smalti.training.state import latest_checkpoint
 from smalti.vq.groups import CodeGroups, file_name
 from smalti.vq.tokenizer import ImageTokenizer
@@ -47,7 +50,8 @@ class DenoiserParts:
         group_weights: weight of each grouping of grouped cross-entropy, by its number of groups.
         groups: the groupings, in the order of `group_weights`.
         model_config: configuration of the denoiser.
-        model: the denoiser with its starting weights, on the CPU.
+        model: the denoiser with its starting weights, on the CPU, or without weights on the meta device.
+        weights: function that returns the starting weights by name, if the model is on the meta device, else None.
         words: words of all captions that this model and its predecessors were trained on.
     """
 
@@ -62,6 +66,7 @@ class DenoiserParts:
     groups: list[CodeGroups]
     model_config: DenoiserConfig
     model: Denoiser
+    weights: Callable[[], Iterator[tuple[str, torch.Tensor]]] | None
     words: list[str]
 
 
@@ -96,6 +101,7 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
         cache.captions = [
             cut_caption(caption, text, model_config.max_prompt_tokens) for caption in cache.captions
         ]
+    model, starting = _make_model(config, model_config, image_tokenizer, counts)
     return DenoiserParts(
         image_tokenizer=image_tokenizer,
         text=text,
@@ -107,7 +113,8 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
         group_weights=weights,
         groups=groups,
         model_config=model_config,
-        model=_make_model(config, model_config, image_tokenizer, counts),
+        model=model,
+        weights=starting,
         words=_find_words(config, cache),
     )
 
@@ -149,24 +156,6 @@ def _inherited(config: DenoiserRunConfig) -> dict[str, Any]:
 def codebook_of(image_tokenizer: ImageTokenizer) -> torch.Tensor:
     """Return the codes of an image tokenizer, (V, C) float."""
     return image_tokenizer.quantize.embedding.weight.detach()
-
-
-@torch.no_grad()
-def init_codes(denoiser: Denoiser, codebook: torch.Tensor, generator: torch.Generator) -> None:
-    """Start the embedding and the head of image tokens as random projections of the codes.
-
-    Similar codes then start with similar vectors. Otherwise a model would have to learn the similarity code by code.
-    The variance is the usual one.
-
-    Args:
-        denoiser: the model, changed in place.
-        codebook: (V, C) float.
-        generator: source of the projections, on the CPU.
-    """
-    codes = codebook / codebook.norm(dim=1, keepdim=True).clamp_min(1e-8)
-    for weight in (denoiser.gen_embedding.weight, denoiser.gen_predictor.weight):
-        projection = torch.randn(codes.shape[1], weight.shape[1], generator=generator)
-        weight[: len(codes)] = 0.02 * codes @ projection
 
 
 def _find_grid(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> tuple[int, int]:
@@ -233,40 +222,31 @@ def _make_model(
     model_config: DenoiserConfig,
     image_tokenizer: ImageTokenizer,
     counts: torch.Tensor,
-) -> Denoiser:
-    """Return the denoiser with random weights or those of `start_from`, compiled if the configuration says so."""
-    model = Denoiser(model_config)
+) -> tuple[Denoiser, Callable[[], Iterator[tuple[str, torch.Tensor]]] | None]:
+    """Return the denoiser, compiled if the configuration says so, and its starting weights if it has none yet.
+
+    A model that is sharded starts on the meta device, unless networks must be fitted to its tables.
+    """
+    codebook = codebook_of(image_tokenizer)
+    with torch.device("meta"), NoInit():
+        model = Denoiser(model_config)
     if config.start_from:
-        _start_from(model, config.start_from, config.tokenizer, image_tokenizer)
-    else:
-        generator = stream(config.seed, "weights")
-        model.init_weights(generator)
-        init_codes(model, codebook_of(image_tokenizer), generator)
+        check_start(model, config.start_from, config.tokenizer, image_tokenizer)
+    starting = partial(starting_weights, model, config.start_from, config.seed, codebook)
+    sharded = config.distribution.strategy == "fsdp" and not config.code_network
+    if not sharded:
+        model.to_empty(device="cpu")
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, values in starting():
+                parameters[name].copy_(values)
     if config.code_network:
-        _condition_on_codebook(model, config.code_network, config, codebook_of(image_tokenizer), counts)
+        _condition_on_codebook(model, config.code_network, config, codebook, counts)
+    model.recompute(config.loop.recompute)
     if config.compile:
         check_compiler(find_device(config.loop.device))
         compile_layers(model)
-    return model
-
-
-def _start_from(model: Denoiser, folder: str, tokenizer: str, image_tokenizer: ImageTokenizer) -> None:
-    """Load the weights of another model of the same shape and the same codes.
-
-    If the other model lacks the convolution over the prompt, it starts at zero, where it has no effect.
-    """
-    if fingerprint(load_image_tokenizer(folder)) != fingerprint(image_tokenizer):
-        raise SmaltiError(f"start_from: {folder} must have the image tokenizer of tokenizer: {tokenizer}")
-    state = load_denoiser(folder).state_dict()
-    for name, weight in model.state_dict().items():
-        if name.startswith("prompt_convolution.") and name not in state:
-            state[name] = torch.zeros_like(weight)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise SmaltiError(
-            f"start_from: {folder} must have the shape that the model section describes"
-        ) from error
+    return model, starting if sharded else None
 
 
 def _condition_on_codebook(
