@@ -58,7 +58,9 @@ def metadata(number: int, random: Random) -> dict[str, Any]:
 def lessons(count: int = 20) -> list[Scene]:
     """Return scenes with a rabbit to learn from."""
     random = Random("rabbits to learn from")
-    return [compose(metadata(number, random), random, split="train", lattice=LATTICE) for number in range(count)]
+    return [
+        compose(metadata(number, random), random, split="train", lattice=LATTICE) for number in range(count)
+    ]
 
 
 def questions(count: int = 20) -> list[dict[str, Any]]:
@@ -70,7 +72,9 @@ def questions(count: int = 20) -> list[dict[str, Any]]:
         line = metadata(1 + number * 7, random)  # other colours for each tag than the lessons'
         line["prompt"] = geneval_prompt(line)
         number += 1
-        if line["prompt"].removeprefix("a photo of ") not in {one.removeprefix("a photo of ") for one in known}:
+        if line["prompt"].removeprefix("a photo of ") not in {
+            one.removeprefix("a photo of ") for one in known
+        }:
             known.add(line["prompt"])
             lines.append(line)
     return lines

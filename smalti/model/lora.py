@@ -141,6 +141,16 @@ def all_adapters(denoiser: nn.Module) -> Iterator[Adapter]:
         yield from adapters_of(layer)
 
 
+def labelled_adapters(denoiser: nn.Module, label: str = "default") -> dict[str, Adapter]:
+    """Return the adapters of a denoiser with a label, by the names of their layers."""
+    return {
+        name: adapter
+        for name, layer in adapted_layers(denoiser)
+        for adapter in adapters_of(layer)
+        if adapter.label == label
+    }
+
+
 def head_update(head: nn.Module) -> LowRank | None:
     """Return what the adapters of a head change in its products, or None; operators add it to the logits."""
     adapters = adapters_of(head)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,10 @@ from smalti.common.checks import check_real, quoted
 from smalti.common.files import atomic_path, make_folder, write_json
 from smalti.errors import SmaltiError
 from smalti.model.adapter import Adapter, matrix_shape
-from smalti.model.lora import TARGETS, AdapterShape, adapted_layers, adapters_of, attach, is_adaptable
+from smalti.model.lora import TARGETS, AdapterShape, attach, is_adaptable
 from smalti.storage.adapter_config import CONFIG, AdapterConfig, peft_values, read_adapter_config
-from smalti.storage.headers import Entry, read_denoisers, read_header
+from smalti.storage.folder import save_words
+from smalti.storage.headers import PREFIX, Entry, read_denoisers, read_header
 from smalti.storage.mapping import FLOATS, map_tensor, read_tensor
 
 ADAPTER = "adapter_model.safetensors"
@@ -235,42 +236,39 @@ def _bytes(values: torch.Tensor) -> bytes:
 
 
 def save_adapter(
-    denoiser: nn.Module,
+    adapters: Mapping[str, Adapter],
     folder: str | Path,
     shape: AdapterShape,
     *,
     base: str | Path,
-    base_name: str | None = None,
-    label: str = "default",
+    words: Collection[str] = (),
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write the adapters of a denoiser with a label as an adapter folder, which peft loads, too.
+    """Write an adapter folder, which peft loads, too.
 
     Args:
-        denoiser: a denoiser with adapters.
+        adapters: the update of each adapted module, such as those of `labelled_adapters`.
         folder: folder to write; it is created if needed.
         shape: kind and size of the adapters.
         base: folder of the model that they belong to.
-        base_name: name of that model in the configuration, by default its folder.
-        label: name of the updates to write.
+        words: words of the captions that they were trained on.
         dtype: dtype of the written tensors, or None for their own.
 
     Raises:
-        SmaltiError: the denoiser has no such adapters, or the folder cannot be written.
+        SmaltiError: there are no adapters, or the folder cannot be written.
     """
-    folder, modules = Path(folder), []
+    if not adapters:
+        raise SmaltiError("an adapter folder needs at least one adapter")
+    folder, base = Path(folder), Path(base)
+    names = {name.removeprefix(PREFIX).removesuffix(".weight") for name in read_denoisers(base)}
+    values = peft_values(shape, adapters, {name for name in names if is_adaptable(name)}, str(base))
     tensors: dict[str, torch.Tensor] = {}
-    for name, layer in adapted_layers(denoiser):
-        for adapter in adapters_of(layer):
-            if adapter.label == label:
-                modules.append(name)
-                tensors |= _peft_tensors(name, adapter, dtype)
-    if not modules:
-        raise SmaltiError("a denoiser without adapters cannot be saved as an adapter")
-    adaptable = [name for name, _ in denoiser.named_modules() if is_adaptable(name)]
-    values = peft_values(shape, modules, adaptable, base_name or str(base))
+    for name, adapter in adapters.items():
+        tensors |= _peft_tensors(name, adapter, dtype)
     metadata = {"format": "pt", _BASE: base_fingerprint(base)}
     make_folder(folder)
+    if words:
+        save_words(words, folder)
     with (
         ExitStack() as stack
     ):  # it closes backwards: tensors are renamed first, and the configuration makes them one

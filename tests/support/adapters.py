@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from smalti.model.lora import TARGETS, AdapterShape, add_adapters, all_adapters
+from smalti.model.lora import TARGETS, AdapterShape, add_adapters, all_adapters, labelled_adapters
 from smalti.storage.adapters import save_adapter
 from smalti.storage.folder import load_denoiser
 
@@ -35,5 +35,5 @@ def write_adapter(
     shape = AdapterShape(kind, rank, 2.0 * rank, targets)
     add_adapters(denoiser, shape, torch.Generator().manual_seed(seed))
     shake(denoiser, seed, size)
-    save_adapter(denoiser, folder, shape, base=base)
+    save_adapter(labelled_adapters(denoiser), folder, shape, base=base)
     return folder
