@@ -14,12 +14,13 @@ from trainings import DENOISER, losses, write
 
 import smalti
 from smalti.errors import SmaltiError
-from smalti.model.lora import adapted_layers
+from smalti.model.lora import LINEARS, AdapterShape, adapted_layers
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.denoiser import train_denoiser
 from smalti.training.optimizer import trainable
 from smalti.training.reading import load_config
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 ADAPTER = {"rank": 2, "targets": ["q_proj", "down_proj", "downsample", "head"]}
 
 
@@ -173,3 +174,9 @@ def test_two_processes(workspace, tmp_path):
     prompt = smalti.load("denoiser/model").components.prompts(["a red circle"], 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(ours(tokens, prompt), theirs(tokens, prompt), rtol=1e-3, atol=1e-4)
+
+
+def test_the_configuration_for_the_reference_model():
+    config = load_config(DenoiserRunConfig, CONFIGS / "release-lora.yaml")
+    assert config.adapter.shape == AdapterShape("lora", 16, 16.0, LINEARS)
+    assert config.loop.recompute == 1 and config.loop.images == 8
