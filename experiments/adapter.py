@@ -45,11 +45,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quantize", choices=["int8", "int4", "fp8"], help="storage of the frozen layers")
-    parser.add_argument("--kind", default="lora", choices=["lora", "rslora", "dora"])
-    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--kind", default="lora", choices=["lora", "rslora", "dora"], help="kind of adapter")
+    parser.add_argument("--rank", type=int, default=16, help="rank of the updates")
     parser.add_argument("--steps", type=int, default=400, help="optimizer steps of 16 images")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--output", type=Path, default=Path("runs/adapter"))
+    parser.add_argument("--output", type=Path, default=Path("runs/adapter"), help="folder of the run")
     parser.add_argument(
         "--sheets", type=Path, help="folder for before.png and after.png, two rows of ten images"
     )
