@@ -53,16 +53,15 @@ class Adapter(nn.Module):
         """Return (W' − W) x in the dtype of `output`, which is W x, for a layer `base` with the matrix W."""
         dropped = F.dropout(x, self.dropout, self.training)
         down, up = self.down.to(x.dtype), self.up.to(x.dtype)
-        if down.ndim == 4:
-            change = F.conv2d(F.conv2d(dropped, down, stride=2), up)
-        else:
-            change = F.linear(F.linear(dropped, down), up)
-        change = change * self.scale
+        reduced = F.conv2d(dropped, down, stride=2) if down.ndim == 4 else F.linear(dropped, down)
+        reduced = reduced * (self.scale * self.strength)
+        change = F.conv2d(reduced, up) if down.ndim == 4 else F.linear(reduced, up)
         factor = self.row_factor(base)
         if factor is not None:
             factor = factor.view(-1, *[1] * (down.ndim - 2))
-            change = factor.to(change.dtype) * change + (factor - 1).to(change.dtype) * output
-        return (change * self.strength).to(output.dtype)
+            of_output = (factor - 1) * self.strength
+            change = factor.to(change.dtype) * change + of_output.to(change.dtype) * output
+        return change.to(output.dtype)
 
     def row_factor(self, base: nn.Module) -> torch.Tensor | None:
         """Return DoRA's c, (out,) float32 with a gradient to m alone; None without a magnitude."""

@@ -141,11 +141,14 @@ def attach_adapter(denoiser: nn.Module, stored: StoredAdapter, *, label: str, st
     dtype = modules["norm"].get_parameter("weight").dtype
     for name, update in sorted(stored.updates.items()):
         module = modules[name]
-        place = next(module.parameters()).device
+        weight = next(module.parameters())
+        place = weight.device
         tensors = {part: read_tensor(entry, place, dtype) for part, entry in update.items()}
         for part, tensor in tensors.items():
             if not bool(tensor.isfinite().all()):
                 raise SmaltiError(f"{stored.folder}: {part} of {name} must be finite in {dtype}")
+        if weight.is_pinned():  # a layer that is streamed, and its adapter with it
+            tensors = {part: tensor.pin_memory() for part, tensor in tensors.items()}
         magnitude = tensors["magnitude"].flatten() if "magnitude" in tensors else None
         adapter = Adapter(
             tensors["A"], tensors["B"], magnitude, scale=stored.config.scale_of(name), label=label

@@ -107,6 +107,7 @@ def load_components(
     if compile:
         compile_layers(denoiser)
     name = model if isinstance(model, str) and not Path(model).is_dir() else folder.resolve().name
+    name = " + ".join([name, *map(_adapter_name, adapters, scales)])
     return _components(folder, denoiser, place, mode, name, _known_words(folder, adapters))
 
 
@@ -122,6 +123,13 @@ def _components(
     return Components(
         denoiser, image_tokenizer, load_text_tokenizer(folder), name=name, mode=mode, words=words
     )
+
+
+def _adapter_name(stored: StoredAdapter, scale: float) -> str:
+    """Return the name of an adapter in reports: that of its folder, or of its run, with a scale that is not 1."""
+    path = stored.folder.resolve()
+    name = path.parent.name if path.name == "model" else path.name
+    return name if scale == 1 else f"{scale:g} × {name}"
 
 
 def _known_words(folder: Path, adapters: Sequence[StoredAdapter]) -> frozenset[str]:

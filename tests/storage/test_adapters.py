@@ -63,6 +63,7 @@ def test_what_is_written_is_read(kind, base, tmp_path):
     again = smalti.load(base, adapter=[folder, str(folder)], adapter_scale=[0.25, 0.75])
     if kind != "dora":
         torch.testing.assert_close(logits(again.denoiser), logits(pipe.denoiser), rtol=1e-4, atol=1e-4)
+    assert pipe.components.name == "tiny + a" and again.components.name == "tiny + 0.25 × a + 0.75 × a"
     off = smalti.load(base, adapter=folder, adapter_scale=0)
     torch.testing.assert_close(logits(off.denoiser), logits(plain.denoiser))
 
