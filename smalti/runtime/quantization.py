@@ -196,6 +196,24 @@ def quantized_linear(weight: torch.Tensor, quantize: str) -> RowLinear | GroupLi
     return GroupLinear(stored[:, 0::2] | stored[:, 1::2] << 4, scale, zero)
 
 
+def empty_linear(rows: int, columns: int, quantize: str, dtype: torch.dtype) -> RowLinear | GroupLinear:
+    """Return a layer of this size on the meta device, to count its bytes.
+
+    Args:
+        rows, columns: shape of its matrix, (out, in).
+        quantize: as for `quantized_linear`.
+        dtype: dtype of the matrix before it is stored.
+    """
+    with torch.device("meta"):
+        if quantize == "int4":
+            groups = columns // _group_size(columns)
+            stored = torch.empty(rows, columns // 2, dtype=torch.uint8)
+            zero = torch.empty(rows, groups, dtype=torch.uint8)
+            return GroupLinear(stored, torch.empty(rows, groups, dtype=dtype), zero)
+        kind = torch.float8_e4m3fn if quantize == "fp8" else torch.int8
+        return RowLinear(torch.empty(rows, columns, dtype=kind), torch.empty(rows, dtype=torch.float32))
+
+
 def import_torchao() -> ModuleType:
     """Import `torchao.quantization`, without its warnings about optional kernels.
 

@@ -15,9 +15,9 @@ from smalti.model.config import DenoiserConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.lora import add_adapters
 from smalti.runtime.memory import mapped_by_default
+from smalti.runtime.quantization import empty_linear
 from smalti.storage.adapters import save_adapter
-from smalti.storage.folder import load_config, load_denoiser
-from smalti.storage.loading import DTYPES
+from smalti.storage.folder import NoInit, load_config, load_denoiser
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.precision import uses_bf16
 
@@ -57,18 +57,53 @@ def adapted_denoiser(config: DenoiserRunConfig) -> Denoiser:
     sharded = config.distribution.strategy == "fsdp"
     if sharded and config.adapter.quantize:
         raise SmaltiError("adapter.quantize needs distribution.strategy=ddp: stored integers are not sharded")
-    base, device = load_config(config.start_from), find_device(config.loop.device)
-    dtype = "bfloat16" if uses_bf16(config.loop, device) else "float32"
-    mapped = mapped_by_default(base.vocab_size * base.hidden_size, dtype)
     denoiser = load_denoiser(
         config.start_from,
-        device="cpu" if sharded else device,
-        dtype=DTYPES[dtype],
-        mapped=() if sharded else mapped,
+        device="cpu" if sharded else find_device(config.loop.device),
+        dtype=_base_dtype(config),
+        mapped=_mapped(config, load_config(config.start_from)),
         quantize=config.adapter.quantize,
     )
     add_adapters(denoiser, config.adapter.shape, stream(config.seed, "adapter"))
     return denoiser
+
+
+def adapted_shape(config: DenoiserRunConfig, shape: DenoiserConfig) -> Denoiser:
+    """Return what `adapted_denoiser` returns on the meta device, to count its bytes before the base is read.
+
+    A large text embedding, which stays in its file, is empty.
+
+    Raises:
+        SmaltiError: the base lacks a target.
+    """
+    assert config.adapter is not None
+    dtype, mapped = _base_dtype(config), _mapped(config, shape)
+    with torch.device("meta"), NoInit():
+        denoiser = Denoiser(shape).to(dtype)
+        if mapped:
+            denoiser.embed_tokens = torch.nn.Embedding(0, shape.hidden_size, dtype=dtype)
+    if config.adapter.quantize:
+        for name, module in list(denoiser.named_modules()):
+            if isinstance(module, torch.nn.Linear) and name.startswith(("layers.", "text_layers.")):
+                parent, _, leaf = name.rpartition(".")
+                size = module.out_features, module.in_features
+                small = empty_linear(*size, config.adapter.quantize, dtype)
+                setattr(denoiser.get_submodule(parent), leaf, small)
+    add_adapters(denoiser, config.adapter.shape, torch.Generator())
+    return denoiser
+
+
+def _base_dtype(config: DenoiserRunConfig) -> torch.dtype:
+    """Return the dtype of the frozen weights, which is that of the products."""
+    return torch.bfloat16 if uses_bf16(config.loop, find_device(config.loop.device)) else torch.float32
+
+
+def _mapped(config: DenoiserRunConfig, base: DenoiserConfig) -> tuple[str, ...]:
+    """Return the embeddings that stay in their file. Shards are in memory."""
+    if config.distribution.strategy == "fsdp":
+        return ()
+    name = str(_base_dtype(config)).removeprefix("torch.")
+    return mapped_by_default(base.vocab_size * base.hidden_size, name)
 
 
 def write_adapter(

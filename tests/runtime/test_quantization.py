@@ -12,7 +12,7 @@ from tiny import tiny_denoiser, tiny_prompts
 import smalti
 from smalti.errors import SmaltiError
 from smalti.runtime.memory import matrix_bytes
-from smalti.runtime.quantization import QUANTIZATIONS, GroupLinear, RowLinear, quantized_linear
+from smalti.runtime.quantization import QUANTIZATIONS, GroupLinear, RowLinear, empty_linear, quantized_linear
 from smalti.storage.folder import load_denoiser, save_denoiser
 
 pytest.importorskip("torchao")
@@ -126,6 +126,17 @@ def test_backward_keeps_what_is_stored_and_nothing_else(quantize, dtype):
         linear(x).sum().backward()
     assert {tensor.data_ptr() for tensor in kept} == stored
     assert sum(tensor.nbytes for tensor in kept if tensor.data_ptr() not in stored) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("quantize", QUANTIZATIONS)
+def test_an_empty_layer_has_the_same_tensors(quantize, dtype):
+    real, empty = quantized_linear(make_weight(dtype=dtype), quantize), empty_linear(96, 256, quantize, dtype)
+    assert type(real) is type(empty) and all(part.is_meta for part in empty.parameters())
+    found, expected = (
+        {name: (part.shape, part.dtype) for name, part in one.named_parameters()} for one in (empty, real)
+    )
+    assert found == expected
 
 
 def test_no_more_than_one_tensor_is_ever_whole(tmp_path, monkeypatch):

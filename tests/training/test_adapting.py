@@ -15,6 +15,7 @@ from trainings import DENOISER, losses, write
 import smalti
 from smalti.errors import SmaltiError
 from smalti.model.lora import LINEARS, AdapterShape, adapted_layers
+from smalti.training.adapting import adapted_denoiser, adapted_shape, base_config
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.denoiser import train_denoiser
 from smalti.training.optimizer import trainable
@@ -145,6 +146,20 @@ def test_a_model_section_of_another_model_is_refused(workspace):
         make_task_of("wrong.yaml")
     configured("same", model=DENOISER["model"])
     assert make_task_of("same.yaml").parts.model_config.hidden_size == 16
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "int4", "fp8"])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_bytes_before_the_base_is_read(kind, quantize, workspace):
+    pytest.importorskip("torchao")
+    config = configured(adapter={"kind": kind, "quantize": quantize})
+    found = adapted_shape(config, base_config(config)).named_parameters()
+    expected = adapted_denoiser(config).named_parameters()
+    assert [describe(*one) for one in found] == [describe(*one) for one in expected]
+
+
+def describe(name, parameter):
+    return name, parameter.shape, parameter.dtype, parameter.requires_grad
 
 
 def test_quantized_weights_are_not_sharded(workspace):
