@@ -60,7 +60,7 @@ def adapted_denoiser(config: DenoiserRunConfig) -> Denoiser:
     denoiser = load_denoiser(
         config.start_from,
         device="cpu" if sharded else find_device(config.loop.device),
-        dtype=_base_dtype(config),
+        dtype=base_dtype(config),
         mapped=_mapped(config, load_config(config.start_from)),
         quantize=config.adapter.quantize,
     )
@@ -77,7 +77,7 @@ def adapted_shape(config: DenoiserRunConfig, shape: DenoiserConfig) -> Denoiser:
         SmaltiError: the base lacks a target.
     """
     assert config.adapter is not None
-    dtype, mapped = _base_dtype(config), _mapped(config, shape)
+    dtype, mapped = base_dtype(config), _mapped(config, shape)
     with torch.device("meta"), NoInit():
         denoiser = Denoiser(shape).to(dtype)
         if mapped:
@@ -93,7 +93,7 @@ def adapted_shape(config: DenoiserRunConfig, shape: DenoiserConfig) -> Denoiser:
     return denoiser
 
 
-def _base_dtype(config: DenoiserRunConfig) -> torch.dtype:
+def base_dtype(config: DenoiserRunConfig) -> torch.dtype:
     """Return the dtype of the frozen weights, which is that of the products."""
     return torch.bfloat16 if uses_bf16(config.loop, find_device(config.loop.device)) else torch.float32
 
@@ -102,7 +102,7 @@ def _mapped(config: DenoiserRunConfig, base: DenoiserConfig) -> tuple[str, ...]:
     """Return the embeddings that stay in their file. Shards are in memory."""
     if config.distribution.strategy == "fsdp":
         return ()
-    name = str(_base_dtype(config)).removeprefix("torch.")
+    name = str(base_dtype(config)).removeprefix("torch.")
     return mapped_by_default(base.vocab_size * base.hidden_size, name)
 
 

@@ -7,10 +7,8 @@ batches, because all of them take part in each exchange. A process that has fewe
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -136,13 +134,12 @@ class Copies:
     def __init__(self, task: Task, autocast: Callable[[], contextlib.AbstractContextManager]) -> None:
         self._autocast = autocast
         take_from_first([parameter.data for parameter in trainable(task.model).values()])
-        wrap = partial(
-            nn.parallel.DistributedDataParallel, find_unused_parameters=not task.steady, init_sync=False
+        self._module = nn.parallel.DistributedDataParallel(
+            _LossModule(task),
+            find_unused_parameters=not task.steady,
+            gradient_as_bucket_view=True,
+            init_sync=False,
         )
-        # Buffers do not change. The argument that says so has a new name in later versions of PyTorch.
-        known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        self._module = wrap(_LossModule(task), **{name: False})
         self._weights = trainable(task.model)
 
     def backward(self, batch: Any, part: Part, step: int) -> BatchLoss:

@@ -43,7 +43,7 @@ class HeldOut:
         device: torch.device,
     ) -> None:
         self._config, self._tokenizer, self._prompts, self._device = config, image_tokenizer, prompts, device
-        source = _find_source(config)
+        source = find_source(config)
         count = config.validation.images if source else 0
         if source and source.length is not None:
             count = min(count, source.length)
@@ -108,7 +108,7 @@ class HeldOut:
         return torch.cat(tokens).long() if tokens else torch.empty(0, 1, 1, dtype=torch.int64)
 
 
-def _find_source(config: DenoiserRunConfig) -> Source | None:
+def find_source(config: DenoiserRunConfig) -> Source | None:
     """Return the images that training does not show, or None if there are none."""
     if config.validation.path is not None:
         with name_key("validation.path"):

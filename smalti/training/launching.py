@@ -81,7 +81,7 @@ def _join(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[str
     cuda = config.loop.device.startswith("cuda")
     place = int(os.environ.get("LOCAL_RANK", "0"))
     if cuda:
-        _check_gpus(place + 1)
+        check_gpus(place + 1)
         torch.cuda.set_device(place)
     if rank_of_environment() > 0:
         logging.getLogger("smalti").setLevel(logging.ERROR)  # process 0 has the same notes
@@ -140,7 +140,8 @@ def _placed(config: ConfigT) -> ConfigT:
     return config.model_copy(update={"loop": loop})
 
 
-def _check_gpus(count: int) -> None:
+def check_gpus(count: int) -> None:
+    """Raise SmaltiError unless there are as many GPUs as processes."""
     if torch.cuda.device_count() < count:
         raise SmaltiError(
             f"loop.processes must be at most {torch.cuda.device_count()}, the number of GPUs, not {count}"
@@ -155,7 +156,7 @@ def _launch(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[s
 
     count = config.loop.processes
     if config.loop.device == "cuda":
-        _check_gpus(count)
+        check_gpus(count)
     with tempfile.TemporaryDirectory(prefix="smalti-") as folder, _quiet(), _forwarding_signals():
         launch = LaunchConfig(
             min_nodes=1,

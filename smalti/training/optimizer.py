@@ -77,7 +77,10 @@ def take_step(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
 
 
 def moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-    """Return the number of steps and both moments of a parameter in plain numbers; {} before its first step."""
+    """Return the number of steps and both moments of a parameter in plain numbers; {} before its first step.
+
+    Moments in 8 bits are rounded once more when they are set again.
+    """
     state = optimizer.state.get(parameter, {})
     found = {key: state[key] for key in ("step", *MOMENTS) if key in state}
     # In plain numbers all moments of a model could be more than fits beside it, so they are converted on the CPU.
@@ -105,7 +108,7 @@ def set_moments(
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor of plain numbers; moments in 8 bits are converted to float32, without loss."""
+    """Return a tensor of plain numbers; moments in 8 bits are converted to float32."""
     if hasattr(tensor, "codes"):
         return tensor.dequantize(torch.float32)  # type: ignore[call-arg]  # torchao's tensor, not PyTorch's
     return tensor.detach()

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,22 +13,20 @@ from smalti.common.devices import find_device
 from smalti.common.randomness import stream
 from smalti.data.cache import TokenCache
 from smalti.data.folder import ImageFolder
-from smalti.data.sources import Source
-from smalti.errors import SmaltiError
-from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
+from smalti.model.config import DenoiserConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.text import TextTokenizer
 from smalti.model.words import caption_words
 from smalti.objective.masking import Mixture
 from smalti.runtime.compiling import check_compiler, compile_layers
-from smalti.storage.folder import NoInit, load_config, load_image_tokenizer, load_words
-from smalti.training.adapting import adapted_denoiser, base_config
+from smalti.storage.folder import NoInit, load_words
+from smalti.training.adapting import adapted_denoiser
 from smalti.training.caching import make_cache
 from smalti.training.captions import check_captions, cut_caption, find_text_tokenizer
 from smalti.training.codes import add_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import first_alone
-from smalti.training.reading import check_model_keys, name_key
+from smalti.training.shape import Basics, check_basics, model_config_for
 from smalti.training.starting import check_start, starting_weights
 from smalti.training.state import latest_checkpoint
 from smalti.vq.groups import CodeGroups, file_name
@@ -77,27 +74,16 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
     Raises:
         SmaltiError: parts are missing or damaged, or do not fit the configuration.
     """
-    with name_key("tokenizer"):
-        image_tokenizer = load_image_tokenizer(config.tokenizer)
-    if config.start_from:
-        with name_key("start_from"):
-            load_config(config.start_from)
-    grid = _find_grid(config, image_tokenizer)
-    masking = Mixture.parse(config.objective.masking)
-    masking.check(*grid)
-    weights = _find_group_weights(config, image_tokenizer)
-    # Check the model section before the images are encoded, which takes minutes.
-    make_model_config(config, image_tokenizer, weights, config.text.vocab_size)
-    with name_key("data"):
-        source = config.data.training()
+    basics = check_basics(config)
+    image_tokenizer, weights, source = basics.image_tokenizer, basics.group_weights, basics.source
     with first_alone():
-        early = _check_captions(config, source, image_tokenizer, weights)
+        early = check_folder_captions(config, basics)
         cache = make_cache(config, source, image_tokenizer)
         groups = [_make_groups(config, image_tokenizer, number) for number in weights]
         text_path = early or find_text_tokenizer(config, cache.captions)
     counts = torch.bincount(cache.tokens.flatten(), minlength=image_tokenizer.config.codebook_size)
     text = TextTokenizer.from_file(text_path)
-    model_config = make_model_config(config, image_tokenizer, weights, text.vocab_size)
+    model_config = model_config_for(config, basics, text.vocab_size)
     if config.text.cut_captions:
         cache.captions = [
             cut_caption(caption, text, model_config.max_prompt_tokens) for caption in cache.captions
@@ -109,8 +95,8 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
         text_json=text_path.read_text(encoding="utf-8"),
         cache=cache,
         counts=counts,
-        grid=grid,
-        masking=masking,
+        grid=basics.grid,
+        masking=basics.masking,
         group_weights=weights,
         groups=groups,
         model_config=model_config,
@@ -120,66 +106,9 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
     )
 
 
-def make_model_config(
-    config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, weights: dict[int, float], vocab_size: int
-) -> DenoiserConfig:
-    """Return the configuration's `model` section, completed by the fields that other sections decide.
-
-    A model that continues from another keeps its sampling settings and presets where the section has none.
-    """
-    known = {field.name for field in dataclasses.fields(DenoiserConfig)} - {"rope"} | {"rope_parameters"}
-    check_model_keys(config.model, known)
-    if config.adapter:
-        return base_config(config)
-    return DenoiserConfig.from_dict(
-        {
-            "model_type": MODEL_TYPE,
-            "codebook_size": image_tokenizer.config.codebook_size,
-            "vocab_size": vocab_size,
-            "image_size": config.data.size,
-            "mm_vqvae": "vq",
-            "flip_ratio": config.objective.flip_ratio,
-            "prompt_drop_rate": config.objective.prompt_drop_rate,
-            "gen_edit_loss_weight": config.objective.edit_loss_weight,
-            "group_ce_weight": format_group_weights(weights),
-            **_inherited(config),
-            **config.model,
-        }
-    )
-
-
-def _inherited(config: DenoiserRunConfig) -> dict[str, Any]:
-    """Return the sampling settings and presets of the model that training continues from, if there is one."""
-    if not config.start_from:
-        return {}
-    start = load_config(config.start_from)
-    return {"sampling": dict(start.sampling), "presets": dict(start.presets)}
-
-
 def codebook_of(image_tokenizer: ImageTokenizer) -> torch.Tensor:
     """Return the codes of an image tokenizer, (V, C) float."""
     return image_tokenizer.quantize.embedding.weight.detach()
-
-
-def _find_grid(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> tuple[int, int]:
-    side, downscale = config.data.size, image_tokenizer.config.downscale
-    if side % downscale:
-        raise SmaltiError(f"data.size must be a multiple of the tokenizer's {downscale}, not {side}")
-    return side // downscale, side // downscale
-
-
-def _find_group_weights(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> dict[int, float]:
-    """Return the configuration's weights of grouped cross-entropy by number of groups, or those of `start_from`."""
-    weights = config.objective.group_weights
-    if weights is None:
-        return load_config(config.start_from).group_weights if config.start_from else {}
-    codes = image_tokenizer.config.codebook_size
-    for number in weights:
-        if number > codes:
-            raise SmaltiError(
-                f"objective.group_weights must have at most {codes} groups, one per code, not {number}"
-            )
-    return weights
 
 
 def _make_groups(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, number: int) -> CodeGroups:
@@ -193,14 +122,13 @@ def _make_groups(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, num
     return groups
 
 
-def _check_captions(
-    config: DenoiserRunConfig, source: Source, image_tokenizer: ImageTokenizer, weights: dict[int, float]
-) -> Path | None:
+def check_folder_captions(config: DenoiserRunConfig, basics: Basics) -> Path | None:
     """Check the captions of a folder before its images are encoded, and return the file of the text tokenizer.
 
     The text tokenizer is then trained on the captions as the cache will hold them. The result is None for other
     sources, whose captions come with their images.
     """
+    source = basics.source
     if not isinstance(source, ImageFolder):
         return None
     captions = source.captions
@@ -209,8 +137,7 @@ def _check_captions(
     )
     text = TextTokenizer.from_file(path)
     if not config.text.cut_captions:
-        model_config = make_model_config(config, image_tokenizer, weights, text.vocab_size)
-        check_captions(source, text, model_config.max_prompt_tokens)
+        check_captions(source, text, model_config_for(config, basics, text.vocab_size).max_prompt_tokens)
     return path
 
 

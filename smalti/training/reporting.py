@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -75,6 +76,13 @@ class Wandb:
 
 WRITERS: dict[str, type[TensorBoard] | type[Wandb]] = {"tensorboard": TensorBoard, "wandb": Wandb}
 """Every further place for log entries, by the name that `loop.log_to` uses."""
+
+
+def check_places(names: Sequence[str]) -> None:
+    """Raise SmaltiError if a further place for log entries needs a package that is not installed."""
+    for name in names:
+        with _needed(name, name):
+            importlib.import_module(name)
 
 
 class Log:

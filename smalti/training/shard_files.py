@@ -7,6 +7,7 @@ in their headers; nothing is pickled.
 from __future__ import annotations
 
 import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ def read_shards(folder: Path, state: TrainingState, count: int | None) -> None:
         if shapes[name] != tuple(target.shape):
             raise ValueError(f"shards: {name} must be {tuple(target.shape)}, not {shapes[name]}")
     if size() == 1:
-        dcp.load(targets, storage_reader=reader, no_dist=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is one process, which is meant
+            dcp.load(targets, storage_reader=reader, no_dist=True)
     else:
         dcp.load(targets, storage_reader=reader, process_group=_group())
     for name, values in moments.items():

@@ -85,13 +85,16 @@ def shard(task: Task, config: RunConfig, device: torch.device) -> None:
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
     weights = task.initial_weights()
-    if weights is None:
-        return
-    model.to_empty(device=device)
-    parameters = dict(model.named_parameters())
-    for name, values in weights:
-        place(parameters.pop(name), values.__getitem__)
-    assert not parameters, f"without starting weights: {sorted(parameters)}"
+    if weights is not None:
+        model.to_empty(device=device)
+        parameters = dict(model.named_parameters())
+        for name, values in weights:
+            place(parameters.pop(name), values.__getitem__)
+        assert not parameters, f"without starting weights: {sorted(parameters)}"
+    for unit in shard_modules(model):
+        # Previews run in inference mode. Memory that is made there could not be used in training afterwards.
+        unit.unshard()
+        unit.reshard()
 
 
 def _units(model: nn.Module) -> Iterator[nn.Module]:
