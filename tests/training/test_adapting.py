@@ -20,6 +20,7 @@ from smalti.training.config import DenoiserRunConfig
 from smalti.training.denoiser import train_denoiser
 from smalti.training.optimizer import trainable
 from smalti.training.reading import load_config
+from smalti.training.shape import check_basics
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ADAPTER = {"rank": 2, "targets": ["q_proj", "down_proj", "downsample", "head"]}
@@ -195,3 +196,12 @@ def test_the_configuration_for_the_reference_model():
     config = load_config(DenoiserRunConfig, CONFIGS / "release-lora.yaml")
     assert config.adapter.shape == AdapterShape("lora", 16, 16.0, LINEARS)
     assert config.loop.recompute == 1 and config.loop.images == 8
+
+
+def test_a_run_that_cannot_fit_says_what_would(workspace):
+    configured("small", {"rank": 64, "targets": list(LINEARS)})
+    config = load_config(DenoiserRunConfig, "small.yaml", ["loop.memory=9MB"])
+    with pytest.raises(
+        SmaltiError, match="the training needs .* on cpu, which has 9.0 MB: optimizer.kind=adamw8bit needs"
+    ):
+        check_basics(config)
