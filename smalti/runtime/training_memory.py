@@ -13,6 +13,9 @@ import torch
 
 from smalti.model.config import DenoiserConfig
 
+_SHORT = (
+    512  # keys up to which training on a CPU keeps all logits of attention, see smalti/model/attention.py
+)
 _SPARE = 300_000_000  # workspaces of libraries, rounding of the allocator
 _CHUNK_BYTES = {"cpu": 2**23}  # logits of a chunk in smalti/ops/gce.py
 _CHUNK_BYTES_ELSEWHERE = 2**28
@@ -57,11 +60,6 @@ class TrainingMode:
         """Return the bytes of a number between layers."""
         return (self.base or self.weights).itemsize
 
-    @property
-    def product(self) -> int:
-        """Return the bytes of a number in a product."""
-        return 2 if self.bf16 else self.stream
-
 
 @dataclass(frozen=True)
 class TrainingNeed:
@@ -100,8 +98,9 @@ def training_need(
         "optimizer": moments / mode.shards,
         "average": trained * 4 / mode.shards if mode.averaged else 0.0,
         "activations": mode.batch * kept_bytes(config, mode),
+        "converted": _converted_bytes(config, mode),
         "head": _head_bytes(config, mode, trained > frozen),
-        "unpacked": config.hidden_size * config.intermediate_size * mode.product if mode.quantized else 0.0,
+        "unpacked": config.hidden_size * config.intermediate_size * _product_bytes(mode) * mode.quantized,
         "gathered": _gathered_bytes(config, mode, trained, frozen),
         "spare": _SPARE if mode.device == "cuda" else 0.0,
     }
@@ -109,60 +108,70 @@ def training_need(
 
 
 def kept_bytes(config: DenoiserConfig, mode: TrainingMode) -> float:
-    """Return the bytes that one image keeps for the gradient, with those of the layer that is computed again."""
-    tokens = mode.grid[0] * mode.grid[1]
+    """Return the bytes that one image's pass keeps for the gradient, and those of a layer that is computed again."""
+    D, tokens = config.hidden_size, mode.grid[0] * mode.grid[1]
     cells = tokens // config.cell**2
-    stream = mode.stream
+    stream, product = mode.stream, _product_bytes(mode)
     whole = _layer_bytes(config, mode, cells + mode.text)
     layers = config.num_hidden_layers + config.num_text_layers
     again = -(-layers // mode.recompute) if mode.recompute else 0
-    total = (layers - again) * whole + again * (cells + mode.text) * config.hidden_size * stream
-    if again:
-        total += whole
-    # Embedded tokens, and hidden vectors: as computed, as selected rows, and their gradient.
-    product = mode.product
-    outside = tokens * config.hidden_size * (stream + 2 * stream + product)
+    total = (layers - again) * whole + again * (cells + mode.text) * D * stream + (whole if again else 0)
+    # The last norm keeps its input in float32 and what it normalises.
+    outside = cells * D * (4 + stream)
     if config.downsample:
-        # The compression's norm and blocks, the expansion's likewise, and its result.
-        outside += tokens * config.hidden_size * (4 + 2 * stream + product)
-        outside += cells * config.hidden_size * (4 + stream + product) + tokens * config.hidden_size * product
+        # So do the norms before the compression and the expansion, each of which keeps its input, too.
+        outside += (tokens + cells) * D * (4 + stream + product)
     return total + outside
+
+
+def _product_bytes(mode: TrainingMode) -> int:
+    return 2 if mode.bf16 else mode.stream
+
+
+def _layer_matrices(config: DenoiserConfig) -> int:
+    """Return the numbers in the matrices of a layer."""
+    heads = 2 * config.num_attention_heads + 2 * config.num_key_value_heads
+    return config.hidden_size * (config.head_dim * heads + 3 * config.intermediate_size)
 
 
 def _layer_bytes(config: DenoiserConfig, mode: TrainingMode, positions: float) -> float:
     """Return the bytes that a layer keeps for its gradient."""
     D, heads = config.hidden_size, config.num_attention_heads
     queries, keys = heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    stream, product = mode.stream, mode.product
-    cast = product != stream
+    stream, product = mode.stream, _product_bytes(mode)
     # Two norms keep their inputs in float32 and what they normalise. Five matrices share two inputs, but autocast
     # converts an input for each matrix.
-    norms: float = 2 * 4 + 2 * stream + (5 if cast else 2) * product
-    per_position: float = (
-        D * norms + (2 * queries + 2 * keys + 4 * config.intermediate_size) * product + 4 * heads
-    )
-    if mode.device == "cpu" and mode.bf16:
-        per_position += heads * positions * 6  # logits of attention, which a GPU does not keep
+    norms: float = 2 * 4 + 2 * stream + (5 if product != stream else 2) * product
+    per_position: float = D * norms + (2 * queries + 2 * keys + 4 * config.intermediate_size) * product
+    per_position += 4 * heads
+    few = positions <= _SHORT and queries == keys
+    if mode.device == "cpu" and product == 2 and few:
+        per_position += heads * positions * 6  # logits and weights, see smalti/model/attention.py
     return positions * per_position
 
 
+def _converted_bytes(config: DenoiserConfig, mode: TrainingMode) -> float:
+    """Return the bytes of the matrices as autocast converts them; shards are gathered in the products' dtype."""
+    if _product_bytes(mode) == mode.stream or mode.shards > 1:
+        return 0.0
+    layers = config.num_hidden_layers + config.num_text_layers
+    numbers = layers * _layer_matrices(config) + config.codebook_size * config.hidden_size
+    return 2.0 * (numbers + (8 * config.hidden_size**2 if config.downsample else 0))
+
+
 def _head_bytes(config: DenoiserConfig, mode: TrainingMode, trained: bool) -> float:
-    """Return the bytes of the head's products: a chunk of logits, the head as products read it, its new gradient."""
-    product = mode.product
-    size = config.codebook_size * config.hidden_size
+    """Return the bytes of the head: hidden vectors, their rows and gradient, a chunk of logits, its new gradient."""
+    hidden = 3 * mode.batch * mode.grid[0] * mode.grid[1] * config.hidden_size * _product_bytes(mode)
     chunk = _CHUNK_BYTES.get(mode.device, _CHUNK_BYTES_ELSEWHERE)
-    cast = size * product if product != mode.stream and mode.shards == 1 else 0
-    return chunk + cast + (size * mode.weights.itemsize if trained else 0)
+    gradient = config.codebook_size * config.hidden_size * mode.weights.itemsize if trained else 0
+    return hidden + chunk + gradient
 
 
 def _gathered_bytes(config: DenoiserConfig, mode: TrainingMode, trained: float, frozen: float) -> float:
     """Return the bytes of weights that are whole for a while, with their gradients before they are summed."""
     if mode.shards == 1:
         return 0.0
-    product = mode.product
-    D = config.hidden_size
-    attention = D * config.head_dim * (2 * config.num_attention_heads + 2 * config.num_key_value_heads)
-    layer = attention + 3 * D * config.intermediate_size
-    table = max(config.codebook_size, config.vocab_size) * D
+    product = _product_bytes(mode)
+    table = max(config.codebook_size, config.vocab_size) * config.hidden_size
     gradients = 4 if trained > frozen else 0
-    return _GATHERED * layer * (product + gradients) + 2 * table * product
+    return _GATHERED * _layer_matrices(config) * (product + gradients) + 2 * table * product

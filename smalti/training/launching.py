@@ -76,7 +76,7 @@ def spread(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[st
 def _join(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[str, Any]:
     """Join the processes whose addresses are in the environment, and call `run(config)`.
 
-    Of several processes that fail, the first one says why; the others end without a word.
+    If several processes fail, the first one says why, and the others end without a word.
     """
     cuda = config.loop.device.startswith("cuda")
     place = int(os.environ.get("LOCAL_RANK", "0"))

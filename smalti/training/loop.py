@@ -29,10 +29,11 @@ from smalti.training.optimizer import (
 from smalti.training.precision import make_autocast
 from smalti.training.prefetching import prefetch
 from smalti.training.reporting import Log
+from smalti.training.restoring import load_checkpoint
 from smalti.training.saving import Saver
 from smalti.training.shards import whole
 from smalti.training.speed import Speed
-from smalti.training.state import TrainingState, latest_checkpoint, load_checkpoint
+from smalti.training.state import TrainingState, latest_checkpoint
 from smalti.training.stopping import stop_on_interrupt
 from smalti.training.task import Task
 

@@ -18,8 +18,15 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from smalti.training.distribution import size
-from smalti.training.optimizer import MOMENTS, set_moments, trainable
-from smalti.training.state import TrainingState, check_names, moment_like, moment_names, tensors_of
+from smalti.training.optimizer import set_moments, trainable
+from smalti.training.state import (
+    TrainingState,
+    check_names,
+    moment_keys,
+    moment_like,
+    moment_names,
+    tensors_of,
+)
 
 
 def write_shards(folder: Path, state: TrainingState) -> None:
@@ -58,9 +65,8 @@ def read_shards(folder: Path, state: TrainingState, count: int | None) -> None:
     check_names("shards of the weights", found["weights"], weights, weights)
     if average:
         check_names("shards of the average", found["average"], average, weights)
-    keys = ("step", *MOMENTS)
     moments = {
-        name: {key: moment_like(weights[name], key) for key in keys}
+        name: {key: moment_like(weights[name], key) for key in moment_keys()}
         for name in moment_names(set(found["optimizer"]), weights, count)
     }
     targets: dict[str, torch.Tensor] = {f"weights|{name}": value.detach() for name, value in weights.items()}

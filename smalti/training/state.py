@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from smalti.common.files import read_json
 from smalti.errors import SmaltiError
-from smalti.training.optimizer import MOMENTS, MovingAverage, moments, set_moments, trainable
-from smalti.training.shards import like, local, place
+from smalti.training.optimizer import MOMENTS, MovingAverage, moments, trainable
+from smalti.training.shards import like, local
 
 SHARDS = "shards"
 """Name of the folder that processes with shards write."""
@@ -113,52 +112,8 @@ def write_files(folder: Path, tensors: Mapping[str, Mapping[str, torch.Tensor]])
         save_file(dict(part), folder / f"{name}.safetensors")
 
 
-def load_checkpoint(folder: Path, state: TrainingState) -> dict[str, Any]:
-    """Restore a training from a checkpoint in place, and return the stored metadata (`step` among them).
-
-    Every process of the training calls this. The checkpoint may be of another number of processes.
-
-    Raises:
-        SmaltiError: the checkpoint belongs to another model, or a file in it is damaged.
-    """
-    metadata = read_state(folder)
-    try:
-        if (folder / SHARDS).is_dir():
-            from smalti.training.shard_files import read_shards
-
-            read_shards(folder / SHARDS, state, metadata.get("moments"))
-        else:
-            _read_files(folder, state, metadata.get("moments"))
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SmaltiError(f"{folder} cannot be resumed with this configuration: {reason}") from error
-    return metadata
-
-
-def _read_files(folder: Path, state: TrainingState, count: int | None) -> None:
-    """Read the three files; raise ValueError if they are those of another model."""
-    weights, average = trainable(state.model), state.average.values
-    # Older versions stored the weights that are not trained, too.
-    known = {**state.model.state_dict(), **weights}
-    with safe_open(folder / "weights.safetensors", "pt") as file:
-        for name in _checked("weights.safetensors", file, weights, known):
-            _fill(weights[name].detach(), file, name)
-    if average:
-        with safe_open(folder / "average.safetensors", "pt") as file:
-            for name in _checked("average.safetensors", file, average, known):
-                _fill(average[name], file, name)
-    with safe_open(folder / "optimizer.safetensors", "pt") as file:
-        names = moment_names(set(file.keys()), weights, count)
-        shapes = {f"{name}|{key}": moment_like(weights[name], key) for name in names for key in _keys()}
-        _checked("optimizer.safetensors", file, shapes, shapes)
-        for name in names:
-            values = {key: moment_like(weights[name], key) for key in _keys()}
-            for key, value in values.items():
-                _fill(value, file, f"{name}|{key}")
-            set_moments(state.optimizer, weights[name], values)
-
-
-def _keys() -> tuple[str, ...]:
+def moment_keys() -> tuple[str, ...]:
+    """Return what a checkpoint holds of each parameter: its number of steps and the moments."""
     return ("step", *MOMENTS)
 
 
@@ -175,9 +130,9 @@ def moment_names(found: set[str], weights: Mapping[str, torch.Tensor], count: in
     """
     names = {name.rpartition("|")[0] for name in found}
     for name in found:
-        if name.rpartition("|")[0] not in weights or name.rpartition("|")[2] not in _keys():
+        if name.rpartition("|")[0] not in weights or name.rpartition("|")[2] not in moment_keys():
             raise ValueError(f"optimizer.safetensors has {name}, which the model lacks")
-    if len(found) != len(_keys()) * len(names) or (count is not None and len(found) != count):
+    if len(found) != len(moment_keys()) * len(names) or (count is not None and len(found) != count):
         raise ValueError(f"optimizer.safetensors has {len(found)} of {count or 3 * len(names)} tensors")
     return sorted(names)
 
@@ -190,15 +145,6 @@ def moment_like(parameter: torch.Tensor, key: str) -> torch.Tensor:
     # Shards are wherever their mesh is; other moments go through the CPU, where there is room.
     device = part.device if isinstance(parameter, DTensor) else "cpu"
     return like(parameter, torch.empty_like(part, dtype=torch.float32, device=device))
-
-
-def _checked(
-    name: str, file: Any, needed: Mapping[str, torch.Tensor], known: Mapping[str, torch.Tensor]
-) -> list[str]:
-    """Return the needed names; raise ValueError unless the file holds them, and none that is not known."""
-    return check_names(
-        name, {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}, needed, known
-    )
 
 
 def check_names(
@@ -224,14 +170,6 @@ def check_names(
         held = len(set(needed) & set(found))
         raise ValueError(f"{file} has {held} of {len(needed)} tensors; {missing[0]} is missing")
     return list(needed)
-
-
-def _fill(target: torch.Tensor, file: Any, name: str) -> None:
-    """Read a tensor, or this process's rows of it."""
-    if target.ndim:
-        place(target, file.get_slice(name).__getitem__)
-    else:
-        target.copy_(file.get_tensor(name))
 
 
 def tensors_of(state: TrainingState) -> Iterator[tuple[str, torch.Tensor]]:

@@ -201,7 +201,5 @@ def test_the_configuration_for_the_reference_model():
 def test_a_run_that_cannot_fit_says_what_would(workspace):
     configured("small", {"rank": 64, "targets": list(LINEARS)})
     config = load_config(DenoiserRunConfig, "small.yaml", ["loop.memory=9MB"])
-    with pytest.raises(
-        SmaltiError, match="the training needs .* on cpu, which has 9.0 MB: .* needs"
-    ):
+    with pytest.raises(SmaltiError, match="the training needs .* on cpu, which has 9.0 MB: .* needs"):
         check_basics(config)
