@@ -198,6 +198,7 @@ class _Job:
             "passes": self.passes,
             "settings": settings.to_dict(),
             "model": pipe.components.name,
+            "adapters": params["adapter"] or [],
             "device": params["device"],
             "dtype": str(pipe.denoiser.head.dtype).removeprefix("torch."),
             "mode": str(pipe.components.mode),

@@ -16,6 +16,7 @@ from smalti.cli.evaluate import evaluate
 from smalti.cli.generate import generate
 from smalti.cli.groups import groups
 from smalti.cli.info import info
+from smalti.cli.merge import merge
 from smalti.cli.options import option_name
 from smalti.cli.serve import serve
 from smalti.cli.train import INTERRUPTED, train, train_tokenizer
@@ -35,6 +36,7 @@ app.command()(info)
 app.command()(train)
 app.command()(train_tokenizer)
 app.command()(average)
+app.command()(merge)
 app.command()(groups)
 app.command()(evaluate)
 app.command()(serve)

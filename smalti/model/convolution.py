@@ -11,18 +11,15 @@ from torch.nn import functional as F
 
 
 class BlockConv(nn.Conv2d):
-    """A 2×2 convolution with stride 2 and without bias."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, dim, 2, stride=2, bias=False)
+    """A k×k convolution with stride k, without padding. Its arguments are PyTorch's, as peft wants them."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compress 2×2 blocks: (B, D, h, w) → (B, D, h/2, w/2)."""
-        B, D, h, w = x.shape
+        """Compress k×k blocks: (B, D, h, w) → (B, out, h/k, w/k)."""
+        (B, D, h, w), k = x.shape, self.kernel_size[0]
         # Blocks do not overlap, so the convolution is one matrix product over (channel, row, column).
-        blocks = x.reshape(B, D, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
-        blocks = blocks.reshape(B, h // 2, w // 2, 4 * D)
-        return F.linear(blocks, self.weight.flatten(1)).permute(0, 3, 1, 2)
+        blocks = x.reshape(B, D, h // k, k, w // k, k).permute(0, 2, 4, 1, 3, 5)
+        blocks = blocks.reshape(B, h // k, w // k, k * k * D)
+        return F.linear(blocks, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class BlockConvTranspose(nn.ConvTranspose2d):

@@ -27,7 +27,7 @@ class Downsample(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.norm = RMSNorm(dim, _MAP_NORM_EPS)
-        self.conv = BlockConv(dim)
+        self.conv = BlockConv(dim, dim, 2, stride=2, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compress 2×2 blocks: (B, h, w, D) → (B, h/2 · w/2, D)."""

@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from smalti.model.lora import head_update
+
 Result = TypeVar("Result")
 
 
@@ -27,11 +29,15 @@ class Head(nn.Linear):
     def __init__(self, dim: int, codes: int) -> None:
         super().__init__(dim, codes, bias=False)
 
-    def run(self, operator: Callable[[torch.Tensor, torch.Tensor], Result], hidden: torch.Tensor) -> Result:
+    def run(self, operator: Callable[..., Result], hidden: torch.Tensor) -> Result:
         """Return what an operator makes of hidden vectors and the weight.
 
         Args:
-            operator: function of hidden vectors (N, D) and the weight (V, D).
+            operator: function of hidden vectors (N, D), the weight (V, D) and, where the head has adapters, their
+                `low_rank` update of it.
             hidden: (N, D).
         """
-        return operator(hidden, self.weight)
+        update = head_update(self)
+        if update is None:
+            return operator(hidden, self.weight)
+        return operator(hidden, self.weight, low_rank=update)

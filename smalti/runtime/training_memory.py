@@ -38,6 +38,8 @@ class TrainingMode:
         averaged: whether there is a moving average of the weights.
         shards: number of processes over which weights, gradients and optimizer are sharded; 1 for copies.
         device: kind of the device, such as "cuda".
+        base: dtype of a frozen base and of what passes between its layers; None means that of the trained weights.
+        quantized: whether a frozen base stores its layers in fewer bits, and unpacks a matrix at a time.
     """
 
     batch: int
@@ -50,6 +52,13 @@ class TrainingMode:
     averaged: bool = True
     shards: int = 1
     device: str = "cuda"
+    base: torch.dtype | None = None
+    quantized: bool = False
+
+    @property
+    def stream(self) -> int:
+        """Return the bytes of a number between layers."""
+        return (self.base or self.weights).itemsize
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,7 @@ def training_need(
         "activations": mode.batch * kept_bytes(config, mode),
         "converted": _converted_bytes(config, mode),
         "head": _head_bytes(config, mode, trained > frozen),
+        "unpacked": config.hidden_size * config.intermediate_size * _product_bytes(mode) * mode.quantized,
         "gathered": _gathered_bytes(config, mode, trained, frozen),
         "spare": _SPARE if mode.device == "cuda" else 0.0,
     }
@@ -101,7 +111,7 @@ def kept_bytes(config: DenoiserConfig, mode: TrainingMode) -> float:
     """Return the bytes that one image's pass keeps for the gradient, and those of a layer that is computed again."""
     D, tokens = config.hidden_size, mode.grid[0] * mode.grid[1]
     cells = tokens // config.cell**2
-    stream, product = mode.weights.itemsize, _product_bytes(mode)
+    stream, product = mode.stream, _product_bytes(mode)
     whole = _layer_bytes(config, mode, cells + mode.text)
     layers = config.num_hidden_layers + config.num_text_layers
     again = -(-layers // mode.recompute) if mode.recompute else 0
@@ -115,7 +125,7 @@ def kept_bytes(config: DenoiserConfig, mode: TrainingMode) -> float:
 
 
 def _product_bytes(mode: TrainingMode) -> int:
-    return 2 if mode.bf16 else mode.weights.itemsize
+    return 2 if mode.bf16 else mode.stream
 
 
 def _layer_matrices(config: DenoiserConfig) -> int:
@@ -128,7 +138,7 @@ def _layer_bytes(config: DenoiserConfig, mode: TrainingMode, positions: float) -
     """Return the bytes that a layer keeps for its gradient."""
     D, heads = config.hidden_size, config.num_attention_heads
     queries, keys = heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    stream, product = mode.weights.itemsize, _product_bytes(mode)
+    stream, product = mode.stream, _product_bytes(mode)
     # Two norms keep their inputs in float32 and what they normalise. Five matrices share two inputs, but autocast
     # converts an input for each matrix.
     norms: float = 2 * 4 + 2 * stream + (5 if product != stream else 2) * product
@@ -142,7 +152,7 @@ def _layer_bytes(config: DenoiserConfig, mode: TrainingMode, positions: float) -
 
 def _converted_bytes(config: DenoiserConfig, mode: TrainingMode) -> float:
     """Return the bytes of the matrices as autocast converts them; shards are gathered in the products' dtype."""
-    if _product_bytes(mode) == mode.weights.itemsize or mode.shards > 1:
+    if _product_bytes(mode) == mode.stream or mode.shards > 1:
         return 0.0
     layers = config.num_hidden_layers + config.num_text_layers
     numbers = layers * _layer_matrices(config) + config.codebook_size * config.hidden_size

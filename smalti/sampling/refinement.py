@@ -20,6 +20,7 @@ import torch
 
 from smalti.common.checks import check_real
 from smalti.common.devices import autocast_off
+from smalti.common.low_rank import LowRank
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
 
@@ -106,8 +107,15 @@ def code_frequencies(denoiser: Denoiser, prompt: PromptBatch, grid: tuple[int, i
     return torch.stack(frequencies)
 
 
-def _mean_probability(hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+def _mean_probability(
+    hidden: torch.Tensor, head: torch.Tensor, low_rank: LowRank | None = None
+) -> torch.Tensor:
     """Return the mean over rows of the softmax of their logits, (V,) float32."""
     rows = max(1, _LOGITS // len(head))
-    sums = [(part @ head.T).float().softmax(dim=-1).sum(dim=0) for part in hidden.split(rows)]
+    sums = []
+    for part in hidden.split(rows):
+        logits = part @ head.T
+        if low_rank is not None:
+            low_rank.add_to(logits, part)
+        sums.append(logits.float().softmax(dim=-1).sum(dim=0))
     return torch.stack(sums).sum(dim=0) / len(hidden)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator
 
 from smalti.common.strict import Seed, Strict, Text
 from smalti.data.config import DataConfig
+from smalti.model.lora import LINEARS, AdapterShape
 from smalti.objective.masking import Mixture
 from smalti.runtime.memory import parse_memory
 from smalti.worlds.scenes.config import ScenesConfig
@@ -222,6 +223,38 @@ class ValidationConfig(Strict):
     )
 
 
+class AdapterConfig(Strict):
+    """Low-rank updates that are trained in place of the model, whose weights are frozen."""
+
+    kind: Literal["lora", "rslora", "dora"] = Field("lora", description="lora, rslora or dora")
+    rank: int = Field(16, ge=1, description="rank of the updates")
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        description="factor of the updates is alpha / rank, for rslora alpha / √rank; null means rank",
+    )
+    targets: list[str] = Field(
+        list(LINEARS), description="matrices that are adapted: those of the layers, downsample, head"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="probability that an update's input is dropped")
+    quantize: Literal["int8", "int4", "fp8"] | None = Field(
+        None,
+        description="int8, int4 or fp8 stores the frozen layers in fewer bits; int8 and int4 need torchao",
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _are_known(cls, targets: list[str]) -> list[str]:
+        AdapterShape(targets=tuple(targets))
+        return targets
+
+    @property
+    def shape(self) -> AdapterShape:
+        """Kind and size of the updates."""
+        alpha = float(self.rank) if self.alpha is None else self.alpha
+        return AdapterShape(self.kind, self.rank, alpha, tuple(self.targets), self.dropout)
+
+
 class DenoiserRunConfig(RunConfig):
     """Configuration of `smalti train`."""
 
@@ -230,6 +263,9 @@ class DenoiserRunConfig(RunConfig):
         None, description="model folder to fine-tune; null starts from random weights"
     )
     model: dict[str, Any] = Field(description="fields of the model's config.json")
+    adapter: AdapterConfig | None = Field(
+        None, description="low-rank updates of start_from that are trained alone; null trains the whole model"
+    )
     code_network: int | None = Field(
         None,
         ge=1,
@@ -248,3 +284,17 @@ class DenoiserRunConfig(RunConfig):
         min_length=1,
         description="prompts of the sample grids",
     )
+
+    @field_validator("adapter")
+    @classmethod
+    def _has_a_base(cls, adapter: AdapterConfig | None, info: ValidationInfo) -> AdapterConfig | None:
+        if adapter is not None and info.data.get("start_from", "") is None:
+            raise ValueError("needs start_from, the model that is adapted")
+        return adapter
+
+    @field_validator("code_network")
+    @classmethod
+    def _trains_the_tables(cls, width: int | None, info: ValidationInfo) -> int | None:
+        if width is not None and info.data.get("adapter") is not None:
+            raise ValueError("must be null with an adapter, which leaves the tables as they are")
+        return width

@@ -25,12 +25,14 @@ from smalti.objective.self_generated import fill_with_samples
 from smalti.runtime.products import training_products
 from smalti.sampling.sampler import sample
 from smalti.storage.folder import NoInit, save_denoiser, save_image_tokenizer, save_words
+from smalti.training.adapting import write_adapter
 from smalti.training.caching import short_hash
 from smalti.training.codes import add_codebook_conditioning, fold_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.held_out import HeldOut
 from smalti.training.launching import spread
 from smalti.training.loop import Trainer
+from smalti.training.optimizer import trainable
 from smalti.training.preparing import DenoiserParts, codebook_of, prepare
 from smalti.training.reading import name_key
 from smalti.training.task import BatchLoss
@@ -205,12 +207,17 @@ class DenoiserTask:
         return {}
 
     def exported(self) -> list[str]:
-        """Return the names of all parameters."""
+        """Return the names of all parameters, or of an adapter's."""
+        if self.config.adapter:
+            return list(trainable(self.model))
         return [name for name, _ in self.model.named_parameters()]
 
     def export(self, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-        """Write a loadable model folder, with the words of the captions beside the weights."""
+        """Write a loadable model folder, or that of an adapter, with the words of the captions."""
         parts = self.parts
+        if self.config.adapter:
+            write_adapter(weights, self.config, parts.words, folder)
+            return
         save_denoiser(self.folded(weights), folder, dtype=torch.bfloat16)
         save_image_tokenizer(
             parts.image_tokenizer, folder / parts.model_config.mm_vqvae, dtype=torch.bfloat16

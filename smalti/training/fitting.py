@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -16,21 +16,24 @@ from smalti.errors import SmaltiError
 from smalti.model.config import DenoiserConfig
 from smalti.runtime.memory import gigabytes, parse_memory
 from smalti.runtime.training_memory import TrainingMode, TrainingNeed, training_need
+from smalti.training.adapting import base_dtype
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import rank, size
 from smalti.training.precision import uses_bf16
+
+ModelOf = Callable[[DenoiserRunConfig], nn.Module]
 
 _TEXT = 64  # text ids of a prompt, at most; prompts are not read yet
 
 
 def check_memory(
-    config: DenoiserRunConfig, model: nn.Module, shape: DenoiserConfig, grid: tuple[int, int]
+    config: DenoiserRunConfig, model_of: ModelOf, shape: DenoiserConfig, grid: tuple[int, int]
 ) -> TrainingNeed:
     """Print what a training needs on this process's device by part, and compare it with what there is.
 
     Args:
         config: configuration of the training.
-        model: the model, which may be on the meta device.
+        model_of: function that returns the model of a configuration, which may be on the meta device.
         shape: its configuration.
         grid: height and width of the grid in tokens.
 
@@ -38,8 +41,13 @@ def check_memory(
         SmaltiError: it does not fit; the message names settings with which it does, if there are any.
     """
     device = find_device(config.loop.device)
-    tensors = [*model.parameters(), *model.buffers()]
-    need = training_need(tensors, shape, mode_of(config, shape, grid, device))
+
+    def need_of(one: DenoiserRunConfig) -> TrainingNeed:
+        model = model_of(one)
+        tensors = [*model.parameters(), *model.buffers()]
+        return training_need(tensors, shape, mode_of(one, shape, grid, device))
+
+    need = need_of(config)
     limit = _limit(config, device)
     if rank() == 0:
         parts = ", ".join(f"{name} {gigabytes(count)}" for name, count in need.parts.items())
@@ -48,7 +56,7 @@ def check_memory(
     if limit is None or need.total <= limit:
         return need
     for changes, other in _others(config):
-        found = training_need(tensors, shape, mode_of(other, shape, grid, device))
+        found = need_of(other)
         if found.total <= limit:
             hint = f"{' '.join(changes)} needs {gigabytes(found.total)}"
             break
@@ -77,6 +85,8 @@ def mode_of(
         averaged=config.optimizer.ema_decay > 0,
         shards=max(1, shards),
         device=device.type,
+        base=base_dtype(config) if config.adapter else None,
+        quantized=config.adapter is not None and config.adapter.quantize is not None,
     )
 
 
@@ -92,6 +102,20 @@ def _limit(config: DenoiserRunConfig, device: torch.device) -> int | None:
 
 def _others(config: DenoiserRunConfig) -> Iterator[tuple[list[str], DenoiserRunConfig]]:
     """Yield settings that need less memory, the ones that change least first."""
+    bases = [config]
+    if config.adapter and not config.adapter.quantize and config.distribution.strategy == "ddp":
+        for quantize in ("int8", "int4"):
+            adapter = config.adapter.model_copy(update={"quantize": quantize})
+            bases.append(config.model_copy(update={"adapter": adapter}))
+    for base in bases:
+        for other in _smaller(base):
+            changes = list(_changes(config, other))
+            if changes:
+                yield changes, other
+
+
+def _smaller(config: DenoiserRunConfig) -> Iterator[DenoiserRunConfig]:
+    """Yield a configuration itself, and those whose loop and optimizer need less memory."""
     images = config.loop.images
     batches = [size for size in range(config.loop.batch_size, 0, -1) if images % size == 0]
     for batch in batches:
@@ -111,16 +135,15 @@ def _others(config: DenoiserRunConfig) -> Iterator[tuple[list[str], DenoiserRunC
                         }
                     )
                     optimizer = config.optimizer.model_copy(update={"kind": kind, "ema_decay": decay})
-                    other = config.model_copy(update={"loop": loop, "optimizer": optimizer})
-                    changes = list(_changes(config, other))
-                    if changes:
-                        yield changes, other
+                    yield config.model_copy(update={"loop": loop, "optimizer": optimizer})
 
 
 def _changes(before: DenoiserRunConfig, after: DenoiserRunConfig) -> Iterator[str]:
     """Yield what to type for the second configuration."""
-    for section in ("loop", "optimizer"):
+    for section in ("loop", "optimizer", "adapter"):
         old, new = getattr(before, section), getattr(after, section)
+        if old is None:
+            continue
         for name in type(old).model_fields:
             if getattr(old, name) != getattr(new, name):
                 yield f"{section}.{name}={getattr(new, name)}"

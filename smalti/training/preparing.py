@@ -20,6 +20,7 @@ from smalti.model.words import caption_words
 from smalti.objective.masking import Mixture
 from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.storage.folder import NoInit, load_words
+from smalti.training.adapting import adapted_denoiser
 from smalti.training.caching import make_cache
 from smalti.training.captions import check_captions, cut_caption, find_text_tokenizer
 from smalti.training.codes import add_codebook_conditioning
@@ -161,6 +162,10 @@ def _make_model(
         model = Denoiser(model_config)
     if config.start_from:
         check_start(model, config.start_from, config.tokenizer, image_tokenizer)
+    if config.adapter:
+        model = adapted_denoiser(config)
+        _finish_model(config, model)
+        return model, None
     starting = partial(starting_weights, model, config.start_from, config.seed, codebook)
     sharded = config.distribution.strategy == "fsdp" and not config.code_network
     if not sharded:
@@ -171,11 +176,16 @@ def _make_model(
                 parameters[name].copy_(values)
     if config.code_network:
         _condition_on_codebook(model, config.code_network, config, codebook, counts)
+    _finish_model(config, model)
+    return model, starting if sharded else None
+
+
+def _finish_model(config: DenoiserRunConfig, model: Denoiser) -> None:
+    """Let layers be computed again for their gradients, and compile them, if the configuration says so."""
     model.recompute(config.loop.recompute)
     if config.compile:
         check_compiler(find_device(config.loop.device))
         compile_layers(model)
-    return model, starting if sharded else None
 
 
 def _condition_on_codebook(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
 from smalti.model.denoiser import Denoiser
 from smalti.objective.masking import Mixture
 from smalti.storage.folder import NoInit, load_config, load_image_tokenizer
+from smalti.training.adapting import adapted_shape, base_config
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.fitting import check_memory
 from smalti.training.reading import check_model_keys, name_key
@@ -58,10 +60,15 @@ def check_basics(config: DenoiserRunConfig) -> Basics:
     shape = make_model_config(config, image_tokenizer, weights, config.text.vocab_size)
     with torch.device("meta"), NoInit():
         model = Denoiser(shape)
-    check_memory(config, model, shape, grid)
+    check_memory(config, partial(_counted, model), shape, grid)
     with name_key("data"):
         source = config.data.training()
     return Basics(image_tokenizer, grid, masking, weights, model, source)
+
+
+def _counted(model: Denoiser, config: DenoiserRunConfig) -> Denoiser:
+    """Return the model whose bytes a training needs: the whole one, or a frozen base with adapters."""
+    return adapted_shape(config, model.config) if config.adapter else model
 
 
 def model_config_for(config: DenoiserRunConfig, basics: Basics, vocab_size: int) -> DenoiserConfig:
@@ -78,6 +85,8 @@ def make_model_config(
     """
     known = {field.name for field in dataclasses.fields(DenoiserConfig)} - {"rope"} | {"rope_parameters"}
     check_model_keys(config.model, known)
+    if config.adapter:
+        return base_config(config)
     return DenoiserConfig.from_dict(
         {
             "model_type": MODEL_TYPE,
