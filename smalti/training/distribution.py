@@ -167,7 +167,7 @@ def _join(config: RunConfig, number: int, folder: str, check: Callable[[], None]
     # PyTorch waits for a process that is dead until _PATIENCE ends, so it begins when all are there.
     places = [Path(folder, f"process-{other}") for other in range(config.loop.processes)]
     places[number].touch()
-    while not all(place.exists() for place in places):
+    while not all(os.path.exists(place) for place in places):
         check()
         time.sleep(_POLL_SECONDS)
     dist.init_process_group(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -311,7 +312,7 @@ def _to_floats(values: Sequence[float | torch.Tensor], device: torch.device) -> 
 
 def _trim_log(path: Path, step: int) -> None:
     """Keep the log entries up to `step`. A run that was killed may have written later ones, and half of one."""
-    if not path.exists():
+    if not os.path.exists(path):
         return
     kept = []
     for line in path.read_bytes().split(b"\n"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from smalti.training.codes import add_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import first_alone
 from smalti.training.reading import check_model_keys, name_key
+from smalti.training.sizing import check_room, check_start, outline
 from smalti.training.state import latest_checkpoint
 from smalti.vq.groups import CodeGroups, file_name
 from smalti.vq.tokenizer import ImageTokenizer
@@ -194,7 +197,7 @@ def _make_groups(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, num
     """Return a grouping into `number` groups, and keep it in the cache's folder."""
     path = Path(config.cache.path) / file_name("groups", number)
     codebook = codebook_of(image_tokenizer)
-    if path.exists():
+    if os.path.exists(path):
         return CodeGroups.load(path, codebook)
     groups = CodeGroups.from_kmeans(codebook, number, seed=config.seed)
     groups.save(path)
@@ -211,10 +214,9 @@ def _check_captions(
     """
     if not isinstance(source, ImageFolder):
         return None
-    captions = source.captions
-    path = find_text_tokenizer(
-        config, [captions[index % len(captions)] for index in range(config.cache.samples)]
-    )
+    # The cache repeats a small folder's images, and their captions with them.
+    count = min(config.cache.samples, config.text.captions)
+    path = find_text_tokenizer(config, list(islice(cycle(source.captions), count)))
     text = TextTokenizer.from_file(path)
     if not config.text.cut_captions:
         model_config = make_model_config(config, image_tokenizer, weights, text.vocab_size)
@@ -235,9 +237,12 @@ def _make_model(
     counts: torch.Tensor,
 ) -> Denoiser:
     """Return the denoiser with random weights or those of `start_from`, compiled if the configuration says so."""
+    shapes = outline(lambda: Denoiser(model_config))
+    state = _find_start(shapes, config, image_tokenizer) if config.start_from else None
+    check_room(shapes, find_device(config.loop.device))
     model = Denoiser(model_config)
-    if config.start_from:
-        _start_from(model, config.start_from, config.tokenizer, image_tokenizer)
+    if state:
+        model.load_state_dict(state)
     else:
         generator = stream(config.seed, "weights")
         model.init_weights(generator)
@@ -250,23 +255,24 @@ def _make_model(
     return model
 
 
-def _start_from(model: Denoiser, folder: str, tokenizer: str, image_tokenizer: ImageTokenizer) -> None:
-    """Load the weights of another model of the same shape and the same codes.
+def _find_start(
+    shapes: dict[str, tuple[int, ...]], config: DenoiserRunConfig, image_tokenizer: ImageTokenizer
+) -> dict[str, torch.Tensor]:
+    """Return the weights of `start_from`, a model of the same shape and the same codes.
 
-    If the other model lacks the convolution over the prompt, it starts at zero, where it has no effect.
+    If it lacks the convolution over the prompt, the convolution starts at zero, where it has no effect.
     """
+    folder = str(config.start_from)
     if fingerprint(load_image_tokenizer(folder)) != fingerprint(image_tokenizer):
-        raise SmaltiError(f"start_from: {folder} must have the image tokenizer of tokenizer: {tokenizer}")
-    state = load_denoiser(folder).state_dict()
-    for name, weight in model.state_dict().items():
-        if name.startswith("prompt_convolution.") and name not in state:
-            state[name] = torch.zeros_like(weight)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
         raise SmaltiError(
-            f"start_from: {folder} must have the shape that the model section describes"
-        ) from error
+            f"start_from: {folder} must have the image tokenizer of tokenizer: {config.tokenizer}"
+        )
+    start = load_config(folder)
+    found = outline(lambda: Denoiser(start))
+    lacking = [name for name in shapes if name.startswith("prompt_convolution.") and name not in found]
+    check_start(shapes, found | {name: shapes[name] for name in lacking}, folder)
+    state = load_denoiser(folder).state_dict()
+    return {**state, **{name: torch.zeros(shapes[name]) for name in lacking}}
 
 
 def _condition_on_codebook(

@@ -23,7 +23,9 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 def latest_checkpoint(run: Path) -> Path | None:
     """Return the newest complete checkpoint of a run, or None. A folder of another name is none of ours."""
-    found = [path for path in run.glob(_PREFIX + "*") if path.is_dir() and _step_of(path.name) is not None]
+    found = [
+        path for path in run.glob(_PREFIX + "*") if os.path.isdir(path) and _step_of(path.name) is not None
+    ]
     return max(found, key=lambda path: _step_of(path.name) or 0, default=None)
 
 
