@@ -366,7 +366,7 @@ def test_memory_says_what_it_chose(run, folder, monkeypatch):
     monkeypatch.setattr("smalti.common.devices.has_bf16", lambda device: True)
     line = ["generate", PROMPT, "-o", "a.png", "--model", folder, "--steps", 2, "--memory", "2GB"]
     code, out, err = run(*line)
-    assert (code, out, err) == (0, "", "2GB: bfloat16\n")
+    assert (code, out, err) == (0, "", "smalti: --memory 2GB: bfloat16\n")
     report = json.loads(run(*line, "--json")[1])
     assert (report["mode"], report["dtype"]) == ("bfloat16", "bfloat16")
 
