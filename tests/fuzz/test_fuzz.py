@@ -6,7 +6,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from fuzz_families import cases, make_base
+from fuzz_commands import make_base
+from fuzz_families import cases
 from fuzz_harness import RIGHT, Result, classify, run_cases, table
 from fuzz_values import change, places
 
@@ -31,6 +32,7 @@ def test_bad_inputs_end_in_one_clear_line(tmp_path: Path) -> None:
     [
         (0, "", "", "ok"),
         (0, "smalti: a note\n", "", "ok"),
+        (0, "/a/b.py:12: UserWarning: this is old\n  warnings.warn(\n", "", "several lines"),
         (2, "smalti: steps must be at least 1, not 0\n", "", "one line"),
         (2, "smalti: a note\nsmalti: steps must be at least 1, not 0\n", "", "one line"),
         (2, "", "", "several lines"),
@@ -47,8 +49,8 @@ def test_ends_are_told_apart(code: object, stderr: str, error: str, kind: str) -
 
 def test_the_table_counts_by_family() -> None:
     results = [Result("a", 0, "ok", "", 0.1), Result("a", 1, "hang", "", 20.0), Result("b", 0, "ok", "", 0.1)]
-    assert "| a | 2 | 1 | 0 | 0 | 0 | 0 | 0 | 1 | 0 |" in table(results)
-    assert "| all | 3 | 2 | 0 | 0 | 0 | 0 | 0 | 1 | 0 |" in table(results)
+    assert "| a | 2 | 1 | 0 | 0 | 0 | 0 | 0 | 1 | 0 | 10.050 |" in table(results)
+    assert "| all | 3 | 2 | 0 | 0 | 0 | 0 | 0 | 1 | 0 | 6.733 |" in table(results)
 
 
 def test_changes_depend_on_the_seed_alone() -> None:
