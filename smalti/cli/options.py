@@ -126,6 +126,7 @@ _OTHER_NAMES = {
 _NAMED = {
     *_LOADING,
     *("preset", "seed", "negative_prompt", "source_prompt", "mask", "strength", "share", "threshold"),
+    *("styles", "jobs"),
 }
 
 

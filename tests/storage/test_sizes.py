@@ -104,7 +104,5 @@ def test_a_backend_that_is_absent_computes_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["9" * 5000, "x/" * 2000, "a\0b"])
 def test_names_that_no_file_can_have(name: str) -> None:
-    with pytest.raises(
-        SmaltiError, match="model must be a folder that exists"
-    ):
+    with pytest.raises(SmaltiError, match="model must be a folder that exists"):
         loading.load_components(name)
