@@ -128,10 +128,11 @@ class SpriteArchive:
         """
         try:
             with Image.open(io.BytesIO(self.encoded(index)), formats=["WEBP"]) as image:
-                pixels = np.asarray(image.convert("RGBA"))
+                fits = image.size == (SIDE, SIDE)  # a huge one is not decoded
+                pixels = np.asarray(image.convert("RGBA")) if fits else None
         except Exception as error:  # Pillow raises nearly every kind for damaged images
             raise SmaltiError(f"{quoted(str(self.path))}: {self.sprites[index].key} is damaged") from error
-        if pixels.shape != (SIDE, SIDE, 4):
+        if pixels is None:
             raise SmaltiError(
                 f"{quoted(str(self.path))}: {self.sprites[index].key} is not {SIDE}×{SIDE} pixels"
             )
