@@ -11,7 +11,7 @@ _LEAST_WORD = 40  # characters that stay of a word that is cut
 
 
 def one_line(text: str, longest: int = LONGEST_MESSAGE) -> str:
-    """Return a text on one line. In a text that is too long the longest words lose their middles, then the end goes.
+    """Return a text on one line. What is too long loses the middles of its longest words, then its own.
 
     A path or a value of thousands of letters thus leaves room for what is wrong with it.
 
@@ -24,7 +24,7 @@ def one_line(text: str, longest: int = LONGEST_MESSAGE) -> str:
         word = max(re.finditer(r"\S+", text), key=lambda found: len(found[0]))
         kept = max(len(word[0]) - 3 - (len(text) - longest), _LEAST_WORD)
         if kept + 3 >= len(word[0]):
-            return text[: longest - 3] + "..."
+            return text[: longest - 3 - longest // 3] + "..." + text[-(longest // 3) :]
         tail = kept // 3
         text = text[: word.start() + kept - tail] + "..." + text[word.end() - tail :]
     return text

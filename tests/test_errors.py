@@ -20,6 +20,10 @@ def test_long_values_leave_room_for_the_reason(text: str) -> None:
     assert len(message) <= LONGEST_MESSAGE and "\n" not in message and message.endswith(" is not a folder")
 
 
-def test_many_words_lose_their_end() -> None:
-    assert one_line("word " * 200, 40) == ("word " * 200)[:37] + "..."
+def test_many_words_lose_their_middle() -> None:
+    """A list of what is allowed leaves room for the value."""
+    allowed = [f"name-{number}" for number in range(100)]
+    message = one_line(f"class must be one of {allowed}, not 'dog'")
+    assert len(message) == LONGEST_MESSAGE and "..." in message
+    assert message.startswith("class must be one of ['name-0', ") and message.endswith("], not 'dog'")
     assert one_line("fits\n as it is", 40) == "fits as it is"

@@ -124,8 +124,18 @@ class TokenizerRunConfig(RunConfig):
         description="side in pixels of the training crop: the one with the strongest edges among a few random crops; "
         "null trains on whole images",
     )
-    model: dict[str, Any] = Field(description="fields of the tokenizer's config.json")
+    model: dict[str, Any] = Field(
+        description="fields of the tokenizer's config.json, at least one; others have the reference model's values"
+    )
     loss: TokenizerLossConfig = TokenizerLossConfig()
+
+    @field_validator("model")
+    @classmethod
+    def _names_a_field(cls, model: dict[str, Any]) -> dict[str, Any]:
+        # An empty section would be the reference model's tokenizer, which takes gigabytes, by oversight.
+        if not model:
+            raise ValueError("must have at least one field of the image tokenizer, such as ch")
+        return model
 
 
 class SelfGeneratedConfig(Strict):

@@ -94,3 +94,11 @@ def test_a_small_folder_that_is_repeated_often_takes_no_memory(
         preparing._check_captions(config, Folder(), None, {})  # type: ignore[arg-type]
     assert seen == [["a red circle", "two dogs", "a red circle", "two dogs", "a red circle"]]
     assert captions.find_text_tokenizer is not find
+
+
+def test_an_empty_model_is_not_the_reference_models(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**TOKENIZER, "model": {}}))
+    message = "model: must have at least one field of the image tokenizer, such as ch, not {}"
+    with pytest.raises(SmaltiError, match=message):
+        load_config(TokenizerRunConfig, path)
