@@ -186,7 +186,7 @@ def test_golden(case):
 
 BAD_ARGUMENTS = {
     "prompt": ["", "  \n", 3, None, [], ["a star", ""], ["a star", 3], {"a": 1}, "\ud800", "word " * 3000],
-    "negative_prompt": [3, ["a star", "a heart"], []],
+    "negative_prompt": [3, ["a star", "a heart"], [], np.zeros(0), np.zeros((2, 2), bool)],
     "num_inference_steps": [0, -1, 65, 2.5, "4", True],
     "guidance_scale": [-0.1, math.nan, math.inf, "3"],
     "height": [0, -64, 60, 8, 64.0, 10**6],

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from smalti.cli.output import note
 from smalti.common.checks import check_choice
 from smalti.generation.declaration import Declaration, Rule, declaration
 from smalti.generation.settings import PRESETS, GenerationSettings
@@ -226,7 +226,7 @@ def load_pipeline(params: Mapping[str, Any]) -> Pipeline:
         adapter_scale=scales(params["adapter_scale"]),
     )
     if params["memory"] is not None:
-        print(f"{params['memory']}: {pipe.components.mode}", file=sys.stderr)
+        note(f"--memory {params['memory']}: {pipe.components.mode}")
     _warn_of_slow_dtype(pipe)
     return pipe
 
@@ -267,7 +267,7 @@ def _warn_of_no_effect(
     if params.get("blend") is False and not params["keep_pixels"]:
         found.append("--no-blend has no effect with --no-keep-pixels")
     if found:
-        print(f"smalti: {'; '.join(found)}", file=sys.stderr)
+        note("; ".join(found))
 
 
 def _warn_of_slow_dtype(pipe: Pipeline) -> None:
@@ -276,10 +276,9 @@ def _warn_of_slow_dtype(pipe: Pipeline) -> None:
 
     place, head = pipe.components.device, pipe.denoiser.head
     if place.type == "cpu" and str(head.dtype) == "torch.bfloat16" and not has_bf16(place):
-        print(
-            "smalti: this processor has no instructions for bfloat16, which is slow on it; "
-            "--dtype float32 is several times as fast",
-            file=sys.stderr,
+        note(
+            "this processor has no instructions for bfloat16, which is slow on it; "
+            "--dtype float32 is several times as fast"
         )
 
 

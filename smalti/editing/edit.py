@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from smalti.common.checks import check_whole, quoted
+from smalti.common.checks import check_flag, check_whole, quoted
 from smalti.common.images import to_pil
 from smalti.components import Components
 from smalti.editing.blending import blend, paste, redrawn
@@ -148,6 +148,7 @@ def prepare_edit(
         torch.Size([16, 16])
     """
     clock = _Clock()
+    keep_pixels, blend = check_flag("keep_pixels", keep_pixels), check_flag("blend", blend)
     work, source = _open(components, image, prompt, selection, settings, size)
     height, width = work.canvas.canvas
     settings = settings.replaced(height=height, width=width)

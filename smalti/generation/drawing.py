@@ -216,7 +216,7 @@ def _as_list(name: str, prompt: Any) -> list[str]:
 
 def _negatives(negative_prompt: Any, count: int, settings: GenerationSettings) -> list[str] | None:
     """Return a negative prompt for each prompt, or None for the empty one."""
-    if negative_prompt is None or negative_prompt == "":
+    if negative_prompt is None or (isinstance(negative_prompt, str) and not negative_prompt):
         return None
     negatives = _as_list("negative_prompt", negative_prompt)
     if isinstance(negative_prompt, str):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
 
 from smalti.common.checks import check_choice, quoted
-from smalti.common.devices import find_device, free_bytes, has_bf16
+from smalti.common.devices import can_compute, find_device, free_bytes, has_bf16
 from smalti.common.host import host_bytes
 from smalti.components import Components
 from smalti.errors import SmaltiError
@@ -61,8 +62,9 @@ def load_components(
             (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
         device: "cpu", "cuda", "cuda:1", ...
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU and
-            bfloat16 elsewhere; with `memory` a CPU with bfloat16 instructions takes it, too. A CPU without them is
-            several times as slow in bfloat16. The image tokenizer stays in float32, unless `memory` decides otherwise.
+            bfloat16 elsewhere, or float16 where the device lacks bfloat16; with `memory` a CPU with bfloat16
+            instructions takes it, too. A CPU without them is several times as slow in bfloat16. The image tokenizer
+            stays in float32, unless `memory` decides otherwise.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
         offload: "layers" keeps the layers in the host's memory and copies each to the GPU while the one before works.
             On a CPU it changes nothing.
@@ -91,9 +93,7 @@ def load_components(
     budget = None if memory is None else parse_memory(memory)
     place = find_device(device)
     float32_first = dtype is None and place.type == "cpu" and not has_bf16(place)
-    if dtype is None:
-        dtype = torch.float32 if place.type == "cpu" and budget is None else torch.bfloat16
-    precision = _precision(dtype)
+    precision = _default_dtype(place, budget) if dtype is None else _precision(dtype, place)
     if compile:
         check_compiler(place, quantize)
     adapters = read_adapters(adapter)
@@ -113,7 +113,7 @@ def load_components(
     )
     if compile:
         compile_layers(denoiser)
-    name = model if isinstance(model, str) and not Path(model).is_dir() else folder.resolve().name
+    name = model if isinstance(model, str) and not os.path.isdir(model) else folder.resolve().name
     name = " + ".join([name, *map(_adapter_name, adapters, scales)])
     return _components(folder, denoiser, place, mode, name, _known_words(folder, adapters))
 
@@ -145,12 +145,24 @@ def _known_words(folder: Path, adapters: Sequence[StoredAdapter]) -> frozenset[s
     return words.union(*(load_words(stored.folder) for stored in adapters)) if words else words
 
 
-def _precision(dtype: object) -> torch.dtype:
-    """Return PyTorch's dtype of a name, or the dtype itself."""
+def _default_dtype(place: torch.device, budget: int | None) -> torch.dtype:
+    """Return the denoiser's dtype where none is asked for."""
+    if place.type == "cpu":
+        return torch.float32 if budget is None else torch.bfloat16
+    return torch.bfloat16 if can_compute(place, torch.bfloat16) else torch.float16
+
+
+def _precision(dtype: object, place: torch.device) -> torch.dtype:
+    """Return PyTorch's dtype of a name, or the dtype itself; raise SmaltiError if the device cannot compute in it."""
     precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if not isinstance(precision, torch.dtype) or precision not in DTYPES.values():
         raise SmaltiError(
             f"dtype must be {' or '.join(DTYPES)}, not {dtype if isinstance(dtype, torch.dtype) else quoted(dtype)}"
+        )
+    if not can_compute(place, precision):
+        raise SmaltiError(
+            f"dtype must be one that device {place} computes in, not {str(precision).removeprefix('torch.')}",
+            argument="dtype",
         )
     return precision
 
@@ -177,13 +189,13 @@ def find_model(
         model = DEFAULT_MODEL
     if isinstance(model, str) and model in BUNDLED_MODELS:
         folder = BUNDLED_MODELS[model]
-        if not (folder / "config.json").is_file():
+        if not os.path.isfile(folder / "config.json"):
             raise SmaltiError(
                 f"this installation lacks the bundled model {model}, {folder}: name another model"
             )
         model = folder
     # Path("") would be the folder that the process works in.
-    is_folder = isinstance(model, str | Path) and model != "" and Path(model).is_dir()
+    is_folder = isinstance(model, str | Path) and model != "" and os.path.isdir(model)
     if revision is not None and (is_folder or not is_hub_id(model)):
         raise SmaltiError(f"revision is for models on the Hugging Face hub, not {quoted(str(model))}")
     if is_folder:

@@ -15,6 +15,13 @@ from smalti.worlds.scenes.config import ScenesConfig
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
+# Largest numbers, far beyond those of known trainings: a slip of a key must not cost days or all memory.
+_MOST_STEPS = 10**9
+_MOST_BATCH = 2**16
+_MOST_ACCUMULATED = 2**20
+_MOST_IMAGES = 10**8
+_WIDEST = 2**16
+
 
 class OptimizerConfig(Strict):
     """AdamW with linear warm-up and cosine decay."""
@@ -26,7 +33,7 @@ class OptimizerConfig(Strict):
     final_fraction: float = Field(
         0.02, ge=0, le=1, description="final learning rate as a fraction of the peak"
     )
-    warmup_steps: int = Field(200, ge=0, description="steps until the peak")
+    warmup_steps: int = Field(200, ge=0, le=_MOST_STEPS, description="steps until the peak")
     betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="decay of the two moments")
     weight_decay: float = Field(0.01, ge=0, description="decay of matrices; other parameters have none")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
@@ -38,9 +45,11 @@ class OptimizerConfig(Strict):
 class LoopConfig(Strict):
     """Length of a run, how it is computed, and what it leaves behind."""
 
-    steps: int = Field(ge=1, description="optimizer steps")
-    batch_size: int = Field(ge=1, description="most images that a process computes at once")
-    accumulate: int = Field(1, ge=1, description="a step has batch_size · accumulate images")
+    steps: int = Field(ge=1, le=_MOST_STEPS, description="optimizer steps")
+    batch_size: int = Field(ge=1, le=_MOST_BATCH, description="most images that a process computes at once")
+    accumulate: int = Field(
+        1, ge=1, le=_MOST_ACCUMULATED, description="a step has batch_size · accumulate images"
+    )
     processes: int = Field(
         1,
         ge=1,
@@ -111,7 +120,7 @@ class DiscriminatorConfig(Strict):
         ge=0, description="first step that uses it; earlier steps train reconstruction alone"
     )
     weight: float = Field(0.05, gt=0, description="weight of its term in the tokenizer's loss")
-    channels: int = Field(32, ge=1, description="channels of its first layer")
+    channels: int = Field(32, ge=1, le=_WIDEST, description="channels of its first layer")
 
 
 class TokenizerLossConfig(Strict):
@@ -156,8 +165,18 @@ class TokenizerRunConfig(RunConfig):
         description="side in pixels of the training crop: the one with the strongest edges among a few random crops; "
         "null trains on whole images",
     )
-    model: dict[str, Any] = Field(description="fields of the tokenizer's config.json")
+    model: dict[str, Any] = Field(
+        description="fields of the tokenizer's config.json, at least one; others have the reference model's values"
+    )
     loss: TokenizerLossConfig = TokenizerLossConfig()
+
+    @field_validator("model")
+    @classmethod
+    def _names_a_field(cls, model: dict[str, Any]) -> dict[str, Any]:
+        # An empty section would be the reference model's tokenizer, which takes gigabytes, by oversight.
+        if not model:
+            raise ValueError("must have at least one field of the image tokenizer, such as ch")
+        return model
 
 
 class SelfGeneratedConfig(Strict):
@@ -198,14 +217,16 @@ class CacheConfig(Strict):
     """Images encoded once, before training starts, and kept in a folder."""
 
     path: Text = Field(description="folder of the cache")
-    samples: int = Field(ge=1, description="number of images; a smaller folder is repeated")
+    samples: int = Field(ge=1, le=_MOST_IMAGES, description="number of images; a smaller folder is repeated")
 
 
 class TextConfig(Strict):
     """The text tokenizer, trained on the captions of the data when the run starts."""
 
-    vocab_size: int = Field(512, ge=300, description="number of text tokens")
-    captions: int = Field(20000, ge=1, description="number of captions that it is trained on")
+    vocab_size: int = Field(512, ge=300, le=2**24, description="number of text tokens")
+    captions: int = Field(
+        20000, ge=1, le=_MOST_IMAGES, description="number of captions that it is trained on"
+    )
     cut_captions: bool = Field(
         False, description="whether captions that are longer than the model takes lose their last words"
     )
@@ -269,6 +290,7 @@ class DenoiserRunConfig(RunConfig):
     code_network: int | None = Field(
         None,
         ge=1,
+        le=_WIDEST,
         description="width of the codebook-conditioned embedding and head, whose networks similar codes share; null "
         "trains plain tables. The exported model holds plain tables",
     )

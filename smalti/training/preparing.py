@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -115,7 +117,7 @@ def _make_groups(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, num
     """Return a grouping into `number` groups, and keep it in the cache's folder."""
     path = Path(config.cache.path) / file_name("groups", number)
     codebook = codebook_of(image_tokenizer)
-    if path.exists():
+    if os.path.exists(path):
         return CodeGroups.load(path, codebook)
     groups = CodeGroups.from_kmeans(codebook, number, seed=config.seed)
     groups.save(path)
@@ -131,10 +133,9 @@ def check_folder_captions(config: DenoiserRunConfig, basics: Basics) -> Path | N
     source = basics.source
     if not isinstance(source, ImageFolder):
         return None
-    captions = source.captions
-    path = find_text_tokenizer(
-        config, [captions[index % len(captions)] for index in range(config.cache.samples)]
-    )
+    # The cache repeats a small folder's images, and their captions with them.
+    count = min(config.cache.samples, config.text.captions)
+    path = find_text_tokenizer(config, list(islice(cycle(source.captions), count)))
     text = TextTokenizer.from_file(path)
     if not config.text.cut_captions:
         check_captions(source, text, model_config_for(config, basics, text.vocab_size).max_prompt_tokens)

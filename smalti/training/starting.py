@@ -10,9 +10,10 @@ from smalti.common.randomness import stream
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.storage.folder import existing, load_image_tokenizer
-from smalti.storage.headers import PREFIX, Entry, read_denoisers
+from smalti.storage.headers import PREFIX, read_denoisers
 from smalti.storage.mapping import FLOATS, map_tensor
 from smalti.training.caching import fingerprint
+from smalti.training.sizing import check_shapes
 from smalti.vq.tokenizer import ImageTokenizer
 
 # The tables of image tokens, which start as projections of the codes.
@@ -47,13 +48,9 @@ def check_start(model: Denoiser, folder: str, tokenizer: str, image_tokenizer: I
     entries = read_denoisers(existing(folder))
     needed = {PREFIX + name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     optional = {name for name in needed if name.startswith(f"{PREFIX}prompt_convolution.")}
-    fits = set(needed) - optional <= set(entries) <= set(needed)
-    if not fits or any(not _fits(entry, needed[name]) for name, entry in entries.items()):
-        raise SmaltiError(f"start_from: {folder} must have the shape that the model section describes")
-
-
-def _fits(entry: Entry, shape: tuple[int, ...]) -> bool:
-    return entry.shape == shape and entry.dtype in FLOATS
+    lacking = {name: needed[name] for name in optional if name not in entries}
+    found = {name: entry.shape if entry.dtype in FLOATS else () for name, entry in entries.items()}
+    check_shapes(needed, found | lacking, folder)
 
 
 def _random(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from smalti.common.devices import find_device
 from smalti.common.images import save_grid
 from smalti.common.randomness import Draws, generator, stream
 from smalti.data.sources import FileSource, source_batch, stack_images
@@ -21,6 +22,7 @@ from smalti.training.distribution import take_from_first
 from smalti.training.launching import spread
 from smalti.training.loop import Trainer
 from smalti.training.reading import check_model_keys, name_key
+from smalti.training.sizing import check_room, check_shapes, outline
 from smalti.training.task import BatchLoss
 from smalti.vq.config import VQConfig
 from smalti.vq.discriminator import PatchDiscriminator
@@ -58,13 +60,16 @@ class TokenizerTask:
         if config.distribution.strategy != "ddp":
             raise SmaltiError("distribution.strategy must be ddp for an image tokenizer, which is small")
         check_settings(config)
+        shapes = outline(lambda: ImageTokenizer(VQConfig.from_dict(config.model)))
+        with name_key("start_from"):
+            state = find_start(shapes, config.start_from) if config.start_from else None
+        check_room(shapes, find_device(config.loop.device))
         torch.manual_seed(config.seed)
         # PyTorch keeps 32 bits of it; this keeps all of them.
         torch.default_generator.set_state(generator(config.seed).get_state())
         tokenizer = ImageTokenizer(VQConfig.from_dict(config.model))
-        if config.start_from:
-            with name_key("start_from"):
-                start_from(tokenizer, config.start_from)
+        if state:
+            tokenizer.load_state_dict(state)
         else:
             tokenizer.init_weights()
         if config.decoder_only:
@@ -269,18 +274,15 @@ def busiest_part(
     return max(parts, key=lambda part: float(part.float().diff(dim=2).abs().sum()))
 
 
-def start_from(tokenizer: ImageTokenizer, folder: str) -> None:
-    """Load the weights of another image tokenizer of the same shape.
+def find_start(shapes: dict[str, tuple[int, ...]], folder: str) -> dict[str, torch.Tensor]:
+    """Return the weights of another image tokenizer of the same shape.
 
     Raises:
         SmaltiError: the folder holds no image tokenizer, or one of another shape.
     """
-    try:
-        tokenizer.load_state_dict(load_image_tokenizer(folder).state_dict())
-    except RuntimeError as error:
-        raise SmaltiError(
-            f"start_from: {folder} must have the shape that the model section describes"
-        ) from error
+    state = load_image_tokenizer(folder).state_dict()
+    check_shapes(shapes, {name: tuple(tensor.shape) for name, tensor in state.items()}, folder)
+    return state
 
 
 def train_tokenizer(config: TokenizerRunConfig) -> dict[str, float]:

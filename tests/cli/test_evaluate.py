@@ -214,7 +214,11 @@ BAD_LINES = {
     "--seed must be": ["edits", "--seed", -1],
     "none is not a folder": ["scenes", "--folder", "none"],
     "--tokenized needs --ground-truth": ["scenes", "--tokenized"],
-    "suite 'scenes': lattice must be 0 or a multiple of 8, not 12": ["scenes", "--set", "lattice=12"],
+    "suite 'scenes': lattice must be 0 or a multiple of 8 up to 65536, not 12": [
+        "scenes",
+        "--set",
+        "lattice=12",
+    ],
     "--set must be NAME=VALUE, not 'lattice'": ["scenes", "--set", "lattice"],
     "suite 'edits' cannot have 'ways=all'; its parameters are selections": ["edits:ways=all"],
     "leave out --ground-truth and --save": ["scenes", "--folder", ".", "--ground-truth"],
