@@ -32,9 +32,16 @@ async function edit(parts, result, way = null) {
 
 /** Fill the form with what an image was made with. */
 async function reuse(parts, result, job) {
-  const { request, prompt, negative_prompt } = job ?? (await jobs.find(result.job));
-  saved.set(fromRequest({ ...request, prompt, negative_prompt }, parts.info, result.seed));
-  go("draw");
+  const found = job ?? (await jobs.find(result.job));
+  const { request, prompt, negative_prompt } = found;
+  const fields = fromRequest({ ...request, prompt, negative_prompt }, parts.info, result.seed);
+  if (found.operation === "generation") {
+    saved.set(fields);
+    go("draw");
+  } else {
+    await parts.edit.reuse(found, fields);
+    go("edit");
+  }
   announce("The form has the settings of the image");
 }
 

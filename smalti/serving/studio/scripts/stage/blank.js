@@ -18,7 +18,7 @@ export function blank(title, text, ...more) {
     element,
     show(visible) {
       element.hidden = !visible;
-      if (visible && tiles.empty) tiles.begin(wholeLayout(GRID));
+      if (visible && tiles.empty) tiles.begin(wholeLayout(GRID), null, true);
       else if (!visible) tiles.clear();
     },
   };

@@ -51,14 +51,18 @@ export class Tiles {
     return this.#layout === null;
   }
 
-  /** Start again: every token is masked and nothing is known of it; `within` limits the tiles to some tokens. */
-  begin(layout, within = null) {
+  /**
+   * Start again: every token is masked and nothing is known of it.
+   *
+   * `within` limits the tiles to some tokens; `still` keeps them from moving while nothing happens.
+   */
+  begin(layout, within = null, still = false) {
     const count = layout.rows * layout.columns;
     this.#layout = layout;
     this.#within = within;
     this.#from = this.#to = { fill: new Float32Array(count), colors: null };
     this.#rims = new Float64Array(count).fill(-Infinity);
-    this.#waiting = true;
+    this.#waiting = !still;
     this.#animate();
   }
 
