@@ -40,10 +40,11 @@ const SIGNS = { ArrowLeft: "←", ArrowRight: "→", Enter: "↵", Escape: "Esc"
 
 function showKeys(groups) {
   const dialog = $("#keys-dialog");
-  const sign = (key) => key.split("+").map((part) => SIGNS[part] ?? (part.length === 1 ? part.toUpperCase() : part)).join(" ");
+  const part = (name) => SIGNS[name] ?? (name.length === 1 ? name.toUpperCase() : name);
+  const sign = (key) => (key.length === 1 ? part(key) : key.split("+").map(part).join(" "));
   const list = groups.flatMap(([title, entries]) => [
     h("h3", {}, title),
-    ...entries.map(([keys, text]) => h("div", {}, h("span", {}, text), h("span", {}, keys.slice(0, 2).map((key) => [h("kbd", {}, sign(key)), " "])))),
+    ...entries.map(([keys, text]) => h("div", {}, h("span", {}, text), h("span", {}, h("kbd", {}, sign(keys[0]))))),
   ]);
   dialog.replaceChildren(
     h("div", { className: "rail-head" }, h("h2", { id: "keys-title" }, "Keyboard"), h("button", { type: "button", className: "icon-button", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"))),

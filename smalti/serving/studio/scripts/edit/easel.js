@@ -5,7 +5,6 @@ import { Tiles, palette, tile } from "../stage/tiles.js";
 import { Viewport } from "./viewport.js";
 
 const MASK_COLOR = "#e0218a"; // one that hardly any image has
-const MARGIN = 44; // room for the handles that extend the image
 
 export class Easel {
   viewport = new Viewport();
@@ -16,6 +15,7 @@ export class Easel {
   scene = { image: null, mask: null, stroke: null, region: null, loss: null, grid: null, tiles: false, cursor: null, block: null };
   tiles = new Tiles(() => this.paint());
   #area = { left: 0, top: 0, right: 1, bottom: 1 };
+  #margin = { left: 20, top: 20, right: 20, bottom: 20 };
   #asked = 0;
 
   constructor() {
@@ -32,13 +32,16 @@ export class Easel {
     this.paint();
   }
 
-  get area() {
-    return this.#area;
+  /** Room at the sides in CSS pixels, so that tools and handles cover nothing: {left, top, right, bottom}. */
+  set margin(margin) {
+    if (JSON.stringify(margin) === JSON.stringify(this.#margin)) return;
+    this.#margin = margin;
+    if (this.viewport.fitted) this.fit();
   }
 
   fit() {
     const { clientWidth: width, clientHeight: height } = this.element;
-    this.viewport.fit(this.#area, { width, height }, MARGIN);
+    this.viewport.fit(this.#area, { width, height }, this.#margin);
     this.paint();
   }
 
@@ -81,7 +84,7 @@ export class Easel {
     const ratio = canvas.width / Math.max(1, this.element.clientWidth);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, canvas.width, canvas.height);
-    if (!scene.image) return;
+    if (!scene.image || canvas.width === 0 || canvas.height === 0) return;
     const colors = palette(canvas);
     this.#paintGround(context, colors);
     const place = this.#rectangle(scene.image.area);
@@ -119,18 +122,21 @@ export class Easel {
       const top = place.y + (layout.y + row * layout.dy) * place.height;
       if (bits[index]) {
         tile(context, left, top, w, h, 0.9);
-        context.globalAlpha = 0.5;
-        context.fillStyle = colors.accent;
+        context.globalAlpha = 0.55;
+        context.fillStyle = colors.gold;
         context.fill();
         context.globalAlpha = 1;
+        context.lineWidth = 3;
+        context.strokeStyle = "#0006"; // dark around light shows on any image
+        context.stroke();
         context.lineWidth = 1.5;
-        context.strokeStyle = "#fffc";
+        context.strokeStyle = "#fffd";
         context.stroke();
       } else if (largest > 0 && loss[index] > 0.02 * largest) {
         // What the prompt makes a little less likely: it would be next if the slider moved.
         tile(context, left, top, w, h, 0.15 + 0.4 * Math.sqrt(loss[index] / largest));
         context.globalAlpha = 0.6;
-        context.fillStyle = colors.accent;
+        context.fillStyle = colors.gold;
         context.fill();
         context.globalAlpha = 1;
       }

@@ -155,7 +155,7 @@ export class EditStage {
       [["n"], "Snap to tokens", edit(() => ({ snap: !saved.form.edit.snap }))],
       [["g"], "Grid of tokens", edit(() => ({ grid: !saved.form.edit.grid }))],
       [["Ctrl+z"], "Undo the mask", () => this.#mask.undo()],
-      [["Shift+Ctrl+z", "Ctrl+Shift+z", "Ctrl+y"], "Redo the mask", () => this.#mask.redo()],
+      [["Ctrl+Shift+z", "Ctrl+y"], "Redo the mask", () => this.#mask.redo()],
       [["+", "="], "Zoom in", zoom(1.4)],
       [["-"], "Zoom out", zoom(1 / 1.4)],
       [["0"], "Fit", () => this.#easel.fit()],
@@ -197,6 +197,7 @@ export class EditStage {
       this.#update();
     });
     saved.on("change", () => this.#update());
+    addEventListener("view", () => this.#update());
     jobs.on("job", (job) => job.id === this.#run?.id && this.#update());
     jobs.on("list", () => this.#run && this.#update());
     jobs.on("lost", ({ job, error }) => job?.id === this.#run?.id && this.foot.warn(error.message, true));
@@ -243,6 +244,8 @@ export class EditStage {
     const { way } = saved.form.edit;
     this.tools.element.hidden = !this.#paintable;
     this.handles.element.hidden = !(before && way === "extend");
+    const sides = before && way === "extend" ? 44 : 20;
+    this.#easel.margin = { left: sides, right: sides, top: this.#paintable ? 66 : sides + 4, bottom: 62 };
     const compare = this.#shown === "compare" && this.result;
     if (compare) this.#showCompare();
     else this.#compare.element.remove();
@@ -359,7 +362,7 @@ function paintTokens(context, side, run) {
   context.globalAlpha = 1;
   if (!run.region) return;
   const { layout, bits } = run.region;
-  context.fillStyle = getComputedStyle(context.canvas).getPropertyValue("--accent");
+  context.fillStyle = getComputedStyle(context.canvas).getPropertyValue("--gold");
   const [w, h_] = [layout.dx * place.width, layout.dy * place.height];
   bits.forEach((bit, index) => {
     const column = index % layout.columns;

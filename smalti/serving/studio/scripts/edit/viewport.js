@@ -12,14 +12,16 @@ export class Viewport {
   #box = { width: 1, height: 1 };
   #area = { left: 0, top: 0, right: 1, bottom: 1 };
 
-  /** Show an area of the image, {left, top, right, bottom}, in a box of CSS pixels. */
+  /** Show an area of the image, {left, top, right, bottom}, in a box of CSS pixels, less margins at the four sides. */
   fit(area, box, margin) {
     this.#box = box;
     this.#area = area;
     const [width, height] = [area.right - area.left, area.bottom - area.top];
-    this.scale = Math.max(0.01, Math.min((box.width - 2 * margin) / width, (box.height - 2 * margin) / height));
-    this.x = (box.width - width * this.scale) / 2 - area.left * this.scale;
-    this.y = (box.height - height * this.scale) / 2 - area.top * this.scale;
+    const across = box.width - margin.left - margin.right;
+    const down = box.height - margin.top - margin.bottom;
+    this.scale = Math.max(0.01, Math.min(across / width, down / height));
+    this.x = margin.left + (across - width * this.scale) / 2 - area.left * this.scale;
+    this.y = margin.top + (down - height * this.scale) / 2 - area.top * this.scale;
     this.fitted = true;
   }
 
