@@ -13,24 +13,32 @@ export function buildSettings(info) {
   const fields = names.map((name) => [name, makeField(name, info.fields[name])]);
   $("#settings").replaceChildren(...fields.map(([, field]) => field.element));
   $("#reset-settings").addEventListener("click", () => saved.set({ settings: {} }));
-  const show = () => {
-    const { settings, preset } = saved.form;
-    const model = chosenModel(info);
-    const defaults = model.presets[preset] ?? model.settings;
-    for (const [name, field] of fields) field.show(settings[name], defaults[name]);
+  const mark = () => {
+    const { settings } = saved.form;
+    for (const [name, { element }] of fields) element.classList.toggle("changed", name in settings);
     const changed = Object.keys(settings).length;
     $("#changed").hidden = changed === 0;
     $("#changed").textContent = `${changed} changed`;
     $("#reset-settings").disabled = changed === 0;
   };
+  const show = () => {
+    const { settings, preset } = saved.form;
+    const model = chosenModel(info);
+    const defaults = model.presets[preset] ?? model.settings;
+    for (const [name, field] of fields) {
+      // A number that is half typed must not be written over.
+      if (!field.element.contains(document.activeElement)) field.show(settings[name], defaults[name]);
+    }
+    mark();
+  };
   saved.on("change", ({ source }) => source !== "setting" && show());
   show();
   for (const [name, field] of fields) {
-    field.element.addEventListener("change", () => {
+    field.element.addEventListener("input", () => {
       const { [name]: _, ...others } = saved.form.settings;
       const value = field.read();
       saved.set({ settings: value === undefined ? others : { ...others, [name]: value } }, "setting");
-      show();
+      mark();
     });
   }
 }
@@ -48,14 +56,7 @@ function makeField(name, { help: text, schema }) {
     input.setAttribute("aria-describedby", hint);
   }
   const element = h("div", { className: "field" }, h("label", { htmlFor: id }, label(name)), control, made.list, h("small", { id: hint }, help(text)));
-  return {
-    element,
-    read: made.read,
-    show(value, standard) {
-      element.classList.toggle("changed", value !== undefined);
-      made.show(value, standard);
-    },
-  };
+  return { element, read: made.read, show: made.show };
 }
 
 function choice(values) {
