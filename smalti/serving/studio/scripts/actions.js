@@ -34,7 +34,8 @@ async function edit(parts, result, way = null) {
 async function reuse(parts, result, job) {
   const found = job ?? (await jobs.find(result.job));
   const { request, prompt, negative_prompt } = found;
-  const fields = fromRequest({ ...request, prompt, negative_prompt }, parts.info, result.seed);
+  // One image of several has a seed of its own, which draws it alone.
+  const fields = fromRequest({ ...request, prompt, negative_prompt, n: 1 }, parts.info, result.seed);
   if (found.operation === "generation") {
     saved.set(fields);
     go("draw");

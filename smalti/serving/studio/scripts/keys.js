@@ -12,6 +12,8 @@ export function buildKeys(groups) {
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.isComposing || $("dialog[open]")) return;
     const pressed = nameOf(event);
+    // Sliders and choices have their own use for arrows.
+    if (event.target.matches("input, select, [role=slider]") && pressed.includes("Arrow")) return;
     const typing = takesText(event.target) && !pressed.includes("Ctrl+");
     for (const { keys, run, where } of table) {
       if (!run || (where && where !== view()) || !keys.includes(pressed)) continue;

@@ -19,13 +19,13 @@ export function h(name, attributes = {}, ...children) {
   return element;
 }
 
-/** Return an icon of icons.svg. It is decoration: the button around it has a name of its own. */
+/** Return an icon of index.html. It is decoration: the button around it has a name of its own. */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   const use = document.createElementNS(SVG, "use");
   svg.setAttribute("class", "icon");
   svg.setAttribute("aria-hidden", "true");
-  use.setAttribute("href", `icons.svg#${name}`);
+  use.setAttribute("href", `#icon-${name}`);
   svg.append(use);
   return svg;
 }

@@ -102,7 +102,7 @@ function showLock() {
   const { locked } = saved.form;
   const button = $("#lock");
   button.setAttribute("aria-pressed", String(locked));
-  button.querySelector("use").setAttribute("href", `icons.svg#${locked ? "locked" : "unlocked"}`);
+  button.querySelector("use").setAttribute("href", `#icon-${locked ? "locked" : "unlocked"}`);
   button.title = locked ? "The seed stays (L)" : "The seed is rolled for each drawing (L)";
 }
 
