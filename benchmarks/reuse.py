@@ -22,10 +22,11 @@ from measure import device_name, operations_of
 
 import smalti
 from smalti.errors import SmaltiError
-from smalti.evaluation.suites.scenes.prompts import TAGS, scene_prompts
+from smalti.evaluation.suites.scenes.prompts import scene_prompts
 from smalti.generation.result import PipelineOutput
 from smalti.generation.settings import GenerationSettings
 from smalti.pipeline import Pipeline
+from smalti.worlds.tasks import TAGS
 
 EXACT, OTHER_SEED = "exact", "exact, another seed"
 

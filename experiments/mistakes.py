@@ -28,12 +28,13 @@ import torch
 import smalti
 from smalti.errors import SmaltiError
 from smalti.evaluation.suites.scenes.detector import Detection, detect
-from smalti.evaluation.suites.scenes.prompts import TAGS, Prompt, scene_prompts
+from smalti.evaluation.suites.scenes.prompts import Prompt, scene_prompts
 from smalti.evaluation.suites.scenes.score import is_correct
 from smalti.generation.build import make_sampler
 from smalti.generation.settings import GenerationSettings
 from smalti.pipeline import Pipeline
 from smalti.sampling.sampler import sample
+from smalti.worlds.tasks import TAGS
 
 _BATCH = 16
 _TRIES = 4

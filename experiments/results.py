@@ -14,7 +14,7 @@ from typing import Any
 
 from smalti.common.files import read_json
 from smalti.evaluation.suites.scenes.edit_pairs import KINDS
-from smalti.evaluation.suites.scenes.prompts import TAGS
+from smalti.worlds.tasks import TAGS
 
 PRESETS = ("quality", "balanced", "fast")
 

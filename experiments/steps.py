@@ -33,10 +33,11 @@ import smalti
 from smalti.common.checks import check_whole
 from smalti.common.files import read_json, write_json_atomic, write_text_atomic
 from smalti.errors import SmaltiError
-from smalti.evaluation.suites.scenes.prompts import TAGS, scene_prompts
+from smalti.evaluation.suites.scenes.prompts import scene_prompts
 from smalti.evaluation.suites.scenes.score import score_images
 from smalti.generation.settings import GenerationSettings
 from smalti.pipeline import Pipeline
+from smalti.worlds.tasks import TAGS
 
 RULES = (
     "none",

@@ -36,7 +36,7 @@ from smalti.common.files import write_json_atomic, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.evaluation.subject import Subject
 from smalti.evaluation.suites.scenes.contrast import measure_contrasts
-from smalti.evaluation.suites.scenes.prompts import TAGS, scene_prompts
+from smalti.evaluation.suites.scenes.prompts import scene_prompts
 from smalti.evaluation.suites.scenes.score import score_images
 from smalti.generation.settings import GenerationSettings
 from smalti.objective.loss import denoising_loss
@@ -47,6 +47,7 @@ from smalti.training.reading import load_config
 from smalti.vq.groups import CodeGroups
 from smalti.worlds.scenes.config import ScenesConfig
 from smalti.worlds.scenes.world import Scenes
+from smalti.worlds.tasks import TAGS
 
 VARIANTS: dict[str, list[str]] = {
     "as configured": [],

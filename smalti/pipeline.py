@@ -45,7 +45,8 @@ def load(
     The arguments are those of `smalti.storage.loading.load_components`.
 
     Args:
-        model: a folder, or a name on the Hugging Face hub (organisation/name); None is the bundled model.
+        model: the name of a bundled model ("scenes"), a folder, or a name on the Hugging Face hub
+            (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
         device: "cpu", "cuda", "cuda:1", ...
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's; None chooses by device.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
@@ -61,7 +62,7 @@ def load(
 
     Example:
         >>> import smalti
-        >>> smalti.load()("a red circle", seed=0).images[0].size
+        >>> smalti.load("scenes")("a red circle", seed=0).images[0].size
         (256, 256)
     """
     return Pipeline(
@@ -164,7 +165,7 @@ class Pipeline:
 
         Example:
             >>> import smalti
-            >>> smalti.load()("three blue stars", seed=1, num_inference_steps=8).seeds
+            >>> smalti.load("scenes")("three blue stars", seed=1, num_inference_steps=8).seeds
             [1]
         """
         check_choice("output_type", output_type, OUTPUT_TYPES)
@@ -208,7 +209,7 @@ class Pipeline:
 
         Example:
             >>> import smalti
-            >>> generation = smalti.load().start("a red circle", seed=0)
+            >>> generation = smalti.load("scenes").start("a red circle", seed=0)
             >>> revealed = [int(step.revealed.sum()) for step in generation]
             >>> sum(revealed), generation.output().images[0].size
             (256, (256, 256))
@@ -277,7 +278,7 @@ class Pipeline:
 
         Example:
             >>> import smalti
-            >>> pipe = smalti.load()
+            >>> pipe = smalti.load("scenes")
             >>> scene = pipe("a red circle", seed=0)
             >>> pipe.edit(scene, "a green circle", seed=0).image.size
             (256, 256)

@@ -55,7 +55,9 @@ def prose_of(docstring: str) -> str:
 def commands() -> Iterator[tuple[str, object]]:
     group = typer.main.get_command(app)
     yield "smalti", group
-    yield from group.commands.items()
+    for name, command in group.commands.items():
+        yield name, command
+        yield from getattr(command, "commands", {}).items()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from smalti.cli import edit
+from smalti.cli import edit, prepare
 from smalti.cli.average import average
 from smalti.cli.evaluate import evaluate
 from smalti.cli.generate import generate
@@ -38,6 +38,7 @@ app.command()(average)
 app.command()(groups)
 app.command()(evaluate)
 app.command()(serve)
+app.add_typer(prepare.app, name="prepare")
 
 
 @app.callback(invoke_without_command=True)

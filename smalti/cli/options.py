@@ -31,8 +31,8 @@ Model = Annotated[
     str | None,
     _model_option(
         "--model",
-        "Model folder, or a name on the Hugging Face hub such as nvidia/NL-Diffusion-Image. By default the bundled "
-        "model.",
+        "Bundled model (scenes), model folder, or a name on the Hugging Face hub such as nvidia/NL-Diffusion-Image. "
+        "By default the bundled model.",
         "MODEL",
     ),
 ]
@@ -127,6 +127,7 @@ _NAMED = {
     *_LOADING,
     *("preset", "seed", "negative_prompt", "source_prompt", "mask", "strength", "share", "threshold"),
     *("host", "port", "api_key_file", "keep", "alias", "cors_origin"),
+    *("styles", "jobs"),
 }
 
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from smalti.common.strict import Strict, Text
 from smalti.data.folder import ImageFolder
+from smalti.worlds.objects.config import ObjectsConfig
 from smalti.worlds.scenes.config import ScenesConfig
 
 
@@ -37,5 +38,6 @@ def _with_kind(value: Any) -> Any:
 
 
 DataConfig = Annotated[
-    Annotated[FolderConfig | ScenesConfig, Field(discriminator="kind")], BeforeValidator(_with_kind)
+    Annotated[FolderConfig | ObjectsConfig | ScenesConfig, Field(discriminator="kind")],
+    BeforeValidator(_with_kind),
 ]

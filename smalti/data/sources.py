@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -18,6 +18,14 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return sample number `index`, 0 or more. A finite source starts again after its last sample."""
+
+
+@runtime_checkable
+class FileSource(Source, Protocol):
+    """A source that reads files, which may change between two trainings."""
+
+    def fingerprint(self) -> str:
+        """Return a short hash of what the samples depend on beside the configuration."""
 
 
 def shuffled_indices(length: int, start: int, count: int, seed: int) -> list[int]:

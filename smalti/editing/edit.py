@@ -203,7 +203,7 @@ def start_edit(
 
     Example:
         >>> import smalti
-        >>> pipe = smalti.load()
+        >>> pipe = smalti.load("scenes")
         >>> scene = pipe("a red circle", seed=0)
         >>> edit = start_edit(pipe.components, scene, "a green circle", Selection(), pipe.settings, seed=0)
         >>> for step in edit:

@@ -159,7 +159,7 @@ def start(
 
     Example:
         >>> import smalti
-        >>> pipe = smalti.load()
+        >>> pipe = smalti.load("scenes")
         >>> generation = start(pipe.components, "a red circle", pipe.settings.replaced(num_inference_steps=4), seed=0)
         >>> [step.index for step in generation]
         [0, 1, 2, 3]

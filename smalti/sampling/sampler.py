@@ -162,7 +162,7 @@ def sample(
 
     Example:
         >>> import smalti
-        >>> parts = smalti.load().components
+        >>> parts = smalti.load("scenes").components
         >>> steps = sample(parts.denoiser, parts.prompts(["a red circle"], 256, 256), grid=(16, 16),
         ...                sampler=Sampler(steps=4), generators=[torch.Generator().manual_seed(0)])
         >>> [int(step.revealed.sum()) for step in steps]

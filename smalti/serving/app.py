@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match, Route, Router
 from starlette.types import ASGIApp, Scope
 
+from smalti.serving.accepting import Acceptor
 from smalti.serving.answers import Answers
 from smalti.serving.gate import Access, Gate
 from smalti.serving.images_api import ImagesApi
@@ -23,7 +24,9 @@ def make_app(service: Service, access: Access) -> ASGIApp:
     Args:
         access: who may ask.
     """
-    routes = _routes(ImagesApi(service), JobsApi(service), Site(service, open=not access.keys))
+    acceptor = Acceptor(service)
+    site = Site(service, open=not access.keys)
+    routes = _routes(ImagesApi(service, acceptor), JobsApi(service, acceptor), site)
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:

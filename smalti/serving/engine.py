@@ -49,7 +49,9 @@ class Engine:
         self.queue = Queue(limits.waiting, limits.waiting_per_client)
         self._finish = finish
         self._encoders = ThreadPoolExecutor(len(self.workers), thread_name_prefix="smalti-encode")
+        # Seconds by token and step: a moving average, and the least so far.
         self._paces: dict[str, float] = {}
+        self._best: dict[str, float] = {}
         self._warm = 0
         self._running: dict[str, Job] = {}
         self._lock = threading.Lock()
@@ -68,6 +70,10 @@ class Engine:
         """Start the threads."""
         for thread in self._threads:
             thread.start()
+
+    def check_room(self) -> None:
+        """Raise ApiError if the queue takes no more, before a body is read in vain."""
+        self.queue.check(self.retry_after())
 
     def submit(self, job: Job) -> None:
         """Accept a job.
@@ -116,7 +122,8 @@ class Engine:
     def _check_work(self, job: Job) -> None:
         """Raise ApiError if a job would occupy a device for too long."""
         count, steps = len(job.task.seeds), job.task.settings.num_inference_steps
-        seconds = self._paces.get(job.task.model, 0) * job.work * count
+        # By the best pace, because that of a busy moment would refuse what is usually fine.
+        seconds = self._best.get(job.task.model, 0) * job.work * count
         if seconds > self.limits.work_seconds:
             name = "n" if count > 1 else "num_inference_steps"
             raise ApiError(
@@ -131,7 +138,7 @@ class Engine:
         """Draw batches until the queue ends: the thread of a worker."""
         try:
             for name, pace in worker.warm_up().items():
-                self._paces.setdefault(name, pace)
+                self._note_pace(name, pace)
         except Exception:
             log.exception("a worker failed to warm up")
         with self._lock:
@@ -180,7 +187,7 @@ class Engine:
         for job, index in batch:
             job.begin()
             try:
-                with job.lock:
+                with job.preparing:
                     if job.task.edit is not None and job.prepared is None and not job.stopped:
                         job.prepared = worker.prepare(job.task)
                         job.region = describe_region(job.prepared)
@@ -202,11 +209,15 @@ class Engine:
         worker.draw(pieces, watch)
         seconds = time.perf_counter() - started
         job = places[0][0]
-        pace = seconds / (job.work * len(places)) if job.work else 0
-        old = self._paces.get(job.task.model, pace)
         if not any(other.stopped for other, _ in places):
-            self._paces[job.task.model] = old + _NEWEST * (pace - old)
+            self._note_pace(job.task.model, seconds / (job.work * len(places)))
         self.metrics.drew(job.task.model, len(places), seconds, watch.previews)
+
+    def _note_pace(self, model: str, pace: float) -> None:
+        """Learn from a batch how fast a model draws."""
+        old = self._paces.get(model, pace)
+        self._paces[model] = old + _NEWEST * (pace - old)
+        self._best[model] = min(pace, self._best.get(model, pace))
 
     def _hand_on(self, job: Job, index: int, drawn: Drawn) -> None:
         job.handed_on.add(index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from smalti.common.images import encode_image, to_rgb
-from smalti.serving import submission
-from smalti.serving.bodies import read_body
+from smalti.serving.accepting import Acceptor, finished
+from smalti.serving.bodies import Body
 from smalti.serving.encoding import FORMATS
 from smalti.serving.errors import internal, invalid
 from smalti.serving.jobs import CANCELLED, COMPLETED, Event, Job
@@ -28,8 +27,8 @@ _QUALITIES = ("low", "medium", "high", "xhigh", "max")
 class ImagesApi:
     """The endpoints below /v1/images."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, acceptor: Acceptor) -> None:
+        self._service, self._acceptor = service, acceptor
 
     async def generations(self, request: Request) -> Response:
         """Answer POST /v1/images/generations."""
@@ -44,12 +43,13 @@ class ImagesApi:
         return await self._answer(request, "variation")
 
     async def _answer(self, request: Request, operation: str) -> Response:
-        asked = await read_request(request, self._service, operation)
-        stream, urls = asked.fields.get("stream"), asked.fields.get("response_format") == "url"
-        if stream and urls:
-            raise invalid("response_format must be b64_json in a stream", "response_format")
-        job = await run_in_threadpool(self._service.submit, asked, urls=urls)
-        if stream is True:
+        def choose(body: Body) -> str:
+            if body.fields.get("stream") and body.fields.get("response_format") == "url":
+                raise invalid("response_format must be b64_json in a stream", "response_format")
+            return operation
+
+        job = await self._acceptor.accept(request, choose, files=operation != "generation")
+        if job.request.get("stream"):
             return event_stream(self._stream(job))
         if not await finished(job, request):
             self._service.engine.cancel(job)  # the client went away, and nobody reads the answer
@@ -58,7 +58,8 @@ class ImagesApi:
             raise internal()
         if job.error is not None:
             raise job.error
-        return JSONResponse(await run_in_threadpool(self._body, job, _address(request) if urls else None))
+        address = _address(request) if job.keeps_results else None
+        return JSONResponse(await run_in_threadpool(self._body, job, address))
 
     def _body(self, job: Job, address: str | None) -> dict[str, Any]:
         data = []
@@ -96,36 +97,6 @@ class ImagesApi:
             yield event("[DONE]")
         finally:
             self._service.engine.cancel(job)
-
-
-async def read_request(request: Request, service: Service, operation: str) -> submission.Request:
-    """Return what a client asks for; the errors are those of `smalti.serving.bodies.read_body`."""
-    body = await read_body(request, service.limits, files=operation != "generation")
-    state = request.state
-    return submission.Request(
-        operation, body.fields, body.image, body.mask, client=state.client, owner=state.owner
-    )
-
-
-async def finished(job: Job, request: Request) -> bool:
-    """Wait until a job has ended; return False if the client goes away before."""
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        with job.follow() as follower:
-            while not job.finished:
-                waiting = asyncio.ensure_future(follower.wait(3600))
-                await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
-                waiting.cancel()
-                if gone.done():
-                    return job.finished
-        return True
-    finally:
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _encoded(one: Event, job: Job) -> list[tuple[int, str]]:

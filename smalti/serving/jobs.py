@@ -129,6 +129,7 @@ class Job:
         self.taken = 0
         self.handed_on: set[int] = set()
         self.lock = threading.RLock()
+        self.preparing = threading.Lock()  # apart, so that a cancel need not wait for a selection
         self.preview_at = 0.0
         self._events: deque[Event] = deque(maxlen=_MOST_EVENTS)
         self._number = 0

@@ -12,16 +12,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from smalti.common.checks import quoted
-from smalti.serving.bodies import read_body
+from smalti.serving.accepting import Acceptor, finished
+from smalti.serving.bodies import Body
 from smalti.serving.encoding import thumbnail
 from smalti.serving.errors import invalid, not_found
 from smalti.serving.fields import OPERATIONS
 from smalti.serving.ids import is_id
-from smalti.serving.images_api import finished
 from smalti.serving.jobs import Event, Job
 from smalti.serving.service import Service
 from smalti.serving.sse import HEARTBEAT, HEARTBEAT_SECONDS, event, event_stream
-from smalti.serving.submission import Request as Asked
 
 _MOST_LISTED = 200
 
@@ -29,13 +28,12 @@ _MOST_LISTED = 200
 class JobsApi:
     """The endpoints below /api/jobs, /api/results and /api/selections."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, acceptor: Acceptor) -> None:
+        self._service, self._acceptor = service, acceptor
 
     async def create(self, request: Request) -> Response:
         """Answer POST /api/jobs: 202 with the job, whose events tell the rest."""
-        asked = await self._asked(request, [name for name in OPERATIONS if name != "selection"])
-        job = await run_in_threadpool(self._service.submit, asked, listed=True)
+        job = await self._acceptor.accept(request, _operation, listed=True)
         described = self._service.describe_live(job)
         return JSONResponse(described, 202, {"location": f"/api/jobs/{job.id}"})
 
@@ -142,8 +140,7 @@ class JobsApi:
 
     async def select(self, request: Request) -> Response:
         """Answer POST /api/selections: which tokens an edit would change, without drawing."""
-        asked = await self._asked(request, ["selection"])
-        job = await run_in_threadpool(self._service.submit, asked)
+        job = await self._acceptor.accept(request, _selection)
         if not await finished(job, request):
             self._service.engine.cancel(job)
             return Response(status_code=499)
@@ -164,22 +161,35 @@ class JobsApi:
         )
         return JSONResponse(found)
 
-    async def _asked(self, request: Request, operations: list[str]) -> Asked:
-        """Return what a client asks for; a job says in `operation` what it is."""
-        body = await read_body(request, self._service.limits, files=True)
-        operation = operations[0]
-        if len(operations) > 1:
-            operation = body.fields.pop("operation", None) or operations[0]
-            if operation not in operations:
-                allowed = " or ".join(operations)
-                raise invalid(f"operation must be {allowed}, not {quoted(operation, 60)}", "operation")
-        if operation == "generation" and (body.image is not None or body.mask is not None):
-            raise invalid("image is not a field of a generation", "image", "unknown_parameter")
-        for name in ("stream", "partial_images", "response_format"):
-            if body.fields.pop(name, None) is not None:
-                raise invalid(f"{name} is not a field of this request", name, "unknown_parameter")
-        state = request.state
-        return Asked(operation, body.fields, body.image, body.mask, client=state.client, owner=state.owner)
+
+def _operation(body: Body) -> str:
+    """Return what a job is to do, which its body says in `operation`.
+
+    Raises:
+        ApiError: it is none of the operations, or a field that jobs do not have.
+    """
+    _refuse_streams(body)
+    operations = [name for name in OPERATIONS if name != "selection"]
+    operation = body.fields.pop("operation", None)
+    operation = operations[0] if operation is None else operation
+    if operation not in operations:
+        allowed = " or ".join(operations)
+        raise invalid(f"operation must be {allowed}, not {quoted(operation, 60)}", "operation")
+    if operation == "generation" and (body.image is not None or body.mask is not None):
+        raise invalid("image is not a field of a generation", "image", "unknown_parameter")
+    return str(operation)
+
+
+def _selection(body: Body) -> str:
+    _refuse_streams(body)
+    return "selection"
+
+
+def _refuse_streams(body: Body) -> None:
+    """Raise ApiError for fields that say how an answer is sent."""
+    for name in ("stream", "partial_images", "response_format"):
+        if body.fields.pop(name, None) is not None:
+            raise invalid(f"{name} is not a field of this request", name, "unknown_parameter")
 
 
 def _id(request: Request, what: str) -> str:

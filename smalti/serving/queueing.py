@@ -45,6 +45,15 @@ class Queue:
         with self._changed:
             return list(self._jobs)
 
+    def check(self, retry_after: int) -> None:
+        """Raise ApiError if the queue is full or closed; the argument is as for `put`."""
+        wait = {"retry-after": str(retry_after)}
+        if self.closed:
+            raise ApiError(503, "the server is shutting down", "shutting_down", headers=wait)
+        if self.full:
+            message = f"the queue is full, with {self._most} requests; try again in {retry_after} s"
+            raise ApiError(429, message, "queue_full", headers=wait)
+
     def put(self, job: Job, retry_after: int) -> None:
         """Append a job.
 
@@ -54,17 +63,13 @@ class Queue:
         Raises:
             ApiError: 429 if the queue, or the client's share of it, is full; 503 if the server is shutting down.
         """
-        wait = {"retry-after": str(retry_after)}
         with self._changed:
-            if self.closed:
-                raise ApiError(503, "the server is shutting down", "shutting_down", headers=wait)
-            if len(self._jobs) >= self._most:
-                message = f"the queue is full, with {self._most} requests; try again in {retry_after} s"
-                raise ApiError(429, message, "queue_full", headers=wait)
+            self.check(retry_after)
             if Counter(other.client for other in self._jobs)[job.client] >= self._most_per_client:
                 message = (
                     f"{self._most_per_client} of your requests wait already; try again in {retry_after} s"
                 )
+                wait = {"retry-after": str(retry_after)}
                 raise ApiError(429, message, "too_many_requests", headers=wait)
             self._jobs.append(job)
             self._changed.notify()

@@ -28,6 +28,7 @@ from smalti.serving.worker import Worker
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SHORTEST_KEY = 16
+_KEEP_ALIVE_SECONDS = 75
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ class Server(uvicorn.Server):
                 log_config=None,
                 server_header=False,
                 h11_max_incomplete_event_size=HEADER_BYTES,
+                # Longer than clients keep an idle connection, so that none is closed under a request.
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=int(limits.drain_seconds) + 1,
             )
         )
@@ -232,3 +235,5 @@ def show_log() -> None:
     log = logging.getLogger("smalti.serving")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    # It warns of every damaged form, whose sender is told.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -9,7 +9,7 @@ from typing import Any
 
 from smalti.serving.encoding import MEDIA_TYPES, Encoder
 from smalti.serving.engine import Engine
-from smalti.serving.errors import ApiError, expired
+from smalti.serving.errors import ApiError
 from smalti.serving.ids import new_id
 from smalti.serving.jobs import Job
 from smalti.serving.limits import Limits
@@ -166,14 +166,3 @@ class Service:
         finally:
             with self._lock:
                 self._live.pop(job.id, None)
-
-    def file_of(self, name: str, owner: str) -> tuple[File, bytes]:
-        """Return a file and its content.
-
-        Raises:
-            ApiError: 404 or 410.
-        """
-        file, content = self.store.content(name, owner)
-        if not content:
-            raise expired("result")
-        return file, content

@@ -111,7 +111,7 @@ class Submission:
             output=self._output(values, size, ignored),
             client=request.client,
             owner=request.owner,
-            request={key: value for key, value in values.given.items() if key not in ("stream",)},
+            request=dict(values.given),
             ignored=ignored,
             warnings=warnings,
             partials=values.get("partial_images", 0) if values.get("stream") else 0,

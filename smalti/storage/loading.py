@@ -24,7 +24,13 @@ from smalti.storage.folder import (
     load_words,
 )
 
-BUNDLED_MODEL = Path(__file__).parents[1] / "models" / "scenes"
+_MODELS = Path(__file__).parents[1] / "models"
+BUNDLED_MODELS = {"scenes": _MODELS / "scenes"}
+"""Folder of each model that is in the package, by its name."""
+
+DEFAULT_MODEL = "scenes"
+"""Name of the bundled model that is read where none is named."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -46,7 +52,8 @@ def load_components(
     read. A large text embedding stays in its file, which must stay where it is: a prompt reads a few rows of it.
 
     Args:
-        model: a folder, or a name on the Hugging Face hub (organisation/name); None is the bundled model.
+        model: the name of a bundled model ("scenes"), a folder, or a name on the Hugging Face hub
+            (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
         device: "cpu", "cuda", "cuda:1", ...
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU and
             bfloat16 elsewhere; with `memory` a CPU with bfloat16 instructions takes it, too. A CPU without them is
@@ -66,7 +73,7 @@ def load_components(
         SmaltiError: a model that is missing or broken; a wrong argument, by name; too little memory, before reading.
 
     Example:
-        >>> load_components().denoiser.config.image_size
+        >>> load_components("scenes").denoiser.config.image_size
         256
     """
     if quantize is not None:
@@ -126,7 +133,7 @@ def find_model(
     local_files_only: bool = False,
     parts: Collection[str] | None = None,
 ) -> Path:
-    """Return the folder of a model: a local one, the bundled model's for None, or the cache's for a hub id.
+    """Return the folder of a model: a bundled one, a local one, or the cache's for a hub id.
 
     Args:
         model, revision, local_files_only: as for `load`.
@@ -138,11 +145,14 @@ def find_model(
     from smalti.storage.hub import PARTS, fetch, is_hub_id
 
     if model is None:
-        if not (BUNDLED_MODEL / "config.json").is_file():
+        model = DEFAULT_MODEL
+    if isinstance(model, str) and model in BUNDLED_MODELS:
+        folder = BUNDLED_MODELS[model]
+        if not (folder / "config.json").is_file():
             raise SmaltiError(
-                f"this installation lacks the bundled model, {BUNDLED_MODEL}: name another model"
+                f"this installation lacks the bundled model {model}, {folder}: name another model"
             )
-        model = BUNDLED_MODEL
+        model = folder
     # Path("") would be the folder that the process works in.
     is_folder = isinstance(model, str | Path) and model != "" and Path(model).is_dir()
     if revision is not None and (is_folder or not is_hub_id(model)):
@@ -151,8 +161,8 @@ def find_model(
         return Path(model)
     if not isinstance(model, str) or not is_hub_id(model):
         raise SmaltiError(
-            "model must be a folder that exists or a name on the Hugging Face hub such as "
-            f"nvidia/NL-Diffusion-Image, not {quoted(str(model))}"
+            f"model must be a folder that exists, a bundled model ({', '.join(BUNDLED_MODELS)}), or a name on the "
+            f"Hugging Face hub such as nvidia/NL-Diffusion-Image, not {quoted(str(model))}"
         )
     return fetch(
         model,

@@ -13,8 +13,7 @@ import torch
 
 from smalti.common.devices import find_device
 from smalti.data.cache import TokenCache, build_cache
-from smalti.data.folder import ImageFolder
-from smalti.data.sources import Source
+from smalti.data.sources import FileSource, Source
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.reading import name_key
 from smalti.vq.autoencoder import PatchEncoder
@@ -27,8 +26,8 @@ logger = logging.getLogger(__name__)
 def make_cache(config: DenoiserRunConfig, source: Source, tokenizer: ImageTokenizer) -> TokenCache:
     """Open the configuration's token cache, after encoding the images that it lacks.
 
-    The cache is keyed by the tokenizer's encoder, the section `data` and the number of images. For a folder it is also
-    keyed by names, sizes, times and captions of the files.
+    The cache is keyed by the tokenizer's encoder, the section `data` and the number of images. Sources of files are
+    also keyed by their fingerprint, such as names, sizes, times and captions of a folder.
 
     Args:
         config: configuration of the training.
@@ -45,7 +44,7 @@ def make_cache(config: DenoiserRunConfig, source: Source, tokenizer: ImageTokeni
     plain = {"kind": config.data.kind, "size": config.data.size}
     data = {**plain, **config.data.model_dump(exclude_defaults=True)}
     metadata = {"tokenizer": fingerprint(tokenizer), "data": data}
-    if isinstance(source, ImageFolder):
+    if isinstance(source, FileSource):
         metadata["files"] = source.fingerprint()
     count = config.cache.samples
     if source.length is not None and source.length > count:

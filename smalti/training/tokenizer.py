@@ -11,8 +11,7 @@ from torch import nn
 
 from smalti.common.images import save_grid
 from smalti.common.randomness import generator, stream
-from smalti.data.folder import ImageFolder
-from smalti.data.sources import source_batch, stack_images
+from smalti.data.sources import FileSource, source_batch, stack_images
 from smalti.errors import SmaltiError
 from smalti.storage.folder import load_image_tokenizer, save_image_tokenizer
 from smalti.training.config import TokenizerRunConfig
@@ -72,7 +71,7 @@ class TokenizerTask:
         with name_key("data"):
             self.source = config.data.training()
         # Scenes are told by the configuration.
-        self.data = self.source.fingerprint() if isinstance(self.source, ImageFolder) else config.data.kind
+        self.data = self.source.fingerprint() if isinstance(self.source, FileSource) else config.data.kind
         self.validation = self.validation_images()
 
     def validation_images(self) -> torch.Tensor:

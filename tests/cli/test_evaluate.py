@@ -25,8 +25,8 @@ from smalti.evaluation.suite import SUITES, Suite  # noqa: E402
 from smalti.evaluation.suites.scenes.edit_pairs import KINDS as EDIT_KINDS  # noqa: E402
 from smalti.evaluation.suites.scenes.edit_score import NUMBERS  # noqa: E402
 from smalti.evaluation.suites.scenes.edit_selections import SELECTIONS  # noqa: E402
-from smalti.evaluation.suites.scenes.prompts import TAGS  # noqa: E402
 from smalti.generation.settings import GenerationSettings  # noqa: E402
+from smalti.worlds.tasks import TAGS  # noqa: E402
 
 
 @pytest.fixture(scope="module")

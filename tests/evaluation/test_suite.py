@@ -75,7 +75,7 @@ def test_the_smallest_runs_cover_the_table() -> None:
 @pytest.mark.parametrize("text", SMALLEST)
 def test_every_suite_runs(text: str, subject: Subject) -> None:
     if text == "contrast":  # it composes scenes of 256×256 pixels
-        subject = Subject.of(smalti.load())
+        subject = Subject.of(smalti.load("scenes"))
     images, samples = SMALLEST[text]
     suite, seen = find_suite(text), []
     subject.passes.clear()
@@ -185,7 +185,7 @@ def test_what_is_needed_of_a_model() -> None:
     assert needs_of(scenes, Request(folder=Path("x"), shuffled=True)) == "nothing"
     assert needs_of(scenes, Request(ground_truth=True, tokenized=True)) == "sampling"
     with pytest.raises(SmaltiError, match="image tokenizer alone"):
-        Subject("vq", smalti.load().image_tokenizer).components  # noqa: B018
+        Subject("vq", smalti.load("scenes").image_tokenizer).components  # noqa: B018
 
 
 def test_ground_truth_of_edits() -> None:

@@ -172,6 +172,27 @@ def test_an_edit_that_cannot_be_prepared_fails_alone(pipe) -> None:
     assert jobs[0].error.body()["error"]["param"] == "mask"
 
 
+def test_cancelling_need_not_wait_for_a_selection(pipe) -> None:
+    scene = pipe("a red circle", seed=5)
+    source = open_source(pipe.components, scene.images[0], pipe.settings.size, reuse=True)
+    gate = Gate()
+
+    class Selecting(Worker):
+        def prepare(self, task):
+            gate.pass_through()
+            return super().prepare(task)
+
+    with running_engine(Selecting({MODEL: pipe})) as (engine, collected):
+        job = make_job(pipe, "two dogs", (1,), EditTask(source, Selection(strength=0.4)), operation="edit")
+        engine.submit(job)
+        engine.start()
+        gate.reached.wait(20)
+        engine.cancel(job)
+        assert job.state == "cancelled"
+        gate.open.set()
+    assert not collected.tokens
+
+
 def test_more_images_than_a_batch_has_room_for(pipe) -> None:
     worker = GatedWorker({MODEL: pipe})
     with running_engine(worker, batch=2) as (engine, collected):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from smalti.errors import SmaltiError
 from smalti.storage.folder import load_image_tokenizer
-from smalti.storage.loading import BUNDLED_MODEL
+from smalti.storage.loading import BUNDLED_MODELS
 from smalti.vq.config import VQConfig
 from smalti.vq.discriminator import PatchDiscriminator
 from smalti.vq.kmeans import kmeans, nearest
@@ -150,7 +150,7 @@ def test_decode_refuses_masks() -> None:
 
 
 def test_squares_that_are_alike_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = load_image_tokenizer(BUNDLED_MODEL).eval()
+    tokenizer = load_image_tokenizer(BUNDLED_MODELS["scenes"]).eval()
     scenes = torch.stack([Scenes(lattice=8, size=64)[index]["image"] for index in range(6)])
     expected = tokenizer.from_pixels(scenes)
     encoded = []
@@ -171,7 +171,7 @@ def test_squares_that_are_alike_are_encoded_once(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_pictures_have_the_same_tokens_on_a_gpu() -> None:
-    tokenizer = load_image_tokenizer(BUNDLED_MODEL).eval()
+    tokenizer = load_image_tokenizer(BUNDLED_MODELS["scenes"]).eval()
     pixels = torch.stack([Scenes(seed=1)[index]["image"] for index in range(64)])
     with torch.inference_mode():
         expected = tokenizer.from_pixels(pixels)

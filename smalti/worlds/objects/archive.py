@@ -6,6 +6,7 @@ entry `index.jsonl` holds one JSON object per image. `smalti prepare objects` wr
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import mmap
@@ -119,11 +120,8 @@ class SpriteArchive:
         Raises:
             SmaltiError: the image is damaged.
         """
-        start, size = self._offsets[index]
-        name, extra = struct.unpack_from("<HH", self._bytes, start + 26)
-        start += _LOCAL_HEADER + name + extra
         try:
-            with Image.open(io.BytesIO(self._bytes[start : start + size]), formats=["WEBP"]) as image:
+            with Image.open(io.BytesIO(self.encoded(index)), formats=["WEBP"]) as image:
                 pixels = np.asarray(image.convert("RGBA"))
         except OSError as error:
             raise SmaltiError(f"{quoted(str(self.path))}: {self.sprites[index].key} is damaged") from error
@@ -133,13 +131,20 @@ class SpriteArchive:
             )
         return pixels
 
+    def encoded(self, index: int) -> bytes:
+        """Return the bytes of sprite number `index`, a WebP file; `write_archive` takes them as they are."""
+        start, size = self._offsets[index]
+        name, extra = struct.unpack_from("<HH", self._bytes, start + 26)
+        start += _LOCAL_HEADER + name + extra
+        return self._bytes[start : start + size]
 
-def write_archive(path: str | Path, sprites: Iterable[tuple[Sprite, np.ndarray]]) -> None:
+
+def write_archive(path: str | Path, sprites: Iterable[tuple[Sprite, np.ndarray | bytes]]) -> None:
     """Write an archive, atomically. Equal sprites give an equal file.
 
     Args:
         path: path of the archive, replaced if it exists.
-        sprites: descriptions with unique keys, and (128, 128, 4) uint8 images.
+        sprites: descriptions with unique keys, and images: (128, 128, 4) uint8, or bytes of `SpriteArchive.encoded`.
 
     Raises:
         SmaltiError: the file cannot be written, or two sprites have one key.
@@ -151,7 +156,8 @@ def write_archive(path: str | Path, sprites: Iterable[tuple[Sprite, np.ndarray]]
             if sprite.key in seen:
                 raise SmaltiError(f"key {quoted(sprite.key)} names two sprites", argument="sprites")
             seen.add(sprite.key)
-            archive.writestr(zipfile.ZipInfo(f"{sprite.key}.webp"), encode(pixels))
+            data = pixels if isinstance(pixels, bytes) else encode(pixels)
+            archive.writestr(zipfile.ZipInfo(f"{sprite.key}.webp"), data)
             index.append(json.dumps(_compact(sprite), ensure_ascii=False))
         archive.writestr(zipfile.ZipInfo(_INDEX), "\n".join(index) + "\n", zipfile.ZIP_DEFLATED)
 
@@ -161,6 +167,15 @@ def encode(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels, "RGBA").save(buffer, "WEBP", lossless=True, quality=50)
     return buffer.getvalue()
+
+
+def fingerprint(archive: SpriteArchive) -> str:
+    """Return a short hash of an archive's descriptions and of the checksums of its images."""
+    digest = hashlib.sha256()
+    with zipfile.ZipFile(archive.path) as file:
+        for entry in file.infolist():
+            digest.update(f"{entry.filename}\0{entry.CRC}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 def _compact(sprite: Sprite) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """Captions of scenes: GenEval's metadata in plain English, in several wordings.
 
-Metadata is GenEval's: `{"tag": ..., "include": [{"class": "circle", "count": 1, "color": "red", "position":
-["left of", 0]}], "exclude": [...]}`. `color` and `position` are optional. `position` names a relation and the index of
-the entry that it refers to.
+`smalti.worlds.wording` describes the metadata.
 """
 
 from __future__ import annotations
@@ -10,16 +8,9 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
+from smalti.worlds.wording import NUMBERS, join_phrases
 
 _OPENINGS = ("", "", "", "a photo of ", "a photo of ", "a picture of ")
-
-_RELATION_WORDS = {
-    "left of": ("left of", "to the left of"),
-    "right of": ("right of", "to the right of"),
-    "above": ("above", "above", "over"),
-    "below": ("below", "below", "under"),
-}
 
 _PLURALS = {"fish": "fish", "leaf": "leaves"}
 
@@ -52,7 +43,9 @@ def noun_phrase(entry: dict[str, Any], size_word: str = "") -> str:
 
 def geneval_prompt(metadata: dict[str, Any]) -> str:
     """Return GenEval's wording: "a photo of a red circle left of a blue square"."""
-    return "a photo of " + _subject(metadata, [noun_phrase(entry) for entry in metadata["include"]])
+    return "a photo of " + join_phrases(
+        metadata["include"], [noun_phrase(entry) for entry in metadata["include"]]
+    )
 
 
 def write_caption(
@@ -73,20 +66,7 @@ def write_caption(
     else:
         if not related:
             random.shuffle(phrases)
-        subject = random.choice(_OPENINGS) + _subject(metadata, phrases, random)
+        subject = random.choice(_OPENINGS) + join_phrases(metadata["include"], phrases, random)
     if background is not None and random.random() < _BACKGROUND_SHARE:
         subject += f" on a {background} background"
     return subject
-
-
-def _subject(metadata: dict[str, Any], phrases: list[str], random: Random | None = None) -> str:
-    """Join noun phrases, in the plainest wording without `random`."""
-    for entry, phrase in zip(metadata["include"], phrases, strict=True):
-        if "position" in entry:
-            relation, reference = entry["position"]
-            words = random.choice(_RELATION_WORDS[relation]) if random else relation
-            return f"{phrase} {words} {phrases[reference]}"
-    if len(phrases) == 1:
-        return phrases[0]
-    joint = random.choice((" and ", " and ", " and ", " with ")) if random and len(phrases) == 2 else " and "
-    return ", ".join(phrases[:-1]) + joint + phrases[-1]

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from smalti.errors import SmaltiError
-from smalti.worlds.scenes import layout
+from smalti.worlds.arguments import sides
+from smalti.worlds.layout import Box, Layout, between, related_second
 from smalti.worlds.scenes.captions import write_caption
 from smalti.worlds.scenes.extra_shapes import EXTRA_SHAPES, Field, blob, resembles
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
@@ -32,7 +33,11 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset(
 )
 """Shape-colour pairs that training scenes never show. Every shape and every colour is in exactly one pair."""
 
-MIN_SIDE, MAX_SIDE = 16, 8192
+SIZES = {1: (0.25, 0.55), 2: (0.22, 0.40), 3: (0.20, 0.30), 4: (0.20, 0.30)}
+"""Smallest and largest side of a box, by the number of objects. With a lattice of L, sides are multiples of 2/L."""
+
+MARGIN, GAP = 0.03, 0.04
+"""Least distance of a box from the image's edge, and of two boxes."""
 
 # Sides, in fractions of the image's side, up to which a lone object is "small" and from which it is "large".
 _SMALL, _LARGE = 0.32, 0.47
@@ -176,25 +181,22 @@ def _draw(canvas: np.ndarray, item: SceneObject) -> None:
     box[:] = (behind + np.float32(0.5)).astype(np.uint8)
 
 
-def _boxes(metadata: dict[str, Any], count: int, random: Random, lattice: int | None) -> list[layout.Box]:
-    if count not in layout.SIZES:
-        raise SmaltiError(f"a scene has 1 to {max(layout.SIZES)} objects, not {count}")
+def _boxes(metadata: dict[str, Any], count: int, random: Random, lattice: int | None) -> list[Box]:
+    if count not in SIZES:
+        raise SmaltiError(f"a scene has 1 to {max(SIZES)} objects, not {count}")
+    smallest, largest = SIZES[count]
+    layout, step = Layout(MARGIN, GAP, lattice), lattice and lattice / 2
     if metadata["tag"] == "counting":
         # Objects that are counted have about the same size.
-        smallest, largest = layout.SIZES[count]
-        sizes = [layout.draw_size(count, random, lattice)] * count
+        sizes = [between(smallest, largest, random, step)] * count
         if lattice is None:
             sizes = [min(max(size * random.uniform(0.92, 1.08), smallest), largest) for size in sizes]
     else:
-        sizes = [layout.draw_size(count, random, lattice) for _ in range(count)]
-    relations = [entry["position"] for entry in metadata["include"] if "position" in entry]
-    if not relations:
-        return layout.place(sizes, random, lattice)
-    if count != 2 or len(relations) > 1 or "position" not in metadata["include"][1] or relations[0][1] != 0:
-        raise SmaltiError("position must relate the second of two single objects to the first (index 0)")
-    if relations[0][0] not in layout.RELATIONS:
-        raise SmaltiError(f"position must be one of {list(layout.RELATIONS)}, not {relations[0][0]!r}")
-    return list(layout.place_related(relations[0][0], (sizes[0], sizes[1]), random, lattice))
+        sizes = [between(smallest, largest, random, step) for _ in range(count)]
+    relation = related_second(metadata["include"])
+    if relation is None:
+        return layout.place(sizes, random)
+    return list(layout.place_related(relation, (sizes[0], sizes[1]), random))
 
 
 def _size_word(objects: tuple[SceneObject, ...], random: Random) -> str:
@@ -221,15 +223,3 @@ def field_of(shape: str, outline: int) -> Field:
     if shape == "blob":
         return blob(outline)
     return SHAPES[shape] if shape in SHAPES else EXTRA_SHAPES[shape]
-
-
-def sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width) in pixels of a size argument, or raise SmaltiError."""
-    height, width = size if isinstance(size, tuple) else (size, size)
-    for side in (height, width):
-        if not isinstance(side, int) or isinstance(side, bool) or not MIN_SIDE <= side <= MAX_SIDE:
-            raise SmaltiError(
-                f"size must be {MIN_SIDE} to {MAX_SIDE} pixels, in whole numbers, not {size!r}",
-                argument="size",
-            )
-    return height, width

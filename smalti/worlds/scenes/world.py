@@ -6,32 +6,20 @@ places and the caption. Scores compare an image that is generated from the capti
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from random import Random
 from typing import Any, ClassVar
 
 import torch
 
-from smalti.common.checks import check_choice, check_real, quoted
+from smalti.common.checks import check_real
 from smalti.errors import SmaltiError
-from smalti.worlds.scenes import layout
-from smalti.worlds.scenes.scene import Scene, colors_of, compose, render, sides
+from smalti.worlds.arguments import check_index, check_weights, check_world, sides
+from smalti.worlds.layout import RELATIONS
+from smalti.worlds.scenes.scene import Scene, colors_of, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
 from smalti.worlds.scenes.variety import make_blobs, name_colors, vary
-
-TRAINING_MIX: dict[str, float] = {
-    "single_object": 0.08,
-    "two_object": 0.10,
-    "counting": 0.20,
-    "colors": 0.17,
-    "position": 0.20,
-    "color_attr": 0.20,
-    "mixed": 0.05,
-}
-"""Share of each kind of scene: GenEval's six tasks, and `mixed` scenes of three or four objects."""
-
-SPLITS = ("train", "test")
+from smalti.worlds.tasks import TRAINING_MIX
 
 # Share of the captions that name colours, by tag, where colours are not the task.
 _COLORED_SHARE = {"single_object": 0.0, "two_object": 0.0, "counting": 0.4, "position": 0.7}
@@ -82,18 +70,9 @@ class Scenes:
         blobs: float = 0.0,
         named: float = 0.0,
     ) -> None:
-        check_choice("split", split, SPLITS)
-        if not isinstance(seed, int) or isinstance(seed, bool):
-            raise SmaltiError(f"seed must be a whole number, not {quoted(seed)}", argument="seed")
+        check_world(split, seed, lattice)
         mix = TRAINING_MIX if mix is None else mix
-        if set(mix) - set(TRAINING_MIX) or min(mix.values(), default=0) < 0 or not sum(mix.values()) > 0:
-            raise SmaltiError(
-                f"mix must weight some of {list(TRAINING_MIX)} with 0 or more, not {mix!r}", argument="mix"
-            )
-        if lattice is not None and (not isinstance(lattice, int) or lattice < 8 or lattice % 8):
-            raise SmaltiError(
-                f"lattice must be a multiple of 8, or None, not {lattice!r}", argument="lattice"
-            )
+        check_weights("mix", mix, TRAINING_MIX)
         shares = dict(
             lattice_share=lattice_share, extra_shapes=extra_shapes, halves=halves, blobs=blobs, named=named
         )
@@ -113,9 +92,7 @@ class Scenes:
 
     def scene(self, index: int) -> Scene:
         """Return scene number `index` (0 or more) without drawing it."""
-        index = operator.index(index)
-        if index < 0:
-            raise SmaltiError(f"index must be 0 or more, not {index}", argument="index")
+        index = check_index(index)
         random = Random(f"smalti scenes {self.seed} {self.split} {index}")
         tag = random.choices(self._tags, self._weights)[0]
         metadata = sample_metadata(tag, random, self.split)
@@ -169,5 +146,5 @@ def sample_metadata(tag: str, random: Random, split: str = "train") -> dict[str,
     if tag == "counting":
         metadata["exclude"] = [{"class": include[0]["class"], "count": include[0]["count"] + 1}]
     if tag == "position":
-        include[1]["position"] = [random.choice(list(layout.RELATIONS)), 0]
+        include[1]["position"] = [random.choice(list(RELATIONS)), 0]
     return metadata

@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smalti.errors import SmaltiError
-from smalti.worlds.scenes import layout
-from smalti.worlds.scenes.captions import NUMBERS, geneval_prompt, plural
+from smalti.worlds.layout import RELATIONS, Layout
+from smalti.worlds.scenes.captions import geneval_prompt, plural
 from smalti.worlds.scenes.extra_shapes import EXTRA_SHAPES, blob, resembles
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
-from smalti.worlds.scenes.scene import HELD_OUT, Scene, SceneObject, compose, render
+from smalti.worlds.scenes.scene import GAP, HELD_OUT, MARGIN, SIZES, Scene, SceneObject, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
-from smalti.worlds.scenes.world import TRAINING_MIX, Scenes
+from smalti.worlds.scenes.world import Scenes
+from smalti.worlds.tasks import TRAINING_MIX
+from smalti.worlds.wording import NUMBERS
 
 indices = st.integers(0, 10**9)
 splits = st.sampled_from(["train", "test"])
@@ -40,14 +42,14 @@ lattices = st.sampled_from([None, 8, 16, 24, 40])
 @settings(max_examples=300, deadline=None)
 def test_objects_lie_inside_and_apart(index: int, split: str, seed: int, lattice: int | None) -> None:
     scene = Scenes(seed, split=split, lattice=lattice).scene(index)
-    smallest, largest = layout.SIZES[len(scene.objects)]
+    smallest, largest = SIZES[len(scene.objects)]
     for number, item in enumerate(scene.objects):
         assert smallest <= item.size <= largest
         for center in (item.x, item.y):
-            assert layout.MARGIN - 1e-9 <= center - item.size / 2
-            assert center + item.size / 2 <= 1 - layout.MARGIN + 1e-9
+            assert MARGIN - 1e-9 <= center - item.size / 2
+            assert center + item.size / 2 <= 1 - MARGIN + 1e-9
         for other in scene.objects[:number]:
-            assert apart(item, other) >= layout.GAP - 1e-9
+            assert apart(item, other) >= GAP - 1e-9
 
 
 @given(indices, splits, st.sampled_from([8, 16, 24, 40]))
@@ -80,10 +82,13 @@ def test_a_lattice_is_a_multiple_of_eight(lattice: object) -> None:
 @given(st.lists(st.floats(0.20, 0.30), min_size=3, max_size=4), st.integers(0, 1000))
 @settings(max_examples=50, deadline=None)
 def test_the_fallback_layout_keeps_boxes_inside_and_apart(sizes: list[float], seed: int) -> None:
-    objects = [SceneObject("circle", "red", *box) for box in layout._place_in_cells(sizes, Random(seed))]
+    objects = [
+        SceneObject("circle", "red", *box)
+        for box in Layout(MARGIN, GAP).place_in_quarters(sizes, Random(seed))
+    ]
     for number, item in enumerate(objects):
-        assert min(item.x, item.y, 1 - item.x, 1 - item.y) >= item.size / 2 + layout.MARGIN - 1e-9
-        assert all(apart(item, other) >= layout.GAP - 1e-9 for other in objects[:number])
+        assert min(item.x, item.y, 1 - item.x, 1 - item.y) >= item.size / 2 + MARGIN - 1e-9
+        assert all(apart(item, other) >= GAP - 1e-9 for other in objects[:number])
 
 
 @pytest.mark.slow
@@ -135,10 +140,10 @@ def test_positions_are_clear(index: int) -> None:
     scene = Scenes(mix={"position": 1}).scene(index)
     reference, related = scene.objects
     relation = scene.metadata["include"][1]["position"][0]
-    dx, dy = layout.RELATIONS[relation]
+    dx, dy = RELATIONS[relation]
     along = (related.x - reference.x) * dx + (related.y - reference.y) * dy
     across = (related.x - reference.x) * dy + (related.y - reference.y) * dx
-    assert along >= (reference.size + related.size) / 2 + layout.GAP - 1e-9
+    assert along >= (reference.size + related.size) / 2 + GAP - 1e-9
     assert abs(across) <= along / 2 + 1e-9
     first, second = scene.caption.index(related.shape), scene.caption.index(reference.shape)
     assert first < second

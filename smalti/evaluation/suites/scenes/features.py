@@ -17,9 +17,8 @@ from torch import nn
 
 from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
-from smalti.worlds.scenes.layout import SIZES
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
-from smalti.worlds.scenes.scene import Scene
+from smalti.worlds.scenes.scene import SIZES, Scene
 from smalti.worlds.scenes.shapes import SHAPES
 
 WEIGHTS = Path(__file__).parents[3] / "models" / "classifier.safetensors"

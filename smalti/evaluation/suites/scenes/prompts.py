@@ -16,13 +16,12 @@ import numpy as np
 from smalti.common.checks import check_whole
 from smalti.errors import SmaltiError
 from smalti.evaluation.folder import check_text
+from smalti.worlds.layout import RELATIONS
 from smalti.worlds.scenes.captions import geneval_prompt
-from smalti.worlds.scenes.layout import RELATIONS
 from smalti.worlds.scenes.palette import COLORS
 from smalti.worlds.scenes.scene import HELD_OUT, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
-
-TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+from smalti.worlds.tasks import TAGS
 
 PAIR_TAGS = ("colors", "color_attr")
 """Tasks whose prompts name the colour of every object."""

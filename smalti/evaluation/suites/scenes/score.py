@@ -15,7 +15,8 @@ from PIL import Image
 from smalti.errors import SmaltiError
 from smalti.evaluation.folder import as_rgb
 from smalti.evaluation.suites.scenes.detector import Detection, detect, relations
-from smalti.evaluation.suites.scenes.prompts import PAIR_TAGS, TAGS, Prompt, check_prompt
+from smalti.evaluation.suites.scenes.prompts import PAIR_TAGS, Prompt, check_prompt
+from smalti.worlds.tasks import TAGS
 
 AnyImage = np.ndarray | Image.Image
 

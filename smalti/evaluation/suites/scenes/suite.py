@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 from smalti.evaluation.request import Request
 from smalti.evaluation.suite import Suite
 from smalti.evaluation.suites.scenes.lattice import lattice_places
-from smalti.evaluation.suites.scenes.prompts import TAGS, Prompt, check_prompt, ground_truth, scene_prompts
+from smalti.evaluation.suites.scenes.prompts import Prompt, check_prompt, ground_truth, scene_prompts
 from smalti.evaluation.suites.scenes.score import SceneRow, score_scene, summarize_scenes
+from smalti.worlds.tasks import TAGS
 
 
 @dataclass(frozen=True)

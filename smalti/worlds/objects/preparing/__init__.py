@@ -1,0 +1,1 @@
+"""Preparing an archive of sprites: packages, catalogues, rendering, assembling."""
