@@ -217,14 +217,15 @@ def test_a_mask_is_loaded_and_survives_a_reload(editor, tmp_path):
         image = Image.new(mode, (64, 64), 0 if mode == "L" else (9, 9, 9, 255))
         image.paste(255 if mode == "L" else (9, 9, 9, 0), (8, 8, 24, 40))
         image.save(tmp_path / f"{name}.png")
-        page.set_input_files("#mask-file", str(tmp_path / f"{name}.png"))
+        with page.expect_request("**/api/selections"):
+            page.set_input_files("#mask-file", str(tmp_path / f"{name}.png"))
         expected = np.zeros((64, 64), dtype=bool)
         expected[8:40, 8:24] = True
-        wait(page, lambda expected=expected: (saved_mask(page) == expected).all())
-    page.wait_for_timeout(900)
-    page.reload()
-    page.wait_for_selector(".source-name")
-    wait(page, lambda: (saved_mask(page) == expected).all())
+        assert (saved_mask(page) == expected).all()
+    page.wait_for_timeout(900)  # the mask is kept when nothing has changed for a moment
+    with page.expect_request("**/api/selections"):
+        page.reload()
+    assert (saved_mask(page) == expected).all()
 
 
 def test_the_image_is_zoomed_and_moved(editor):

@@ -8,7 +8,13 @@ export function askForKeys() {
     (refused) =>
       new Promise((resolve) => {
         const dialog = $("#access-dialog");
-        const input = h("input", { id: "access-key", type: "password", autocomplete: "off", required: true, "aria-describedby": "access-hint" });
+        const input = h("input", {
+          id: "access-key",
+          type: "password",
+          autocomplete: "off",
+          required: true,
+          "aria-describedby": "access-hint",
+        });
         const form = h(
           "form",
           {
@@ -22,7 +28,11 @@ export function askForKeys() {
           },
           h("h2", { id: "access-title" }, "This server needs a key"),
           h("div", { className: "field" }, h("label", { htmlFor: "access-key" }, "Key"), input),
-          h("p", { className: "hint", id: "access-hint" }, refused || "It stays in this tab and is forgotten when the tab is closed."),
+          h(
+            "p",
+            { className: "hint", id: "access-hint" },
+            refused || "It stays in this tab and is forgotten when the tab is closed.",
+          ),
           h("div", { className: "dialog-end" }, h("button", { className: "button primary" }, "Continue")),
         );
         dialog.replaceChildren(form);

@@ -57,15 +57,32 @@ async function offerFile(file, use, edit) {
       { className: "dropped" },
       h("img", { src: address, alt: "The dropped image" }),
       making
-        ? h("dl", { className: "facts" }, rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]))
+        ? h(
+            "dl",
+            { className: "facts" },
+            rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]),
+          )
         : h("p", { className: "muted" }, "The file does not say how it was made. It can be edited all the same."),
     ),
     h(
       "div",
       { className: "dialog-end" },
       h("button", { type: "button", className: "button quiet", onclick: () => dialog.close() }, "Cancel"),
-      h("button", { type: "button", className: `button${making ? "" : " primary"}`, onclick: choose(() => edit(file, file.name, making)) }, "Edit this image"),
-      making && h("button", { type: "button", className: "button primary", onclick: choose(() => use(making)) }, "Use its settings"),
+      h(
+        "button",
+        {
+          type: "button",
+          className: `button${making ? "" : " primary"}`,
+          onclick: choose(() => edit(file, file.name, making)),
+        },
+        "Edit this image",
+      ),
+      making &&
+        h(
+          "button",
+          { type: "button", className: "button primary", onclick: choose(() => use(making)) },
+          "Use its settings",
+        ),
     ),
   );
   dialog.addEventListener("close", () => URL.revokeObjectURL(address), { once: true });

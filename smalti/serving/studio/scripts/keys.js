@@ -49,7 +49,16 @@ function showKeys(groups) {
     ...entries.map(([keys, text]) => h("div", {}, h("span", {}, text), h("span", {}, h("kbd", {}, sign(keys[0]))))),
   ]);
   dialog.replaceChildren(
-    h("div", { className: "rail-head" }, h("h2", { id: "keys-title" }, "Keyboard"), h("button", { type: "button", className: "icon-button", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"))),
+    h(
+      "div",
+      { className: "rail-head" },
+      h("h2", { id: "keys-title" }, "Keyboard"),
+      h(
+        "button",
+        { type: "button", className: "icon-button", "aria-label": "Close", onclick: () => dialog.close() },
+        icon("close"),
+      ),
+    ),
     h("div", { className: "keys-list" }, list),
   );
   dialog.showModal();

@@ -29,7 +29,11 @@ async function start() {
 
   const parts = { info };
   const act = buildActions(parts);
-  const open = (result) => jobs.find(result.job).then((job) => (parts.draw.show(job, result.image), go("draw"))).catch(problem);
+  const open = (result) =>
+    jobs
+      .find(result.job)
+      .then((job) => (parts.draw.show(job, result.image), go("draw")))
+      .catch(problem);
   parts.draw = new DrawStage(info, act);
   parts.edit = new EditStage(info, act);
   parts.gallery = new Gallery(open, act);
@@ -42,7 +46,11 @@ async function start() {
   buildQueue((job) => (parts.draw.show(job), go("draw")));
   parts.offer = buildDrop(
     (making) => (saved.set(fromMaking(making, info)), go("draw"), announce("The form has the settings of the file")),
-    (blob, name, making) => parts.edit.open(blob, name, making).then(() => go("edit")).catch(problem),
+    (blob, name, making) =>
+      parts.edit
+        .open(blob, name, making)
+        .then(() => go("edit"))
+        .catch(problem),
   );
   parts.showKeys = buildKeys(shortcuts(parts));
   addEventListener("view", () => watchShown(parts));
@@ -99,7 +107,11 @@ async function restore(parts) {
   await Promise.all([jobs.refresh(), parts.gallery.refresh()]).catch(problem);
   const running = jobs.unfinished[0];
   if (running && running.operation === "generation") parts.draw.show(running);
-  else if (shown) await jobs.find(shown.job).then((job) => parts.draw.show(job, shown.image), () => parts.draw.show(null));
+  else if (shown)
+    await jobs.find(shown.job).then(
+      (job) => parts.draw.show(job, shown.image),
+      () => parts.draw.show(null),
+    );
   await parts.edit.restore();
   watchShown(parts);
   followQueue(parts);

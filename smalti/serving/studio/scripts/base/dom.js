@@ -15,7 +15,9 @@ export function h(name, attributes = {}, ...children) {
     else if (property) element[key] = value;
     else element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -49,7 +51,8 @@ export const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches
 /** Whether an event's target takes typed text, so that single letters are not commands. */
 export const takesText = (target) =>
   target instanceof HTMLElement &&
-  (target.isContentEditable || target.matches("textarea, select, input:not([type=range], [type=checkbox], [type=radio])"));
+  (target.isContentEditable ||
+    target.matches("textarea, select, input:not([type=range], [type=checkbox], [type=radio])"));
 
 /** Replace what an element holds only where it differs, so that screen readers and focus are left alone. */
 export function say(element, text) {

@@ -14,7 +14,7 @@ export async function readTexts(blob) {
   if (!SIGNATURE.every((value, index) => bytes[index] === value)) return {};
   const view = new DataView(bytes.buffer);
   const texts = {};
-  for (let at = 8; at + 12 <= bytes.length; ) {
+  for (let at = 8; at + 12 <= bytes.length;) {
     const length = view.getUint32(at);
     const type = latin.decode(bytes.subarray(at + 4, at + 8));
     const content = bytes.subarray(at + 8, at + 8 + length);

@@ -29,9 +29,21 @@ export function notice(text, { kind = "plain", action = null, gone = null, milli
     if (!acted) gone?.();
   };
   if (action) {
-    box.append(h("button", { type: "button", className: "button quiet", onclick: () => (close(true), action.run()) }, action.label));
+    box.append(
+      h(
+        "button",
+        { type: "button", className: "button quiet", onclick: () => (close(true), action.run()) },
+        action.label,
+      ),
+    );
   }
-  box.append(h("button", { type: "button", className: "icon-button", "aria-label": "Dismiss", onclick: () => close(false) }, icon("close")));
+  box.append(
+    h(
+      "button",
+      { type: "button", className: "icon-button", "aria-label": "Dismiss", onclick: () => close(false) },
+      icon("close"),
+    ),
+  );
   // Errors stay until they are dismissed: they say what to do.
   const timer = setTimeout(() => close(false), kind === "error" ? 30_000 : milliseconds);
   $("#notices").append(box);

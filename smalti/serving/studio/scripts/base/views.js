@@ -29,7 +29,7 @@ export function followAddress() {
   // The skip link's target is no view.
   $(".skip").addEventListener("click", (event) => {
     event.preventDefault();
-    (view() === "gallery" ? $("#gallery .thumb") ?? $("#rail") : $("#prompt")).focus();
+    (view() === "gallery" ? ($("#gallery .thumb") ?? $("#rail")) : $("#prompt")).focus();
   });
   show();
 }

@@ -13,7 +13,8 @@ export const help = (text) => text.replace(/--([a-z-]+)/g, (_, option) => option
 
 export const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 
-export const seconds = (value) => (value < 10 ? `${value.toFixed(1)} s` : value < 90 ? `${Math.round(value)} s` : `${Math.round(value / 60)} min`);
+export const seconds = (value) =>
+  value < 10 ? `${value.toFixed(1)} s` : value < 90 ? `${Math.round(value)} s` : `${Math.round(value / 60)} min`;
 
 /** Return a value of a setting as text. */
 export const shown = (value) => (Array.isArray(value) ? value.join(" to ") : value === null ? "" : String(value));

@@ -32,7 +32,9 @@ export class Brush {
 
   /** Mark or erase a rectangle in pixels of the image; with snapping, every block that it touches. */
   rectangle(left, top, width, height, erase) {
-    const box = saved.form.edit.snap ? this.#snapped(left, top, left + width, top + height) : { left, top, width, height };
+    const box = saved.form.edit.snap
+      ? this.#snapped(left, top, left + width, top + height)
+      : { left, top, width, height };
     this.mask.rectangle(box.left, box.top, box.width, box.height, erase);
   }
 
@@ -40,7 +42,16 @@ export class Brush {
     const { tool, brush } = saved.form.edit;
     const at = this.easel.viewport.toImage(point.x, point.y);
     const erase = tool === "eraser";
-    this.#stroke = { from: at, last: at, erase, tool, radius: brush / 2, path: new Path2D(), box: { left: at.x, top: at.y, right: at.x, bottom: at.y }, blocks: new Set() };
+    this.#stroke = {
+      from: at,
+      last: at,
+      erase,
+      tool,
+      radius: brush / 2,
+      path: new Path2D(),
+      box: { left: at.x, top: at.y, right: at.x, bottom: at.y },
+      blocks: new Set(),
+    };
     this.#move(point);
   }
 
@@ -101,7 +112,8 @@ export class Brush {
       const first = blockAt(layout, block, size, x - reach, y - reach);
       const end = blockAt(layout, block, size, x + reach, y + reach);
       for (let row = first.row; row <= end.row; row++) {
-        for (let column = first.column; column <= end.column; column++) this.#addBlock(stroke, blockOf(layout, block, size, row, column));
+        for (let column = first.column; column <= end.column; column++)
+          this.#addBlock(stroke, blockOf(layout, block, size, row, column));
       }
     }
   }
@@ -149,7 +161,9 @@ export class Brush {
     const place = blockOf(layout, block, size, row, column);
     this.easel.set({ block: place });
     if (paint) this.#paintBlock(place, saved.form.edit.tool === "eraser");
-    announce(`Row ${row - first.row + 1}, column ${column - first.column + 1}, ${this.#marked(place) ? "marked" : "not marked"}`);
+    announce(
+      `Row ${row - first.row + 1}, column ${column - first.column + 1}, ${this.#marked(place) ? "marked" : "not marked"}`,
+    );
   }
 
   #toggle() {
@@ -177,5 +191,10 @@ function wholePixels(left, top, right, bottom) {
 }
 
 function widen(box, left, top, right, bottom) {
-  Object.assign(box, { left: Math.min(box.left, left), top: Math.min(box.top, top), right: Math.max(box.right, right), bottom: Math.max(box.bottom, bottom) });
+  Object.assign(box, {
+    left: Math.min(box.left, left),
+    top: Math.min(box.top, top),
+    right: Math.max(box.right, right),
+    bottom: Math.max(box.bottom, bottom),
+  });
 }

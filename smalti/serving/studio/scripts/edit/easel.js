@@ -12,7 +12,17 @@ export class Easel {
   element = h("div", { className: "easel" }, this.canvas);
 
   /** What is painted; see `set`. */
-  scene = { image: null, mask: null, stroke: null, region: null, loss: null, grid: null, tiles: false, cursor: null, block: null };
+  scene = {
+    image: null,
+    mask: null,
+    stroke: null,
+    region: null,
+    loss: null,
+    grid: null,
+    tiles: false,
+    cursor: null,
+    block: null,
+  };
   tiles = new Tiles(() => this.paint());
   #area = { left: 0, top: 0, right: 1, bottom: 1 };
   #margin = { left: 20, top: 20, right: 20, bottom: 20 };
@@ -216,7 +226,12 @@ export class Easel {
       context.stroke();
     };
     if (block) {
-      const { x, y, width, height } = this.#rectangle({ left: block.left, top: block.top, right: block.left + block.width, bottom: block.top + block.height });
+      const { x, y, width, height } = this.#rectangle({
+        left: block.left,
+        top: block.top,
+        right: block.left + block.width,
+        bottom: block.top + block.height,
+      });
       context.beginPath();
       context.rect(x, y, width, height);
       outline();
@@ -225,7 +240,13 @@ export class Easel {
       const { x, y } = this.viewport.toScreen(cursor.x, cursor.y);
       context.beginPath();
       if (cursor.radius) context.arc(x, y, cursor.radius * this.viewport.scale, 0, 2 * Math.PI);
-      else context.rect(cursor.from.x * this.viewport.scale + this.viewport.x, cursor.from.y * this.viewport.scale + this.viewport.y, (cursor.x - cursor.from.x) * this.viewport.scale, (cursor.y - cursor.from.y) * this.viewport.scale);
+      else
+        context.rect(
+          cursor.from.x * this.viewport.scale + this.viewport.x,
+          cursor.from.y * this.viewport.scale + this.viewport.y,
+          (cursor.x - cursor.from.x) * this.viewport.scale,
+          (cursor.y - cursor.from.y) * this.viewport.scale,
+        );
       outline();
     }
   }

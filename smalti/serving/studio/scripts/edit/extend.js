@@ -27,7 +27,11 @@ export function makeHandles(easel, source, unit) {
       event.stopPropagation();
       handle.focus();
       handle.setPointerCapture(event.pointerId);
-      const start = { at: index % 2 ? event.clientY : event.clientX, grow: saved.form.edit.grow[index], scale: easel.viewport.scale };
+      const start = {
+        at: index % 2 ? event.clientY : event.clientX,
+        grow: saved.form.edit.grow[index],
+        scale: easel.viewport.scale,
+      };
       const move = (moved) => {
         const distance = ((index % 2 ? moved.clientY : moved.clientX) - start.at) / start.scale;
         set(index, start.grow + outwards * distance, !moved.altKey);

@@ -29,5 +29,12 @@ export function blockAt(layout, block, size, x, y) {
 export function blockOf(layout, block, size, row, column) {
   const width = layout.dx * block * size.width;
   const height = layout.dy * block * size.height;
-  return { row, column, left: layout.x * size.width + column * width, top: layout.y * size.height + row * height, width, height };
+  return {
+    row,
+    column,
+    left: layout.x * size.width + column * width,
+    top: layout.y * size.height + row * height,
+    width,
+    height,
+  };
 }

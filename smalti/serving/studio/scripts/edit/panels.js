@@ -2,6 +2,7 @@
 
 import { $, $$, h, icon } from "../base/dom.js";
 import { saved } from "../base/saved.js";
+import { LARGEST_BRUSH } from "./brush.js";
 
 const HINTS = {
   words: "The tokens that the new words make less likely are filled again. The rest of the image stays.",
@@ -42,7 +43,12 @@ function slider(name, text, { min, max, step, show = String }) {
   };
   saved.on("change", update);
   update();
-  return h("div", { className: "field" }, h("div", { className: "split" }, h("label", { htmlFor: input.id }, text), output), input);
+  return h(
+    "div",
+    { className: "field" },
+    h("div", { className: "split" }, h("label", { htmlFor: input.id }, text), output),
+    input,
+  );
 }
 
 const percent = (value) => `${Math.round(100 * value)} %`;
@@ -67,11 +73,28 @@ function buildSource(source, tools) {
       ...(source.blob
         ? [
             h("img", { src: source.address, alt: "" }),
-            h("span", { className: "source-name" }, h("b", {}, source.name), h("small", { className: "muted" }, `${source.width} × ${source.height}`)),
+            h(
+              "span",
+              { className: "source-name" },
+              h("b", {}, source.name),
+              h("small", { className: "muted" }, `${source.width} × ${source.height}`),
+            ),
             h("button", { type: "button", className: "button", onclick: choose }, "Replace"),
-            h("button", { type: "button", className: "icon-button", "aria-label": "Close the image", title: "Close the image", onclick: () => tools.close() }, icon("close")),
+            h(
+              "button",
+              {
+                type: "button",
+                className: "icon-button",
+                "aria-label": "Close the image",
+                title: "Close the image",
+                onclick: () => tools.close(),
+              },
+              icon("close"),
+            ),
           ]
-        : [h("button", { type: "button", className: "button wide", onclick: choose }, icon("image"), "Open an image…")]),
+        : [
+            h("button", { type: "button", className: "button wide", onclick: choose }, icon("image"), "Open an image…"),
+          ]),
     );
   };
   source.on("change", show);
@@ -79,8 +102,20 @@ function buildSource(source, tools) {
 }
 
 function buildWords() {
-  const by = (value, text) => h("label", {}, h("input", { type: "radio", name: "by", value, onchange: () => saved.setEdit({ by: value }) }), h("span", {}, text));
-  const choice = h("fieldset", { className: "segments" }, h("legend", {}, "How much changes"), by("threshold", "By threshold"), by("share", "By share"));
+  const by = (value, text) =>
+    h(
+      "label",
+      {},
+      h("input", { type: "radio", name: "by", value, onchange: () => saved.setEdit({ by: value }) }),
+      h("span", {}, text),
+    );
+  const choice = h(
+    "fieldset",
+    { className: "segments" },
+    h("legend", {}, "How much changes"),
+    by("threshold", "By threshold"),
+    by("share", "By share"),
+  );
   const threshold = slider("threshold", "Threshold", { min: 0.02, max: 1, step: 0.01, show: percent });
   const share = slider("share", "Share of the tokens", { min: 0.01, max: 1, step: 0.01, show: percent });
   $("#words").append(choice, threshold, share);
@@ -95,27 +130,50 @@ function buildWords() {
 }
 
 function buildMask(tools) {
-  const numbers = ["Left", "Top", "Width", "Height"].map((text) => [text, h("input", { type: "number", min: 0, step: 1, id: `rectangle-${text.toLowerCase()}`, inputmode: "numeric" })]);
+  const numbers = ["Left", "Top", "Width", "Height"].map((text) => [
+    text,
+    h("input", { type: "number", min: 0, step: 1, id: `rectangle-${text.toLowerCase()}`, inputmode: "numeric" }),
+  ]);
   const fill = (erase) => () => {
     const [left, top, width, height] = numbers.map(([, input]) => Number(input.value) || 0);
     if (width > 0 && height > 0) tools.rectangle(left, top, width, height, erase);
   };
   const button = (text, run) => h("button", { type: "button", className: "button", onclick: run }, text);
-  const file = h("input", { type: "file", accept: "image/png,image/jpeg,image/webp", className: "visually-hidden", tabIndex: -1, "aria-label": "Load a mask", id: "mask-file" });
+  const file = h("input", {
+    type: "file",
+    accept: "image/png,image/jpeg,image/webp",
+    className: "visually-hidden",
+    tabIndex: -1,
+    "aria-label": "Load a mask",
+    id: "mask-file",
+  });
   file.addEventListener("change", () => {
     if (file.files[0]) tools.load(file.files[0]);
     file.value = "";
   });
-  const brush = slider("brush", "Brush size", { min: 1, max: 400, step: 1, show: (value) => `${value} px` });
+  const brush = slider("brush", "Brush size", { min: 1, max: LARGEST_BRUSH, step: 1, show: (value) => `${value} px` });
   $("#mask-panel").append(
     brush,
-    h("div", { className: "buttons" }, button("Clear", () => tools.mask.clear()), button("Invert", () => tools.mask.invert()), button("Load…", () => file.click()), button("Save", tools.save)),
+    h(
+      "div",
+      { className: "buttons" },
+      button("Clear", () => tools.mask.clear()),
+      button("Invert", () => tools.mask.invert()),
+      button("Load…", () => file.click()),
+      button("Save", tools.save),
+    ),
     file,
     h(
       "details",
       { className: "more" },
       h("summary", {}, "Rectangle by numbers"),
-      h("div", { className: "numbers-grid" }, numbers.map(([text, input]) => h("div", { className: "field" }, h("label", { htmlFor: input.id }, text), input))),
+      h(
+        "div",
+        { className: "numbers-grid" },
+        numbers.map(([text, input]) =>
+          h("div", { className: "field" }, h("label", { htmlFor: input.id }, text), input),
+        ),
+      ),
       h("div", { className: "buttons" }, button("Mark", fill(false)), button("Erase", fill(true))),
     ),
   );
@@ -132,9 +190,18 @@ function buildExtend() {
     });
     return [text, input];
   });
-  const reset = h("button", { type: "button", className: "button", onclick: () => saved.setEdit({ grow: [0, 0, 0, 0] }) }, "Reset");
+  const reset = h(
+    "button",
+    { type: "button", className: "button", onclick: () => saved.setEdit({ grow: [0, 0, 0, 0] }) },
+    "Reset",
+  );
   $("#extend-panel").append(
-    h("fieldset", { className: "numbers-grid" }, h("legend", {}, "Pixels to add"), inputs.map(([text, input]) => h("div", { className: "field" }, h("label", { htmlFor: input.id }, text), input))),
+    h(
+      "fieldset",
+      { className: "numbers-grid" },
+      h("legend", {}, "Pixels to add"),
+      inputs.map(([text, input]) => h("div", { className: "field" }, h("label", { htmlFor: input.id }, text), input)),
+    ),
     h("div", { className: "buttons" }, reset),
   );
   const show = () => inputs.forEach(([, input], index) => (input.value = saved.form.edit.grow[index]));
@@ -144,5 +211,8 @@ function buildExtend() {
 
 function buildVary() {
   $("#vary-panel").append(slider("strength", "Strength", { min: 0.02, max: 1, step: 0.01, show: percent }));
-  $("#edit-more").append(check("keep_pixels", "Take the pixels outside the region from the image"), check("blend", "Fade into the region's edge"));
+  $("#edit-more").append(
+    check("keep_pixels", "Take the pixels outside the region from the image"),
+    check("blend", "Fade into the region's edge"),
+  );
 }

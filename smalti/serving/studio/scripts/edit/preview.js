@@ -27,7 +27,8 @@ export class Preview extends Emitter {
    * returns a promise of the files.
    */
   want(wanted) {
-    const same = JSON.stringify([wanted?.key, wanted?.refine]) === JSON.stringify([this.#wanted?.key, this.#wanted?.refine]);
+    const same =
+      JSON.stringify([wanted?.key, wanted?.refine]) === JSON.stringify([this.#wanted?.key, this.#wanted?.refine]);
     if (same) return;
     const anew = wanted?.key !== this.#wanted?.key;
     this.#wanted = wanted;

@@ -9,7 +9,8 @@ export async function editRequest(info, source, mask) {
   const edit = saved.form.edit;
   if (!source.blob) throw new ApiError("Open an image first: a file, or one of the gallery");
   if (edit.way === "mask" && mask.empty) throw new ApiError("The mask is empty: paint what is to change");
-  if (edit.way === "extend" && !edit.grow.some(Boolean)) throw new ApiError("Drag a side of the image outwards first", { param: "grow" });
+  if (edit.way === "extend" && !edit.grow.some(Boolean))
+    throw new ApiError("Drag a side of the image outwards first", { param: "grow" });
   const fields = {
     ...commonFields(info),
     operation: edit.way === "vary" ? "variation" : "edit",
@@ -41,7 +42,12 @@ export function previewRequest(info, source, mask, version) {
     const before = edit.source_prompt.trim();
     if (!prompt || prompt === before) return null;
     const fields = { ...shared, ...settings, prompt, source_prompt: before };
-    return { key: key(prompt, before, settings), fields, files: image, refine: { name: edit.by, value: edit[edit.by] } };
+    return {
+      key: key(prompt, before, settings),
+      fields,
+      files: image,
+      refine: { name: edit.by, value: edit[edit.by] },
+    };
   }
   // The region of a mask and of added sides does not depend on words, which the server wants all the same.
   const words = { ...shared, prompt: prompt || "image" };

@@ -12,10 +12,54 @@ const TOOLS = [
 
 /** Return {element, show()} of the tools that paint the mask. */
 export function makeMaskTools(mask) {
-  const tool = ([name, text]) => h("button", { type: "button", className: "icon-button", "data-tool": name, "aria-label": text, title: text, onclick: () => saved.setEdit({ tool: name }) }, icon(name));
-  const flag = (name, text) => h("button", { type: "button", className: "icon-button", "data-flag": name, "aria-label": text, title: text, onclick: () => saved.setEdit({ [name]: !saved.form.edit[name] }) }, icon(name));
-  const undo = h("button", { type: "button", className: "icon-button", "aria-label": "Undo", title: "Undo (Ctrl Z)", onclick: () => mask.undo() }, icon("undo"));
-  const redo = h("button", { type: "button", className: "icon-button", "aria-label": "Redo", title: "Redo (Shift Ctrl Z)", onclick: () => mask.redo() }, icon("redo"));
+  const tool = ([name, text]) =>
+    h(
+      "button",
+      {
+        type: "button",
+        className: "icon-button",
+        "data-tool": name,
+        "aria-label": text,
+        title: text,
+        onclick: () => saved.setEdit({ tool: name }),
+      },
+      icon(name),
+    );
+  const flag = (name, text) =>
+    h(
+      "button",
+      {
+        type: "button",
+        className: "icon-button",
+        "data-flag": name,
+        "aria-label": text,
+        title: text,
+        onclick: () => saved.setEdit({ [name]: !saved.form.edit[name] }),
+      },
+      icon(name),
+    );
+  const undo = h(
+    "button",
+    {
+      type: "button",
+      className: "icon-button",
+      "aria-label": "Undo",
+      title: "Undo (Ctrl Z)",
+      onclick: () => mask.undo(),
+    },
+    icon("undo"),
+  );
+  const redo = h(
+    "button",
+    {
+      type: "button",
+      className: "icon-button",
+      "aria-label": "Redo",
+      title: "Redo (Shift Ctrl Z)",
+      onclick: () => mask.redo(),
+    },
+    icon("redo"),
+  );
   const element = h(
     "div",
     { className: "toolbar", role: "toolbar", "aria-label": "Mask" },
@@ -28,8 +72,10 @@ export function makeMaskTools(mask) {
     redo,
   );
   const show = () => {
-    for (const button of $$("[data-tool]", element)) button.setAttribute("aria-pressed", String(button.dataset.tool === saved.form.edit.tool));
-    for (const button of $$("[data-flag]", element)) button.setAttribute("aria-pressed", String(saved.form.edit[button.dataset.flag]));
+    for (const button of $$("[data-tool]", element))
+      button.setAttribute("aria-pressed", String(button.dataset.tool === saved.form.edit.tool));
+    for (const button of $$("[data-flag]", element))
+      button.setAttribute("aria-pressed", String(saved.form.edit[button.dataset.flag]));
     undo.disabled = !mask.canUndo;
     redo.disabled = !mask.canRedo;
   };
@@ -41,7 +87,12 @@ export function makeMaskTools(mask) {
 
 /** Return the buttons that zoom. */
 export function makeZoom(easel) {
-  const button = (name, text, run) => h("button", { type: "button", className: "icon-button", "aria-label": text, title: text, onclick: run }, icon(name));
+  const button = (name, text, run) =>
+    h(
+      "button",
+      { type: "button", className: "icon-button", "aria-label": text, title: text, onclick: run },
+      icon(name),
+    );
   const zoom = (factor) => () => (easel.viewport.zoom(factor), easel.paint());
   return h(
     "div",

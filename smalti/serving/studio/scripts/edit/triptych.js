@@ -22,7 +22,16 @@ export class Triptych {
       this.#key = key;
       this.#buttons = views.map(({ name, text }) => {
         const canvas = h("canvas", { width: 2 * SIDE, height: 2 * SIDE, "aria-hidden": "true" });
-        return { name, canvas, button: h("button", { type: "button", className: "panel-button", onclick: () => this.choose(name) }, canvas, text) };
+        return {
+          name,
+          canvas,
+          button: h(
+            "button",
+            { type: "button", className: "panel-button", onclick: () => this.choose(name) },
+            canvas,
+            text,
+          ),
+        };
       });
       this.element.replaceChildren(...this.#buttons.map(({ button }) => button));
     }

@@ -4,9 +4,6 @@ import { $, $$, h } from "../base/dom.js";
 import { saved } from "../base/saved.js";
 import { chosenModel, rollSeed } from "./recipe.js";
 
-// Prompts for a model that brings none of its own.
-const EXAMPLES = ["a red circle left of a blue square", "three yellow stars", "a green tree", "a cat above a black ring"];
-
 const SHAPES = [
   ["Square", 1, 1],
   ["Portrait", 3, 4],
@@ -60,7 +57,9 @@ function bind() {
   });
   $("#source_prompt").addEventListener("input", ({ target }) => saved.setEdit({ source_prompt: target.value }, "form"));
   $("#roll").addEventListener("click", () => saved.set({ seed: rollSeed() }));
-  $("#lock").addEventListener("click", () => saved.set({ locked: !saved.form.locked, seed: saved.form.seed || rollSeed() }));
+  $("#lock").addEventListener("click", () =>
+    saved.set({ locked: !saved.form.locked, seed: saved.form.seed || rollSeed() }),
+  );
   $("#presets").addEventListener("change", ({ target }) => saved.set({ preset: target.value }));
   $("#more").addEventListener("toggle", () => saved.set({ more: $("#more").open }, "form"));
   $("#size").addEventListener("change", ({ target }) => {
@@ -123,7 +122,13 @@ function showPresets(model) {
         "label",
         {},
         h("input", { type: "radio", name: "preset", value }),
-        h("span", {}, name[0].toUpperCase() + name.slice(1), " ", h("small", {}, `${settings.num_inference_steps} steps`)),
+        h(
+          "span",
+          {},
+          name[0].toUpperCase() + name.slice(1),
+          " ",
+          h("small", {}, `${settings.num_inference_steps} steps`),
+        ),
       ),
     );
     box.replaceChildren(box.querySelector("legend"), ...labels);
@@ -151,11 +156,10 @@ function showSizes(model) {
 }
 
 function showExamples(model) {
-  const examples = model.examples?.length ? model.examples : EXAMPLES;
   const box = $("#examples");
-  box.hidden = currentPrompt() !== "";
+  box.hidden = currentPrompt() !== "" || model.examples.length === 0;
   box.replaceChildren(
-    ...examples.slice(0, 4).map((text) =>
+    ...model.examples.map((text) =>
       h("button", { type: "button", onclick: () => (saved.set({ prompt: text }), $("#prompt").focus()) }, text),
     ),
   );

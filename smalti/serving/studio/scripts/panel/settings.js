@@ -47,7 +47,11 @@ export function buildSettings(info) {
 function makeField(name, { help: text, schema }) {
   const id = `setting-${name}`;
   const hint = `${id}-help`;
-  const made = schema.enum ? choice(schema.enum) : schema.type === "array" ? pair(id, name, schema) : single(id, schema);
+  const made = schema.enum
+    ? choice(schema.enum)
+    : schema.type === "array"
+      ? pair(id, name, schema)
+      : single(id, schema);
   const control = made.element;
   const target = control.matches("input, select") ? control : control.querySelector("input");
   target.id = id;
@@ -55,12 +59,24 @@ function makeField(name, { help: text, schema }) {
     input.dataset.field = name;
     input.setAttribute("aria-describedby", hint);
   }
-  const element = h("div", { className: "field" }, h("label", { htmlFor: id }, label(name)), control, made.list, h("small", { id: hint }, help(text)));
+  const element = h(
+    "div",
+    { className: "field" },
+    h("label", { htmlFor: id }, label(name)),
+    control,
+    made.list,
+    h("small", { id: hint }, help(text)),
+  );
   return { element, read: made.read, show: made.show };
 }
 
 function choice(values) {
-  const select = h("select", {}, h("option", { value: "" }), values.map((value) => h("option", { value }, value)));
+  const select = h(
+    "select",
+    {},
+    h("option", { value: "" }),
+    values.map((value) => h("option", { value }, value)),
+  );
   return {
     element: select,
     read: () => select.value || undefined,
@@ -75,7 +91,13 @@ function choice(values) {
 function single(id, schema) {
   const numeric = [schema.type].flat().some((type) => type === "number" || type === "integer");
   const whole = [schema.type].flat().includes("integer");
-  const list = schema.examples ? h("datalist", { id: `${id}-list` }, schema.examples.map((value) => h("option", { value }))) : null;
+  const list = schema.examples
+    ? h(
+        "datalist",
+        { id: `${id}-list` },
+        schema.examples.map((value) => h("option", { value })),
+      )
+    : null;
   const input = h("input", {
     type: numeric ? "number" : "text",
     step: numeric ? (whole ? "1" : "any") : null,
@@ -98,7 +120,13 @@ function single(id, schema) {
 
 function pair(id, name, schema) {
   const inputs = ["from", "to"].map((end) =>
-    h("input", { type: "number", step: "any", min: schema.items.minimum, max: schema.items.maximum, "aria-label": `${label(name)}, ${end}` }),
+    h("input", {
+      type: "number",
+      step: "any",
+      min: schema.items.minimum,
+      max: schema.items.maximum,
+      "aria-label": `${label(name)}, ${end}`,
+    }),
   );
   return {
     element: h("div", { className: "pair" }, inputs[0], "to", inputs[1]),

@@ -73,7 +73,10 @@ export class Gallery extends Emitter {
     this.#leaving.set(result.id, { result, timer });
     this.#show();
     if (hadFocus) (this.#items.get((this.#results[at] ?? this.#results[at - 1])?.id)?.thumb ?? $("#rail")).focus();
-    notice("Image deleted", { milliseconds: UNDO_MILLISECONDS, action: { label: "Undo", run: () => this.#undo(result) } });
+    notice("Image deleted", {
+      milliseconds: UNDO_MILLISECONDS,
+      action: { label: "Undo", run: () => this.#undo(result) },
+    });
   }
 
   #undo(result) {
@@ -133,7 +136,9 @@ export class Gallery extends Emitter {
       if (list.children[index] !== element) list.insertBefore(element, list.children[index] ?? null);
     });
     $("#gallery-empty").hidden = this.#results.length > 0;
-    $("#gallery-count").textContent = this.#results.length ? count(this.#results.length, "image") + (this.#more ? " and older" : "") : "";
+    $("#gallery-count").textContent = this.#results.length
+      ? count(this.#results.length, "image") + (this.#more ? " and older" : "")
+      : "";
     $("#older").hidden = !this.#more;
     this.#roving();
     this.emit("change");
@@ -141,16 +146,42 @@ export class Gallery extends Emitter {
 
   #make(result) {
     const image = h("img", { alt: "" });
-    const thumb = h("button", { type: "button", className: "thumb", "aria-label": result.prompt || "Image", title: result.prompt, onclick: () => this.open(result) }, image);
+    const thumb = h(
+      "button",
+      {
+        type: "button",
+        className: "thumb",
+        "aria-label": result.prompt || "Image",
+        title: result.prompt,
+        onclick: () => this.open(result),
+      },
+      image,
+    );
     const actions = [
       ["edit", "Edit"],
       ["vary", "Vary"],
       ["reuse", "Use settings"],
       ["delete", "Delete"],
     ].map(([name, text]) =>
-      h("button", { type: "button", className: "icon-button", title: text, "aria-label": `${text}: ${result.prompt}`, onclick: () => this.act(name, result) }, icon(name)),
+      h(
+        "button",
+        {
+          type: "button",
+          className: "icon-button",
+          title: text,
+          "aria-label": `${text}: ${result.prompt}`,
+          onclick: () => this.act(name, result),
+        },
+        icon(name),
+      ),
     );
-    const element = h("li", {}, thumb, h("p", { className: "thumb-name" }, result.prompt), h("div", { className: "thumb-actions" }, actions));
+    const element = h(
+      "li",
+      {},
+      thumb,
+      h("p", { className: "thumb-name" }, result.prompt),
+      h("div", { className: "thumb-actions" }, actions),
+    );
     thumb.result = result;
     this.#looking.observe(thumb);
     return { element, thumb };
@@ -164,7 +195,10 @@ export class Gallery extends Emitter {
       const image = target.querySelector("img");
       imageAddress(target.result.thumbnail)
         .then((address) => ((image.src = address), image.decode()))
-        .then(() => image.classList.add("in"), () => {});
+        .then(
+          () => image.classList.add("in"),
+          () => {},
+        );
     }
   }
 
@@ -180,8 +214,20 @@ export class Gallery extends Emitter {
     if (!thumb || event.ctrlKey || event.metaKey || event.altKey) return;
     const thumbs = $$(".thumb", $("#gallery"));
     const at = thumbs.indexOf(thumb);
-    const columns = thumbs.filter((other) => other.offsetTop === thumbs[0].offsetTop && other.closest("li").offsetTop === thumbs[0].closest("li").offsetTop).length || 1;
-    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -at, End: thumbs.length - 1 - at };
+    const columns =
+      thumbs.filter(
+        (other) =>
+          other.offsetTop === thumbs[0].offsetTop &&
+          other.closest("li").offsetTop === thumbs[0].closest("li").offsetTop,
+      ).length || 1;
+    const steps = {
+      ArrowLeft: -1,
+      ArrowRight: 1,
+      ArrowUp: -columns,
+      ArrowDown: columns,
+      Home: -at,
+      End: thumbs.length - 1 - at,
+    };
     if (event.key in steps) {
       event.preventDefault();
       event.stopPropagation();

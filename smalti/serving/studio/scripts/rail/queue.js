@@ -38,8 +38,23 @@ function makeRow(job, open, cancel) {
   const element = h(
     "li",
     {},
-    h("button", { type: "button", className: "open", onclick: () => open(jobs.get(job.id)) }, h("b", {}, job.prompt), text),
-    h("button", { type: "button", className: "icon-button", "aria-label": `Cancel: ${job.prompt}`, title: "Cancel", onclick: () => cancel(job.id) }, icon("close")),
+    h(
+      "button",
+      { type: "button", className: "open", onclick: () => open(jobs.get(job.id)) },
+      h("b", {}, job.prompt),
+      text,
+    ),
+    h(
+      "button",
+      {
+        type: "button",
+        className: "icon-button",
+        "aria-label": `Cancel: ${job.prompt}`,
+        title: "Cancel",
+        onclick: () => cancel(job.id),
+      },
+      icon("close"),
+    ),
     h("div", { className: "progress", "aria-hidden": "true" }, bar),
   );
   return {

@@ -18,7 +18,15 @@ export class Compare {
   #handle = h("span", { className: "compare-handle", "aria-hidden": "true" });
 
   constructor() {
-    this.element = h("figure", { className: "compare" }, this.#left, this.#right, this.#handle, ...this.#names, this.#range);
+    this.element = h(
+      "figure",
+      { className: "compare" },
+      this.#left,
+      this.#right,
+      this.#handle,
+      ...this.#names,
+      this.#range,
+    );
     this.element.addEventListener("pointerdown", (event) => this.#drag(event));
     this.#move(50);
   }

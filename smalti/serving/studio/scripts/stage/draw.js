@@ -134,7 +134,11 @@ function showImage(frame, job, image) {
   if (!frame.begun && !result && (job.operation === "generation" || job.region)) beginFrame(frame, job);
   const preview = job.live.previews.get(image);
   if (frame.begun && preview && preview !== frame.shown && !result) frame.preview((frame.shown = preview));
-  if (result) imageAddress(result.url).then((address) => frame.finish(address, job.prompt), () => {});
+  if (result)
+    imageAddress(result.url).then(
+      (address) => frame.finish(address, job.prompt),
+      () => {},
+    );
 }
 
 function beginFrame(frame, job) {
@@ -144,14 +148,23 @@ function beginFrame(frame, job) {
     return;
   }
   frame.begin(job.region.grid, { layout: regionLayout(job.region), within: regionBits(job.region) });
-  if (job.source) imageAddress(`/api/results/${job.source}/content`).then((address) => frame.base(address, inset(job)), () => {});
+  if (job.source)
+    imageAddress(`/api/results/${job.source}/content`).then(
+      (address) => frame.base(address, inset(job)),
+      () => {},
+    );
 }
 
 /** Return the place of the source image on the edited one, which may have grown. */
 export function inset(job) {
   const [left, top, right, bottom] = job.request.grow ?? [0, 0, 0, 0];
   const [height, width] = job.region.size;
-  return { left: left / width, top: top / height, width: (width - left - right) / width, height: (height - top - bottom) / height };
+  return {
+    left: left / width,
+    top: top / height,
+    width: (width - left - right) / width,
+    height: (height - top - bottom) / height,
+  };
 }
 
 let tokenPixels = new Map();

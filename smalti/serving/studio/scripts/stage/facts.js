@@ -9,7 +9,8 @@ const NAMES = { generation: "Drawn", edit: "Edited", variation: "Varied" };
 export function statusLine(job) {
   const { step, steps, images } = job.progress;
   if (job.live.broken) return "The connection broke. Trying again…";
-  if (job.state === "queued") return job.position ? `Waiting: ${count(job.position, "job")} before this one` : "About to start";
+  if (job.state === "queued")
+    return job.position ? `Waiting: ${count(job.position, "job")} before this one` : "About to start";
   if (job.state === "running") {
     if (step === 0) return "Starting";
     const known = job.live.counts.reduce((sum, entry) => sum + entry.tokens - entry.unknown, 0);
@@ -45,7 +46,11 @@ export function factsOf(job, result, defaults) {
     if (JSON.stringify(value) !== JSON.stringify(defaults?.[name])) facts.push([label(name), shown(value)]);
   }
   const rows = facts.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return h("dl", { className: "facts" }, rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]));
+  return h(
+    "dl",
+    { className: "facts" },
+    rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]),
+  );
 }
 
 const sizes = ({ size, drawn_size }) =>

@@ -28,12 +28,32 @@ export class Foot {
     this.info = info;
     this.act = act;
     this.bar = h("span");
-    this.progress = h("div", { className: "progress", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 }, this.bar);
+    this.progress = h(
+      "div",
+      {
+        className: "progress",
+        role: "progressbar",
+        "aria-label": "Progress",
+        "aria-valuemin": 0,
+        "aria-valuemax": 100,
+      },
+      this.bar,
+    );
     this.text = h("span");
-    this.cancel = h("button", { type: "button", className: "button", onclick: () => this.act("cancel", null, this.#job) }, "Cancel");
+    this.cancel = h(
+      "button",
+      { type: "button", className: "button", onclick: () => this.act("cancel", null, this.#job) },
+      "Cancel",
+    );
     this.note = h("p", { className: "note", hidden: true });
     this.actions = h("div", { className: "actions", role: "group", "aria-label": "What to do with the image" });
-    this.details = h("div", { className: "details", hidden: true, tabIndex: 0, role: "region", "aria-label": "Details" });
+    this.details = h("div", {
+      className: "details",
+      hidden: true,
+      tabIndex: 0,
+      role: "region",
+      "aria-label": "Details",
+    });
     const status = h("div", { className: "status" }, this.text, this.cancel);
     this.element = h("div", { className: "foot" }, this.progress, status, this.note, this.actions, this.details);
   }
@@ -78,7 +98,9 @@ export class Foot {
     const focused = document.activeElement?.dataset?.act;
     const names = result ? Object.keys(texts).filter((name) => texts[name]) : [];
     this.actions.replaceChildren(
-      ...before.map(({ name, text, run }) => h("button", { type: "button", className: "button", "data-act": name, onclick: run }, icon(name), text)),
+      ...before.map(({ name, text, run }) =>
+        h("button", { type: "button", className: "button", "data-act": name, onclick: run }, icon(name), text),
+      ),
       ...names.map((name) => this.#button(name, texts[name], comparing)),
     );
     if (focused) this.actions.querySelector(`[data-act="${focused}"]`)?.focus();
@@ -89,7 +111,12 @@ export class Foot {
     const run = () => (name === "info" ? this.toggleDetails() : this.act(name, this.#result, this.#job));
     const quiet = QUIET.includes(name);
     const names = quiet ? { className: "icon-button", "aria-label": text, title: text } : { className: "button" };
-    const button = h("button", { type: "button", "data-act": name, onclick: run, ...names }, icon(name), !quiet && text);
+    const button = h(
+      "button",
+      { type: "button", "data-act": name, onclick: run, ...names },
+      icon(name),
+      !quiet && text,
+    );
     if (name === "compare") button.setAttribute("aria-pressed", String(comparing));
     return button;
   }

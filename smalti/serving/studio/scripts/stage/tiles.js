@@ -180,5 +180,11 @@ export function tile(context, left, top, width, height, size) {
 export function palette(element) {
   const style = getComputedStyle(element);
   const read = (name) => style.getPropertyValue(name).trim();
-  return { grout: read("--grout"), dot: read("--dot"), gold: read("--gold"), accent: read("--accent"), ink: read("--ink") };
+  return {
+    grout: read("--grout"),
+    dot: read("--dot"),
+    gold: read("--gold"),
+    accent: read("--accent"),
+    ink: read("--ink"),
+  };
 }
