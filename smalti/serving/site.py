@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from smalti.components import Components
 from smalti.generation.settings import PRESETS
 from smalti.serving.fields import FIELDS, SETTINGS
 from smalti.serving.openapi import document
@@ -18,6 +19,20 @@ from smalti.serving.service import Service
 
 STUDIO = Path(__file__).parent / "studio"
 """Folder of the web studio's files."""
+
+EXAMPLES = (
+    "a red apple left of a green cup",
+    "two dogs",
+    "a yellow bus above a blue bench",
+    "a photo of a cat",
+    "a red circle left of a blue square",
+    "three yellow stars",
+    "a green heart above a black ring",
+    "a purple arrow and an orange diamond",
+)
+"""Prompts for models of things and for models of shapes; each model shows those that it knows the words of."""
+
+_MOST_EXAMPLES = 4
 
 _TYPES = {
     ".js": "text/javascript",
@@ -127,4 +142,10 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         "block_tokens": components.denoiser.config.cell,
         "settings": pipe.settings.to_dict(),
         "presets": {preset: pipe.preset(preset).to_dict() for preset in PRESETS},
+        "examples": examples(components),
     }
+
+
+def examples(components: Components) -> list[str]:
+    """Return some prompts to begin with: those whose words the model has seen in training, where these are known."""
+    return [prompt for prompt in EXAMPLES if not components.unknown_words([prompt])][:_MOST_EXAMPLES]
