@@ -39,6 +39,8 @@ def load(
     compile: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
+    adapter: str | Path | Sequence[str | Path] | None = None,
+    adapter_scale: float | Sequence[float] | None = None,
 ) -> Pipeline:
     """Read a model.
 
@@ -55,6 +57,8 @@ def load(
         compile: whether the denoiser's layers are compiled when they are first used. Needs a C++ compiler.
         revision: git revision of a model on the hub: a branch, a tag or a commit.
         local_files_only: whether a model on the hub is taken from the cache, without the network.
+        adapter: adapter folder in peft's layout, or several, whose changes add up.
+        adapter_scale: factor of what each adapter changes: one number for all, or one an adapter; None is 1.
 
     Raises:
         SmaltiError: there is no such model, or it is broken; an argument that is wrong, by name; memory that is too
@@ -76,6 +80,8 @@ def load(
             compile=compile,
             revision=revision,
             local_files_only=local_files_only,
+            adapter=adapter,
+            adapter_scale=adapter_scale,
         )
     )
 

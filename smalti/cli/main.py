@@ -16,8 +16,10 @@ from smalti.cli.evaluate import evaluate
 from smalti.cli.generate import generate
 from smalti.cli.groups import groups
 from smalti.cli.info import info
+from smalti.cli.merge import merge
 from smalti.cli.options import option_name
 from smalti.cli.output import note, notes_of_the_package
+from smalti.cli.serve import serve
 from smalti.cli.train import INTERRUPTED, train, train_tokenizer
 from smalti.errors import SmaltiError
 
@@ -34,8 +36,10 @@ app.command()(info)
 app.command()(train)
 app.command()(train_tokenizer)
 app.command()(average)
+app.command()(merge)
 app.command()(groups)
 app.command()(evaluate)
+app.command()(serve)
 app.add_typer(prepare.app, name="prepare")
 
 

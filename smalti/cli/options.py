@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -78,6 +78,22 @@ HubRevision = Annotated[
     str | None,
     _model_option("--revision", "Git revision of a model on the hub: a branch, a tag or a commit.", "NAME"),
 ]
+Adapter = Annotated[
+    list[str] | None,
+    _model_option(
+        "--adapter",
+        "Adapter folder (LoRA, rsLoRA or DoRA in peft's layout). Give it again for more: their changes add up.",
+        "FOLDER",
+    ),
+]
+AdapterScale = Annotated[
+    list[float] | None,
+    _model_option(
+        "--adapter-scale",
+        "Factor of what an adapter changes, 1 by default. Give it once for all adapters, or once for each.",
+        "FACTOR",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 NegativePrompt = Annotated[
     str | None,
@@ -115,6 +131,8 @@ _LOADING: dict[str, tuple[Any, Any]] = {
     "memory": (Memory, None),
     "compile": (Compile, False),
     "hub_revision": (HubRevision, None),
+    "adapter": (Adapter, None),
+    "adapter_scale": (AdapterScale, None),
 }
 # Other arguments whose option has another name than theirs with dashes.
 _OTHER_NAMES = {
@@ -126,6 +144,7 @@ _OTHER_NAMES = {
 _NAMED = {
     *_LOADING,
     *("preset", "seed", "negative_prompt", "source_prompt", "mask", "strength", "share", "threshold"),
+    *("host", "port", "api_key_file", "keep", "alias", "cors_origin"),
     *("styles", "jobs"),
 }
 
@@ -203,11 +222,18 @@ def load_pipeline(params: Mapping[str, Any]) -> Pipeline:
         memory=params["memory"],
         compile=params["compile"],
         revision=params["hub_revision"],
+        adapter=params["adapter"] or None,
+        adapter_scale=scales(params["adapter_scale"]),
     )
     if params["memory"] is not None:
         note(f"--memory {params['memory']}: {pipe.components.mode}")
     _warn_of_slow_dtype(pipe)
     return pipe
+
+
+def scales(given: Sequence[float] | None) -> float | list[float] | None:
+    """Return the values of `--adapter-scale` as `load` takes them: one number is for all adapters."""
+    return given[0] if given and len(given) == 1 else list(given or []) or None
 
 
 def load_for(params: Mapping[str, Any]) -> tuple[Pipeline, GenerationSettings]:

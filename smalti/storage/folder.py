@@ -20,8 +20,10 @@ from smalti.common.files import read_json, read_text, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
+from smalti.model.lora import adapted_layers
 from smalti.model.text import TextTokenizer
 from smalti.model.words import WORDS_FILE
+from smalti.runtime.quantization import is_quantized, quantized_linear
 from smalti.storage.headers import PREFIX, VQ_PREFIX, Entry, is_image_tokenizers, read_denoisers, read_headers
 from smalti.storage.mapping import FLOATS, MappedEmbedding, read_tensor
 from smalti.storage.sizes import check_denoiser_sizes, check_image_tokenizer_sizes
@@ -58,6 +60,7 @@ def load_denoiser(
     mapped: Collection[str] = (),
     quantize: str | None = None,
     offload: str | None = None,
+    adapt: Callable[[Denoiser], None] | None = None,
 ) -> Denoiser:
     """Read the denoiser of a model folder. The options are for sampling; without them the denoiser can be trained.
 
@@ -70,6 +73,7 @@ def load_denoiser(
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits (`smalti.runtime.quantization`).
         offload: "layers" keeps the layers in the host's memory and copies them to the device one by one
             (`smalti.runtime.streaming`). It changes nothing on the CPU.
+        adapt: function that adds adapters to the denoiser before its layers are streamed, or None.
 
     Raises:
         SmaltiError: a folder that is missing or of another architecture, or an unknown option. A file that is missing,
@@ -81,8 +85,6 @@ def load_denoiser(
         check_choice("offload", offload, OFFLOADS)
     device = torch.device(device)
     streamed = offload is not None and device.type == "cuda"
-    if quantize is not None:
-        from smalti.runtime.quantization import quantized_linear
 
     def special(name: str, entry: Entry) -> torch.Tensor | nn.Module | None:
         module = name.removesuffix(".weight")
@@ -102,6 +104,8 @@ def load_denoiser(
     with torch.device("meta"), NoInit():
         denoiser = Denoiser(config)
     read_weights(denoiser, entries, PREFIX, folder, device, dtype, special)
+    if adapt is not None:
+        adapt(denoiser)
     if streamed:
         from smalti.runtime.streaming import StreamedLayers
 
@@ -202,10 +206,14 @@ def save_denoiser(
         max_shard_bytes: largest size of a file, or None for one file.
 
     Raises:
-        SmaltiError: the folder cannot be written, or the denoiser was loaded with `quantize`.
+        SmaltiError: the folder cannot be written, or the denoiser was loaded with `quantize` or has adapters.
     """
-    if any(True for _ in denoiser.buffers()):
+    if is_quantized(denoiser):
         raise SmaltiError("a denoiser with quantized layers cannot be saved: load it without quantize")
+    if any(True for _ in adapted_layers(denoiser)):
+        raise SmaltiError(
+            "a denoiser with adapters cannot be saved: merge them, or save them with save_adapter"
+        )
     weights = {PREFIX + name: tensor for name, tensor in denoiser.state_dict().items()}
     write_weights(weights, denoiser.config.to_dict(), folder, dtype, max_shard_bytes)
 

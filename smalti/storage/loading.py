@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -13,9 +13,12 @@ from smalti.common.devices import can_compute, find_device, free_bytes, has_bf16
 from smalti.common.host import host_bytes
 from smalti.components import Components
 from smalti.errors import SmaltiError
+from smalti.model.denoiser import Denoiser
+from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.runtime.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory
 from smalti.runtime.modes import choose, what_fits
 from smalti.runtime.quantization import QUANTIZATIONS
+from smalti.storage.adapters import StoredAdapter, check_scales, load_adapters, read_adapters
 from smalti.storage.folder import (
     OFFLOADS,
     load_config,
@@ -46,6 +49,8 @@ def load_components(
     compile: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
+    adapter: str | Path | Sequence[str | Path] | None = None,
+    adapter_scale: float | Sequence[float] | None = None,
 ) -> Components:
     """Read a model.
 
@@ -70,9 +75,12 @@ def load_components(
             Tokens then come from the same arithmetic in another order. Needs a C++ compiler.
         revision: git revision of a model on the hub: a branch, a tag or a commit.
         local_files_only: whether a model on the hub is taken from the cache, without the network.
+        adapter: adapter folder in peft's layout, or several, whose changes add up.
+        adapter_scale: factor of what each adapter changes: one number for all, or one an adapter; None is 1.
 
     Raises:
-        SmaltiError: a model that is missing or broken; a wrong argument, by name; too little memory, before reading.
+        SmaltiError: a model or an adapter that is missing or broken, an adapter of another base; a wrong argument, by
+            name; too little memory, before reading.
 
     Example:
         >>> load_components("scenes").denoiser.config.image_size
@@ -87,11 +95,13 @@ def load_components(
     float32_first = dtype is None and place.type == "cpu" and not has_bf16(place)
     precision = _default_dtype(place, budget) if dtype is None else _precision(dtype, place)
     if compile:
-        from smalti.runtime.compiling import check_compiler, compile_layers
-
         check_compiler(place, quantize)
+    adapters = read_adapters(adapter)
+    scales = check_scales(adapter_scale, len(adapters))
     folder = find_model(model, revision=revision, local_files_only=local_files_only)
-    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile, float32_first)
+    reserved = sum(stored.bytes for stored in adapters)
+    budget = None if budget is None else max(0, budget - reserved)
+    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile, float32_first, reserved)
     denoiser = load_denoiser(
         folder,
         device=place,
@@ -99,21 +109,40 @@ def load_components(
         mapped=mode.mapped,
         quantize=mode.quantize,
         offload=mode.offload,
+        adapt=(lambda denoiser: load_adapters(denoiser, folder, adapters, scales)) if adapters else None,
     )
     if compile:
         compile_layers(denoiser)
-    return Components(
-        denoiser,
-        load_image_tokenizer(
-            folder,
-            device="cpu" if mode.image_tokenizer_on_cpu else place,
-            dtype=DTYPES[mode.image_tokenizer_dtype],
-        ),
-        load_text_tokenizer(folder),
-        name=model if isinstance(model, str) and not os.path.isdir(model) else folder.resolve().name,
-        mode=mode,
-        words=load_words(folder),
+    name = model if isinstance(model, str) and not os.path.isdir(model) else folder.resolve().name
+    name = " + ".join([name, *map(_adapter_name, adapters, scales)])
+    return _components(folder, denoiser, place, mode, name, _known_words(folder, adapters))
+
+
+def _components(
+    folder: Path, denoiser: Denoiser, place: torch.device, mode: Mode, name: str, words: frozenset[str]
+) -> Components:
+    """Read the tokenizers beside a denoiser."""
+    image_tokenizer = load_image_tokenizer(
+        folder,
+        device="cpu" if mode.image_tokenizer_on_cpu else place,
+        dtype=DTYPES[mode.image_tokenizer_dtype],
     )
+    return Components(
+        denoiser, image_tokenizer, load_text_tokenizer(folder), name=name, mode=mode, words=words
+    )
+
+
+def _adapter_name(stored: StoredAdapter, scale: float) -> str:
+    """Return the name of an adapter in reports: that of its folder, or of its run, with a scale that is not 1."""
+    path = stored.folder.resolve()
+    name = path.parent.name if path.name == "model" else path.name
+    return name if scale == 1 else f"{scale:g} × {name}"
+
+
+def _known_words(folder: Path, adapters: Sequence[StoredAdapter]) -> frozenset[str]:
+    """Return the words of a model's training captions and of its adapters'; none where the model's are not known."""
+    words = load_words(folder)
+    return words.union(*(load_words(stored.folder) for stored in adapters)) if words else words
 
 
 def _default_dtype(place: torch.device, budget: int | None) -> torch.dtype:
@@ -193,8 +222,9 @@ def _choose_mode(
     budget: int | None,
     compiled: bool,
     float32_first: bool,
+    reserved: int,
 ) -> Mode:
-    """How to load, checked against the memory there is."""
+    """Return how to load, checked against the memory there is less `reserved` bytes for adapters."""
     dtype = str(precision).removeprefix("torch.")
     streams = place.type == "cuda"
     if not streams:
@@ -211,6 +241,7 @@ def _choose_mode(
         raise SmaltiError(f"{folder} is not a model that draws: it has no denoiser or no image tokenizer")
     size = ModelSize.of(report)
     free = free_bytes(place)
+    free = None if free is None else max(0, free - reserved)
     host = host_bytes()
     if budget is not None:
         return choose(

@@ -238,7 +238,7 @@ BAD_LINES = {
 def test_bad_input_is_one_line_and_exit_code_2(run, folder, tmp_path, expected):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "config.yaml").write_text(
-        "colour: red\noutput: x\nloop: {steps: 1, batch_size: 1}\nmodel: {}\n"
+        "colour: red\noutput: x\nloop: {steps: 1, batch_size: 1}\nmodel: {ch: 8}\n"
     )
     (tmp_path / "a.png").write_bytes(b"old")
     before = names(tmp_path)

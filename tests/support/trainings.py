@@ -62,4 +62,4 @@ def make_task(*overrides: str) -> DenoiserTask:
 
 def losses(run: str) -> list[tuple[int, float]]:
     entries = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
-    return [(entry["step"], entry["loss"]) for entry in entries]
+    return [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]

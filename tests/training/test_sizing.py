@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from trainings import DENOISER, TOKENIZER
 
 from smalti.common.files import write_json_atomic
 from smalti.errors import SmaltiError
-from smalti.training import captions, preparing
+from smalti.training import preparing
 from smalti.training.config import DenoiserRunConfig, TokenizerRunConfig
 from smalti.training.reading import load_config
 from smalti.training.sizing import check_room, check_start, outline
@@ -91,9 +92,8 @@ def test_a_small_folder_that_is_repeated_often_takes_no_memory(
     write_json_atomic("config.yaml", DENOISER)
     config = load_config(DenoiserRunConfig, "config.yaml", ["cache.samples=100000000", "text.captions=5"])
     with pytest.raises(SmaltiError, match="enough"):
-        preparing._check_captions(config, Folder(), None, {})  # type: ignore[arg-type]
+        preparing.check_folder_captions(config, SimpleNamespace(source=Folder()))  # type: ignore[arg-type]
     assert seen == [["a red circle", "two dogs", "a red circle", "two dogs", "a red circle"]]
-    assert captions.find_text_tokenizer is not find
 
 
 def test_an_empty_model_is_not_the_reference_models(tmp_path: Path) -> None:
