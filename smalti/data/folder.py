@@ -37,6 +37,7 @@ from smalti.errors import SmaltiError
 logger = logging.getLogger(__name__)
 
 CROPS = ("center", "random")
+_MOST_SIDE = 8192  # pixels
 _MOST_KINDS = 5  # suffixes that the note on other files lists
 
 
@@ -67,9 +68,10 @@ class ImageFolder:
     ) -> None:
         self.path = Path(os.path.normpath(check_path("path", path)))
         self.size = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
-        if any(not isinstance(side, int) or isinstance(side, bool) or side < 1 for side in self.size):
+        if not all(type(side) is int and 1 <= side <= _MOST_SIDE for side in self.size):
             raise SmaltiError(
-                f"size must be a positive whole number of pixels, or two, not {quoted(size)}", argument="size"
+                f"size must be a whole number of pixels from 1 to {_MOST_SIDE}, or two, not {quoted(size)}",
+                argument="size",
             )
         check_choice("crop", crop, CROPS)
         if not os.path.isdir(self.path):

@@ -147,8 +147,8 @@ def prepare_edit(
         >>> prepared.start_tokens(pipe.components).shape
         torch.Size([16, 16])
     """
-    clock = _Clock()
     keep_pixels, blend = check_flag("keep_pixels", keep_pixels), check_flag("blend", blend)
+    clock = _Clock()
     work, source = _open(components, image, prompt, selection, settings, size)
     height, width = work.canvas.canvas
     settings = settings.replaced(height=height, width=width)

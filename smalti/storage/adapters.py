@@ -7,6 +7,7 @@ base model, and `words.txt` the words of the training captions; peft ignores bot
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -67,13 +68,13 @@ def read_adapter(folder: str | Path) -> StoredAdapter:
         SmaltiError: a file is missing, damaged or of another kind, or the adapter changes what cannot be adapted.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise SmaltiError(
             f"adapter must be a folder that exists, not {quoted(str(folder))}", argument="adapter"
         )
     config = read_adapter_config(folder)
     path = folder / ADAPTER
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise SmaltiError(f"{folder} lacks {ADAPTER}")
     updates: dict[str, dict[str, Entry]] = {}
     for name, entry in read_header(path).items():

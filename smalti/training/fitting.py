@@ -52,7 +52,9 @@ def check_memory(
     if rank() == 0:
         parts = ", ".join(f"{name} {gigabytes(count)}" for name, count in need.parts.items())
         there = f" of {gigabytes(limit)}" if limit is not None else ""
-        tqdm.write(f"memory on {device}, computed: {gigabytes(need.total)}{there}: {parts}", file=sys.stderr)
+        tqdm.write(
+            f"smalti: memory on {device}, computed: {gigabytes(need.total)}{there}: {parts}", file=sys.stderr
+        )
     if limit is None or need.total <= limit:
         return need
     for changes, other in _others(config):

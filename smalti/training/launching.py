@@ -176,7 +176,7 @@ def _launch(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[s
         try:
             return elastic_launch(launch, _work)(run, config, threads, str(said))[0]
         except ChildFailedError as error:
-            if said.exists():
+            if os.path.exists(said):
                 raise SmaltiError(said.read_text(encoding="utf-8")) from None
             number, failure = error.get_first_failure()
             raise SmaltiError(

@@ -190,7 +190,7 @@ class Trainer:
             self.entry |= self.preview(path)
         self._window = []
         if self._log and len(self.entry) > 1:
-            self._log.write(self.entry, path if path and path.exists() else None)
+            self._log.write(self.entry, path if path and os.path.exists(path) else None)
         self.speed.start()
 
     def _means(self) -> dict[str, float]:

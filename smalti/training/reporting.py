@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,7 +59,7 @@ class Wandb:
             import wandb
         self._wandb = wandb
         kept = run / "wandb.json"
-        before = parse_json(kept.read_text(encoding="utf-8"), str(kept)) if kept.exists() else {}
+        before = parse_json(kept.read_text(encoding="utf-8"), str(kept)) if os.path.exists(kept) else {}
         self._run = wandb.init(
             project="smalti", name=run.name, dir=str(run), config=config, id=before.get("id"), resume="allow"
         )
@@ -120,7 +121,7 @@ class Log:
 
 def trim_log(path: Path, step: int) -> None:
     """Keep the log entries up to `step`. A run that was killed may have written later ones, and half of one."""
-    if not path.exists():
+    if not os.path.exists(path):
         return
     kept = []
     for line in path.read_bytes().split(b"\n"):

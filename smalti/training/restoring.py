@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> dict[str, Any]:
     """
     metadata = read_state(folder)
     try:
-        if (folder / SHARDS).is_dir():
+        if os.path.isdir(folder / SHARDS):
             from smalti.training.shard_files import read_shards
 
             read_shards(folder / SHARDS, state, metadata.get("moments"))

@@ -136,7 +136,7 @@ class Saver:
         left = [
             path
             for path in self._run.glob("*.tmp")
-            if path.is_dir() and step_of(path.name.removesuffix(".tmp")) is not None
+            if os.path.isdir(path) and step_of(path.name.removesuffix(".tmp")) is not None
         ]
         for path in [*checkpoints(self._run)[: -self._keep], *left]:
             shutil.rmtree(path, ignore_errors=True)

@@ -8,6 +8,7 @@ hold trained tensors alone; what stays as it was, such as the base of an adapter
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,9 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 def checkpoints(run: Path) -> list[Path]:
     """Return the complete checkpoints of a run, the newest last. A folder of another name is none of ours."""
-    found = [path for path in run.glob(_PREFIX + "*") if path.is_dir() and step_of(path.name) is not None]
+    found = [
+        path for path in run.glob(_PREFIX + "*") if os.path.isdir(path) and step_of(path.name) is not None
+    ]
     return sorted(found, key=lambda path: step_of(path.name) or 0)
 
 

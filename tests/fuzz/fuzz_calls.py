@@ -58,7 +58,7 @@ _ARGUMENTS = {
     "edit": "image prompt negative_prompt source_prompt mask grow strength share threshold keep_pixels blend "
     "num_inference_steps guidance_scale height width num_images_per_prompt generator seed callback_on_step_end "
     "preset settings",
-    "load": "model device dtype quantize offload memory revision",
+    "load": "model device dtype quantize offload memory revision adapter adapter_scale",
     "settings": "num_inference_steps guidance_scale guidance_interval budget order revision refinement draw "
     "temperature temperature_schedule top_k top_p final reuse reuse_every height width",
     "folder": "path size crop seed",

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import typer.main
 import yaml
+from adapters import write_adapter
 from folders import write_tiny_model
 from fuzz_values import TEXTS, change, damage
 from PIL import Image
@@ -34,6 +35,9 @@ _LEFT_OUT = {"--help", "--compile", "--no-compile", "--hub-revision"}
 BASES = {"tiny": 0.97, "bundled": 0.03}
 """Names of the bases, and the share of the inputs that start from each."""
 
+ADAPTERS = ("lora", "dora")
+"""Names of the adapters of each base, which are their kinds."""
+
 
 def make_base(folder: Path) -> None:
     """Write what the inputs start from, once for each of `BASES`: a model, images, a data folder."""
@@ -50,6 +54,8 @@ def make_base(folder: Path) -> None:
         image.convert("L").point(lambda value: 255 * (value > 128)).save(base / "mask.png")
         assert main(line("generate", "a red circle", "-o", base / "drawn.png", base=base)) == 0
         write_sprites(base)
+        for kind in ADAPTERS:
+            write_adapter(base / kind, base / "model", kind)
         (base / "data").mkdir()
         for index in range(3):
             image.resize((48, 40)).save(base / "data" / f"{index}.png")
@@ -73,6 +79,7 @@ def base_lines(base: Path) -> dict[str, list[str]]:
         "vary": line("vary", image, "a cat", "-o", "out.png", base=base),
         "info": ["info", str(model)],
         "average": ["average", str(model), str(model), "-o", "averaged"],
+        "merge": ["merge", str(model), str(base / "lora"), "-o", "merged"],
         "groups": ["groups", str(model), "-o", "groups.safetensors", "--groups", "4"],
         "evaluate": line("evaluate", "contrast", "--images", 1, base=base),
         "evaluate scenes": line("evaluate", "scenes", "--images", 1, base=base),
@@ -183,7 +190,7 @@ def yaml_files(random: Random, base: Path) -> list[str]:
     """A training's configuration with wrong values or damaged text, or a wrong override."""
     command = random.choice(["train", "train-tokenizer"])
     values = configuration(command, base)
-    arguments = [command, "config.yaml"]
+    arguments = [command, "config.yaml", *["--dry-run"] * (random.random() < 0.1)]
     how = random.random()
     if how < 0.7:
         values = change(random, values)

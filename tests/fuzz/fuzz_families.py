@@ -14,7 +14,16 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import yaml
 from fuzz_calls import calls
-from fuzz_commands import BASES, base_lines, combinations, configuration, options, unlimited, yaml_files
+from fuzz_commands import (
+    ADAPTERS,
+    BASES,
+    base_lines,
+    combinations,
+    configuration,
+    options,
+    unlimited,
+    yaml_files,
+)
 from fuzz_values import TEXTS, change, damage, deep
 from PIL import Image, PngImagePlugin
 
@@ -91,14 +100,8 @@ def weights(random: Random, base: Path) -> list[str]:
     """Weights that are damaged, of other shapes, or whose index is wrong."""
     folder = _model(base)
     path = folder / random.choice(["model.safetensors", "vq/model.safetensors"])
-    data = path.read_bytes()
-    how = random.random()
-    if how < 0.5:
-        path.write_bytes(damage(random, data))
-    elif how < 0.9:
-        length = int.from_bytes(data[:8], "little")
-        header = json.dumps(change(random, json.loads(data[8 : 8 + length]))).encode()
-        path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    if random.random() < 0.9:
+        _damage_weights(random, path)
     else:
         path.rename(path.with_name("model-00001-of-00001.safetensors"))
         index = {"weight_map": {"encoder.norm.weight": "model-00001-of-00001.safetensors"}}
@@ -196,6 +199,35 @@ def _add_odd_file(random: Random, folder: Path) -> None:
             random.choice([path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")])()
 
 
+def adapters(random: Random, base: Path) -> list[str]:
+    """An adapter whose configuration is wrong, or whose weights are damaged or of other shapes."""
+    folder = Path("adapter")
+    shutil.copytree(base / random.choice(ADAPTERS), folder)
+    if random.random() < 0.5:
+        _rewrite(random, folder / "adapter_config.json")
+    else:
+        _damage_weights(random, folder / "adapter_model.safetensors")
+    drawn = ["generate", "a red circle", "-o", "out.png", "--model", str(base / "model"), "--steps", "1"]
+    return random.choice(
+        [
+            [*drawn, "--adapter", "adapter"],
+            [*drawn, "--adapter", "adapter", "--adapter-scale", random.choice(["0", "0.5", "-1", "1e30"])],
+            ["merge", str(base / "model"), "adapter", "-o", "merged"],
+        ]
+    )
+
+
+def _damage_weights(random: Random, path: Path) -> None:
+    """Damage a file of weights, or change what its header says."""
+    data = path.read_bytes()
+    if random.random() < 0.5:
+        path.write_bytes(damage(random, data))
+        return
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(change(random, json.loads(data[8 : 8 + length]))).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+
+
 def archives(random: Random, base: Path) -> list[str]:
     """A training on scenes from a sprite archive that is damaged, lies about its images, or is no archive."""
     how, path = random.random(), Path("sprites.zip")
@@ -237,6 +269,7 @@ FAMILIES: dict[str, Callable[[Random, Path], list[str]]] = {
     "images": images,
     "png": png_texts,
     "data": data_folders,
+    "adapters": adapters,
     "archives": archives,
     "python": calls,
 }
