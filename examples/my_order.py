@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 import smalti
+from smalti.common.randomness import Draws
 from smalti.objective.masking import MASKINGS, Masked, Masking, MaskingContext
 from smalti.sampling.budgets import BUDGETS, Budget
 from smalti.sampling.orders import ORDERS, Order
@@ -54,10 +55,10 @@ class CheckerMasking(Masking):
 
     side: int = 2
 
-    def mask(self, tokens: torch.Tensor, context: MaskingContext, generator: torch.Generator) -> Masked:
+    def mask(self, tokens: torch.Tensor, context: MaskingContext, draws: Draws) -> Masked:
         B, height, width = tokens.shape
         board = torch.arange(height)[:, None] // self.side + torch.arange(width)[None, :] // self.side
-        half = torch.randint(2, (B, 1, 1), generator=generator)
+        half = draws.below(2, 1, 1)
         return Masked((board + half) % 2 == 0, torch.ones(B))
 
 

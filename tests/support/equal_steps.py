@@ -35,7 +35,8 @@ def five_steps(name: str, overrides: list[str], frozen: tuple[str, ...] = ()) ->
     config = load_config(DenoiserRunConfig, "denoiser.yaml", [*COMMON, f"output={name}", *overrides])
     task = DenoiserTask(config, prepare(config))
     for key, parameter in task.model.named_parameters():
-        parameter.requires_grad_(key not in frozen)
+        if key in frozen:
+            parameter.requires_grad_(False)
     trainer = Trainer(task, config)
     gradients: list[dict[str, torch.Tensor]] = []
     held: list[dict[str, int]] = []

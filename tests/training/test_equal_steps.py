@@ -13,6 +13,7 @@ from ranks import run_ranks
 pytestmark = pytest.mark.slow
 
 FSDP = "distribution.strategy=fsdp"
+ADAPTER = ["start_from=denoiser/model", "adapter={rank: 2, targets: [q_proj, down_proj, head]}"]
 HEAD = ("gen_predictor.weight",)
 # 33 codes do not divide by two processes; a layer's matrices do not divide by three.
 CASES: dict[str, tuple[list[str], tuple[str, ...]]] = {
@@ -22,9 +23,17 @@ CASES: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "fsdp_recomputed": ([FSDP, "loop.batch_size=1", "loop.accumulate=4", "loop.recompute=1"], ()),
     "ddp_frozen": ([], HEAD),
     "fsdp_frozen": ([FSDP], HEAD),
+    "ddp_adapter": (ADAPTER, ()),
+    "fsdp_adapter": ([FSDP, *ADAPTER], ()),
     "fsdp_started": ([FSDP, "start_from=denoiser/model"], ()),
 }
-ALONE = {"ddp_frozen": "frozen", "fsdp_frozen": "frozen", "fsdp_started": "started"}
+ALONE = {
+    "ddp_frozen": "frozen",
+    "fsdp_frozen": "frozen",
+    "fsdp_started": "started",
+    "ddp_adapter": "adapter",
+    "fsdp_adapter": "adapter",
+}
 
 
 def compare(found: dict[str, Any], expected: dict[str, Any], name: str) -> None:
@@ -57,6 +66,7 @@ def alone(place: Path) -> dict[str, Any]:
         return {
             "all": five_steps("whole", []),
             "frozen": five_steps("whole_frozen", [], HEAD),
+            "adapter": five_steps("whole_adapter", ADAPTER),
             "started": five_steps("whole_started", ["start_from=denoiser/model"]),
         }
 
