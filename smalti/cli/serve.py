@@ -144,6 +144,8 @@ def serve(
     memory: options.Memory = None,
     compile: options.Compile = False,
     hub_revision: options.HubRevision = None,
+    adapter: options.Adapter = None,
+    adapter_scale: options.AdapterScale = None,
     batch_size: BatchSize = 8,
     queue: Queue = 64,
     queue_per_client: QueuePerClient = 8,
@@ -182,6 +184,8 @@ def serve(
         "memory": memory,
         "compile": compile,
         "hub_revision": hub_revision,
+        "adapter": adapter,
+        "adapter_scale": adapter_scale,
     }
 
     def load() -> list[dict[str, Pipeline]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trainings import losses
+from trainings import is_message, losses
 
 from smalti.training.distribution import code_version
 from smalti.training.state import latest_checkpoint
@@ -79,7 +79,7 @@ def wait_for_checkpoint(process: subprocess.Popen, run: str) -> None:
 def lines_of(process: subprocess.Popen) -> list[str]:
     """What a training said itself, without the launcher's log and progress bars."""
     _, errors = process.communicate(timeout=240)
-    return [line for line in errors.replace("\r", "\n").splitlines() if line.startswith("smalti:")]
+    return [line for line in errors.replace("\r", "\n").splitlines() if is_message(line)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")

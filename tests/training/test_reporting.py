@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from trainings import make_task
+from trainings import is_message, make_task
 
 from smalti.cli.main import main
 from smalti.errors import SmaltiError
@@ -194,7 +194,7 @@ def test_a_dry_run_names_what_is_wrong(
 
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert main(["train", "denoiser.yaml", "--dry-run", "output=dry", *overrides]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("smalti:")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if is_message(line)]
     assert len(lines) == 1 and re.search(message, lines[0]), lines
     assert not Path("dry").exists()
 
@@ -202,6 +202,6 @@ def test_a_dry_run_names_what_is_wrong(
 def test_what_does_not_fit_names_what_would(workspace: Path, capsys: pytest.CaptureFixture) -> None:
     large = ["loop.batch_size=512", "loop.memory=60MB", "output=large", "--dry-run"]
     assert main(["train", "denoiser.yaml", *large]) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("smalti:")]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if is_message(line)]
     hint = line.rpartition(": ")[2].partition(" needs ")[0].split()
     assert hint and main(["train", "denoiser.yaml", *large[1:], *hint, "--dry-run"]) == 0
