@@ -29,6 +29,10 @@ PARTS = {"downsample": "downsample_gen.downsample.conv", "head": "gen_predictor"
 TARGETS = (*LINEARS, *PARTS)
 
 
+LARGEST_RANK, LARGEST_ALPHA = 2**16, 1e6
+"""Largest r and numerator of s, far beyond known adapters: squares of larger ones overflow."""
+
+
 @dataclass(frozen=True)
 class AdapterShape:
     """Kind and size of an adapter.
@@ -49,8 +53,8 @@ class AdapterShape:
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, KINDS)
-        check_whole("rank", self.rank)
-        check_real("alpha", self.alpha, 0, above=True)
+        check_whole("rank", self.rank, 1, LARGEST_RANK)
+        check_real("alpha", self.alpha, 0, LARGEST_ALPHA, above=True)
         check_real("dropout", self.dropout, 0, 0.99)
         if not self.targets:
             raise SmaltiError("targets must name at least one matrix", argument="targets")

@@ -11,7 +11,7 @@ from typing import Any
 from smalti.common.checks import check_real, check_whole, quoted
 from smalti.common.files import read_json
 from smalti.errors import SmaltiError
-from smalti.model.lora import PARTS, AdapterShape, scale_of
+from smalti.model.lora import LARGEST_ALPHA, LARGEST_RANK, PARTS, AdapterShape, scale_of
 
 CONFIG = "adapter_config.json"
 
@@ -98,13 +98,14 @@ def _parse(values: dict[str, Any]) -> AdapterConfig:
     rooted = flags["use_rslora"]
     return AdapterConfig(
         kind="dora" if flags["use_dora"] else "rslora" if rooted else "lora",
-        rank=check_whole("r", values.get("r")),
-        alpha=check_real("lora_alpha", values.get("lora_alpha"), 0, above=True),
+        rank=check_whole("r", values.get("r"), 1, LARGEST_RANK),
+        alpha=check_real("lora_alpha", values.get("lora_alpha"), 0, LARGEST_ALPHA, above=True),
         ranks={
-            name: check_whole("rank_pattern", rank) for name, rank in _pattern(values, "rank_pattern").items()
+            name: check_whole("rank_pattern", rank, 1, LARGEST_RANK)
+            for name, rank in _pattern(values, "rank_pattern").items()
         },
         alphas={
-            name: check_real("alpha_pattern", alpha, 0, above=True)
+            name: check_real("alpha_pattern", alpha, 0, LARGEST_ALPHA, above=True)
             for name, alpha in _pattern(values, "alpha_pattern").items()
         },
         rooted=rooted,

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field
 
 from smalti.common.strict import Seed, Strict, Text
 from smalti.data.config import DataConfig
-from smalti.model.lora import LINEARS, AdapterShape
+from smalti.model.lora import LARGEST_ALPHA, LARGEST_RANK, LINEARS, AdapterShape
 from smalti.objective.masking import Mixture
 from smalti.runtime.memory import parse_memory
 from smalti.worlds.scenes.config import ScenesConfig
@@ -248,10 +248,11 @@ class AdapterConfig(Strict):
     """Low-rank updates that are trained in place of the model, whose weights are frozen."""
 
     kind: Literal["lora", "rslora", "dora"] = Field("lora", description="lora, rslora or dora")
-    rank: int = Field(16, ge=1, description="rank of the updates")
+    rank: int = Field(16, ge=1, le=LARGEST_RANK, description="rank of the updates")
     alpha: float | None = Field(
         None,
         gt=0,
+        le=LARGEST_ALPHA,
         description="factor of the updates is alpha / rank, for rslora alpha / √rank; null means rank",
     )
     targets: list[str] = Field(

@@ -209,8 +209,8 @@ def test_cross_attention_and_models_without_the_compression():
     ("changes", "message"),
     [
         ({"kind": "ia3"}, "kind must be 'lora' or 'rslora' or 'dora', not 'ia3'"),
-        ({"rank": 0}, "rank must be a whole number of at least 1, not 0"),
-        ({"alpha": 0}, "alpha must be a finite number above 0, not 0"),
+        ({"rank": 0}, "rank must be a whole number from 1 to 65536, not 0"),
+        ({"alpha": 0}, "alpha must be a finite number above 0 and at most 1000000.0, not 0"),
         ({"dropout": 1.0}, "dropout must be a finite number of at least 0 and at most 0.99, not 1.0"),
         ({"targets": ()}, "targets must name at least one"),
         ({"targets": ("norm",)}, "targets must be among q_proj, .*, head, not 'norm'"),

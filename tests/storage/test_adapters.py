@@ -203,9 +203,22 @@ WRONG = {
     "bias": ({"bias": "all"}, "bias must be 'none', not 'all'"),
     "whole": ({"modules_to_save": ["norm"]}, "modules_to_save must be empty"),
     "pissa": ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights must not be 'pissa_niter_4'"),
-    "no rank": ({"r": None}, "r must be a whole number of at least 1, not None"),
+    "no rank": ({"r": None}, "r must be a whole number from 1 to 65536, not None"),
     "rank": ({"r": 4}, r"for another base or rank: A of .* must be \(4, "),
     "alpha": ({"lora_alpha": 0}, "lora_alpha must be a finite number above 0"),
+    "large alpha": (
+        {"lora_alpha": 1e308},
+        "lora_alpha must be a finite number above 0 and at most 1000000.0",
+    ),
+    "large rank": ({"r": 10**400}, "r must be a whole number from 1 to 65536"),
+    "large rank of one": (
+        {"rank_pattern": {"q_proj": 10**400}},
+        "rank_pattern must be a whole number from 1 to",
+    ),
+    "large alpha of one": (
+        {"alpha_pattern": {"q_proj": 1e308}},
+        "alpha_pattern must be a finite number above 0 and",
+    ),
     "flag": ({"use_dora": "yes"}, "use_dora must be true or false, not 'yes'"),
     "dora": ({"use_dora": True}, "lacks magnitude, but adapter_config.json describes dora"),
     "regex": (
