@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from browsing import PHONE, wait
+from browsing import wait
+from chromium import PHONE
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +70,19 @@ def test_everything_has_a_name_and_can_be_reached_by_tab(studio):
                 "(({id, dataset, className}) => id || dataset.act || dataset.view || className)(document.activeElement)"
             )
         )
-    for wanted in ("gallery", "theme", "prompt", "go", "seed", "roll", "lock", "n", "edit", "delete", "thumb"):
+    for wanted in (
+        "gallery",
+        "theme",
+        "prompt",
+        "go",
+        "seed",
+        "roll",
+        "lock",
+        "n",
+        "edit",
+        "delete",
+        "thumb",
+    ):
         assert wanted in seen, f"{wanted} is not among {seen}"
 
 
@@ -219,7 +232,10 @@ def test_less_motion_is_respected(make_studio):
 
 def test_nothing_comes_from_elsewhere(studio):
     page, hosts = studio.page, set()
-    page.on("request", lambda request: hosts.add(request.url.split("/")[2]) if request.url.startswith("http") else None)
+    page.on(
+        "request",
+        lambda request: hosts.add(request.url.split("/")[2]) if request.url.startswith("http") else None,
+    )
     studio.open()
     studio.draw()
     assert hosts == {studio.server.url.split("/")[2]}

@@ -199,13 +199,17 @@ def test_settings_reach_the_server_and_can_be_reset(studio):
     studio.draw()
     job = studio.jobs[0]
     assert job["negative_prompt"] == "blue"
-    assert job["settings"] | {
-        "num_inference_steps": 5,
-        "guidance_interval": [0.25, 1.0],
-        "draw": "argmax",
-        "order": "random",
-        "guidance_scale": 1.5,
-    } == job["settings"]
+    assert (
+        job["settings"]
+        | {
+            "num_inference_steps": 5,
+            "guidance_interval": [0.25, 1.0],
+            "draw": "argmax",
+            "order": "random",
+            "guidance_scale": 1.5,
+        }
+        == job["settings"]
+    )
     assert studio.results[0]["format"] == "webp"
     assert page.inner_text("#changed") == "5 changed"
     page.click("#reset-settings")
