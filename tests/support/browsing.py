@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,32 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import FLAGS, find_chromium
 from served import MODEL, Gate, RunningServer
 
 from smalti.pipeline import Pipeline
 from smalti.serving.worker import Worker
 
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 PATIENCE = 30_000
 """Milliseconds that a test waits for something to appear; cores are shared."""
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
+def running_chromium() -> Iterator[Any]:
     """Start Chromium, or skip the test where it or Playwright is missing; see CONTRIBUTING.md."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason='the browser tests need Playwright: pip install -e ".[dev]"'
     )
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    path = find_chromium()
     if path is None:
         pytest.skip("the browser tests need Chromium: apt-get install chromium, or name it in CHROMIUM")
     with playwright.sync_playwright() as running:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from browsing import DESKTOP, Studio, chromium
+from browsing import Studio, running_chromium
+from chromium import DESKTOP
 from folders import write_tiny_model
 from served import running_server
 
@@ -14,7 +15,7 @@ import smalti
 
 @pytest.fixture(scope="session")
 def browser():
-    with chromium() as running:
+    with running_chromium() as running:
         yield running
 
 

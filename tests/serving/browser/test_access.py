@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from browsing import PHONE, wait
+from browsing import wait
+from chromium import PHONE
 
 pytestmark = pytest.mark.slow
 

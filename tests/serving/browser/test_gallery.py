@@ -153,8 +153,8 @@ def test_the_gallery_is_a_view_with_actions(studio):
 def test_a_dropped_image_brings_every_setting_back(studio, file):
     page = studio.open()
     fields = {**SETTINGS, "prompt": "zwei Füchse – 狐", "seed": 2**62 + 1, "negative_prompt": "blue"}
-    headers = {"content-type": "application/json"}
-    answer = page.request.post(f"{studio.server.url}/api/jobs", data=json.dumps(fields), headers=headers)
+    kind = {"content-type": "application/json"}
+    answer = page.request.post(f"{studio.server.url}/api/jobs", data=json.dumps(fields), headers=kind)
     assert answer.status == 202, answer.text()
     wait(page, lambda: studio.results)
     content = studio.content(studio.results[0])

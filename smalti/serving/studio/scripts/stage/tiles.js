@@ -8,7 +8,7 @@ import { calm } from "../base/dom.js";
 
 const GROW_MILLISECONDS = 260;
 const RIM_MILLISECONDS = 700;
-const FRAME_MILLISECONDS = 1000 / 30;
+const FRAME_MILLISECONDS = 1000 / 24; // the server needs the cores more than a smoother growth does
 const WAVE_MILLISECONDS = 1000 / 12; // waiting must not take time from the drawing
 const DOT = 0.36;
 const GAP = 0.05;
@@ -38,6 +38,7 @@ export class Tiles {
   #to = null;
   #started = 0;
   #rims = null;
+  #restAt = 0; // when nothing moves any more
   #frame = 0;
   #painted = 0;
   #waiting = false;
@@ -72,6 +73,7 @@ export class Tiles {
     this.#waiting = false;
     this.#move({ fill: Float32Array.from(known), colors: Float32Array.from(colors) }, now);
     edited.forEach((bit, index) => bit && (this.#rims[index] = now));
+    if (edited.includes(1)) this.#restAt = now + RIM_MILLISECONDS;
     this.#animate();
   }
 
@@ -92,6 +94,7 @@ export class Tiles {
     this.#from = this.#between(now);
     if (this.#from.colors === null) this.#from.colors = target.colors;
     this.#to = target;
+    this.#restAt = Math.max(this.#restAt, now + GROW_MILLISECONDS);
     this.#started = calm() ? -Infinity : now;
   }
 
@@ -116,7 +119,7 @@ export class Tiles {
         this.#painted = now;
         this.repaint();
       }
-      const moving = this.#waiting ? !calm() : now - this.#started < RIM_MILLISECONDS + GROW_MILLISECONDS;
+      const moving = this.#waiting ? !calm() : now < this.#restAt;
       if (moving) this.#frame = requestAnimationFrame(tick);
       else this.repaint();
     };
@@ -138,15 +141,20 @@ export class Tiles {
     context.beginPath();
     context.rect(x, y, width, height);
     context.clip();
+    const moves = this.#waiting && !calm();
+    context.fillStyle = palette.grout;
+    if (!this.#within) context.fillRect(x, y, width, height);
     for (let index = 0; index < rows * columns; index++) {
       if (this.#within && !this.#within[index]) continue;
       const column = index % columns;
       const row = (index - column) / columns;
       const left = x + (this.#layout.x + column * this.#layout.dx) * width;
       const top = y + (this.#layout.y + row * this.#layout.dy) * height;
-      context.fillStyle = palette.grout;
-      context.fillRect(left - 0.5, top - 0.5, w + 1, h + 1);
-      const wave = this.#waiting && !calm() ? 0.5 + 0.5 * Math.sin(now / 420 - (row + column) * 0.55) : 0.5;
+      if (this.#within) {
+        context.fillStyle = palette.grout;
+        context.fillRect(left - 0.5, top - 0.5, w + 1, h + 1);
+      }
+      const wave = moves ? 0.5 + 0.5 * Math.sin(now / 420 - (row + column) * 0.55) : 0.5;
       context.globalAlpha = colors === null ? 0.35 + 0.4 * wave : 0.55 + 0.45 * fill[index];
       const base = 3 * index;
       context.fillStyle = colors ? `rgb(${colors[base]} ${colors[base + 1]} ${colors[base + 2]})` : palette.dot;
