@@ -254,3 +254,17 @@ def test_a_server_that_goes_away_and_comes_back(gated):
     page.unroute("**/api/jobs")
     gate.open.set()
     studio.draw()
+
+
+def test_a_job_that_the_server_forgot_leaves_the_queue(gated):
+    studio, gate = gated
+    page = studio.open()
+    page.fill("#prompt", "one cat")
+    page.click("#go")
+    page.wait_for_selector("#queue li")
+    page.route("**/api/jobs/**", lambda route: route.fulfill(status=404, json={"error": {"message": "gone"}}))
+    page.route("**/api/jobs?**", lambda route: route.fulfill(json={"object": "list", "data": []}))
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_selector(".status:has-text('gone')")
+    assert page.locator("#queue li").count() == 0
+    gate.open.set()

@@ -17,7 +17,7 @@ export function buildKeys(groups) {
     const typing = takesText(event.target) && !pressed.includes("Ctrl+");
     for (const { keys, run, where } of table) {
       if (!run || (where && where !== view()) || !keys.includes(pressed)) continue;
-      if (typing && pressed !== "Escape") continue;
+      if (typing) continue;
       // Typed text has an undo of its own.
       if (takesText(event.target) && /^(Shift\+)?Ctrl\+(Shift\+)?[zy]$/i.test(pressed)) continue;
       if (run(event) !== false) event.preventDefault();

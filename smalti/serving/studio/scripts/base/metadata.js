@@ -1,17 +1,28 @@
-// What a file says of itself: the texts of a PNG, read from its raw bytes in the browser.
+// What a file says of itself: the texts of a PNG, read from its raw bytes in the browser; exif.js reads other formats.
 //
 // A PNG is a signature and chunks: length, type, content, checksum. Texts are in tEXt (Latin-1), zTXt (the same,
 // compressed) and iTXt (UTF-8) chunks.
+
+import { readDescription } from "./exif.js";
 
 const SIGNATURE = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a];
 const LONGEST_TEXT = 1 << 22; // a compressed text may claim to be much larger than its chunk
 const latin = new TextDecoder("latin1");
 const utf8 = new TextDecoder();
 
-/** Return the texts of a PNG by key; {} for other files and for damaged ones. */
+/** Return the texts of a file by key; {} for one without texts and for a damaged one. */
 export async function readTexts(blob) {
   const bytes = new Uint8Array(await blob.arrayBuffer());
-  if (!SIGNATURE.every((value, index) => bytes[index] === value)) return {};
+  if (SIGNATURE.every((value, index) => bytes[index] === value)) return readPng(bytes);
+  try {
+    const found = JSON.parse(readDescription(bytes) ?? "{}");
+    return found && typeof found === "object" ? found : {};
+  } catch {
+    return {}; // a description in plain words, or a damaged one
+  }
+}
+
+async function readPng(bytes) {
   const view = new DataView(bytes.buffer);
   const texts = {};
   for (let at = 8; at + 12 <= bytes.length;) {

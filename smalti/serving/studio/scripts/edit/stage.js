@@ -204,7 +204,6 @@ export class EditStage {
     addEventListener("view", () => this.#update());
     jobs.on("job", (job) => job.id === this.#run?.id && this.#update());
     jobs.on("list", () => this.#run && this.#update());
-    jobs.on("lost", ({ job, error }) => job?.id === this.#run?.id && this.foot.warn(error.message, true));
     this.#preview.on("change", () => this.#update());
     this.#easel.onpaint = () => this.handles.place();
   }

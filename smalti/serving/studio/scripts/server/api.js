@@ -80,6 +80,7 @@ export function send(path, fields, files = {}, options = {}) {
 }
 
 const addresses = new Map();
+const MOST_IMAGES = 60; // whole ones that are kept in memory; thumbnails are small
 
 /** Return an address for an image of the server that an <img> can show although it needs a key. */
 export function imageAddress(path) {
@@ -89,6 +90,8 @@ export function imageAddress(path) {
       .then((blob) => URL.createObjectURL(blob));
     made.catch(() => addresses.delete(path));
     addresses.set(path, made);
+    const whole = [...addresses.keys()].filter((one) => one.endsWith("/content"));
+    if (whole.length > MOST_IMAGES) dropImage(whole[0]);
   }
   return addresses.get(path);
 }

@@ -46,6 +46,9 @@ class Jobs extends Emitter {
   async refresh() {
     const { data } = await getJson(`/api/jobs?limit=${LIMIT}`);
     for (const job of data) this.#take(job);
+    const listed = new Set(data.map(({ id }) => id));
+    const missing = this.unfinished.filter((job) => !listed.has(job.id));
+    await Promise.all(missing.map((job) => this.#ask(job)));
     this.emit("list");
     this.#later();
   }
@@ -82,7 +85,7 @@ class Jobs extends Emitter {
     const stop = new AbortController();
     this.#watched = { id, stop };
     follow(id, (name, data) => this.#event(job.id, name, data), stop.signal)
-      .catch((error) => this.emit("lost", { job: this.get(id), error }))
+      .catch((error) => this.#lose(id, error))
       .finally(() => {
         if (this.#watched?.stop === stop) this.#watched = null;
       });
@@ -114,6 +117,23 @@ class Jobs extends Emitter {
     }
     this.emit("job", job);
     if (name === "running") this.emit("list");
+  }
+
+  async #ask(job) {
+    try {
+      this.#take(await getJson(`/api/jobs/${job.id}`));
+    } catch (error) {
+      if (error.status >= 400) this.#lose(job.id, error);
+    }
+  }
+
+  /** End a job that the server knows no more, such as after a restart. */
+  #lose(id, error) {
+    const job = this.get(id);
+    if (!job || finished(job)) return;
+    Object.assign(job, { state: "failed", error: { message: error.message }, position: null });
+    this.emit("job", job);
+    this.#changed();
   }
 
   /** Keep a job as the server describes it, with what only this page knows of it. */

@@ -30,7 +30,6 @@ export class DrawStage {
     new ResizeObserver(() => this.#job && this.#updateFrames(this.#job)).observe(this.#box);
     jobs.on("job", (job) => job.id === this.#job?.id && this.#sync());
     jobs.on("list", () => this.#job && this.#sync());
-    jobs.on("lost", ({ job, error }) => job?.id === this.#job?.id && this.foot.warn(error.message, true));
     this.#update();
   }
 
