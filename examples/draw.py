@@ -20,7 +20,7 @@ def main(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
 
     # Without an argument this is the bundled model. A folder, or a name on the Hugging Face hub, loads another one.
-    pipe = smalti.load()
+    pipe = smalti.load("scenes")
 
     # Image k of a batch has the seed seed + k. It looks the same when it is drawn alone.
     out = pipe(PROMPTS, num_inference_steps=16, seed=0)

@@ -20,7 +20,7 @@ AFTER = "a photo of a green circle and a yellow square"
 
 def main(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    pipe = smalti.load()
+    pipe = smalti.load("scenes")
 
     # An edit takes a file's name, a PIL image, an array, or a result of Smalti, whose tokens it takes as they are.
     source = pipe(BEFORE, seed=0)

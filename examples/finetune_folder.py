@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 import smalti
-from smalti.storage.loading import BUNDLED_MODEL
+from smalti.storage.loading import BUNDLED_MODELS
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.denoiser import train_denoiser
 from smalti.training.reading import load_config
@@ -49,8 +49,8 @@ def main(output: Path, images: Path | None = None) -> None:
         "data.path": images,
         "cache.path": output / "cache",
         "cache.samples": 8,
-        "start_from": BUNDLED_MODEL,
-        "tokenizer": BUNDLED_MODEL,
+        "start_from": BUNDLED_MODELS["scenes"],
+        "tokenizer": BUNDLED_MODELS["scenes"],
         "loop.steps": 6,
         "loop.batch_size": 4,
         "loop.accumulate": 1,

@@ -39,7 +39,7 @@ def main(output: Path, steps: int = 30) -> None:
     torch.manual_seed(0)
 
     # Any codebook with a vector for each code will do. This one is the bundled model's, (4096, 16).
-    components = smalti.load().components
+    components = smalti.load("scenes").components
     codebook = components.image_tokenizer.quantize.embedding.weight.detach()
     scenes = torch.stack([Scenes(size=256)[index]["image"] for index in range(8)])
     tokens = components.encode(scenes).flatten(1)

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 
 import smalti
+from smalti.common.randomness import Draws
 from smalti.objective.masking import MASKINGS, Masked, Masking, MaskingContext
 from smalti.sampling.budgets import BUDGETS, Budget
 from smalti.sampling.orders import ORDERS, Order
 from smalti.sampling.view import StepView
-from smalti.storage.loading import BUNDLED_MODEL
+from smalti.storage.loading import BUNDLED_MODELS
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.denoiser import train_denoiser
 from smalti.training.reading import load_config
@@ -54,10 +55,10 @@ class CheckerMasking(Masking):
 
     side: int = 2
 
-    def mask(self, tokens: torch.Tensor, context: MaskingContext, generator: torch.Generator) -> Masked:
+    def mask(self, tokens: torch.Tensor, context: MaskingContext, draws: Draws) -> Masked:
         B, height, width = tokens.shape
         board = torch.arange(height)[:, None] // self.side + torch.arange(width)[None, :] // self.side
-        half = torch.randint(2, (B, 1, 1), generator=generator)
+        half = draws.below(2, 1, 1)
         return Masked((board + half) % 2 == 0, torch.ones(B))
 
 
@@ -66,14 +67,18 @@ ORDERS["entropy"], BUDGETS["power"], MASKINGS["checker"] = EntropyOrder, PowerBu
 
 def main(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    pipe = smalti.load()
+    pipe = smalti.load("scenes")
     settings = pipe.settings.replaced(order="entropy:middle=0.5", budget="power:1.5")
     pipe("three blue stars", settings=settings, seed=0).images[0].save(output / "three-blue-stars.png")
 
     # Half of the training images get the new masking rule. A real training has thousands of steps.
     values = ["data={kind: scenes}", "objective.masking={'checker:side=4': 0.5, uniform: 0.5}"]
     values += [f"output={output}", f"cache.path={output / 'cache'}", "cache.samples=8", "loop.batch_size=4"]
-    values += [f"start_from={BUNDLED_MODEL}", f"tokenizer={BUNDLED_MODEL}", "loop.steps=2"]
+    values += [
+        f"start_from={BUNDLED_MODELS['scenes']}",
+        f"tokenizer={BUNDLED_MODELS['scenes']}",
+        "loop.steps=2",
+    ]
     train_denoiser(load_config(DenoiserRunConfig, Path(__file__).parents[1] / "configs/folder.yaml", values))
 
 

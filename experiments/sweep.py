@@ -220,7 +220,7 @@ def losses(
             masked = (torch.rand(targets.shape, generator=generator) < ratio).to(device)
             loss = denoising_loss(
                 denoiser(targets.masked_fill(masked, config.mask_code), prompt),
-                denoiser.head,
+                denoiser.gen_predictor,
                 targets,
                 masked,
                 edit_loss_weight=0.0,
@@ -232,7 +232,7 @@ def losses(
                 ("token_hit", loss.accuracy),
                 *((f"group_hit_{n}", hit) for n, hit in zip(groups, loss.group_accuracy, strict=True)),
             ]:
-                found.setdefault(key, []).append(float(value))
+                found.setdefault(key, []).append(float(value.value))
     return {key: round(statistics.fmean(values), 5) for key, values in found.items()}
 
 

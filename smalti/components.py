@@ -23,7 +23,7 @@ class Components:
 
     Example:
         >>> import smalti
-        >>> components = smalti.load().components
+        >>> components = smalti.load("scenes").components
         >>> components.encode(torch.zeros(1, 3, 256, 256, dtype=torch.uint8)).shape
         torch.Size([1, 16, 16])
 

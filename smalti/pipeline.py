@@ -39,13 +39,16 @@ def load(
     compile: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
+    adapter: str | Path | Sequence[str | Path] | None = None,
+    adapter_scale: float | Sequence[float] | None = None,
 ) -> Pipeline:
     """Read a model.
 
     The arguments are those of `smalti.storage.loading.load_components`.
 
     Args:
-        model: a folder, or a name on the Hugging Face hub (organisation/name); None is the bundled model.
+        model: the name of a bundled model ("scenes"), a folder, or a name on the Hugging Face hub
+            (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
         device: "cpu", "cuda", "cuda:1", ...
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's; None chooses by device.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
@@ -54,6 +57,8 @@ def load(
         compile: whether the denoiser's layers are compiled when they are first used. Needs a C++ compiler.
         revision: git revision of a model on the hub: a branch, a tag or a commit.
         local_files_only: whether a model on the hub is taken from the cache, without the network.
+        adapter: adapter folder in peft's layout, or several, whose changes add up.
+        adapter_scale: factor of what each adapter changes: one number for all, or one an adapter; None is 1.
 
     Raises:
         SmaltiError: there is no such model, or it is broken; an argument that is wrong, by name; memory that is too
@@ -61,7 +66,7 @@ def load(
 
     Example:
         >>> import smalti
-        >>> smalti.load()("a red circle", seed=0).images[0].size
+        >>> smalti.load("scenes")("a red circle", seed=0).images[0].size
         (256, 256)
     """
     return Pipeline(
@@ -75,6 +80,8 @@ def load(
             compile=compile,
             revision=revision,
             local_files_only=local_files_only,
+            adapter=adapter,
+            adapter_scale=adapter_scale,
         )
     )
 
@@ -164,7 +171,7 @@ class Pipeline:
 
         Example:
             >>> import smalti
-            >>> smalti.load()("three blue stars", seed=1, num_inference_steps=8).seeds
+            >>> smalti.load("scenes")("three blue stars", seed=1, num_inference_steps=8).seeds
             [1]
         """
         check_choice("output_type", output_type, OUTPUT_TYPES)
@@ -208,7 +215,7 @@ class Pipeline:
 
         Example:
             >>> import smalti
-            >>> generation = smalti.load().start("a red circle", seed=0)
+            >>> generation = smalti.load("scenes").start("a red circle", seed=0)
             >>> revealed = [int(step.revealed.sum()) for step in generation]
             >>> sum(revealed), generation.output().images[0].size
             (256, (256, 256))
@@ -277,7 +284,7 @@ class Pipeline:
 
         Example:
             >>> import smalti
-            >>> pipe = smalti.load()
+            >>> pipe = smalti.load("scenes")
             >>> scene = pipe("a red circle", seed=0)
             >>> pipe.edit(scene, "a green circle", seed=0).image.size
             (256, 256)

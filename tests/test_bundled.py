@@ -16,7 +16,7 @@ import smalti
 from smalti.evaluation.suites.scenes.prompts import scene_prompts
 from smalti.evaluation.suites.scenes.score import score_images
 from smalti.pipeline import Pipeline
-from smalti.storage.loading import BUNDLED_MODEL
+from smalti.storage.loading import BUNDLED_MODELS, DEFAULT_MODEL, find_model
 from smalti.vq.fidelity import measure_fidelity
 from smalti.worlds.scenes.world import Scenes
 
@@ -25,11 +25,11 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def pipe() -> Pipeline:
-    return smalti.load()
+    return smalti.load("scenes")
 
 
 def test_fits_in_the_repository() -> None:
-    files = [path for path in BUNDLED_MODEL.rglob("*") if path.is_file()]
+    files = [path for path in BUNDLED_MODELS["scenes"].rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40_000_000
     assert {path.suffix for path in files} <= {".json", ".md", ".safetensors", ".txt"}
 
@@ -106,7 +106,16 @@ def test_readme_python(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_loading_leaves_the_compiler_alone() -> None:
     """Importing PyTorch's compiler would double the time to the first picture."""
-    code = "import sys, smalti; smalti.load()('a red circle', seed=0, num_inference_steps=2); print(*sys.modules)"
+    code = "import sys, smalti; smalti.load('scenes')('a ring', seed=0, num_inference_steps=2); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "torch._dynamo" not in done.stdout.split()
+
+
+def test_a_bundled_model_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name wins over a folder that is called the same in the working folder."""
+    (tmp_path / "scenes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_model("scenes") == BUNDLED_MODELS["scenes"]
+    assert find_model("./scenes") == Path("scenes")
+    assert find_model(None) == BUNDLED_MODELS[DEFAULT_MODEL]

@@ -30,7 +30,7 @@ DRAWS = {case["key"]: case for case in CASES["draws"]}
 
 @pytest.fixture(scope="module")
 def pipe() -> Pipeline:
-    return smalti.load()
+    return smalti.load("scenes")
 
 
 @pytest.fixture(scope="module")

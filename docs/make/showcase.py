@@ -1,4 +1,4 @@
-"""Draw the README's images with the bundled model: docs/images/showcase.png and docs/images/unmasking.gif.
+"""Draw the guide's images with the bundled model: docs/images/showcase.png and docs/images/unmasking.gif.
 
 python docs/make/showcase.py [--model FOLDER] [--out DIR]
 

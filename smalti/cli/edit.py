@@ -247,16 +247,22 @@ def _write(result: EditResult, index: int, path: Path, pipe: Pipeline, metadata:
     """Write an image with what made it and, into a PNG, its tokens."""
     import numpy as np
 
-    from smalti.cli.metadata import describe
+    import smalti
     from smalti.common.files import make_folder
     from smalti.common.images import save_image
     from smalti.editing.embedded import TEXT
     from smalti.editing.picture import Picture
+    from smalti.generation.metadata import describe
 
     image, text = result.images[index], None
     if metadata:
         text = describe(
-            result.prompt, result.negative_prompt, result.seeds[index], result.settings, pipe.components.name
+            result.prompt,
+            result.negative_prompt,
+            result.seeds[index],
+            result.settings,
+            pipe.components.name,
+            smalti.__version__,
         )
         if result.source_prompt:
             text["source prompt"] = result.source_prompt

@@ -198,6 +198,7 @@ class _Job:
             "passes": self.passes,
             "settings": settings.to_dict(),
             "model": pipe.components.name,
+            "adapters": params["adapter"] or [],
             "device": params["device"],
             "dtype": str(pipe.denoiser.head.dtype).removeprefix("torch."),
             "mode": str(pipe.components.mode),
@@ -207,18 +208,19 @@ class _Job:
 def _write_images(result: PipelineOutput, places: list[Path], pipe: Pipeline, metadata: bool) -> None:
     import numpy as np
 
-    from smalti.cli.metadata import describe
+    import smalti
     from smalti.common.files import make_folder
     from smalti.common.images import save_image
     from smalti.editing.embedded import TEXT, embed_tokens
     from smalti.editing.picture import Picture
+    from smalti.generation.metadata import describe
 
     rows: Iterator[Any] = zip(result.images, result.prompts, result.seeds, result.tokens, places, strict=True)
     for index, (image, prompt, seed, tokens, path) in enumerate(rows):
         text = None
         if metadata:
             negative = result.negative_prompts[index] if result.negative_prompts else None
-            text = describe(prompt, negative, seed, result.settings, pipe.components.name)
+            text = describe(prompt, negative, seed, result.settings, pipe.components.name, smalti.__version__)
             if path.suffix.lower() == ".png":
                 # So that a later edit need not encode the image again.
                 text[TEXT] = embed_tokens(tokens, pipe.image_tokenizer).to_text(Picture(np.array(image)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -79,7 +80,7 @@ def groups(
     from smalti.vq.groups import CodeGroups, file_name
 
     folder = find_model(model, parts=("image_tokenizer",))
-    if out is None and model is not None and not Path(model).is_dir():
+    if out is None and model is not None and not os.path.isdir(model):
         raise SmaltiError("-o must name the file to write for a model on the Hugging Face hub")
     codebook = load_codebook(folder)
     V, C = codebook.shape

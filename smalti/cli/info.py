@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import os
 from typing import Annotated, Any
 
 import typer
@@ -31,7 +31,7 @@ def info(
     from smalti.storage.loading import find_model
 
     folder = find_model(model, revision=revision, parts=())
-    if model is None or Path(model).is_dir():
+    if model is None or os.path.isdir(model):
         report = inspect(folder)
     else:
         from smalti.storage.hub import remote_headers

@@ -16,13 +16,15 @@ from smalti.cli.evaluate import evaluate
 from smalti.cli.generate import generate
 from smalti.cli.groups import groups
 from smalti.cli.info import info
+from smalti.cli.merge import merge
 from smalti.cli.options import option_name
+from smalti.cli.output import note, notes_of_the_package
+from smalti.cli.serve import serve
 from smalti.cli.train import INTERRUPTED, train, train_tokenizer
 from smalti.errors import SmaltiError
 
 # What typer raises for a command line that it does not understand: click's class, or typer's own copy of it.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
-_LONGEST_LINE = 300
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 app.command()(generate)
@@ -34,8 +36,10 @@ app.command()(info)
 app.command()(train)
 app.command()(train_tokenizer)
 app.command()(average)
+app.command()(merge)
 app.command()(groups)
 app.command()(evaluate)
+app.command()(serve)
 app.add_typer(prepare.app, name="prepare")
 
 
@@ -60,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for wrong input (one line on stderr says what), 130 after Ctrl-C.
     """
     _open_streams()
+    given = None if arguments is None else list(arguments)
     try:
-        code = app(
-            args=None if arguments is None else list(arguments), prog_name="smalti", standalone_mode=False
-        )
+        with notes_of_the_package():
+            code = app(args=given, prog_name="smalti", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except SmaltiError as error:
@@ -86,11 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    """Print one line of at most 300 characters on stderr; return the exit code for wrong input."""
-    line = f"smalti: {' '.join(message.split())}"
+    """Print one line on stderr; return the exit code for wrong input."""
     try:
-        print(line if len(line) < _LONGEST_LINE else f"{line[: _LONGEST_LINE - 4]}...", file=sys.stderr)
-        sys.stderr.flush()
+        note(message)
     except OSError:
         _silence(sys.stderr)
     return 2

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from smalti.cli.output import note
 from smalti.common.checks import check_choice
 from smalti.generation.declaration import Declaration, Rule, declaration
 from smalti.generation.settings import PRESETS, GenerationSettings
@@ -31,8 +31,8 @@ Model = Annotated[
     str | None,
     _model_option(
         "--model",
-        "Model folder, or a name on the Hugging Face hub such as nvidia/NL-Diffusion-Image. By default the bundled "
-        "model.",
+        "Bundled model (scenes), model folder, or a name on the Hugging Face hub such as nvidia/NL-Diffusion-Image. "
+        "By default the bundled model.",
         "MODEL",
     ),
 ]
@@ -78,6 +78,22 @@ HubRevision = Annotated[
     str | None,
     _model_option("--revision", "Git revision of a model on the hub: a branch, a tag or a commit.", "NAME"),
 ]
+Adapter = Annotated[
+    list[str] | None,
+    _model_option(
+        "--adapter",
+        "Adapter folder (LoRA, rsLoRA or DoRA in peft's layout). Give it again for more: their changes add up.",
+        "FOLDER",
+    ),
+]
+AdapterScale = Annotated[
+    list[float] | None,
+    _model_option(
+        "--adapter-scale",
+        "Factor of what an adapter changes, 1 by default. Give it once for all adapters, or once for each.",
+        "FACTOR",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 NegativePrompt = Annotated[
     str | None,
@@ -115,6 +131,8 @@ _LOADING: dict[str, tuple[Any, Any]] = {
     "memory": (Memory, None),
     "compile": (Compile, False),
     "hub_revision": (HubRevision, None),
+    "adapter": (Adapter, None),
+    "adapter_scale": (AdapterScale, None),
 }
 # Other arguments whose option has another name than theirs with dashes.
 _OTHER_NAMES = {
@@ -126,6 +144,7 @@ _OTHER_NAMES = {
 _NAMED = {
     *_LOADING,
     *("preset", "seed", "negative_prompt", "source_prompt", "mask", "strength", "share", "threshold"),
+    *("host", "port", "api_key_file", "keep", "alias", "cors_origin"),
     *("styles", "jobs"),
 }
 
@@ -203,11 +222,18 @@ def load_pipeline(params: Mapping[str, Any]) -> Pipeline:
         memory=params["memory"],
         compile=params["compile"],
         revision=params["hub_revision"],
+        adapter=params["adapter"] or None,
+        adapter_scale=scales(params["adapter_scale"]),
     )
     if params["memory"] is not None:
-        print(f"{params['memory']}: {pipe.components.mode}", file=sys.stderr)
+        note(f"--memory {params['memory']}: {pipe.components.mode}")
     _warn_of_slow_dtype(pipe)
     return pipe
+
+
+def scales(given: Sequence[float] | None) -> float | list[float] | None:
+    """Return the values of `--adapter-scale` as `load` takes them: one number is for all adapters."""
+    return given[0] if given and len(given) == 1 else list(given or []) or None
 
 
 def load_for(params: Mapping[str, Any]) -> tuple[Pipeline, GenerationSettings]:
@@ -241,7 +267,7 @@ def _warn_of_no_effect(
     if params.get("blend") is False and not params["keep_pixels"]:
         found.append("--no-blend has no effect with --no-keep-pixels")
     if found:
-        print(f"smalti: {'; '.join(found)}", file=sys.stderr)
+        note("; ".join(found))
 
 
 def _warn_of_slow_dtype(pipe: Pipeline) -> None:
@@ -250,10 +276,9 @@ def _warn_of_slow_dtype(pipe: Pipeline) -> None:
 
     place, head = pipe.components.device, pipe.denoiser.head
     if place.type == "cpu" and str(head.dtype) == "torch.bfloat16" and not has_bf16(place):
-        print(
-            "smalti: this processor has no instructions for bfloat16, which is slow on it; "
-            "--dtype float32 is several times as fast",
-            file=sys.stderr,
+        note(
+            "this processor has no instructions for bfloat16, which is slow on it; "
+            "--dtype float32 is several times as fast"
         )
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smalti.common.checks import quoted
-from smalti.errors import SmaltiError
+from smalti.errors import SmaltiError, one_line
 
 if TYPE_CHECKING:
     from smalti.components import Components
@@ -130,16 +131,38 @@ def image_paths(out: Path, prompts: Sequence[str], seeds: Sequence[int]) -> list
     return list(paths)
 
 
+def note(message: str) -> None:
+    """Print one line on stderr, of fewer than 300 characters, that starts with the program's name."""
+    print(f"smalti: {one_line(message)}", file=sys.stderr, flush=True)
+
+
+class Notes(logging.Handler):
+    """Print the package's warnings, of a data folder for example, as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record, on the stderr of this moment."""
+        with suppress(OSError):
+            note(record.getMessage())
+
+
+@contextmanager
+def notes_of_the_package() -> Iterator[None]:
+    """Print what the package warns of inside the block as notes."""
+    logger, handler = logging.getLogger("smalti"), Notes(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 def warn_of_unknown_words(components: Components, texts: Sequence[str]) -> None:
     """Say on stderr which words of some texts the model has never seen in training."""
     words = components.unknown_words(texts)
     if words:
         names = ", ".join(quoted(word, 30)[1:-1] for word in words[:_MOST_WORDS])
         names += f" and {len(words) - _MOST_WORDS} more" if len(words) > _MOST_WORDS else ""
-        print(
-            f"smalti: the model {components.name} has never seen these words in training: {names}",
-            file=sys.stderr,
-        )
+        note(f"the model {components.name} has never seen these words in training: {names}")
 
 
 def print_json(report: Mapping[str, Any]) -> None:

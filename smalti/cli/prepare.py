@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -63,7 +62,7 @@ def objects(folder: Folder, styles: Styles = None, jobs: Jobs = 2, as_json: opti
     chosen = None if styles is None else [style.strip() for style in styles.split(",")]
     made = prepare_objects(folder, chosen, jobs=jobs, show=output.shows_progress(as_json))
     for problem in made.problems:
-        print(f"smalti: {problem}", file=sys.stderr)
+        output.note(problem)
     report = {
         "archive": str(made.archive.path),
         **_contents(made.archive.sprites),

@@ -25,8 +25,15 @@ Overrides = Annotated[
 ]
 
 
-def train(config: Config, overrides: Overrides = None) -> None:
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything up to the first step, then stop; writes no file.")
+]
+
+
+def train(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Train a denoiser, or resume one that was stopped. Ctrl-C writes a checkpoint and stops.
+
+    Under torchrun each process runs this command.
 
     Example: smalti train configs/scenes.yaml loop.steps=2000
     """
@@ -34,10 +41,10 @@ def train(config: Config, overrides: Overrides = None) -> None:
     from smalti.training.denoiser import train_denoiser
     from smalti.training.reading import load_config
 
-    _report(train_denoiser, load_config(DenoiserRunConfig, config, overrides))
+    _report(train_denoiser, load_config(DenoiserRunConfig, config, overrides), dry_run)
 
 
-def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
+def train_tokenizer(config: Config, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Train an image tokenizer, or resume one that was stopped. Ctrl-C writes a checkpoint and stops.
 
     Example: smalti train-tokenizer configs/scenes-tokenizer.yaml
@@ -46,10 +53,18 @@ def train_tokenizer(config: Config, overrides: Overrides = None) -> None:
     from smalti.training.reading import load_config
     from smalti.training.tokenizer import train_tokenizer
 
-    _report(train_tokenizer, load_config(TokenizerRunConfig, config, overrides))
+    _report(train_tokenizer, load_config(TokenizerRunConfig, config, overrides), dry_run)
 
 
-def _report(train: Callable[[Any], dict[str, Any]], config: RunConfig) -> None:
-    """Run a training, and end with the exit code of Ctrl-C if it was stopped before its last step."""
-    if train(config)["step"] < config.loop.steps:
+def _report(train: Callable[[Any], dict[str, Any]], config: RunConfig, dry_run: bool) -> None:
+    """Run or check a training, and end with the exit code of Ctrl-C if it was stopped before its last step."""
+    if dry_run:
+        from smalti.training import dry_run as checking
+
+        print(checking.dry_run(config))
+        return
+    from smalti.training.launching import under_torchrun
+
+    # A launcher would take the exit code for a failure.
+    if train(config)["step"] < config.loop.steps and not under_torchrun():
         raise typer.Exit(INTERRUPTED)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from smalti.errors import SmaltiError
@@ -91,6 +93,23 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     if not isinstance(value, str) or value not in choices:
         allowed = " or ".join(repr(choice) for choice in choices)
         raise SmaltiError(f"{name} must be {allowed}, not {quoted(value)}", argument=name)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return True or False, or raise SmaltiError for any other value."""
+    flag = plain(value)
+    if not isinstance(flag, bool):
+        raise SmaltiError(f"{name} must be True or False, not {quoted(value)}", argument=name)
+    return flag
+
+
+def check_path(name: str, value: Any) -> Path:
+    """Return a path, or raise SmaltiError unless `value` is one or a text."""
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise SmaltiError(
+            f"{name} must be the name of a file or a folder, not {quoted(value)}", argument=name
+        )
+    return Path(value)
 
 
 def check_seed(seed: Any, name: str = "seed") -> int:

@@ -45,6 +45,17 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def can_compute(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether the device multiplies matrices of a dtype; Apple's lack bfloat16 before macOS 14, for example."""
+    if device.type in ("cpu", "cuda"):
+        return True
+    try:
+        one = torch.ones(1, 1, dtype=dtype, device=device)
+        return bool((one @ one == 1).all())
+    except (RuntimeError, TypeError):
+        return False
+
+
 def autocast_off(*devices: torch.device) -> contextlib.ExitStack:
     """Return a context in which autocast is off on these devices, whatever the caller has switched on.
 

@@ -62,7 +62,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb") as written:
+        with open(temporary, "r+b") as written:  # Windows synchronises only files that are open for writing
             os.fsync(written.fileno())
         # mkstemp makes files that only the owner can read; a result should have the usual permissions.
         mask = os.umask(0)

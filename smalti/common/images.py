@@ -134,17 +134,35 @@ def save_image(image: Image.Image, path: str | Path, text: Mapping[str, str] | N
             f"path must end with {' or '.join(_FORMATS)}, not {quoted(str(path))}", argument="path"
         )
     with atomic_path(path) as temporary:
-        if suffix == ".png":
-            info = PngImagePlugin.PngInfo()
-            for key, value in (text or {}).items():
-                info.add_text(key, value)
-            image.save(temporary, format="PNG", pnginfo=info)
-            return
-        exif = Image.Exif()
-        if text:
-            exif[_SOFTWARE] = text.get("Software", "")
-            exif[_DESCRIPTION] = json.dumps({key: value for key, value in text.items() if key != "Software"})
-        image.save(temporary, format=_FORMATS[suffix], quality=_QUALITY, exif=exif)
+        temporary.write_bytes(encode_image(image, _FORMATS[suffix], text))
+
+
+def encode_image(
+    image: Image.Image, form: str, text: Mapping[str, str] | None = None, quality: int = _QUALITY
+) -> bytes:
+    """Return the content of an image's file, with metadata as `save_image` writes them.
+
+    Args:
+        form: "PNG", "JPEG" or "WEBP".
+        quality: quality of JPEG and WebP, from 0 to 100.
+
+    Example:
+        >>> encode_image(Image.new("RGB", (8, 8)), "PNG")[1:4]
+        b'PNG'
+    """
+    file = BytesIO()
+    if form == "PNG":
+        info = PngImagePlugin.PngInfo()
+        for key, value in (text or {}).items():
+            info.add_text(key, value)
+        image.save(file, format="PNG", pnginfo=info)
+        return file.getvalue()
+    exif = Image.Exif()
+    if text:
+        exif[_SOFTWARE] = text.get("Software", "")
+        exif[_DESCRIPTION] = json.dumps({key: value for key, value in text.items() if key != "Software"})
+    image.save(file, format=form, quality=quality, exif=exif)
+    return file.getvalue()
 
 
 def read_metadata(image: Image.Image) -> dict[str, str]:

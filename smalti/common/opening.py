@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import os
 import re
 import threading
 import warnings
@@ -167,7 +168,7 @@ def check_pixels(width: int, height: int, most: int | None) -> None:
 def _opened(path: str | Path | BytesIO) -> Image.Image:
     """Open an image; a PNG with too much text for Pillow opens without that text."""
     _silence_libtiff()
-    if not isinstance(path, BytesIO) and Path(path).exists() and not Path(path).is_file():
+    if not isinstance(path, BytesIO) and os.path.exists(path) and not os.path.isfile(path):
         raise OSError("it is not a regular file")  # a pipe would be waited for
     try:
         return Image.open(path)

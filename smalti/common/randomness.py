@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -60,3 +62,44 @@ def stream(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     """
     digest = hashlib.blake2b(f"{seed}/{purpose}/{index}".encode(), digest_size=8).digest()
     return generator(int.from_bytes(digest, "little") >> 1)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for the items of a batch, where each item has its own generator.
+
+    An item's numbers do not depend on the other items. However a set is cut into batches, it gets the same numbers.
+
+    Attributes:
+        generators: one generator an item, on the CPU. Every draw advances them.
+
+    Example:
+        >>> whole, part = Draws.of(0, "corruption", range(4)), Draws.of(0, "corruption", range(2, 4))
+        >>> bool((whole.uniform(3)[2:] == part.uniform(3)).all())
+        True
+    """
+
+    generators: tuple[torch.Generator, ...]
+
+    @classmethod
+    def of(cls, seed: int, purpose: str, indices: Iterable[int]) -> Draws:
+        """Return the draws of the items with these numbers, `stream(seed, purpose, index)` for each."""
+        return cls(tuple(stream(seed, purpose, index) for index in indices))
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.generators)
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        """Return (B, *shape) float32 in [0, 1)."""
+        if not self.generators:
+            return torch.empty(0, *shape)
+        return torch.stack([torch.rand(shape, generator=generator) for generator in self.generators])
+
+    def below(self, bound: int, *shape: int) -> torch.Tensor:
+        """Return (B, *shape) int64 from 0 to bound − 1."""
+        return (self.uniform(*shape).double() * bound).long()
+
+    def select(self, rows: Iterable[int]) -> Draws:
+        """Return the draws of some items, which go on from where they are."""
+        return Draws(tuple(self.generators[row] for row in rows))

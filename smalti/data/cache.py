@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
@@ -76,13 +77,13 @@ def build_cache(
     make_folder(folder)
     wanted = {**metadata, "samples": count}
     for name in ("cache.json", "started.json"):
-        if (folder / name).exists():
+        if os.path.exists(folder / name):
             _check_same(folder, read_json(folder / name), wanted)
-    if (folder / "cache.json").exists():
+    if os.path.exists(folder / "cache.json"):
         return TokenCache(folder)
     write_json_atomic(folder / "started.json", wanted)
     done = 0
-    while (folder / _name(done)).exists():
+    while os.path.exists(folder / _name(done)):
         done += 1
     remaining = iter(islice(samples, done * _PART, count))
     with tqdm(

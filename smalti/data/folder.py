@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from smalti.common.checks import check_choice
+from smalti.common.checks import check_choice, check_path, quoted
 from smalti.common.images import to_rgb
 from smalti.common.opening import (
     UnreadableImageError,
@@ -37,6 +37,7 @@ from smalti.errors import SmaltiError
 logger = logging.getLogger(__name__)
 
 CROPS = ("center", "random")
+_MOST_SIDE = 8192  # pixels
 _MOST_KINDS = 5  # suffixes that the note on other files lists
 
 
@@ -65,14 +66,15 @@ class ImageFolder:
     def __init__(
         self, path: str | Path, size: int | tuple[int, int], *, crop: str = "center", seed: int = 0
     ) -> None:
-        self.path = Path(os.path.normpath(path))
-        self.size = size if isinstance(size, tuple) else (size, size)
-        if any(not isinstance(side, int) or isinstance(side, bool) or side < 1 for side in self.size):
+        self.path = Path(os.path.normpath(check_path("path", path)))
+        self.size = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
+        if not all(type(side) is int and 1 <= side <= _MOST_SIDE for side in self.size):
             raise SmaltiError(
-                f"size must be a positive whole number of pixels, or two, not {size!r}", argument="size"
+                f"size must be a whole number of pixels from 1 to {_MOST_SIDE}, or two, not {quoted(size)}",
+                argument="size",
             )
         check_choice("crop", crop, CROPS)
-        if not self.path.is_dir():
+        if not os.path.isdir(self.path):
             raise SmaltiError(f"{self.path} is not a folder")
         self._random_crop, self._seed = crop == "random", seed
         self.samples = [item for item in _scan(self.path) if _has_image_header(item[0])]

@@ -48,12 +48,11 @@ def shuffled_indices(length: int, start: int, count: int, seed: int) -> list[int
     return indices
 
 
-def source_batch(source: Source, index: int, batch_size: int, seed: int) -> list[dict[str, Any]]:
-    """Return batch number `index`: consecutive samples of an endless source, shuffled passes over a finite one."""
-    first = index * batch_size
+def source_batch(source: Source, numbers: range, seed: int) -> list[dict[str, Any]]:
+    """Return samples of an endless row: those of an endless source in order, shuffled passes over a finite one."""
     if source.length is not None:
-        return [source[i] for i in shuffled_indices(source.length, first, batch_size, seed)]
-    return [source[i] for i in range(first, first + batch_size)]
+        return [source[i] for i in shuffled_indices(source.length, numbers.start, len(numbers), seed)]
+    return [source[i] for i in numbers]
 
 
 def stack_images(samples: list[dict[str, Any]]) -> torch.Tensor:

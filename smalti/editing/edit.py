@@ -4,28 +4,100 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 
-from smalti.common.checks import check_whole, quoted
+from smalti.common.checks import check_flag, check_whole, quoted
 from smalti.common.images import to_pil
 from smalti.components import Components
 from smalti.editing.blending import blend, paste, redrawn
 from smalti.editing.embedded import codebook_name
 from smalti.editing.result import EditResult
 from smalti.editing.selection import Region, Selection, choose
-from smalti.editing.source import WorkingImage, open_source, prepare
+from smalti.editing.source import SourceImage, WorkingImage, open_source, prepare
 from smalti.errors import SmaltiError
 from smalti.generation.drawing import Generation, start
+from smalti.generation.result import PipelineOutput
 from smalti.generation.settings import GenerationSettings, check_settings
 from smalti.model.prompt import PromptBatch
 from smalti.sampling.view import Step
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedEdit:
+    """An edit whose tokens are selected and not yet filled: plain values, for any device that holds the model.
+
+    Attributes:
+        work: the image on its canvas, with its tokens.
+        region: the tokens to fill again.
+        prompt: prompt of the edit.
+        source_prompt: prompt that the selection compared with; None if there was none.
+        settings: settings of the sampling, with the size of the canvas.
+        keep_pixels, blend: as for `start_edit`.
+        seconds: seconds of "encode" and "choose".
+    """
+
+    work: WorkingImage
+    region: Region
+    prompt: str
+    source_prompt: str | None
+    settings: GenerationSettings
+    keep_pixels: bool
+    blend: bool
+    seconds: dict[str, float]
+
+    def start_tokens(self, components: Components) -> torch.Tensor:
+        """Return the grid to start from, (h, w) int64: the image's tokens, the mask id in the region."""
+        return self.work.tokens.masked_fill(self.region.tokens, components.mask_code)
+
+    def images(self, components: Components, tokens: torch.Tensor) -> list[Image.Image]:
+        """Return the images of filled tokens (B, h, w), blended with the source's pixels if these are to be kept."""
+        work, side = self.work, components.image_tokenizer.config.downscale
+        after = components.decode(tokens).permute(0, 2, 3, 1).contiguous().numpy()
+        if not self.keep_pixels:
+            return [to_pil(redrawn(work.canvas, one)) for one in after]
+        drawn = work.fresh_pixels
+        if drawn is None:
+            drawn = self.region.tokens.numpy().repeat(side, axis=0).repeat(side, axis=1)
+        if not self.blend:
+            return [to_pil(paste(work.picture.pixels, work.canvas, one, drawn)) for one in after]
+        before = components.decode(work.tokens[None])[0].permute(1, 2, 0).contiguous().numpy()
+        return [to_pil(blend(work.picture.pixels, work.canvas, before, one, drawn, side)) for one in after]
+
+    def result(self, components: Components, drawn: PipelineOutput) -> EditResult:
+        """Decode what was drawn, whose images are "tokens", and return the edited images."""
+        started = time.perf_counter()
+        images = self.images(components, drawn.tokens)
+        seconds = {
+            **self.seconds,
+            "prompt": drawn.seconds["prompt"],
+            "denoise": drawn.seconds["denoise"],
+            "decode": time.perf_counter() - started,
+        }
+        return EditResult(
+            images=images,
+            tokens=drawn.tokens,
+            tokens_before=self.work.tokens,
+            region=self.region.tokens,
+            loss=self.region.loss,
+            prompt=self.prompt,
+            source_prompt=self.source_prompt,
+            negative_prompt=drawn.negative_prompts[0] if drawn.negative_prompts else None,
+            seeds=drawn.seeds,
+            settings=self.settings,
+            seconds={**seconds, "total": sum(seconds.values())},
+            passes=self.region.passes,
+            canvas=self.work.canvas,
+            picture=self.work.picture,
+            codebook=codebook_name(components.image_tokenizer),
+        )
+
+
 class Edit:
-    """An edit in progress: an iterator over its steps. `output` finishes it.
+    """An edit in progress: an iterator over its steps, which may be left at any of them. `output` finishes it.
 
     Attributes:
         region: tokens that are filled again, (h, w) bool.
@@ -35,23 +107,10 @@ class Edit:
         settings: every setting, defaults included.
     """
 
-    def __init__(
-        self,
-        components: Components,
-        work: WorkingImage,
-        region: Region,
-        generation: Generation,
-        source_prompt: str | None,
-        keep_pixels: bool,
-        blended: bool,
-        seconds: dict[str, float],
-    ) -> None:
-        self.region, self.loss = region.tokens, region.loss
-        self.prompt, self.seeds, self.settings = generation.prompts[0], generation.seeds, generation.settings
-        self._components, self._work, self._generation = components, work, generation
-        self._passes, self._source_prompt = region.passes, source_prompt
-        self._keep_pixels, self._blended = keep_pixels, blended
-        self._seconds = seconds
+    def __init__(self, components: Components, prepared: PreparedEdit, generation: Generation) -> None:
+        self.region, self.loss = prepared.region.tokens, prepared.region.loss
+        self.prompt, self.seeds, self.settings = prepared.prompt, generation.seeds, generation.settings
+        self._components, self._prepared, self._generation = components, prepared, generation
 
     def __iter__(self) -> Iterator[Step]:
         return self
@@ -61,47 +120,46 @@ class Edit:
 
     def output(self) -> EditResult:
         """Take the remaining steps, decode the tokens, and return the images."""
-        drawn = self._generation.output("tokens")
-        started = time.perf_counter()
-        images = self._images(drawn.tokens)
-        seconds = {
-            **self._seconds,
-            "prompt": drawn.seconds["prompt"],
-            "denoise": drawn.seconds["denoise"],
-            "decode": time.perf_counter() - started,
-        }
-        return EditResult(
-            images=images,
-            tokens=drawn.tokens,
-            tokens_before=self._work.tokens,
-            region=self.region,
-            loss=self.loss,
-            prompt=self.prompt,
-            source_prompt=self._source_prompt,
-            negative_prompt=drawn.negative_prompts[0] if drawn.negative_prompts else None,
-            seeds=self.seeds,
-            settings=self.settings,
-            seconds={**seconds, "total": sum(seconds.values())},
-            passes=self._passes,
-            canvas=self._work.canvas,
-            picture=self._work.picture,
-            codebook=codebook_name(self._components.image_tokenizer),
-        )
+        return self._prepared.result(self._components, self._generation.output("tokens"))
 
-    def _images(self, tokens: torch.Tensor) -> list[Image.Image]:
-        """Return the images of tokens (B, h, w), blended with the source's pixels if these are to be kept."""
-        work, components = self._work, self._components
-        side = components.image_tokenizer.config.downscale
-        after = components.decode(tokens).permute(0, 2, 3, 1).contiguous().numpy()
-        if not self._keep_pixels:
-            return [to_pil(redrawn(work.canvas, one)) for one in after]
-        drawn = work.fresh_pixels
-        if drawn is None:
-            drawn = self.region.numpy().repeat(side, axis=0).repeat(side, axis=1)
-        if not self._blended:
-            return [to_pil(paste(work.picture.pixels, work.canvas, one, drawn)) for one in after]
-        before = components.decode(work.tokens[None])[0].permute(1, 2, 0).contiguous().numpy()
-        return [to_pil(blend(work.picture.pixels, work.canvas, before, one, drawn, side)) for one in after]
+
+def prepare_edit(
+    components: Components,
+    image: Any,
+    prompt: str,
+    selection: Selection,
+    settings: GenerationSettings,
+    *,
+    size: tuple[int, int] | None = None,
+    keep_pixels: bool = True,
+    blend: bool = True,
+    seed: int | Sequence[int] | None = None,
+) -> PreparedEdit:
+    """Put an image on its canvas, encode it, and select the tokens to fill again.
+
+    The arguments and the errors are those of `start_edit`; `image` may also be a `SourceImage`, whose canvas stands.
+
+    Example:
+        >>> import smalti
+        >>> pipe = smalti.load()
+        >>> scene = pipe("a red circle", seed=0)
+        >>> prepared = prepare_edit(pipe.components, scene, "a green circle", Selection(), pipe.settings)
+        >>> prepared.start_tokens(pipe.components).shape
+        torch.Size([16, 16])
+    """
+    keep_pixels, blend = check_flag("keep_pixels", keep_pixels), check_flag("blend", blend)
+    clock = _Clock()
+    work, source = _open(components, image, prompt, selection, settings, size)
+    height, width = work.canvas.canvas
+    settings = settings.replaced(height=height, width=width)
+    new, reference = _prompts(components, prompt, source, height, width)
+    clock.lap("encode")
+    region = choose(
+        components, selection, work, new, reference, steps=settings.num_inference_steps, seed=seed
+    )
+    clock.lap("choose")
+    known = (source or None) if selection.automatic else None
+    return PreparedEdit(work, region, prompt, known, settings, keep_pixels, blend, clock.seconds)
 
 
 def start_edit(
@@ -146,7 +204,7 @@ def start_edit(
 
     Example:
         >>> import smalti
-        >>> pipe = smalti.load()
+        >>> pipe = smalti.load("scenes")
         >>> scene = pipe("a red circle", seed=0)
         >>> edit = start_edit(pipe.components, scene, "a green circle", Selection(), pipe.settings, seed=0)
         >>> for step in edit:
@@ -154,32 +212,31 @@ def start_edit(
         >>> edit.output().image.size
         (256, 256)
     """
-    clock = _Clock()
     num_images_per_prompt = check_whole("num_images_per_prompt", num_images_per_prompt)
-    work, source = _open(components, image, prompt, selection, settings, size)
-    height, width = work.canvas.canvas
-    settings = settings.replaced(height=height, width=width)
-    new, reference = _prompts(components, prompt, source, height, width)
-    clock.lap("encode")
-    region = choose(
-        components, selection, work, new, reference, steps=settings.num_inference_steps, seed=seed
+    prepared = prepare_edit(
+        components,
+        image,
+        prompt,
+        selection,
+        settings,
+        size=size,
+        keep_pixels=keep_pixels,
+        blend=blend,
+        seed=seed,
     )
-    clock.lap("choose")
-    hidden = work.tokens.masked_fill(region.tokens, components.mask_code)
     generation = start(
         components,
         prompt,
-        settings,
+        prepared.settings,
         negative_prompt=negative_prompt,
         num_images_per_prompt=num_images_per_prompt,
         generator=generator,
         seed=seed,
-        tokens=hidden.expand(num_images_per_prompt, -1, -1),
-        editable=region.tokens.expand(num_images_per_prompt, -1, -1),
+        tokens=prepared.start_tokens(components).expand(num_images_per_prompt, -1, -1),
+        editable=prepared.region.tokens.expand(num_images_per_prompt, -1, -1),
         preview=preview,
     )
-    known = (source or None) if selection.automatic else None
-    return Edit(components, work, region, generation, known, keep_pixels, blend, clock.seconds)
+    return Edit(components, prepared, generation)
 
 
 def _open(
@@ -194,10 +251,14 @@ def _open(
     check_settings(settings)
     if not isinstance(selection, Selection):
         raise SmaltiError(f"selection must be a Selection, not {quoted(selection)}", argument="selection")
-    given = open_source(components, image, size or settings.size, reuse=size is None)
+    given = (
+        image
+        if isinstance(image, SourceImage)
+        else open_source(components, image, size or settings.size, reuse=size is None)
+    )
     source = selection.source_prompt if selection.source_prompt is not None else given.prompt
     if selection.automatic:
-        _check_prompts_differ(prompt, source)
+        check_prompts_differ(prompt, source)
     # This finds wrong prompts and sizes before anything slow starts.
     components.prompts([prompt], *given.canvas.canvas)
     if selection.automatic and source:
@@ -205,7 +266,7 @@ def _open(
     return prepare(components, given, selection.grow), source
 
 
-def _check_prompts_differ(prompt: Any, source: str | None) -> None:
+def check_prompts_differ(prompt: Any, source: str | None) -> None:
     """Raise SmaltiError if the prompt asks for what the image already shows."""
     if source and isinstance(prompt, str) and prompt.split() == source.split():
         raise SmaltiError(

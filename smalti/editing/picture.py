@@ -88,7 +88,7 @@ def open_mask(mask: Any, size: tuple[int, int], grid: tuple[int, int]) -> np.nda
     if isinstance(mask, torch.Tensor):
         known = mask.dtype in (torch.bool, torch.uint8)
         # Other dtypes are refused as arrays are; NumPy lacks bfloat16.
-        mask = (mask if known else mask.detach().double()).cpu().numpy()
+        mask = mask.cpu().numpy() if known else mask.detach().cpu().double().numpy()
     sizes = [size]
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype in (np.bool_, np.uint8):
         values = mask if mask.dtype == np.bool_ else mask >= _HALF

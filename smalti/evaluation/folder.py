@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,9 @@ def read_samples(
             it for an image that cannot be read.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise SmaltiError(f"{folder} is not a folder")
-    places = sorted(place for place in folder.iterdir() if place.is_dir() and place.name.isdecimal())
+    places = sorted(place for place in folder.iterdir() if os.path.isdir(place) and place.name.isdecimal())
     if not places:
         raise SmaltiError(f"{folder} has no folders 00000, 00001, ... with metadata.jsonl and samples/")
     prompts, files = [], []

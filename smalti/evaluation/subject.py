@@ -23,7 +23,7 @@ class Subject:
 
     Example:
         >>> import smalti
-        >>> pipe = smalti.load()
+        >>> pipe = smalti.load("scenes")
         >>> subject = Subject.of(pipe, pipe.settings.replaced(num_inference_steps=4))
         >>> next(subject.draw(["a red circle"], seed=0, batch_size=1)).size
         (256, 256)

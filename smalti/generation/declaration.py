@@ -34,6 +34,10 @@ class Kind(Protocol):
         """Return the value, or raise SmaltiError with the name of the setting."""
         ...
 
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the values."""
+        ...
+
 
 @dataclass(frozen=True)
 class Whole(Kind):
@@ -53,6 +57,10 @@ class Whole(Kind):
         if self.optional and value is None:
             return value
         return check_whole(name, value, self.minimum)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the values."""
+        return {"type": ["integer", "null"] if self.optional else "integer", "minimum": self.minimum}
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,11 @@ class Real(Kind):
         """Return the value, or raise SmaltiError with the name of the setting."""
         return check_real(name, value, self.low, self.high, above=self.above)
 
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the values."""
+        low = {"exclusiveMinimum" if self.above else "minimum": self.low}
+        return {"type": "number", **low, **({"maximum": self.high} if self.high < math.inf else {})}
+
 
 @dataclass(frozen=True)
 class Pair(Kind):
@@ -85,6 +98,11 @@ class Pair(Kind):
     def check(self, name: str, value: Any) -> Any:
         """Return the value as a tuple, or raise SmaltiError with the name of the setting."""
         return check_pair(name, value)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the values."""
+        number = {"type": "number", "minimum": 0, "maximum": 1}
+        return {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
 
 
 class Choice(Kind):
@@ -104,6 +122,10 @@ class Choice(Kind):
         """Return the value, or raise SmaltiError with the name of the setting."""
         check_choice(name, value, self.names)
         return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the values."""
+        return {"type": "string", "enum": list(self.names)}
 
 
 @dataclass(frozen=True)
@@ -132,6 +154,10 @@ class Rule(Kind):
         """Return the string, or raise SmaltiError with the name of the setting."""
         self.parse(name, value)
         return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the values: a rule's name, which parameters may follow."""
+        return {"type": "string", "examples": list(self.rules())}
 
     def describe(self) -> str:
         """Return the rules of the table with their parameters, one below the other."""

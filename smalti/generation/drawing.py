@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from smalti.generation.result import OUTPUT_TYPES, PipelineOutput
 from smalti.generation.seeds import image_seeds
 from smalti.generation.settings import GenerationSettings, check_settings
 from smalti.sampling.sampler import sample
-from smalti.sampling.view import Step
+from smalti.sampling.view import Control, Step
 
 
 class Generation:
@@ -26,17 +26,19 @@ class Generation:
 
     Attributes:
         prompts, negative_prompts, seeds, settings: as in `PipelineOutput`, known from the start.
+        preview: whether the next step's candidates are wanted at every masked position; it may be set between steps.
     """
 
     def __init__(
         self,
         components: Components,
-        steps: Iterator[Step],
+        steps: Generator[Step, Control | None, None],
         prompts: list[str],
         negative_prompts: list[str] | None,
         seeds: list[int],
         settings: GenerationSettings,
         prompt_seconds: float,
+        preview: bool = False,
     ) -> None:
         self.prompts, self.negative_prompts = prompts, negative_prompts
         self.seeds, self.settings = seeds, settings
@@ -44,6 +46,26 @@ class Generation:
         self._seconds = {"prompt": prompt_seconds, "denoise": 0.0}
         self._edited, self._remasked, self._passes = torch.zeros(3, len(prompts), dtype=torch.int64)
         self._tokens: torch.Tensor | None = None
+        self.preview = preview
+        self._wanted, self._told = torch.ones(len(prompts), dtype=torch.bool), preview
+
+    def drop(self, image: int) -> None:
+        """Leave an image as it is from the next step on; the others are drawn as if nothing had happened.
+
+        `output` cannot decode a dropped image: ask it for "tokens", which hold masks.
+
+        Args:
+            image: index of the image in the batch.
+
+        Example:
+            >>> import smalti
+            >>> generation = smalti.load().start(["a red circle", "a blue square"], seed=[0, 1])
+            >>> first = next(generation)
+            >>> generation.drop(0)
+            >>> next(generation).active.tolist()
+            [False, True]
+        """
+        self._wanted[image] = False
 
     def __iter__(self) -> Iterator[Step]:
         return self
@@ -51,7 +73,7 @@ class Generation:
     def __next__(self) -> Step:
         started = time.perf_counter()
         with torch.inference_mode():
-            step = next(self._steps)
+            step = self._steps.send(self._control())
             self._edited += step.edited.sum(dim=(1, 2)).cpu()
             self._remasked += step.remasked.sum(dim=(1, 2)).cpu()
             self._passes += step.active.cpu()
@@ -59,6 +81,13 @@ class Generation:
         self._tokens = step.tokens
         self._seconds["denoise"] += time.perf_counter() - started
         return step
+
+    def _control(self) -> Control | None:
+        """Return what changed since the last step, or None."""
+        if self._tokens is None or (self.preview == self._told and bool(self._wanted.all())):
+            return None  # a generator that has not started takes nothing
+        self._told = self.preview
+        return Control(self.preview, self._wanted.clone())
 
     def output(self, output_type: str = "pil") -> PipelineOutput:
         """Take the steps that are left, decode the tokens, and return the images and how they came about.
@@ -130,7 +159,7 @@ def start(
 
     Example:
         >>> import smalti
-        >>> pipe = smalti.load()
+        >>> pipe = smalti.load("scenes")
         >>> generation = start(pipe.components, "a red circle", pipe.settings.replaced(num_inference_steps=4), seed=0)
         >>> [step.index for step in generation]
         [0, 1, 2, 3]
@@ -174,6 +203,7 @@ def start(
         seeds,
         settings,
         time.perf_counter() - started,
+        preview,
     )
 
 
@@ -186,7 +216,7 @@ def _as_list(name: str, prompt: Any) -> list[str]:
 
 def _negatives(negative_prompt: Any, count: int, settings: GenerationSettings) -> list[str] | None:
     """Return a negative prompt for each prompt, or None for the empty one."""
-    if negative_prompt is None or negative_prompt == "":
+    if negative_prompt is None or (isinstance(negative_prompt, str) and not negative_prompt):
         return None
     negatives = _as_list("negative_prompt", negative_prompt)
     if isinstance(negative_prompt, str):

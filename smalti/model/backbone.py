@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from smalti.model.attention import attend
 from smalti.model.config import DenoiserConfig
@@ -94,7 +95,13 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention to the encoded prompt if wanted, feed-forward; each a residual."""
+    """Self-attention, cross-attention to the encoded prompt if wanted, feed-forward; each a residual.
+
+    Attributes:
+        recomputed: whether the layer keeps its input alone for the backward pass, and computes the rest again there.
+    """
+
+    recomputed = False
 
     def __init__(self, config: DenoiserConfig, *, cross_attention: bool = False) -> None:
         super().__init__()
@@ -118,6 +125,21 @@ class Layer(nn.Module):
         memory: LayerMemory | None = None,
     ) -> torch.Tensor:
         """Run the layer: (B, L, D) → (B, L, D); `text` (B, K, D) is the encoded prompt, the rest as in `Attention`."""
+        if self.recomputed and torch.is_grad_enabled() and memory is None:
+            found = checkpoint(self._run, x, tables, visible, text, text_visible, None, use_reentrant=False)
+            assert isinstance(found, torch.Tensor)
+            return found
+        return self._run(x, tables, visible, text, text_visible, memory)
+
+    def _run(
+        self,
+        x: torch.Tensor,
+        tables: RotaryTables,
+        visible: torch.Tensor | None,
+        text: torch.Tensor | None,
+        text_visible: torch.Tensor | None,
+        memory: LayerMemory | None,
+    ) -> torch.Tensor:
         x = x + self.self_attn(self.input_layernorm(x), tables=tables, visible=visible, memory=memory)
         if self.cross_attention:
             x = x + self.cross_attn(self.cross_attention_layernorm(x), text, visible=text_visible)

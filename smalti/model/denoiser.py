@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.model.backbone import Layer, RMSNorm
 from smalti.model.config import EXTRA_CODES, DenoiserConfig
+from smalti.model.convolution import BlockConv, BlockConvTranspose, CausalConv
+from smalti.model.head import Head
 from smalti.model.prompt import PromptBatch
 from smalti.model.reuse import LayerMemory, PromptMemory
 from smalti.model.rotary import RotaryTables, axial_positions, axial_tables, raster_tables
@@ -26,14 +27,11 @@ class Downsample(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.norm = RMSNorm(dim, _MAP_NORM_EPS)
-        self.conv = nn.Conv2d(dim, dim, 2, stride=2, bias=False)
+        self.conv = BlockConv(dim, dim, 2, stride=2, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compress 2×2 blocks: (B, h, w, D) → (B, h/2 · w/2, D)."""
-        B, h, w, D = x.shape
-        # Blocks do not overlap, so the convolution is one matrix product over (channel, row, column).
-        blocks = self.norm(x).reshape(B, h // 2, 2, w // 2, 2, D).permute(0, 1, 3, 5, 2, 4)
-        return F.linear(blocks.reshape(B, h * w // 4, 4 * D), self.conv.weight.flatten(1))
+        return self.conv(self.norm(x).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
 
 
 class Upsample(nn.Module):
@@ -42,14 +40,12 @@ class Upsample(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.norm = RMSNorm(dim, _MAP_NORM_EPS)
-        self.conv = nn.ConvTranspose2d(dim, dim, 2, stride=2, bias=False)
+        self.conv = BlockConvTranspose(dim)
 
     def forward(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """Expand to 2×2 blocks: (B, rows · columns, D) → (B, 4 · rows · columns, D), both in raster order."""
-        B, _, D = x.shape
-        blocks = F.linear(self.norm(x), self.conv.weight.flatten(1).T)
-        blocks = blocks.reshape(B, rows, columns, D, 2, 2).permute(0, 1, 4, 2, 5, 3)
-        return blocks.reshape(B, 4 * rows * columns, D)
+        maps = self.norm(x).transpose(1, 2).unflatten(2, (rows, columns))
+        return self.conv(maps).permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class DownsampleStage(nn.Module):
@@ -78,20 +74,18 @@ class PromptConvolution(nn.Module):
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(dim, dim, width, bias=False)
+        self.conv = CausalConv(dim, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve: (B, L, D) → (B, L, D)."""
-        width = self.conv.kernel_size[0]
-        before = F.pad(x, (0, 0, width - 1, 0)).unfold(1, width, 1)
-        return x + F.linear(before.flatten(2), self.conv.weight.flatten(1)).to(x.dtype)
+        return x + self.conv(x.transpose(1, 2)).transpose(1, 2).to(x.dtype)
 
 
 class Denoiser(nn.Module):
     """Bidirectional transformer over prompt and image tokens.
 
     Its tensors have the reference model's names without the prefix `encoder.`. It returns hidden vectors; logits are
-    `hidden @ denoiser.head.T`, which only `smalti.ops` computes, in chunks.
+    `hidden @ denoiser.head.T`, which only `smalti.ops` computes, in chunks, through `gen_predictor.run`.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
@@ -113,28 +107,49 @@ class Denoiser(nn.Module):
             Layer(config, cross_attention=cross) for _ in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(dim, config.rms_norm_eps)
-        self.gen_predictor = nn.Linear(dim, config.codebook_size, bias=False)
+        self.gen_predictor = Head(dim, config.codebook_size)
         self._tables: dict[tuple, RotaryTables] = {}
 
     @property
     def head(self) -> torch.Tensor:
-        """Matrix (V, D) that multiplies a hidden vector into the logits of the V codes."""
+        """Matrix (V, D) that multiplies a hidden vector into the logits of the V codes, to look at.
+
+        Products go through `gen_predictor.run`, because the matrix may be a shard here or lack an adapter.
+        """
         return self.gen_predictor.weight
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Set every weight for training from scratch.
+        """Set every weight for training from scratch, as `initial_weights` has it."""
+        parameters = dict(self.named_parameters())
+        for name, values in self.initial_weights(generator):
+            parameters[name].copy_(values)
+
+    def initial_weights(self, generator: torch.Generator | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield every weight for training from scratch, one at a time, on the CPU; the model may be on any device.
 
         Weights are normal with standard deviation 0.02, and norms start at 1. As in GPT-2, projections into the
         residual stream are scaled by 1/√(2 · layers), so that its variance does not grow with depth.
         """
         residual = (2 * self.config.num_hidden_layers) ** -0.5
         for name, weight in self.named_parameters():
+            values = torch.empty(weight.shape, device="cpu")
             if weight.ndim == 1:
-                weight.fill_(1.0)
+                values.fill_(1.0)
             else:
                 scale = residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
-                weight.normal_(0.0, 0.02 * scale, generator=generator)
+                values.normal_(0.0, 0.02 * scale, generator=generator)
+            yield name, values
+
+    def recompute(self, every: int) -> None:
+        """Let every k-th layer keep its input alone for the backward pass, and compute the rest again there.
+
+        Args:
+            every: k; 1 means every layer, 0 none.
+        """
+        layers = [*self.layers, *(self.text_layers if self.config.conditioning == "cross_attention" else ())]
+        for number, layer in enumerate(layers):
+            layer.recomputed = every > 0 and number % every == 0
 
     def forward(
         self, tokens: torch.Tensor, prompt: PromptBatch, memory: PromptMemory | None = None
@@ -260,7 +275,9 @@ class Denoiser(nn.Module):
         if self.config.prompt_convolution:
             text = self._embed(ids)
             return text[:, :start], text[:, end:]
-        return self.embed_tokens(ids[:, :start]), self.embed_tokens(ids[:, end:])
+        # One call: processes that hold shards of the table gather it as often as each other.
+        text = self.embed_tokens(torch.cat([ids[:, :start], ids[:, end:]], dim=1))
+        return text[:, :start], text[:, start:]
 
     def _visible(self, prompt: PromptBatch) -> torch.Tensor | None:
         """Return (B, 1, 1, L) bool, False on padding; None if nothing is padded, which is faster."""

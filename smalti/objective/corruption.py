@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from smalti.common.randomness import Draws
 from smalti.objective.masking import Masking, MaskingContext
 
 
@@ -29,7 +30,7 @@ def corrupt(
     codebook_size: int,
     mask_code: int,
     flip_ratio: float,
-    generator: torch.Generator,
+    draws: Draws,
 ) -> Corrupted:
     """Mask tokens of every grid by a rule, and replace some visible ones by random wrong tokens.
 
@@ -40,26 +41,27 @@ def corrupt(
         codebook_size: number of codes V; wrong tokens are uniform over the V − 1 others.
         mask_code: id of a masked token.
         flip_ratio: probability that a visible token is replaced. A rule may scale it down for its images.
-        generator: source of every draw, on the CPU.
+        draws: source of all random numbers, B items.
 
     Returns:
         A corrupted batch on the device of `tokens`.
 
     Example:
         >>> import torch
+        >>> from smalti.common.randomness import Draws
         >>> from smalti.objective.masking import UniformMasking
         >>> shown, masked = corrupt(
         ...     torch.zeros(2, 4, 4, dtype=torch.int64), UniformMasking(), MaskingContext(), codebook_size=8,
-        ...     mask_code=9, flip_ratio=0.1, generator=torch.Generator().manual_seed(0),
+        ...     mask_code=9, flip_ratio=0.1, draws=Draws.of(0, "corruption", range(2)),
         ... )
         >>> bool(((shown == 9) == masked).all())
         True
     """
     device = tokens.device
-    masked, flip_scale = masking.mask(tokens, context, generator)
+    masked, flip_scale = masking.mask(tokens, context, draws)
     masked = masked.to(device)
     flips = flip_ratio * flip_scale[:, None, None]
-    flipped = (torch.rand(tokens.shape, generator=generator) < flips).to(device)
-    offset = torch.randint(1, max(2, codebook_size), tokens.shape, generator=generator).to(device)
+    flipped = (draws.uniform(*tokens.shape[1:]) < flips).to(device)
+    offset = 1 + draws.below(max(1, codebook_size - 1), *tokens.shape[1:]).to(device)
     shown = torch.where(flipped, (tokens + offset) % codebook_size, tokens)
     return Corrupted(shown.masked_fill(masked, mask_code), masked)

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
+from smalti.model.head import Head
 from smalti.ops.gce import grouped_cross_entropy
+
+
+class Mean(NamedTuple):
+    """A mean as its two sums, so that batches of any sizes add up to the mean of all of them.
+
+    Attributes:
+        total: scalar, detached, sum of the values.
+        weight: scalar, detached, number of the values or the sum of their weights.
+    """
+
+    total: torch.Tensor
+    weight: torch.Tensor
+
+    @property
+    def value(self) -> torch.Tensor:
+        """Return the mean; 0 of nothing."""
+        return self.total / self.weight.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 class Loss(NamedTuple):
@@ -16,20 +35,20 @@ class Loss(NamedTuple):
     Attributes:
         weighted_sum: scalar, sum of the positions' weighted losses, in nats.
         weight: scalar, detached, sum of the positions' weights. Several batches add up both before they divide.
-        masked: mean cross-entropy at masked positions, in nats.
-        visible: mean cross-entropy at visible positions, in nats; 0 if their weight is 0.
-        accuracy: fraction of masked positions whose likeliest token is the true one.
-        group: (K,) mean −log of the true group's probability at masked positions, in nats, for each of K groupings.
-        group_accuracy: (K,) fraction of masked positions whose likeliest token is in the true one's group.
+        masked: cross-entropy at masked positions, in nats.
+        visible: cross-entropy at visible positions, in nats; without positions if their weight is 0.
+        accuracy: whether the likeliest token of a masked position is the true one.
+        group: −log of the true group's probability at masked positions, in nats, for each of K groupings.
+        group_accuracy: whether the likeliest token of a masked position is in the true one's group, likewise.
     """
 
     weighted_sum: torch.Tensor
     weight: torch.Tensor
-    masked: torch.Tensor
-    visible: torch.Tensor
-    accuracy: torch.Tensor
-    group: torch.Tensor
-    group_accuracy: torch.Tensor
+    masked: Mean
+    visible: Mean
+    accuracy: Mean
+    group: list[Mean]
+    group_accuracy: list[Mean]
 
     @property
     def mean(self) -> torch.Tensor:
@@ -39,11 +58,12 @@ class Loss(NamedTuple):
 
 def denoising_loss(
     hidden: torch.Tensor,
-    head_weight: torch.Tensor,
+    head: Head,
     targets: torch.Tensor,
     masked: torch.Tensor,
     *,
     edit_loss_weight: float,
+    weights: torch.Tensor | None = None,
     groups: Sequence[torch.Tensor] = (),
     group_weights: Sequence[float] = (),
     focus: float = 0.0,
@@ -52,27 +72,42 @@ def denoising_loss(
 
     Args:
         hidden: (B, n, D) output of the denoiser.
-        head_weight: (V, D) weight of the head.
+        head: the denoiser's head, `gen_predictor`.
         targets: (B, h, w) int64, the true tokens.
         masked: (B, h, w) bool.
         edit_loss_weight: weight of visible positions, flipped or not.
+        weights: (B, h, w) float, further factors of the positions' weights, or None for 1. Positions of weight 0
+            count in no measurement.
         groups, group_weights, focus: as in `grouped_cross_entropy`; no groups mean plain cross-entropy.
     """
     rows, labels, is_masked = hidden.flatten(0, 1), targets.flatten(), masked.flatten()
-    if edit_loss_weight == 0:
-        rows, labels, is_masked = rows[is_masked], labels[is_masked], is_masked[is_masked]
     weight = torch.where(is_masked, 1.0, edit_loss_weight)
-    computed = grouped_cross_entropy(
-        rows, head_weight, labels, groups, group_weights, row_weight=weight, focus=focus, reduction="sum"
+    if weights is not None:
+        weight = weight * weights.flatten()
+    if edit_loss_weight == 0 or weights is not None:
+        kept = weight != 0
+        rows, labels, is_masked, weight = rows[kept], labels[kept], is_masked[kept], weight[kept]
+    operator = partial(
+        grouped_cross_entropy,
+        targets=labels,
+        groups=groups,
+        group_weights=group_weights,
+        row_weight=weight,
+        focus=focus,
+        reduction="sum",
     )
-    losses, count = computed.token_loss, is_masked.sum()
-    among_masked = is_masked[:, None]
+    computed = head.run(operator, rows)
+    count = is_masked.sum()
+
+    def among_masked(values: torch.Tensor) -> Mean:
+        return Mean((values * is_masked).sum(), count)
+
     return Loss(
         computed.loss,
         weight.sum(),
-        (losses * is_masked).sum() / count.clamp_min(1),
-        (losses * ~is_masked).sum() / (len(losses) - count).clamp_min(1),
-        (computed.token_hit & is_masked).sum() / count.clamp_min(1),
-        (computed.group_loss * among_masked).sum(dim=0) / count.clamp_min(1),
-        (computed.group_hit & among_masked).sum(dim=0) / count.clamp_min(1),
+        among_masked(computed.token_loss),
+        Mean((computed.token_loss * ~is_masked).sum(), len(is_masked) - count),
+        among_masked(computed.token_hit),
+        [among_masked(values) for values in computed.group_loss.unbind(dim=1)],
+        [among_masked(values) for values in computed.group_hit.unbind(dim=1)],
     )

@@ -15,6 +15,7 @@ import torch
 
 from smalti.common.checks import check_choice, check_real
 from smalti.common.low_discrepancy import halton_order, stratified_order
+from smalti.common.randomness import Draws
 from smalti.common.rules import parse_rule
 from smalti.errors import SmaltiError
 
@@ -50,8 +51,8 @@ class Masking(Protocol):
     def check(self, height: int, width: int) -> None:
         """Raise SmaltiError if the rule cannot mask a grid of this size, in tokens."""
 
-    def mask(self, tokens: torch.Tensor, context: MaskingContext, generator: torch.Generator) -> Masked:
-        """Mask true grids of tokens (B, h, w) int64 on any device; `generator` is on the CPU."""
+    def mask(self, tokens: torch.Tensor, context: MaskingContext, draws: Draws) -> Masked:
+        """Mask true grids of tokens (B, h, w) int64 on any device; every number comes from `draws`, B items."""
 
 
 def cosine_mask_ratio(uniform: torch.Tensor, power: float = 1.0) -> torch.Tensor:
@@ -80,12 +81,12 @@ class UniformMasking:
     def check(self, height: int, width: int) -> None:
         """Accept any grid."""
 
-    def mask(self, tokens: torch.Tensor, context: MaskingContext, generator: torch.Generator) -> Masked:
+    def mask(self, tokens: torch.Tensor, context: MaskingContext, draws: Draws) -> Masked:
         """Mask ⌈r · n⌉ of n positions, at least one."""
         B, n = tokens.flatten(1).shape
-        ratio = cosine_mask_ratio(torch.rand(B, generator=generator), self.power)
+        ratio = cosine_mask_ratio(draws.uniform(), self.power)
         count = (ratio * n).ceil().clamp(1, n)
-        return Masked(_lowest(torch.rand(B, n, generator=generator), count, tokens.shape), torch.ones(B))
+        return Masked(_lowest(draws.uniform(n), count, tokens.shape), torch.ones(B))
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,11 @@ class OrderedMasking:
         self.check(height, width)
         return _ORDERS[self.order](height, width)
 
-    def mask(self, tokens: torch.Tensor, context: MaskingContext, generator: torch.Generator) -> Masked:
+    def mask(self, tokens: torch.Tensor, context: MaskingContext, draws: Draws) -> Masked:
         """Mask all but the first k positions of the order, k = ⌊(n + 1)ᵘ − 1⌋ of n for u ~ U(0, 1)."""
         B, height, width = tokens.shape
         n = height * width
-        visible = ((n + 1) ** torch.rand(B, generator=generator) - 1).floor().clamp(max=n - 1)
+        visible = ((n + 1) ** draws.uniform() - 1).floor().clamp(max=n - 1)
         # The last position to be revealed has the lowest key, and the lowest keys are masked.
         keys = torch.empty(n)
         keys[torch.tensor(self.indices(height, width))] = torch.arange(n - 1, -1, -1, dtype=torch.float32)
@@ -141,15 +142,15 @@ class RareFirstMasking:
     def check(self, height: int, width: int) -> None:
         """Accept any grid."""
 
-    def mask(self, tokens: torch.Tensor, context: MaskingContext, generator: torch.Generator) -> Masked:
+    def mask(self, tokens: torch.Tensor, context: MaskingContext, draws: Draws) -> Masked:
         """Mask up to half of the positions, drawn with odds of one over the frequency of their code."""
         if context.frequency is None:
             raise SmaltiError("masking 'rare_first' needs the frequency of the codes", argument="masking")
         B, n = tokens.flatten(1).shape
-        count = (torch.rand(B, generator=generator) * n / 2).ceil().clamp(1, n)
+        count = (draws.uniform() * n / 2).ceil().clamp(1, n)
         # The smallest of exponential variables whose rates are the odds are a draw without replacement.
         odds = 1 / context.frequency[tokens.flatten(1).cpu()].clamp_min(1e-12)
-        keys = -torch.log1p(-torch.rand(B, n, generator=generator)) / odds
+        keys = -torch.log1p(-draws.uniform(n)) / odds
         return Masked(_lowest(keys, count, tokens.shape), torch.ones(B))
 
 
@@ -163,10 +164,10 @@ class BoxMasking:
     def check(self, height: int, width: int) -> None:
         """Accept any grid."""
 
-    def mask(self, tokens: torch.Tensor, context: MaskingContext, generator: torch.Generator) -> Masked:
+    def mask(self, tokens: torch.Tensor, context: MaskingContext, draws: Draws) -> Masked:
         """Mask a box whose sides are 1 to half of the grid's."""
         B, height, width = tokens.shape
-        rows, columns = _spans(B, height, generator), _spans(B, width, generator)
+        rows, columns = _spans(height, draws), _spans(width, draws)
         return Masked(rows[:, :, None] & columns[:, None, :], torch.ones(B))
 
 
@@ -213,16 +214,16 @@ class Mixture:
         for _, rule in self.parts:
             rule.check(height, width)
 
-    def mask(self, tokens: torch.Tensor, context: MaskingContext, generator: torch.Generator) -> Masked:
+    def mask(self, tokens: torch.Tensor, context: MaskingContext, draws: Draws) -> Masked:
         """Draw a rule for every image and mask the image with it."""
-        B = len(tokens)
-        shares = torch.tensor([float(share) for share, _ in self.parts])
-        choice = torch.multinomial(shares, B, replacement=True, generator=generator)
-        masked, flip_scale = torch.empty(tokens.shape, dtype=torch.bool), torch.empty(B)
+        shares = torch.tensor([float(share) for share, _ in self.parts]).cumsum(0)
+        choice = torch.searchsorted(shares[:-1], draws.uniform(), right=True)
+        masked, flip_scale = torch.empty(tokens.shape, dtype=torch.bool), torch.empty(len(tokens))
         for number, (_, rule) in enumerate(self.parts):
             rows = (choice == number).nonzero()[:, 0]
             if len(rows):
-                masked[rows], flip_scale[rows] = rule.mask(tokens[rows.to(tokens.device)], context, generator)
+                part = tokens[rows.to(tokens.device)]
+                masked[rows], flip_scale[rows] = rule.mask(part, context, draws.select(rows.tolist()))
         return Masked(masked, flip_scale)
 
     def sampling_order(self, height: int, width: int) -> tuple[int, ...]:
@@ -247,10 +248,10 @@ def _lowest(keys: torch.Tensor, count: torch.Tensor, shape: torch.Size) -> torch
     return (places < count[:, None]).reshape(shape)
 
 
-def _spans(count: int, side: int, generator: torch.Generator) -> torch.Tensor:
-    """Return (count, side) bool, True on an interval of length 1 to half the side, anywhere on it."""
-    draws = torch.rand(2, count, 1, generator=generator)
-    length = 1 + (draws[0] * max(1, side // 2)).floor()
-    start = (draws[1] * (side - length + 1)).floor()
+def _spans(side: int, draws: Draws) -> torch.Tensor:
+    """Return (B, side) bool, True on an interval of length 1 to half the side, anywhere on it."""
+    length, start = draws.uniform(2).unbind(dim=1)
+    length = 1 + (length * max(1, side // 2)).floor()
+    start = (start * (side - length + 1)).floor()
     place = torch.arange(side)
-    return (place >= start) & (place < start + length)
+    return (place >= start[:, None]) & (place < (start + length)[:, None])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
+from smalti.common.randomness import Draws
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
 from smalti.objective.corruption import Corrupted
@@ -21,7 +23,8 @@ def fill_with_samples(
     share: float,
     passes: int,
     order: Sequence[int] = (),
-    generator: torch.Generator,
+    draws: Draws,
+    in_step: bool = False,
 ) -> Corrupted:
     """Let the denoiser fill part of the masks of some grids by sampling at temperature 1.
 
@@ -38,7 +41,9 @@ def fill_with_samples(
         order: n raster indices, or () to fill masks anywhere. With an order, masks are filled as a sampler with that
             order fills them, and at most as many as there are visible tokens. A grid without visible tokens stays as
             it is, because any sample could be right there.
-        generator: source of every draw, on the CPU.
+        draws: source of all random numbers, B items.
+        in_step: whether all passes are computed even where nothing is filled. Processes that hold shards of the
+            denoiser take part in each other's passes, so all of them need the same number.
 
     Returns:
         A new batch; `corrupted` stays as it is.
@@ -46,19 +51,23 @@ def fill_with_samples(
     tokens, masked = corrupted
     B, h, w = tokens.shape
     device = tokens.device
-    # Every grid gets its draws, chosen or not, so that a grid's numbers do not depend on the others.
-    chosen = torch.rand(B, generator=generator) < share
-    fraction = torch.rand(B, 1, 1, generator=generator)
-    place = torch.rand(B, h, w, generator=generator)
-    uniform = torch.rand(B, h, w, generator=generator)
+    # Every grid gets its numbers, whether it is chosen or not.
+    numbers = draws.uniform(2 + 2 * h * w)
+    chosen, fraction = numbers[:, 0] < share, numbers[:, 1, None, None]
+    place, uniform = numbers[:, 2:].view(B, 2, h, w).unbind(dim=1)
     images = chosen.nonzero()[:, 0].to(device)
-    if len(images) == 0:
+    nothing = len(images) == 0
+    if nothing and not in_step:
         return corrupted
+    if nothing:
+        images, chosen = torch.zeros(1, dtype=torch.int64, device=device), torch.arange(B) == 0
     place = _places_in_order(masked.cpu(), fraction, order) if order else place / fraction
     place, uniform = place[chosen].to(device), uniform[chosen].to(device)
     part, still = _fill(
-        denoiser, tokens[images], masked[images], prompt.select(images), place, uniform, passes
+        denoiser, tokens[images], masked[images], prompt.select(images), place, uniform, passes, in_step
     )
+    if nothing:
+        return corrupted
     tokens, masked = tokens.clone(), masked.clone()
     tokens[images], masked[images] = part, still
     return Corrupted(tokens, masked)
@@ -72,6 +81,7 @@ def _fill(
     place: torch.Tensor,
     uniform: torch.Tensor,
     passes: int,
+    in_step: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fill the masks whose place is below 1, a slice of them in each pass.
 
@@ -81,6 +91,7 @@ def _fill(
         prompt: B prompts.
         place, uniform: (B, h, w) float: the time at which a mask is filled, and the number that draws its token.
         passes: number of passes.
+        in_step: whether a pass is computed even if it fills nothing.
 
     Returns:
         The tokens, and the positions that are still masked.
@@ -88,16 +99,10 @@ def _fill(
     for index in range(passes):
         now = masked & (place < (index + 1) / passes)
         rows = now.flatten().nonzero()[:, 0]
-        if len(rows) == 0:
+        if len(rows) == 0 and not in_step:
             continue
-        choice = sample_tokens(
-            denoiser(tokens, prompt).flatten(0, 1)[rows],
-            denoiser.head,
-            uniform.flatten()[rows],
-            hidden_uncond=None,
-            guidance_scale=0.0,
-            temperature=1.0,
-        )
+        draw = partial(sample_tokens, uniform=uniform.flatten()[rows])
+        choice = denoiser.gen_predictor.run(draw, denoiser(tokens, prompt).flatten(0, 1)[rows])
         tokens = tokens.flatten().scatter(0, rows, choice.candidate).view(tokens.shape)
         masked = masked & ~now
     return tokens, masked

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 
 from smalti.common.checks import check_real, check_whole
+from smalti.common.low_rank import LowRank
 from smalti.errors import SmaltiError
 from smalti.ops.backend import choose_backend
+from smalti.ops.low_rank import check_low_rank
 
 # Logits of one chunk. On a CPU 2²¹ float32 values, 8 MB, stay in its cache, but a product of too few rows is slow; a
 # GPU wants large products.
@@ -55,6 +57,7 @@ def sample_tokens(
     current_tokens: torch.Tensor | None = None,
     chunk_rows: int | None = None,
     backend: str = "auto",
+    low_rank: LowRank | None = None,
 ) -> TokenChoice:
     """Choose a token for every row from the guided logits (1 + s)·cond − s·uncond.
 
@@ -75,11 +78,13 @@ def sample_tokens(
         chunk_rows: rows at a time. None means 2²¹ logits on a CPU, 2²⁶ elsewhere, but at least 256 rows.
         backend: "torch", "triton", or "auto". The last means Triton for tensors on a GPU where it is installed.
             PyTorch always filters by top-k and top-p, and computes float64.
+        low_rank: update of the head, such as an adapter's, or None.
 
     Raises:
         SmaltiError: an argument that is out of range or of the wrong shape, or a backend that cannot run here.
     """
     _check(hidden, head_weight, uniform, hidden_uncond, current_tokens)
+    check_low_rank(low_rank, head_weight)
     check_filters(temperature, top_k, top_p)
     if chunk_rows is not None:
         check_whole("chunk_rows", chunk_rows)
@@ -94,12 +99,7 @@ def sample_tokens(
     least = _rows_of_a_product(device)
     # Every chunk uses the same memory.
     products = torch.empty(max(size, least) if N else 0, V, dtype=head_weight.dtype, device=device)
-    choice = TokenChoice(
-        torch.empty(N, dtype=torch.int64, device=device),
-        torch.empty(N, dtype=torch.float32, device=device),
-        None if current_tokens is None else torch.empty(N, dtype=torch.float32, device=device),
-        torch.empty(N, dtype=torch.float32, device=device),
-    )
+    choice = _empty_choice(N, device, current_tokens is not None)
     for start in range(0, N, size or 1):
         part = slice(start, start + size)
         guided = hidden[part]
@@ -109,7 +109,10 @@ def sample_tokens(
         rows = len(guided)
         if rows < least:
             guided = torch.cat([guided, guided[-1:].expand(least - rows, -1)])
-        logits = torch.mm(guided, head_weight.T, out=products[: len(guided)])[:rows]
+        logits = torch.mm(guided, head_weight.T, out=products[: len(guided)])
+        if low_rank is not None:
+            low_rank.add_to(logits, guided)
+        logits = logits[:rows]
         _filter_in_place(logits, top_k, top_p)
         chosen = choose_tokens(
             logits,
@@ -121,6 +124,16 @@ def sample_tokens(
             if column is not None:
                 column[part] = values
     return choice
+
+
+def _empty_choice(N: int, device: torch.device, current: bool) -> TokenChoice:
+    """Return room for a choice, with the current tokens' probabilities if they are wanted."""
+    return TokenChoice(
+        torch.empty(N, dtype=torch.int64, device=device),
+        torch.empty(N, dtype=torch.float32, device=device),
+        torch.empty(N, dtype=torch.float32, device=device) if current else None,
+        torch.empty(N, dtype=torch.float32, device=device),
+    )
 
 
 def _rows_of_a_product(device: torch.device) -> int:

@@ -7,6 +7,7 @@ It needs no training and no second model: the denoiser predicts every token from
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 
@@ -84,7 +85,9 @@ def log_probabilities(
         asked = tokens.expand(part.shape).flatten()[rows]
         with autocast_off(device):
             vectors = denoiser(grids, prompt.repeat_interleave(len(part)))
-            choice = sample_tokens(vectors.flatten(0, 1)[rows], denoiser.head, current_tokens=asked)
+            choice = denoiser.gen_predictor.run(
+                partial(sample_tokens, current_tokens=asked), vectors.flatten(0, 1)[rows]
+            )
         assert choice.current_probability is not None  # current_tokens was given
         values = choice.current_probability.clamp_min(_LEAST).log()
         if bool(values.isnan().any()):

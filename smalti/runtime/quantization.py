@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,65 +24,139 @@ _LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max
 
 
 class RowLinear(nn.Module):
-    """A linear layer with weights W[i, j] ≈ scale[i] · stored[i, j] in int8 or float8_e4m3fn, without bias."""
+    """A linear layer with weights W[i, j] ≈ scale[i] · stored[i, j] in int8 or float8_e4m3fn, without bias.
 
-    stored: torch.Tensor
-    scale: torch.Tensor
+    Its tensors are frozen parameters, so that they are moved, sharded and saved as such. Backward keeps them alone.
+
+    Attributes:
+        in_features: number of columns of W.
+        out_features: number of rows of W.
+    """
 
     def __init__(self, stored: torch.Tensor, scale: torch.Tensor) -> None:
         """Take `stored`, (out, in) int8 or float8_e4m3fn, and `scale`, (out,) float."""
         super().__init__()
-        self.register_buffer("stored", stored)
-        self.register_buffer("scale", scale)
+        self.out_features, self.in_features = stored.shape
+        self.stored = nn.Parameter(stored, requires_grad=False)
+        self.scale = nn.Parameter(scale, requires_grad=False)
+
+    def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return W, (out, in), in `dtype`."""
+        return _row_matrix(self.stored, self.scale, dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply: (…, in) → (…, out) in the dtype of x."""
-        weight, scale = self.stored.to(x.dtype), self.scale.to(x.dtype)
-        if x.dtype == torch.float16:  # sums of integers would overflow it
-            return F.linear(x, weight.mul_(scale[:, None]))
-        # A row's scale commutes with the product, and integers up to 127 are exact. With the product on the left
-        # torch.compile would replace both by a kernel for a few rows, and fail.
-        return scale * F.linear(x, weight)
+        """Multiply: (…, in) → (…, out) in the dtype of x, or in autocast's where it is on."""
+        x = _cast(x)
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return _row_product(x, self.stored, self.scale)
+        product: torch.Tensor = _RowProduct.apply(x, self.stored, self.scale)
+        return product
 
     def pin(self) -> RowLinear:
         """Return the layer in pinned host memory."""
-        return RowLinear(*(buffer.cpu().pin_memory() for buffer in (self.stored, self.scale)))
+        return RowLinear(*(parameter.data.cpu().pin_memory() for parameter in (self.stored, self.scale)))
 
 
 class GroupLinear(nn.Module):
     """A linear layer with weights W[i, j] ≈ scale[i, g] · (stored[i, j] − zero[i, g]), stored in 4 bits, without bias.
 
     g is the group of `in / groups` neighbours that j belongs to. The low half of each byte belongs to the even j.
+    Attributes and parameters are as in `RowLinear`.
     """
-
-    stored: torch.Tensor
-    scale: torch.Tensor
-    zero: torch.Tensor
 
     def __init__(self, stored: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> None:
         """Take `stored`, (out, in / 2) uint8, `scale`, (out, groups) float, and `zero`, (out, groups) uint8."""
         super().__init__()
-        self.register_buffer("stored", stored)
-        self.register_buffer("scale", scale)
-        self.register_buffer("zero", zero)
+        self.out_features, self.in_features = len(stored), 2 * stored.shape[1]
+        self.stored = nn.Parameter(stored, requires_grad=False)
+        self.scale = nn.Parameter(scale, requires_grad=False)
+        self.zero = nn.Parameter(zero, requires_grad=False)
 
-    def weight(self, dtype: torch.dtype) -> torch.Tensor:
+    def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
         """Return W, (out, in), in `dtype`."""
-        rows, half = self.stored.shape
-        weight = torch.empty(rows, 2 * half, dtype=dtype, device=self.stored.device)
-        weight[:, 0::2] = self.stored & 15
-        weight[:, 1::2] = self.stored >> 4
-        groups = weight.unflatten(1, (self.scale.shape[1], -1))
-        groups.sub_(self.zero.to(dtype)[..., None]).mul_(self.scale.to(dtype)[..., None])
-        return weight
+        return _group_matrix(self.stored, self.scale, self.zero, dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply: (…, in) → (…, out) in the dtype of x."""
-        return F.linear(x, self.weight(x.dtype))
+        """Multiply: (…, in) → (…, out) in the dtype of x, or in autocast's where it is on."""
+        x = _cast(x)
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return F.linear(x, self.dequantize(x.dtype))
+        product: torch.Tensor = _GroupProduct.apply(x, self.stored, self.scale, self.zero)
+        return product
 
     def pin(self) -> GroupLinear:
         """Return the layer in pinned host memory."""
-        return GroupLinear(*(buffer.cpu().pin_memory() for buffer in (self.stored, self.scale, self.zero)))
+        stored, scale, zero = (part.data.cpu().pin_memory() for part in (self.stored, self.scale, self.zero))
+        return GroupLinear(stored, scale, zero)
+
+
+class _RowProduct(torch.autograd.Function):
+    """The product of a `RowLinear`.
+
+    PyTorch would keep the matrix for backward in the activations' dtype, which is larger than what is stored.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, stored: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(stored, scale)
+        return _row_product(x, stored, scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        stored, scale = ctx.saved_tensors
+        return (gradient * scale.to(gradient.dtype)) @ stored.to(gradient.dtype), None, None
+
+
+class _GroupProduct(torch.autograd.Function):
+    """The product of a `GroupLinear`, which keeps for backward what is stored."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, stored: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(stored, scale, zero)
+        return F.linear(x, _group_matrix(stored, scale, zero, x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        stored, scale, zero = ctx.saved_tensors
+        return gradient @ _group_matrix(stored, scale, zero, gradient.dtype), None, None, None
+
+
+def _cast(x: torch.Tensor) -> torch.Tensor:
+    """Return x in autocast's dtype where it is on."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype(x.device.type))
+    return x
+
+
+def _row_product(x: torch.Tensor, stored: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    if x.dtype == torch.float16:  # sums of integers would overflow it
+        return F.linear(x, _row_matrix(stored, scale, x.dtype))
+    # A row's scale commutes with the product, and integers up to 127 are exact. With the product on the left
+    # torch.compile would replace both by a kernel for a few rows, and fail.
+    return scale.to(x.dtype) * F.linear(x, stored.to(x.dtype))
+
+
+def _row_matrix(stored: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return stored.to(dtype).mul_(scale.to(dtype)[:, None])
+
+
+def _group_matrix(
+    stored: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    rows, half = stored.shape
+    weight = torch.empty(rows, 2 * half, dtype=dtype, device=stored.device)
+    weight[:, 0::2] = stored & 15
+    weight[:, 1::2] = stored >> 4
+    groups = weight.unflatten(1, (scale.shape[1], -1))
+    groups.sub_(zero.to(dtype)[..., None]).mul_(scale.to(dtype)[..., None])
+    return weight
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Return whether a module, or one inside it, stores its matrix in fewer bits."""
+    return any(isinstance(part, RowLinear | GroupLinear) for part in module.modules())
 
 
 @torch.no_grad()
@@ -119,6 +194,24 @@ def quantized_linear(weight: torch.Tensor, quantize: str) -> RowLinear | GroupLi
     rows = len(weight)  # torchao drops the dimension of groups if there is one a row
     scale, zero = scale.reshape(rows, -1), zero.reshape(rows, -1).to(torch.uint8)
     return GroupLinear(stored[:, 0::2] | stored[:, 1::2] << 4, scale, zero)
+
+
+def empty_linear(rows: int, columns: int, quantize: str, dtype: torch.dtype) -> RowLinear | GroupLinear:
+    """Return a layer of this size on the meta device, to count its bytes.
+
+    Args:
+        rows, columns: shape of its matrix, (out, in).
+        quantize: as for `quantized_linear`.
+        dtype: dtype of the matrix before it is stored.
+    """
+    with torch.device("meta"):
+        if quantize == "int4":
+            groups = columns // _group_size(columns)
+            stored = torch.empty(rows, columns // 2, dtype=torch.uint8)
+            zero = torch.empty(rows, groups, dtype=torch.uint8)
+            return GroupLinear(stored, torch.empty(rows, groups, dtype=dtype), zero)
+        kind = torch.float8_e4m3fn if quantize == "fp8" else torch.int8
+        return RowLinear(torch.empty(rows, columns, dtype=kind), torch.empty(rows, dtype=torch.float32))
 
 
 def import_torchao() -> ModuleType:

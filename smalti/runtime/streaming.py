@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from smalti.errors import SmaltiError
+
 _SLOTS = 2
 
 
@@ -20,7 +22,14 @@ class StreamedLayers(nn.ModuleList):
     """
 
     def __init__(self, layers: nn.ModuleList, device: torch.device | str) -> None:
-        """Take over `layers`, whose weights are in the host's memory; pinned weights are copied during work."""
+        """Take over `layers`, whose weights are in the host's memory; pinned weights are copied during work.
+
+        Raises:
+            SmaltiError: the layers are not alike, because an adapter changes some of them.
+        """
+        shapes = [[tensor.shape for tensor in _tensors(layer)] for layer in layers]
+        if any(other != shapes[0] for other in shapes):
+            raise SmaltiError("offload='layers' needs adapters that are of one shape in every layer")
         super().__init__(layers)
         self._device = torch.device(device)
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None

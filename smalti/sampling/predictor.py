@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -133,10 +134,9 @@ class Predictor:
         scale = self.guidance.at(*step)
         with autocast_off(self.denoiser.head.device):
             hidden, without = self._hidden(view.tokens.unflatten(1, view.grid), scale != 0, step[0])
-            return sample_tokens(
-                hidden.flatten(0, 1)[rows],
-                self.denoiser.head,
-                uniform,
+            choose = partial(
+                sample_tokens,
+                uniform=uniform,
                 hidden_uncond=None if without is None else without.flatten(0, 1)[rows],
                 guidance_scale=scale,
                 temperature=draw.temperature,
@@ -144,6 +144,7 @@ class Predictor:
                 top_p=draw.top_p,
                 current_tokens=view.tokens.flatten()[rows] if current else None,
             )
+            return self.denoiser.gen_predictor.run(choose, hidden.flatten(0, 1)[rows])
 
     def _hidden(
         self, tokens: torch.Tensor, guided: bool, index: int

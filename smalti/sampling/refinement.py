@@ -20,6 +20,7 @@ import torch
 
 from smalti.common.checks import check_real
 from smalti.common.devices import autocast_off
+from smalti.common.low_rank import LowRank
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
 
@@ -92,18 +93,29 @@ def code_frequencies(denoiser: Denoiser, prompt: PromptBatch, grid: tuple[int, i
         prompt: B prompts with the slots of this grid, on the denoiser's device.
         grid: (h, w) in tokens.
     """
-    head = denoiser.head
-    tokens = torch.full((1, *grid), denoiser.config.mask_code, device=head.device)
+    device = prompt.ids.device
+    tokens = torch.full((1, *grid), denoiser.config.mask_code, device=device)
     found: dict[tuple[int, ...], torch.Tensor] = {}
-    rows = max(1, _LOGITS // len(head))
     frequencies = []
     for image in range(len(prompt)):
         alone = prompt.select([image]).unconditional()
         key = tuple(alone.ids[0].tolist())
         if key not in found:
-            with autocast_off(head.device):
-                hidden = denoiser(tokens, alone)[0]
-                sums = [(part @ head.T).float().softmax(dim=-1).sum(dim=0) for part in hidden.split(rows)]
-            found[key] = torch.stack(sums).sum(dim=0) / len(hidden)
+            with autocast_off(device):
+                found[key] = denoiser.gen_predictor.run(_mean_probability, denoiser(tokens, alone)[0])
         frequencies.append(found[key])
     return torch.stack(frequencies)
+
+
+def _mean_probability(
+    hidden: torch.Tensor, head: torch.Tensor, low_rank: LowRank | None = None
+) -> torch.Tensor:
+    """Return the mean over rows of the softmax of their logits, (V,) float32."""
+    rows = max(1, _LOGITS // len(head))
+    sums = []
+    for part in hidden.split(rows):
+        logits = part @ head.T
+        if low_rank is not None:
+            low_rank.add_to(logits, part)
+        sums.append(logits.float().softmax(dim=-1).sum(dim=0))
+    return torch.stack(sums).sum(dim=0) / len(hidden)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -21,7 +21,7 @@ from smalti.sampling.refinement import NoRefinement, Refinement
 from smalti.sampling.revision import NoRevision, Revision
 from smalti.sampling.state import Change, State, random_numbers, start_state
 from smalti.sampling.temperatures import ConstantTemperature, TemperatureSchedule
-from smalti.sampling.view import Step, StepView
+from smalti.sampling.view import Control, Step, StepView
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,10 @@ def sample(
     tokens: torch.Tensor | None = None,
     editable: torch.Tensor | None = None,
     preview: bool = False,
-) -> Iterator[Step]:
+) -> Generator[Step, Control | None, None]:
     """Fill grids, yielding a `Step` after every pass of the denoiser. Close the generator to stop early.
+
+    Send a `Control` in place of None to leave images out of the next steps, or to switch the preview on or off.
 
     Every random number is drawn from the image's own generator, for all positions of the grid in raster order. Prompts
     of different lengths are not computed together. So an image's tokens do not depend on its batch mates.
@@ -160,7 +162,7 @@ def sample(
 
     Example:
         >>> import smalti
-        >>> parts = smalti.load().components
+        >>> parts = smalti.load("scenes").components
         >>> steps = sample(parts.denoiser, parts.prompts(["a red circle"], 256, 256), grid=(16, 16),
         ...                sampler=Sampler(steps=4), generators=[torch.Generator().manual_seed(0)])
         >>> [int(step.revealed.sum()) for step in steps]
@@ -191,7 +193,7 @@ def sample(
 
 def _steps(
     predictor: Predictor, sampler: Sampler, generators: list[torch.Generator], state: State, preview: bool
-) -> Iterator[Step]:
+) -> Generator[Step, Control | None, None]:
     """Run the loop of `sample`."""
     steps, (filling, refining) = sampler.steps, sampler.parts()
     plan = sampler.plan(state.masked, filling)
@@ -206,6 +208,7 @@ def _steps(
         asked = view.masked if revealed is None or preview else revealed
         if sampler.revision.enabled:
             asked = asked | view.visible
+        asked = asked & state.active[:, None]
         draw = replace(sampler.draw, temperature=temperatures[index])
         current = sampler.revision.enabled
         view = predictor.look(view, asked, draw=draw, uniform=uniform, current=current, step=(index, steps))
@@ -220,9 +223,12 @@ def _steps(
         if sampler.final == "release":
             # Where the head was not applied, the candidate is the token that is there.
             state.tokens = torch.where(ended[:, None], view.candidate, state.tokens)
-        yield state.step(index, steps, view, change)
+        control = yield state.step(index, steps, view, change)
+        if control is not None:
+            preview, state.active = control.preview, state.active & control.images.to(full.device)
         if not sampler.budget.planned:
-            if bool(ended.all()):
+            state.active = state.active & ~ended
+        if control is not None or not sampler.budget.planned:
+            if not bool(state.active.any()):
                 return
-            state.active = ~ended
             predictor.keep(state.active)

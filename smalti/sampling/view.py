@@ -1,4 +1,4 @@
-"""What the rules of a sampler see of a step, numbers per position and never logits; and what its caller sees."""
+"""What the rules of a sampler see of a step, numbers per position and never logits; what its caller sees and says."""
 
 from __future__ import annotations
 
@@ -74,3 +74,17 @@ class Step:
     remasked: torch.Tensor
     probability: torch.Tensor
     active: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """What a caller may change between two steps, by sending it to the generator of `sample`.
+
+    Attributes:
+        preview: whether `Step.candidate` is wanted at every masked position from now on.
+        images: (B,) bool, the images to go on with. The others stay as they are, and cost nothing more; what is left
+            out once does not come back.
+    """
+
+    preview: bool
+    images: torch.Tensor

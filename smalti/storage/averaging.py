@@ -7,13 +7,17 @@ trained models are meaningless.
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from smalti.common.checks import check_real, quoted
 from smalti.common.files import read_text, write_text_atomic
 from smalti.errors import SmaltiError
+from smalti.runtime.memory import gigabytes
 from smalti.storage.folder import (
     load_codebook,
     load_config,
@@ -75,12 +79,13 @@ def average_models(
     denoiser = load_denoiser(first, dtype=None)
     entries = read_denoisers(second)
     check_weights(denoiser, entries, PREFIX, second)
+    image_tokenizer = load_image_tokenizer(first, dtype=None)
+    _check_space(folder, denoiser, image_tokenizer)
     with torch.no_grad():
         for name, weight in denoiser.state_dict().items():
             other = read_tensor(entries[PREFIX + name], "cpu", torch.float32)
             weight.copy_(weight.float().lerp(other, share))
             _check_finite(f"{name} of {first} and {second}", weight)
-    image_tokenizer = load_image_tokenizer(first, dtype=None)
     for name, weight in image_tokenizer.state_dict().items():
         _check_finite(f"{name} of the image tokenizer of {first}", weight)
     # The denoiser and its config.json come last: without them the folder is not yet a model.
@@ -101,6 +106,19 @@ def _check_target(folder: Path, *models: Path) -> None:
                 f"folder must not be one of the two models, whose files would be lost, not {quoted(str(folder))}",
                 argument="folder",
             )
+
+
+def _check_space(folder: Path, *modules: nn.Module) -> None:
+    """Raise SmaltiError if the disk lacks room for the weights: a disk that fills up would leave half of the model."""
+    needed = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
+    existing = next(place for place in (folder, *folder.absolute().parents) if os.path.isdir(place))
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise SmaltiError(
+            f"folder {quoted(str(folder))} must have room for {gigabytes(needed)} of weights, "
+            f"but {gigabytes(free)} are free",
+            argument="folder",
+        )
 
 
 def _check_finite(name: str, weight: torch.Tensor) -> None:

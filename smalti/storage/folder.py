@@ -5,28 +5,34 @@ The format is the reference model's (docs/format.md, section 1).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from smalti.common.checks import check_choice
+from smalti.common.checks import check_choice, check_path, quoted
 from smalti.common.files import read_json, read_text, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
+from smalti.model.lora import adapted_layers
 from smalti.model.text import TextTokenizer
 from smalti.model.words import WORDS_FILE
+from smalti.runtime.quantization import is_quantized, quantized_linear
 from smalti.storage.headers import PREFIX, VQ_PREFIX, Entry, is_image_tokenizers, read_denoisers, read_headers
 from smalti.storage.mapping import FLOATS, MappedEmbedding, read_tensor
+from smalti.storage.sizes import check_denoiser_sizes, check_image_tokenizer_sizes
 from smalti.storage.weights import read_weights, write_weights
 from smalti.vq.config import VQConfig
 from smalti.vq.quantizer import Quantizer
 from smalti.vq.tokenizer import ImageTokenizer
+
+T = TypeVar("T")
 
 VQ_TYPE = "Emu3p5VisionVQ"
 EMBEDDINGS = ("embed_tokens", "gen_embedding")
@@ -54,6 +60,7 @@ def load_denoiser(
     mapped: Collection[str] = (),
     quantize: str | None = None,
     offload: str | None = None,
+    adapt: Callable[[Denoiser], None] | None = None,
 ) -> Denoiser:
     """Read the denoiser of a model folder. The options are for sampling; without them the denoiser can be trained.
 
@@ -66,6 +73,7 @@ def load_denoiser(
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits (`smalti.runtime.quantization`).
         offload: "layers" keeps the layers in the host's memory and copies them to the device one by one
             (`smalti.runtime.streaming`). It changes nothing on the CPU.
+        adapt: function that adds adapters to the denoiser before its layers are streamed, or None.
 
     Raises:
         SmaltiError: a folder that is missing or of another architecture, or an unknown option. A file that is missing,
@@ -77,8 +85,6 @@ def load_denoiser(
         check_choice("offload", offload, OFFLOADS)
     device = torch.device(device)
     streamed = offload is not None and device.type == "cuda"
-    if quantize is not None:
-        from smalti.runtime.quantization import quantized_linear
 
     def special(name: str, entry: Entry) -> torch.Tensor | nn.Module | None:
         module = name.removesuffix(".weight")
@@ -93,10 +99,13 @@ def load_denoiser(
         return None
 
     folder = existing(folder)
-    config = load_config(folder)
+    config, entries = load_config(folder), read_denoisers(folder)
+    named(folder / "config.json", lambda: check_denoiser_sizes(config, entries, PREFIX))
     with torch.device("meta"), NoInit():
         denoiser = Denoiser(config)
-    read_weights(denoiser, read_denoisers(folder), PREFIX, folder, device, dtype, special)
+    read_weights(denoiser, entries, PREFIX, folder, device, dtype, special)
+    if adapt is not None:
+        adapt(denoiser)
     if streamed:
         from smalti.runtime.streaming import StreamedLayers
 
@@ -120,6 +129,7 @@ def load_image_tokenizer(
         SmaltiError: as for `load_denoiser`.
     """
     folder, prefix, entries, config = _find_image_tokenizer(folder)
+    named(folder / "config.json", lambda: check_image_tokenizer_sizes(config, entries, prefix))
     with torch.device("meta"), NoInit():
         tokenizer = ImageTokenizer(config)
     read_weights(tokenizer, entries, prefix, folder, device, dtype)
@@ -169,12 +179,12 @@ def load_config(folder: str | Path) -> DenoiserConfig:
     values = read_json(path)
     if values.get("codebook_size") is None and values.get("model_type") == MODEL_TYPE:
         inner = folder / image_tokenizer_name(folder)
-        if (inner / "config.json").is_file():
+        if os.path.isfile(inner / "config.json"):
             values["codebook_size"] = load_vq_config(inner).codebook_size
         else:
             head = read_denoisers(folder).get(PREFIX + "gen_predictor.weight")
             values["codebook_size"] = head.shape[0] if head and head.shape else None
-    return _named(path, lambda: DenoiserConfig.from_dict(values))
+    return named(path, lambda: DenoiserConfig.from_dict(values))
 
 
 def save_denoiser(
@@ -196,10 +206,14 @@ def save_denoiser(
         max_shard_bytes: largest size of a file, or None for one file.
 
     Raises:
-        SmaltiError: the folder cannot be written, or the denoiser was loaded with `quantize`.
+        SmaltiError: the folder cannot be written, or the denoiser was loaded with `quantize` or has adapters.
     """
-    if any(True for _ in denoiser.buffers()):
+    if is_quantized(denoiser):
         raise SmaltiError("a denoiser with quantized layers cannot be saved: load it without quantize")
+    if any(True for _ in adapted_layers(denoiser)):
+        raise SmaltiError(
+            "a denoiser with adapters cannot be saved: merge them, or save them with save_adapter"
+        )
     weights = {PREFIX + name: tensor for name, tensor in denoiser.state_dict().items()}
     write_weights(weights, denoiser.config.to_dict(), folder, dtype, max_shard_bytes)
 
@@ -217,8 +231,8 @@ def save_image_tokenizer(
 
 def existing(folder: str | Path) -> Path:
     """Return the folder as a path, or raise SmaltiError if it does not exist."""
-    folder = Path(folder)
-    if not folder.is_dir():
+    folder = check_path("model folder", folder)
+    if not os.path.isdir(folder):
         raise SmaltiError(f"model folder {folder} does not exist")
     return folder
 
@@ -235,9 +249,11 @@ def read_model_type(folder: Path) -> str:
 def image_tokenizer_name(folder: Path) -> str:
     """Return `mm_vqvae` of a model's `config.json`, the name of a folder inside the model's."""
     name = read_json(folder / "config.json").get("mm_vqvae", DenoiserConfig.mm_vqvae)
-    if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
+    # By the rules of Windows, where a backslash, a drive or a root leads elsewhere, too.
+    place = PureWindowsPath(name) if isinstance(name, str) else PureWindowsPath()
+    if not place.parts or place.anchor or ".." in place.parts or "\\" in str(name) or "\0" in str(name):
         raise SmaltiError(
-            f"{folder / 'config.json'}: mm_vqvae must name a folder inside the model's, not {name!r}"
+            f"{folder / 'config.json'}: mm_vqvae must name a folder inside the model's, not {quoted(name)}"
         )
     return name
 
@@ -248,7 +264,7 @@ def _find_image_tokenizer(folder: str | Path) -> tuple[Path, str, dict[str, Entr
     prefix = ""
     if read_model_type(folder) == MODEL_TYPE:
         inner = folder / image_tokenizer_name(folder)
-        if (inner / "config.json").is_file():
+        if os.path.isfile(inner / "config.json"):
             folder = inner
         else:
             prefix = VQ_PREFIX
@@ -267,7 +283,7 @@ def load_words(folder: str | Path) -> frozenset[str]:
         SmaltiError: the file cannot be read.
     """
     path = Path(folder) / WORDS_FILE
-    return frozenset(read_text(path).split()) if path.exists() else frozenset()
+    return frozenset(read_text(path).split()) if os.path.exists(path) else frozenset()
 
 
 def save_words(words: Collection[str], folder: str | Path) -> None:
@@ -281,10 +297,10 @@ def load_vq_config(folder: Path) -> VQConfig:
     values = read_json(path)
     if values.get("model_type") != VQ_TYPE:
         raise SmaltiError(f"{path}: model_type must be {VQ_TYPE!r}, not {values.get('model_type')!r}")
-    return _named(path, lambda: VQConfig.from_dict(values))
+    return named(path, lambda: VQConfig.from_dict(values))
 
 
-def _named(path: Path, read: Callable[[], Any]) -> Any:
+def named(path: Path, read: Callable[[], T]) -> T:
     """Return the result of `read`; errors name `path`."""
     try:
         return read()

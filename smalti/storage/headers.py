@@ -6,6 +6,7 @@ A safetensors file is the length of its header (8 bytes), the header (JSON), and
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,16 +78,16 @@ def read_headers(folder: Path, needed: Callable[[str], bool] | None = None) -> d
         SmaltiError: the folder holds no weights; a file is missing, truncated, or not what the index says.
     """
     single, index = folder / WEIGHTS, folder / INDEX
-    if single.is_file():
+    if os.path.isfile(single):
         return read_header(single)
-    if not index.is_file():
+    if not os.path.isfile(index):
         raise SmaltiError(f"{folder} holds neither {WEIGHTS} nor {INDEX}")
     places = read_index(index)
     required = set(needed_files(places, needed))
     entries: dict[str, Entry] = {}
     missing: set[str] = set()
     for name in sorted(set(places.values())):
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             entries |= read_header(folder / name)
         elif name in required:
             raise SmaltiError(f"{index} names {name}, which {folder} lacks")

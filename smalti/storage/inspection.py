@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,11 @@ from smalti.storage.folder import (
     infer_vq_config,
     load_config,
     load_vq_config,
+    named,
     read_model_type,
 )
 from smalti.storage.headers import PREFIX, VQ_PREFIX, Entry, is_denoisers, is_image_tokenizers, read_headers
+from smalti.storage.sizes import check_denoiser_sizes, check_image_tokenizer_sizes
 from smalti.storage.weights import check_weights
 from smalti.vq.config import VQConfig
 from smalti.vq.tokenizer import ImageTokenizer
@@ -54,12 +57,13 @@ def inspect(folder: str | Path, headers: Headers = read_headers) -> dict[str, An
     every = headers(folder, is_denoisers)
     entries = {name: entry for name, entry in every.items() if is_denoisers(name)}
     unused = {name: entry for name, entry in every.items() if name not in entries}
+    named(folder / "config.json", lambda: check_denoiser_sizes(denoiser_config, entries, PREFIX))
     with torch.device("meta"), NoInit():
         denoiser = Denoiser(denoiser_config)
     check_weights(denoiser, entries, PREFIX, folder)
     inner = folder / image_tokenizer_name(folder)
     image_tokenizer = None
-    if (inner / "config.json").is_file():
+    if os.path.isfile(inner / "config.json"):
         image_tokenizer = inspect(inner, headers)
     else:
         inside = {name: entry for name, entry in unused.items() if is_image_tokenizers(name)}
@@ -75,6 +79,7 @@ def inspect(folder: str | Path, headers: Headers = read_headers) -> dict[str, An
 def _image_tokenizer_report(
     config: VQConfig, entries: dict[str, Entry], prefix: str, folder: Path
 ) -> dict[str, Any]:
+    named(folder / "config.json", lambda: check_image_tokenizer_sizes(config, entries, prefix))
     with torch.device("meta"), NoInit():
         module: nn.Module = ImageTokenizer(config)
     check_weights(module, entries, prefix, folder)

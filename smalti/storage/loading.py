@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
 
 from smalti.common.checks import check_choice, quoted
-from smalti.common.devices import find_device, free_bytes, has_bf16
+from smalti.common.devices import can_compute, find_device, free_bytes, has_bf16
 from smalti.common.host import host_bytes
 from smalti.components import Components
 from smalti.errors import SmaltiError
+from smalti.model.denoiser import Denoiser
+from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.runtime.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory
 from smalti.runtime.modes import choose, what_fits
 from smalti.runtime.quantization import QUANTIZATIONS
+from smalti.storage.adapters import StoredAdapter, check_scales, load_adapters, read_adapters
 from smalti.storage.folder import (
     OFFLOADS,
     load_config,
@@ -24,7 +28,13 @@ from smalti.storage.folder import (
     load_words,
 )
 
-BUNDLED_MODEL = Path(__file__).parents[1] / "models" / "scenes"
+_MODELS = Path(__file__).parents[1] / "models"
+BUNDLED_MODELS = {"scenes": _MODELS / "scenes"}
+"""Folder of each model that is in the package, by its name."""
+
+DEFAULT_MODEL = "scenes"
+"""Name of the bundled model that is read where none is named."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -39,6 +49,8 @@ def load_components(
     compile: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
+    adapter: str | Path | Sequence[str | Path] | None = None,
+    adapter_scale: float | Sequence[float] | None = None,
 ) -> Components:
     """Read a model.
 
@@ -46,11 +58,13 @@ def load_components(
     read. A large text embedding stays in its file, which must stay where it is: a prompt reads a few rows of it.
 
     Args:
-        model: a folder, or a name on the Hugging Face hub (organisation/name); None is the bundled model.
+        model: the name of a bundled model ("scenes"), a folder, or a name on the Hugging Face hub
+            (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
         device: "cpu", "cuda", "cuda:1", ...
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU and
-            bfloat16 elsewhere; with `memory` a CPU with bfloat16 instructions takes it, too. A CPU without them is
-            several times as slow in bfloat16. The image tokenizer stays in float32, unless `memory` decides otherwise.
+            bfloat16 elsewhere, or float16 where the device lacks bfloat16; with `memory` a CPU with bfloat16
+            instructions takes it, too. A CPU without them is several times as slow in bfloat16. The image tokenizer
+            stays in float32, unless `memory` decides otherwise.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
         offload: "layers" keeps the layers in the host's memory and copies each to the GPU while the one before works.
             On a CPU it changes nothing.
@@ -61,12 +75,15 @@ def load_components(
             Tokens then come from the same arithmetic in another order. Needs a C++ compiler.
         revision: git revision of a model on the hub: a branch, a tag or a commit.
         local_files_only: whether a model on the hub is taken from the cache, without the network.
+        adapter: adapter folder in peft's layout, or several, whose changes add up.
+        adapter_scale: factor of what each adapter changes: one number for all, or one an adapter; None is 1.
 
     Raises:
-        SmaltiError: a model that is missing or broken; a wrong argument, by name; too little memory, before reading.
+        SmaltiError: a model or an adapter that is missing or broken, an adapter of another base; a wrong argument, by
+            name; too little memory, before reading.
 
     Example:
-        >>> load_components().denoiser.config.image_size
+        >>> load_components("scenes").denoiser.config.image_size
         256
     """
     if quantize is not None:
@@ -76,15 +93,15 @@ def load_components(
     budget = None if memory is None else parse_memory(memory)
     place = find_device(device)
     float32_first = dtype is None and place.type == "cpu" and not has_bf16(place)
-    if dtype is None:
-        dtype = torch.float32 if place.type == "cpu" and budget is None else torch.bfloat16
-    precision = _precision(dtype)
+    precision = _default_dtype(place, budget) if dtype is None else _precision(dtype, place)
     if compile:
-        from smalti.runtime.compiling import check_compiler, compile_layers
-
         check_compiler(place, quantize)
+    adapters = read_adapters(adapter)
+    scales = check_scales(adapter_scale, len(adapters))
     folder = find_model(model, revision=revision, local_files_only=local_files_only)
-    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile, float32_first)
+    reserved = sum(stored.bytes for stored in adapters)
+    budget = None if budget is None else max(0, budget - reserved)
+    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile, float32_first, reserved)
     denoiser = load_denoiser(
         folder,
         device=place,
@@ -92,29 +109,60 @@ def load_components(
         mapped=mode.mapped,
         quantize=mode.quantize,
         offload=mode.offload,
+        adapt=(lambda denoiser: load_adapters(denoiser, folder, adapters, scales)) if adapters else None,
     )
     if compile:
         compile_layers(denoiser)
+    name = model if isinstance(model, str) and not os.path.isdir(model) else folder.resolve().name
+    name = " + ".join([name, *map(_adapter_name, adapters, scales)])
+    return _components(folder, denoiser, place, mode, name, _known_words(folder, adapters))
+
+
+def _components(
+    folder: Path, denoiser: Denoiser, place: torch.device, mode: Mode, name: str, words: frozenset[str]
+) -> Components:
+    """Read the tokenizers beside a denoiser."""
+    image_tokenizer = load_image_tokenizer(
+        folder,
+        device="cpu" if mode.image_tokenizer_on_cpu else place,
+        dtype=DTYPES[mode.image_tokenizer_dtype],
+    )
     return Components(
-        denoiser,
-        load_image_tokenizer(
-            folder,
-            device="cpu" if mode.image_tokenizer_on_cpu else place,
-            dtype=DTYPES[mode.image_tokenizer_dtype],
-        ),
-        load_text_tokenizer(folder),
-        name=model if isinstance(model, str) and not Path(model).is_dir() else folder.resolve().name,
-        mode=mode,
-        words=load_words(folder),
+        denoiser, image_tokenizer, load_text_tokenizer(folder), name=name, mode=mode, words=words
     )
 
 
-def _precision(dtype: object) -> torch.dtype:
-    """Return PyTorch's dtype of a name, or the dtype itself."""
+def _adapter_name(stored: StoredAdapter, scale: float) -> str:
+    """Return the name of an adapter in reports: that of its folder, or of its run, with a scale that is not 1."""
+    path = stored.folder.resolve()
+    name = path.parent.name if path.name == "model" else path.name
+    return name if scale == 1 else f"{scale:g} × {name}"
+
+
+def _known_words(folder: Path, adapters: Sequence[StoredAdapter]) -> frozenset[str]:
+    """Return the words of a model's training captions and of its adapters'; none where the model's are not known."""
+    words = load_words(folder)
+    return words.union(*(load_words(stored.folder) for stored in adapters)) if words else words
+
+
+def _default_dtype(place: torch.device, budget: int | None) -> torch.dtype:
+    """Return the denoiser's dtype where none is asked for."""
+    if place.type == "cpu":
+        return torch.float32 if budget is None else torch.bfloat16
+    return torch.bfloat16 if can_compute(place, torch.bfloat16) else torch.float16
+
+
+def _precision(dtype: object, place: torch.device) -> torch.dtype:
+    """Return PyTorch's dtype of a name, or the dtype itself; raise SmaltiError if the device cannot compute in it."""
     precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if not isinstance(precision, torch.dtype) or precision not in DTYPES.values():
         raise SmaltiError(
             f"dtype must be {' or '.join(DTYPES)}, not {dtype if isinstance(dtype, torch.dtype) else quoted(dtype)}"
+        )
+    if not can_compute(place, precision):
+        raise SmaltiError(
+            f"dtype must be one that device {place} computes in, not {str(precision).removeprefix('torch.')}",
+            argument="dtype",
         )
     return precision
 
@@ -126,7 +174,7 @@ def find_model(
     local_files_only: bool = False,
     parts: Collection[str] | None = None,
 ) -> Path:
-    """Return the folder of a model: a local one, the bundled model's for None, or the cache's for a hub id.
+    """Return the folder of a model: a bundled one, a local one, or the cache's for a hub id.
 
     Args:
         model, revision, local_files_only: as for `load`.
@@ -138,21 +186,24 @@ def find_model(
     from smalti.storage.hub import PARTS, fetch, is_hub_id
 
     if model is None:
-        if not (BUNDLED_MODEL / "config.json").is_file():
+        model = DEFAULT_MODEL
+    if isinstance(model, str) and model in BUNDLED_MODELS:
+        folder = BUNDLED_MODELS[model]
+        if not os.path.isfile(folder / "config.json"):
             raise SmaltiError(
-                f"this installation lacks the bundled model, {BUNDLED_MODEL}: name another model"
+                f"this installation lacks the bundled model {model}, {folder}: name another model"
             )
-        model = BUNDLED_MODEL
+        model = folder
     # Path("") would be the folder that the process works in.
-    is_folder = isinstance(model, str | Path) and model != "" and Path(model).is_dir()
+    is_folder = isinstance(model, str | Path) and model != "" and os.path.isdir(model)
     if revision is not None and (is_folder or not is_hub_id(model)):
         raise SmaltiError(f"revision is for models on the Hugging Face hub, not {quoted(str(model))}")
     if is_folder:
         return Path(model)
     if not isinstance(model, str) or not is_hub_id(model):
         raise SmaltiError(
-            "model must be a folder that exists or a name on the Hugging Face hub such as "
-            f"nvidia/NL-Diffusion-Image, not {quoted(str(model))}"
+            f"model must be a folder that exists, a bundled model ({', '.join(BUNDLED_MODELS)}), or a name on the "
+            f"Hugging Face hub such as nvidia/NL-Diffusion-Image, not {quoted(str(model))}"
         )
     return fetch(
         model,
@@ -171,8 +222,9 @@ def _choose_mode(
     budget: int | None,
     compiled: bool,
     float32_first: bool,
+    reserved: int,
 ) -> Mode:
-    """How to load, checked against the memory there is."""
+    """Return how to load, checked against the memory there is less `reserved` bytes for adapters."""
     dtype = str(precision).removeprefix("torch.")
     streams = place.type == "cuda"
     if not streams:
@@ -189,6 +241,7 @@ def _choose_mode(
         raise SmaltiError(f"{folder} is not a model that draws: it has no denoiser or no image tokenizer")
     size = ModelSize.of(report)
     free = free_bytes(place)
+    free = None if free is None else max(0, free - reserved)
     host = host_bytes()
     if budget is not None:
         return choose(

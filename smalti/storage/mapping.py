@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -85,7 +86,8 @@ def read_tensor(
 class MappedEmbedding(nn.Module):
     """An embedding whose table stays in its file: only the requested rows are read.
 
-    The table is a parameter in the file's dtype, so that it is saved with the others. It is not trained.
+    The table is a parameter in the file's dtype, so that it is saved with the others. It is not trained. It stays where
+    it is when the module is moved to a device.
     """
 
     def __init__(self, entry: Entry, dtype: torch.dtype) -> None:
@@ -94,6 +96,9 @@ class MappedEmbedding(nn.Module):
         table = map_tensor(entry, scattered=True).view(entry.shape)
         self.weight = nn.Parameter(table, requires_grad=False)
         self.dtype = dtype
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> MappedEmbedding:
+        return self
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the rows of ids: (…) int64 on any device → (…, D) there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from smalti.common.files import make_folder
@@ -23,7 +24,7 @@ def find_text_tokenizer(config: DenoiserRunConfig, captions: list[str]) -> Path:
     captions = captions[: config.text.captions]
     digest = hashlib.sha256("\n".join(captions).encode()).hexdigest()[:16]
     path = Path(config.cache.path) / f"tokenizer-{config.text.vocab_size}-{digest}.json"
-    if not path.exists():
+    if not os.path.exists(path):
         with name_key("cache.path"):
             make_folder(path.parent)
         train_text_tokenizer(captions, config.text.vocab_size, path)

@@ -8,49 +8,98 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field
 
 from smalti.common.strict import Seed, Strict, Text
 from smalti.data.config import DataConfig
+from smalti.model.lora import LARGEST_ALPHA, LARGEST_RANK, LINEARS, AdapterShape
 from smalti.objective.masking import Mixture
+from smalti.runtime.memory import parse_memory
 from smalti.worlds.scenes.config import ScenesConfig
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+# Largest numbers, far beyond those of known trainings: a slip of a key must not cost days or all memory.
+_MOST_STEPS = 10**9
+_MOST_BATCH = 2**16
+_MOST_ACCUMULATED = 2**20
+_MOST_IMAGES = 10**8
+_WIDEST = 2**16
 
 
 class OptimizerConfig(Strict):
     """AdamW with linear warm-up and cosine decay."""
 
+    kind: Literal["adamw", "adamw8bit"] = Field(
+        "adamw", description="adamw8bit keeps both moments in 8 bits, which needs torchao"
+    )
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
     final_fraction: float = Field(
         0.02, ge=0, le=1, description="final learning rate as a fraction of the peak"
     )
-    warmup_steps: int = Field(200, ge=0, description="steps until the peak")
+    warmup_steps: int = Field(200, ge=0, le=_MOST_STEPS, description="steps until the peak")
     betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="decay of the two moments")
     weight_decay: float = Field(0.01, ge=0, description="decay of matrices; other parameters have none")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    ema_decay: Decay = Field(0.999, description="decay of the moving average of the weights")
+    ema_decay: Decay = Field(
+        0.999, description="decay of the moving average of the weights; 0 keeps no average"
+    )
 
 
 class LoopConfig(Strict):
     """Length of a run, how it is computed, and what it leaves behind."""
 
-    steps: int = Field(ge=1, description="optimizer steps")
-    batch_size: int = Field(ge=1, description="images per batch")
-    accumulate: int = Field(1, ge=1, description="batches per step, whose gradients are added up")
+    steps: int = Field(ge=1, le=_MOST_STEPS, description="optimizer steps")
+    batch_size: int = Field(ge=1, le=_MOST_BATCH, description="most images that a process computes at once")
+    accumulate: int = Field(
+        1, ge=1, le=_MOST_ACCUMULATED, description="a step has batch_size · accumulate images"
+    )
     processes: int = Field(
         1,
         ge=1,
-        description="number of processes, which share a step's batches; with device: cuda each uses its own GPU",
+        description="number of processes that share a step's images, without torchrun; with device: cuda each uses "
+        "its own GPU",
     )
     precision: Literal["auto", "bf16", "float32"] = Field("auto", description="dtype of matrix products")
+    weights: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the trained weights")
+    recompute: int = Field(
+        0,
+        ge=0,
+        description="k: every k-th layer keeps its input alone and is computed again for its gradient; 0 keeps all",
+    )
     device: Text = Field("cpu", description="PyTorch device")
+    memory: Text | None = Field(
+        None,
+        description="most memory of the device that the training may need, such as 24GB; null: what is free",
+    )
     log_every: int = Field(20, ge=1, description="steps between log entries")
+    log_to: list[Literal["tensorboard", "wandb"]] = Field([], description="further places for log entries")
     preview_every: int = Field(1000, ge=1, description="steps between sample grids")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(1, ge=1, description="number of checkpoints that are kept")
+    async_checkpoints: bool = Field(
+        False, description="whether checkpoints are written while training goes on"
+    )
 
-    @field_validator("processes")
+    @property
+    def images(self) -> int:
+        """Return the number of images of a step."""
+        return self.batch_size * self.accumulate
+
+    @field_validator("memory")
     @classmethod
-    def _divides(cls, processes: int, info: ValidationInfo) -> int:
-        if info.data.get("accumulate", 1) % processes:
-            raise ValueError(f"must divide loop.accumulate ({info.data['accumulate']})")
-        return processes
+    def _is_a_size(cls, memory: str | None) -> str | None:
+        if memory is not None:
+            parse_memory(memory)
+        return memory
+
+
+class DistributionConfig(Strict):
+    """How several processes hold the model."""
+
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="ddp copies the model to every process; fsdp shards weights, gradients and optimizer (FSDP2)",
+    )
+    replicas: int = Field(
+        1, ge=1, description="number of groups of processes that each hold all shards, for fsdp (HSDP)"
+    )
 
 
 class RunConfig(Strict):
@@ -60,6 +109,7 @@ class RunConfig(Strict):
     seed: Seed = Field(0, description="seed of every random draw of the training")
     data: DataConfig = ScenesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    distribution: DistributionConfig = DistributionConfig()
     loop: LoopConfig
 
 
@@ -70,7 +120,7 @@ class DiscriminatorConfig(Strict):
         ge=0, description="first step that uses it; earlier steps train reconstruction alone"
     )
     weight: float = Field(0.05, gt=0, description="weight of its term in the tokenizer's loss")
-    channels: int = Field(32, ge=1, description="channels of its first layer")
+    channels: int = Field(32, ge=1, le=_WIDEST, description="channels of its first layer")
 
 
 class TokenizerLossConfig(Strict):
@@ -115,8 +165,18 @@ class TokenizerRunConfig(RunConfig):
         description="side in pixels of the training crop: the one with the strongest edges among a few random crops; "
         "null trains on whole images",
     )
-    model: dict[str, Any] = Field(description="fields of the tokenizer's config.json")
+    model: dict[str, Any] = Field(
+        description="fields of the tokenizer's config.json, at least one; others have the reference model's values"
+    )
     loss: TokenizerLossConfig = TokenizerLossConfig()
+
+    @field_validator("model")
+    @classmethod
+    def _names_a_field(cls, model: dict[str, Any]) -> dict[str, Any]:
+        # An empty section would be the reference model's tokenizer, which takes gigabytes, by oversight.
+        if not model:
+            raise ValueError("must have at least one field of the image tokenizer, such as ch")
+        return model
 
 
 class SelfGeneratedConfig(Strict):
@@ -157,17 +217,64 @@ class CacheConfig(Strict):
     """Images encoded once, before training starts, and kept in a folder."""
 
     path: Text = Field(description="folder of the cache")
-    samples: int = Field(ge=1, description="number of images; a smaller folder is repeated")
+    samples: int = Field(ge=1, le=_MOST_IMAGES, description="number of images; a smaller folder is repeated")
 
 
 class TextConfig(Strict):
     """The text tokenizer, trained on the captions of the data when the run starts."""
 
-    vocab_size: int = Field(512, ge=300, description="number of text tokens")
-    captions: int = Field(20000, ge=1, description="number of captions that it is trained on")
+    vocab_size: int = Field(512, ge=300, le=2**24, description="number of text tokens")
+    captions: int = Field(
+        20000, ge=1, le=_MOST_IMAGES, description="number of captions that it is trained on"
+    )
     cut_captions: bool = Field(
         False, description="whether captions that are longer than the model takes lose their last words"
     )
+
+
+class ValidationConfig(Strict):
+    """Loss on images that training does not show, by mask ratio, with the same masks every time."""
+
+    images: int = Field(32, ge=0, description="number of images; 0 measures nothing")
+    ratios: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [0.1, 0.3, 0.5, 0.7, 0.9, 1.0], min_length=1, description="mask ratios"
+    )
+    path: Text | None = Field(
+        None, description="folder of the images, for data of kind folder; other kinds have unseen images"
+    )
+
+
+class AdapterConfig(Strict):
+    """Low-rank updates that are trained in place of the model, whose weights are frozen."""
+
+    kind: Literal["lora", "rslora", "dora"] = Field("lora", description="lora, rslora or dora")
+    rank: int = Field(16, ge=1, le=LARGEST_RANK, description="rank of the updates")
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        le=LARGEST_ALPHA,
+        description="factor of the updates is alpha / rank, for rslora alpha / √rank; null means rank",
+    )
+    targets: list[str] = Field(
+        list(LINEARS), description="matrices that are adapted: those of the layers, downsample, head"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="probability that an update's input is dropped")
+    quantize: Literal["int8", "int4", "fp8"] | None = Field(
+        None,
+        description="int8, int4 or fp8 stores the frozen layers in fewer bits; int8 and int4 need torchao",
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _are_known(cls, targets: list[str]) -> list[str]:
+        AdapterShape(targets=tuple(targets))
+        return targets
+
+    @property
+    def shape(self) -> AdapterShape:
+        """Kind and size of the updates."""
+        alpha = float(self.rank) if self.alpha is None else self.alpha
+        return AdapterShape(self.kind, self.rank, alpha, tuple(self.targets), self.dropout)
 
 
 class DenoiserRunConfig(RunConfig):
@@ -178,9 +285,13 @@ class DenoiserRunConfig(RunConfig):
         None, description="model folder to fine-tune; null starts from random weights"
     )
     model: dict[str, Any] = Field(description="fields of the model's config.json")
+    adapter: AdapterConfig | None = Field(
+        None, description="low-rank updates of start_from that are trained alone; null trains the whole model"
+    )
     code_network: int | None = Field(
         None,
         ge=1,
+        le=_WIDEST,
         description="width of the codebook-conditioned embedding and head, whose networks similar codes share; null "
         "trains plain tables. The exported model holds plain tables",
     )
@@ -190,8 +301,23 @@ class DenoiserRunConfig(RunConfig):
     objective: ObjectiveConfig = ObjectiveConfig()
     cache: CacheConfig
     text: TextConfig = TextConfig()
+    validation: ValidationConfig = ValidationConfig()
     preview_prompts: list[Text] = Field(
         ["a red circle", "a blue square above a green star"],
         min_length=1,
         description="prompts of the sample grids",
     )
+
+    @field_validator("adapter")
+    @classmethod
+    def _has_a_base(cls, adapter: AdapterConfig | None, info: ValidationInfo) -> AdapterConfig | None:
+        if adapter is not None and info.data.get("start_from", "") is None:
+            raise ValueError("needs start_from, the model that is adapted")
+        return adapter
+
+    @field_validator("code_network")
+    @classmethod
+    def _trains_the_tables(cls, width: int | None, info: ValidationInfo) -> int | None:
+        if width is not None and info.data.get("adapter") is not None:
+            raise ValueError("must be null with an adapter, which leaves the tables as they are")
+        return width

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.nn.utils import parametrize
 
+from smalti.common.devices import find_device
 from smalti.common.files import write_text_atomic
 from smalti.common.images import save_grid
-from smalti.common.randomness import stream
+from smalti.common.randomness import Draws
 from smalti.data.sources import shuffled_indices
 from smalti.generation.build import make_sampler
 from smalti.generation.settings import GenerationSettings
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, build_prompts
 from smalti.objective.corruption import Corrupted, corrupt
-from smalti.objective.loss import denoising_loss
+from smalti.objective.loss import Mean, denoising_loss
 from smalti.objective.masking import MaskingContext
 from smalti.objective.self_generated import fill_with_samples
+from smalti.runtime.products import training_products
 from smalti.sampling.sampler import sample
-from smalti.storage.folder import save_denoiser, save_image_tokenizer, save_words
+from smalti.storage.folder import NoInit, save_denoiser, save_image_tokenizer, save_words
+from smalti.training.adapting import write_adapter
 from smalti.training.caching import short_hash
 from smalti.training.codes import add_codebook_conditioning, fold_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
-from smalti.training.distribution import spread
-from smalti.training.loop import BatchLoss, Trainer
+from smalti.training.held_out import HeldOut
+from smalti.training.launching import spread
+from smalti.training.loop import Trainer
+from smalti.training.optimizer import trainable
 from smalti.training.preparing import DenoiserParts, codebook_of, prepare
 from smalti.training.reading import name_key
+from smalti.training.task import BatchLoss
 from smalti.vq.groups import file_name
 
 # Prompt ids that are encoded once at the start, half a GB; more are encoded batch by batch.
 _IDS_AHEAD = 2**26
+_CAPTIONS_MEASURED = 256  # for the mean length of a prompt
 
 
 class Batch(NamedTuple):
@@ -64,6 +73,8 @@ class DenoiserTask:
         parts: the parts that `prepare` returns for it.
     """
 
+    steady = True
+
     def __init__(self, config: DenoiserRunConfig, parts: DenoiserParts) -> None:
         self.config = config
         self.parts = parts
@@ -71,12 +82,14 @@ class DenoiserTask:
         self.data = short_hash(parts.cache.metadata)
         self.context = MaskingContext(parts.counts / parts.counts.sum())
         self.order = parts.masking.sampling_order(*parts.grid)
+        self.device = find_device(config.loop.device)
         self.group_ids = [groups.ids.to(config.loop.device) for groups in parts.groups]
         length = parts.model_config.slots(*parts.grid) + parts.model_config.max_prompt_tokens
         few = len(parts.cache) * length <= _IDS_AHEAD
         self.encoded = self.prompts(parts.cache.captions) if few else None
         with name_key("preview_prompts"):
             self.prompts(config.preview_prompts)
+        self.held_out = HeldOut(config, parts.image_tokenizer, self.prompts, self.device)
 
     def prompts(self, captions: list[str]) -> PromptBatch:
         """Return captions as prompts in the model's template, with slots for its grid."""
@@ -84,10 +97,23 @@ class DenoiserTask:
         slots = config.slots(*self.parts.grid)
         return build_prompts(captions, config.prompt, self.parts.text, height=size, width=size, slots=slots)
 
-    def batch(self, index: int) -> Batch:
-        """Return batch number `index`, which depends on the seed and that number alone."""
-        parts, loop, objective, seed = self.parts, self.config.loop, self.config.objective, self.config.seed
-        rows = shuffled_indices(len(parts.cache), index * loop.batch_size, loop.batch_size, seed)
+    def initial_weights(self) -> Iterator[tuple[str, torch.Tensor]] | None:
+        """Return the starting weights if the model is on the meta device."""
+        return self.parts.weights() if self.parts.weights else None
+
+    def products(self) -> float:
+        """Return the floating-point operations of an image's matrix products, with gradients."""
+        config, grid = self.parts.model_config, self.parts.grid
+        few = self.prompts(self.parts.cache.captions[:_CAPTIONS_MEASURED])
+        text = float(few.lengths.float().mean()) - few.slots
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        whole = 2 * trained > sum(p.numel() for p in self.model.parameters())
+        return training_products(config, grid, text, whole=whole)
+
+    def batch(self, images: range) -> Batch:
+        """Return the images with these numbers. Each depends on the seed and its number alone."""
+        parts, objective, seed = self.parts, self.config.objective, self.config.seed
+        rows = shuffled_indices(len(parts.cache), images.start, len(images), seed)
         targets = parts.cache.tokens[rows].long()
         corrupted = corrupt(
             targets,
@@ -96,26 +122,23 @@ class DenoiserTask:
             codebook_size=parts.model_config.codebook_size,
             mask_code=parts.model_config.mask_code,
             flip_ratio=objective.flip_ratio,
-            generator=stream(seed, "corruption", index),
+            draws=Draws.of(seed, "corruption", images),
         )
         if self.encoded is None:
             prompt = self.prompts([parts.cache.captions[row] for row in rows])
         else:
             prompt = self.encoded.select(rows)
-        draws = torch.rand(len(rows), generator=stream(seed, "prompt_drop", index))
-        return Batch(
-            targets, corrupted.tokens, corrupted.masked, prompt.drop(draws < objective.prompt_drop_rate)
-        )
+        dropped = Draws.of(seed, "prompt_drop", images).uniform() < objective.prompt_drop_rate
+        return Batch(targets, corrupted.tokens, corrupted.masked, prompt.drop(dropped))
 
-    def loss(self, batch: Batch, index: int, step: int) -> BatchLoss:
+    def loss(self, batch: Batch, images: range, step: int) -> BatchLoss:
         """Return the loss of a batch; positions weigh 1 where masked, `edit_loss_weight` elsewhere."""
-        batch = batch.to(self.config.loop.device)
-        batch, generated = self.with_self_generated(batch, index, step)
-        hidden = self.model(batch.tokens, batch.prompt)
+        batch = batch.to(self.device)
+        batch, generated = self.with_self_generated(batch, images, step)
         weights = self.parts.group_weights
         loss = denoising_loss(
-            hidden,
-            self.model.head,
+            self.model(batch.tokens, batch.prompt),
+            self.model.gen_predictor,
             batch.targets,
             batch.masked,
             edit_loss_weight=self.config.objective.edit_loss_weight,
@@ -133,15 +156,13 @@ class DenoiserTask:
             numbers |= {f"loss_group_{number}": value, f"accuracy_group_{number}": hit}
         return BatchLoss(loss.weighted_sum, loss.weight, numbers)
 
-    def with_self_generated(
-        self, batch: Batch, index: int, step: int
-    ) -> tuple[Batch, dict[str, torch.Tensor]]:
-        """Return the batch with some masks filled by the model, and the fraction of those tokens that is correct."""
+    def with_self_generated(self, batch: Batch, images: range, step: int) -> tuple[Batch, dict[str, Mean]]:
+        """Return the batch with some masks filled by the model, and how many of those tokens are correct."""
         config = self.config.objective.self_generated
         if config is None:
             return batch, {}
         if step < config.start_step:
-            return batch, {"self_generated_right": torch.zeros(())}
+            return batch, {"self_generated_right": Mean(torch.zeros(()), torch.zeros(()))}
         generated = fill_with_samples(
             self.model,
             Corrupted(batch.tokens, batch.masked),
@@ -149,27 +170,22 @@ class DenoiserTask:
             share=config.share,
             passes=config.passes,
             order=self.order,
-            generator=stream(self.config.seed, "self_generated", index),
+            draws=Draws.of(self.config.seed, "self_generated", images),
+            in_step=self.config.distribution.strategy == "fsdp",
         )
         # Autocast keeps weights that were cast without a gradient, and would use them for the pass that needs one.
         torch.clear_autocast_cache()
         filled = batch.masked & ~generated.masked
-        right = (filled & (generated.tokens == batch.targets)).sum() / filled.sum().clamp_min(1)
+        right = Mean((filled & (generated.tokens == batch.targets)).sum(), filled.sum())
         batch = batch._replace(tokens=generated.tokens, masked=generated.masked)
         return batch, {"self_generated_right": right}
 
-    def averaged(self, average: dict[str, torch.Tensor]) -> Denoiser:
-        """Return a denoiser with the averaged weights, on the CPU."""
-        denoiser = Denoiser(self.parts.model_config)
-        if self.config.code_network:
-            codebook = codebook_of(self.parts.image_tokenizer)
-            add_codebook_conditioning(denoiser, codebook, self.config.code_network, torch.Generator())
-        denoiser.load_state_dict(average)
-        if self.config.code_network:
-            fold_codebook_conditioning(denoiser)
-        return denoiser.eval()
+    def validate(self) -> dict[str, float]:
+        """Return the loss on images that training does not show, by mask ratio."""
+        with parametrize.cached():
+            return self.held_out.measure(self.model)
 
-    def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
+    def preview(self, path: Path | None) -> dict[str, float]:
         """Write a grid of two images per preview prompt, with seeds 0 and 1."""
         grid = self.parts.grid
         captions = [caption for caption in self.config.preview_prompts for _ in range(2)]
@@ -177,22 +193,32 @@ class DenoiserTask:
         settings = GenerationSettings().replaced(**self.parts.model_config.sampling)
         fewest = min(settings.num_inference_steps, grid[0] * grid[1])
         settings = settings.replaced(num_inference_steps=fewest)
-        steps = sample(
-            self.averaged(average),
-            self.prompts(captions),
-            grid=grid,
-            sampler=make_sampler(settings),
-            generators=generators,
-        )
-        *_, last = steps
-        images = self.parts.image_tokenizer.to_pixels(last.tokens)
-        save_grid(images, path, columns=min(8, len(captions)))
+        with parametrize.cached():
+            *_, last = sample(
+                self.model,
+                self.prompts(captions).to(self.device),
+                grid=grid,
+                sampler=make_sampler(settings),
+                generators=generators,
+            )
+        if path is not None:
+            images = self.parts.image_tokenizer.to_pixels(last.tokens.cpu())
+            save_grid(images, path, columns=min(8, len(captions)))
         return {}
 
-    def export(self, average: dict[str, torch.Tensor], folder: Path) -> None:
-        """Write a loadable model folder, with the words of the captions beside the weights."""
+    def exported(self) -> list[str]:
+        """Return the names of all parameters, or of an adapter's."""
+        if self.config.adapter:
+            return list(trainable(self.model))
+        return [name for name, _ in self.model.named_parameters()]
+
+    def export(self, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+        """Write a loadable model folder, or that of an adapter, with the words of the captions."""
         parts = self.parts
-        save_denoiser(self.averaged(average), folder, dtype=torch.bfloat16)
+        if self.config.adapter:
+            write_adapter(weights, self.config, parts.words, folder)
+            return
+        save_denoiser(self.folded(weights), folder, dtype=torch.bfloat16)
         save_image_tokenizer(
             parts.image_tokenizer, folder / parts.model_config.mm_vqvae, dtype=torch.bfloat16
         )
@@ -200,6 +226,19 @@ class DenoiserTask:
         save_words(parts.words, folder)
         for groups in parts.groups:
             groups.save(folder / file_name(groups.kind, groups.count))
+
+    def folded(self, weights: Mapping[str, torch.Tensor]) -> Denoiser:
+        """Return a denoiser with these weights, on the CPU, with plain tables."""
+        with torch.device("meta"), NoInit():
+            denoiser = Denoiser(self.parts.model_config)
+        if self.config.code_network:
+            denoiser.to_empty(device="cpu")
+            codebook = codebook_of(self.parts.image_tokenizer)
+            add_codebook_conditioning(denoiser, codebook, self.config.code_network, torch.Generator())
+        denoiser.load_state_dict(weights, assign=True)
+        if self.config.code_network:
+            fold_codebook_conditioning(denoiser)
+        return denoiser.eval()
 
 
 def train_denoiser(config: DenoiserRunConfig) -> dict[str, float]:

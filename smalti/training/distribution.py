@@ -1,41 +1,33 @@
-"""One training in several processes of a machine, which share each step's batches and add up their gradients.
+"""What the processes of a training do together: add up, wait, agree, and notice that one of them is gone.
 
-A step has `loop.accumulate` batches. One process computes them one after the other; several processes compute a part
-each. The number of processes changes the time, and the result by rounding alone. Process 0 starts the others, and only
-process 0 writes. In a single process every function here does nothing.
+`smalti.training.launching` starts the processes or joins those that torchrun started. In a single process every
+function here does nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import multiprocessing
+import hashlib
 import os
-import signal
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
-from multiprocessing.process import BaseProcess
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
+from torch.distributed.checkpoint.api import CheckpointException
 
 from smalti.errors import SmaltiError
-from smalti.training.config import RunConfig
-from smalti.training.resuming import alone_in, check_resume
 
-ConfigT = TypeVar("ConfigT", bound=RunConfig)
+# Words of PyTorch's errors about a connection that broke because the process at its other end is gone.
+_BROKEN = re.compile(r"gloo|NCCL|connection|broken pipe|socket|recvValue failed|timed? ?out", re.IGNORECASE)
+_DIGEST = 32  # bytes
 
-# The others wait while process 0 encodes images, which may take hours. A process that dies breaks its connections, and
-# the others notice at once.
-_PATIENCE = timedelta(days=7)
-_POLL_SECONDS = 0.05  # between two looks for processes that are not connected yet
-_BUCKET = 2**24  # elements that are added up at once
+
+class PeerLostError(SmaltiError):
+    """Another process of the training is gone; what it said itself is the cause."""
 
 
 def rank() -> int:
@@ -48,172 +40,103 @@ def size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def spread(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[str, Any]:
-    """Call `run(config)` in `config.loop.processes` processes, and return the result of this one, process 0.
+def local_rank() -> int:
+    """Return this process's number on its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if dist.is_initialized() else 0
 
-    Args:
-        run: function at the top of a module, which the other processes import.
-        config: the configuration; with device "cuda" each process uses its own GPU.
+
+@contextlib.contextmanager
+def noticing_losses() -> Iterator[None]:
+    """Turn the errors of broken connections inside the block into `PeerLostError`.
 
     Raises:
-        SmaltiError: there are fewer GPUs than processes, a process ended early, or `run` raises it here. Another
-            process trains in the same folder, or the folder holds a training with another configuration.
+        PeerLostError: another process is gone.
     """
-    with alone_in(Path(config.output)):
-        check_resume(config)
-        return run(config) if config.loop.processes == 1 else _spread(run, config)
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_broken(error):
+            raise
+        raise PeerLostError("a process of the training ended early") from error
 
 
-def _spread(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[str, Any]:
-    """Call `run(config)` in several processes."""
-    count = config.loop.processes
-    if config.loop.device == "cuda" and torch.cuda.device_count() < count:
-        raise SmaltiError(
-            f"loop.processes must be at most {torch.cuda.device_count()}, the number of GPUs, not {count}"
-        )
-    context = torch.multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="smalti-") as folder:
-        threads = max(1, torch.get_num_threads() // count)
-        others = [
-            context.Process(target=_other, args=(run, config, number, folder, threads), daemon=True)
-            for number in range(1, count)
-        ]
-        for process in others:
-            process.start()
-        before = torch.get_num_threads()
-        try:
-            _join(config, 0, folder, check=lambda: _check_alive(others))
-            torch.set_num_threads(threads)
-            return run(_placed(config, 0))
-        finally:
-            torch.set_num_threads(before)
-            # A connected process ends by itself; one that still waits for the others does not.
-            grace = 10 if dist.is_initialized() else 0
-            if dist.is_initialized():
-                dist.destroy_process_group()
-            for process in others:
-                process.join(grace)
-                process.kill()
+def is_broken(error: BaseException) -> bool:
+    """Return whether an error says that the connection to another process broke."""
+    ours = isinstance(error, SmaltiError | torch.OutOfMemoryError) or not isinstance(error, RuntimeError)
+    return size() > 1 and not ours and bool(_BROKEN.search(str(error)))
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return the first process's error, if an error is that of several processes which read or wrote together."""
+    if not isinstance(error, CheckpointException):
+        return error
+    first = next(iter(error.failures.values()))
+    return first[0] if isinstance(first, tuple) else first
+
+
+def wait_for_all() -> None:
+    """Wait until every process is here."""
+    if size() > 1:
+        with noticing_losses():
+            # A tensor on the CPU: gloo notices at once that a process is gone.
+            dist.all_reduce(torch.zeros(1))
 
 
 @contextlib.contextmanager
 def first_alone() -> Iterator[None]:
     """Run the block in process 0 while the others wait, then in the others."""
     if rank() > 0:
-        _together(dist.barrier)
+        wait_for_all()
     yield
-    if rank() == 0 and size() > 1:
-        _together(dist.barrier)
+    if rank() == 0:
+        wait_for_all()
 
 
 @torch.no_grad()
-def add_up(tensors: list[torch.Tensor]) -> None:
-    """Replace every tensor by its sum over the processes, in place."""
-    if size() == 1:
-        return
-    bucket: list[torch.Tensor] = []
-    for index, tensor in enumerate(tensors):
-        bucket.append(tensor)
-        if sum(part.numel() for part in bucket) >= _BUCKET or index == len(tensors) - 1:
-            flat = torch.cat([part.flatten() for part in bucket])
-            _together(dist.all_reduce, flat)
-            for part, total in zip(bucket, flat.split([part.numel() for part in bucket]), strict=True):
-                part.copy_(total.view(part.shape))
-            bucket = []
-
-
-def add_up_numbers(numbers: dict[str, float]) -> dict[str, float]:
-    """Return the same names with the sums of their values over the processes."""
-    if size() == 1:
-        return numbers
-    values = torch.tensor(list(numbers.values()), dtype=torch.float64)
-    _together(dist.all_reduce, values)
-    return dict(zip(numbers, values.tolist(), strict=True))
+def add_up(tensor: torch.Tensor) -> torch.Tensor:
+    """Replace a tensor by its sum over the processes, in place, and return it."""
+    if size() > 1:
+        with noticing_losses():
+            dist.all_reduce(tensor)
+    return tensor
 
 
 @torch.no_grad()
 def take_from_first(tensors: list[torch.Tensor]) -> None:
     """Replace every tensor by that of process 0, in place."""
     if size() > 1:
-        for tensor in tensors:
-            plain = tensor.contiguous()
-            _together(dist.broadcast, plain, 0)
-            tensor.copy_(plain)
+        with noticing_losses():
+            for tensor in tensors:
+                plain = tensor.contiguous()
+                dist.broadcast(plain, 0)
+                tensor.copy_(plain)
 
 
-def _together(call: Callable[..., Any], *arguments: Any) -> None:
-    """Make a call that all processes make, and raise SmaltiError if one of them is gone."""
-    try:
-        call(*arguments)
-    except RuntimeError as error:
-        raise SmaltiError("a process of the training ended early (its message is above)") from error
-
-
-def _join(config: RunConfig, number: int, folder: str, check: Callable[[], None]) -> None:
-    """Make this process number `number` of the group that meets in `folder`.
+def check_same(texts: dict[str, str]) -> None:
+    """Raise SmaltiError in every process if one of them has another text than process 0 has.
 
     Args:
-        config: the configuration.
-        number: this process's number, from 0.
-        folder: folder of this training alone, which all processes know.
-        check: function that is called while others are missing, and raises if one of them is gone.
+        texts: what must be the same, by a name for the error; the same names in every process.
     """
-    if sys.platform == "linux":
-        # All processes are on this machine, whose name need not resolve.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    cuda = config.loop.device.startswith("cuda")
-    if cuda:
-        torch.cuda.set_device(number)
-    # PyTorch waits for a process that is dead until _PATIENCE ends, so it begins when all are there.
-    places = [Path(folder, f"process-{other}") for other in range(config.loop.processes)]
-    places[number].touch()
-    while not all(place.exists() for place in places):
-        check()
-        time.sleep(_POLL_SECONDS)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        init_method=(Path(folder) / "meeting").as_uri(),
-        rank=number,
-        world_size=config.loop.processes,
-        timeout=_PATIENCE,
-    )
+    if size() == 1:
+        return
+    digests = [hashlib.sha256(text.encode()).digest() for text in texts.values()]
+    own = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8)
+    found = [torch.empty_like(own) for _ in range(size())]
+    with noticing_losses():
+        dist.all_gather(found, own)
+    for number, other in enumerate(found):
+        for place, name in enumerate(texts):
+            part = slice(_DIGEST * place, _DIGEST * (place + 1))
+            if not torch.equal(other[part], found[0][part]):
+                raise SmaltiError(f"process {number} of the training has another {name} than process 0 has")
 
 
-def _check_alive(others: Sequence[BaseProcess]) -> None:
-    """Raise SmaltiError if one of the other processes ended before it was connected."""
-    for number, process in enumerate(others, start=1):
-        if process.exitcode is not None:
-            raise SmaltiError(
-                f"process {number} of the training ended before its first step, with exit code {process.exitcode}"
-            )
-
-
-def _check_parent() -> None:
-    """End this process if process 0 is gone."""
-    parent = multiprocessing.parent_process()
-    if parent is None or not parent.is_alive():
-        sys.exit(1)
-
-
-def _placed(config: ConfigT, number: int) -> ConfigT:
-    """Return the configuration of process `number`; with "cuda" its device is its own GPU."""
-    if config.loop.device != "cuda":
-        return config
-    loop = config.loop.model_copy(update={"device": f"cuda:{number}"})
-    return config.model_copy(update={"loop": loop})
-
-
-def _other(run: Callable[[Any], Any], config: RunConfig, number: int, folder: str, threads: int) -> None:
-    """Run the training in a process other than the first."""
-    # Only process 0 answers a request to stop.
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
-    logging.getLogger("smalti").setLevel(logging.ERROR)  # process 0 has the same notes
-    torch.set_num_threads(threads)
-    try:
-        _join(config, number, folder, check=_check_parent)
-        run(_placed(config, number))
-    except SmaltiError:
-        # Process 0 prints the same error, or is gone.
-        sys.exit(1)
-    dist.destroy_process_group()
+@cache
+def code_version() -> str:
+    """Return a text that differs between two versions of the code: PyTorch's version and a hash of the package."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parents[1]
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return f"torch {version('torch')}, smalti {digest.hexdigest()}"

@@ -2,84 +2,55 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from smalti.common.devices import find_device, has_bf16
-from smalti.common.files import parse_json, write_text_atomic
+from smalti.common.devices import find_device
 from smalti.errors import SmaltiError
-from smalti.training.config import LoopConfig, RunConfig
-from smalti.training.distribution import add_up, add_up_numbers, rank, size, take_from_first
-from smalti.training.optimizer import learning_rate, make_optimizer, update_average
+from smalti.training.config import RunConfig
+from smalti.training.distribution import first_alone, noticing_losses, rank, size, wait_for_all
+from smalti.training.engine import Part, add_up_numbers, divide, make_engine, normalize_gradients
+from smalti.training.optimizer import (
+    MovingAverage,
+    learning_rate,
+    make_optimizer,
+    set_rate,
+    take_step,
+    trainable,
+)
+from smalti.training.precision import make_autocast
 from smalti.training.prefetching import prefetch
-from smalti.training.state import latest_checkpoint, load_checkpoint, save_checkpoint
+from smalti.training.reporting import Log
+from smalti.training.restoring import load_checkpoint
+from smalti.training.saving import Saver
+from smalti.training.shards import whole
+from smalti.training.speed import Speed
+from smalti.training.state import TrainingState, latest_checkpoint
 from smalti.training.stopping import stop_on_interrupt
+from smalti.training.task import Task
 
 # Threads that make batches. A GPU finishes a batch before a single thread has made the next one.
 _MAKERS = {"cpu": 1, "cuda": 4}
-
-
-class BatchLoss(NamedTuple):
-    """The loss of a batch.
-
-    Attributes:
-        weighted_sum: scalar, sum of the batch's weighted losses.
-        weight: scalar without a gradient, sum of the weights.
-        numbers: values for the log by name; the log shows their means over batches.
-    """
-
-    weighted_sum: torch.Tensor
-    weight: torch.Tensor
-    numbers: Mapping[str, float | torch.Tensor]
-
-
-class Task(Protocol):
-    """What differs between trainings; the trainer does the rest.
-
-    Everything random in a batch or a loss follows from the seed and the number of the batch. A resumed run therefore
-    sees exactly what an uninterrupted one would.
-    """
-
-    @property
-    def model(self) -> nn.Module:
-        """Return the module that is trained."""
-
-    @property
-    def data(self) -> str:
-        """Return a short hash of the images that are shown, which a resumed training must show again."""
-
-    def batch(self, index: int) -> Any:
-        """Return batch number `index`, on the CPU. Threads call this ahead of time, several at once on a GPU."""
-
-    def loss(self, batch: Any, index: int, step: int) -> BatchLoss:
-        """Return the loss of a batch at a step."""
-
-    def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
-        """Write a sample grid made with the averaged weights to `path`; return measurements for the log."""
-
-    def export(self, average: dict[str, torch.Tensor], folder: Path) -> None:
-        """Write a loadable model folder with the averaged weights."""
 
 
 class Trainer:
     """A training, from its start or its latest checkpoint to its last step.
 
     The folder `config.output` receives `log.jsonl`, `previews/`, `checkpoint-N/` (resumable, with a loadable `model/`
-    inside) and at the end `model/`. With several processes (see `smalti.training.distribution`) each has a trainer,
-    and the first one writes.
+    inside) and at the end `model/`. With several processes (see `smalti.training.launching`) each has a trainer, and
+    the first one writes.
 
-    The loss of a step is the sum of weighted losses over all its batches and processes, divided by the sum of their
-    weights. One batch of B, k batches of B/k and n processes therefore give the same gradient.
+    The loss of a step is the sum of weighted losses over all its images, divided by the sum of their weights. One batch
+    of B, k batches of B/k and n processes therefore give the same gradient.
 
     Args:
         task: what is trained.
@@ -93,21 +64,27 @@ class Trainer:
         self.task, self.config, self.loop = task, config, config.loop
         self.folder = Path(config.output)
         self.device = find_device(config.loop.device)
-        try:
-            (self.folder / "previews").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SmaltiError(f"output {self.folder} cannot be written: {error.strerror or error}") from error
-        self.model = task.model.to(self.device)
-        self.optimizer = make_optimizer(self.model, config.optimizer)
-        self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.first = rank() == 0
+        self.engine = make_engine(task, config, self.device, make_autocast(self.loop, self.device))
+        self.optimizer = make_optimizer(task.model, config.optimizer)
+        self.average = MovingAverage(task.model, config.optimizer.ema_decay)
+        self.state = TrainingState(task.model, self.average, self.optimizer)
+        self.saver = Saver(
+            self.folder,
+            keep=config.loop.keep_checkpoints,
+            asynchronous=config.loop.async_checkpoints,
+            sharded=self.engine.sharded,
+        )
         self.done = 0
         self.entry: dict[str, Any] = {}
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._window: list[dict[str, float]] = []
-        self._window_started = self._started
-        self._autocast = _autocast(self.loop, self.device)
         self._resume()
+        self._make_previews()
+        self._log = None
+        if self.first:
+            self._log = Log(self.folder, self.done, self.loop.log_to, config.model_dump(mode="json"))
+        self.speed = Speed(task.products(), config.loop, self.device)
 
     def run(self) -> dict[str, Any]:
         """Train to the last step or until Ctrl-C, leave a checkpoint, and return the last log entry.
@@ -117,18 +94,21 @@ class Trainer:
         Raises:
             SmaltiError: the loss is not finite, or the disk is full.
         """
-        batches, loop, stopped, saved = self._batches(), self.loop, False, self.done
+        loop, stopped, saved = self.loop, False, self.done
         complete = self.done >= loop.steps
-        self.model.train()
-        self._started = self._window_started = time.monotonic()
-        log_path = self.folder / "log.jsonl"
-        with stop_on_interrupt() as stop, self._bar() as bar, log_path.open("a", encoding="utf-8") as log:
+        if not self.done and not complete:
+            self.log()
+        batches = self._batches()
+        self.task.model.train()
+        self._started = time.monotonic()
+        self.speed.start()
+        with stop_on_interrupt(patient=size() > 1) as stop, self._bar() as bar:
             while self.done < loop.steps and not stopped:
                 stopped = self.step(batches, stop.requested)
                 bar.update()
                 last = self.done == loop.steps
                 if self.done % loop.log_every == 0 or last:
-                    self.log(log, preview=self.done % loop.preview_every == 0 or last)
+                    self.log()
                     speed = f"{self.entry['images_per_second']:.0f}/s"
                     bar.set_postfix(loss=f"{self.entry['loss']:.4f}", images=speed)
                 if self.done % loop.checkpoint_every == 0 or last:
@@ -137,8 +117,9 @@ class Trainer:
         batches.close()
         if self.done != saved:
             self.save()
-        if self.first:
-            self._finish(complete)
+        with noticing_losses():
+            self.saver.finish()
+        self._finish(complete)
         return {**self.entry, "step": self.done}
 
     def _finish(self, complete: bool) -> None:
@@ -152,132 +133,168 @@ class Trainer:
             message = (
                 f"the training in {self.folder} is complete: {self.done} of {self.loop.steps} steps are done"
             )
-        if message:
+        if message and self.first:
             tqdm.write(message, file=sys.stderr)
         if self.done >= self.loop.steps:
-            self.task.export(self.average, self.folder / "model")
+            weights = self._exported()
+            if self.first:
+                self.task.export(weights, self.folder / "model")
+        if self._log:
+            self._log.close()
+        wait_for_all()
 
-    def step(self, batches: Iterator[tuple[int, Any]], stop: bool = False) -> bool:
+    def step(self, batches: Iterator[tuple[Part, Any]], stop: bool = False) -> bool:
         """Take one optimizer step.
 
         Args:
-            batches: this process's batches with their numbers.
+            batches: this process's batches with the parts that they are.
             stop: whether this process was asked to stop.
 
         Returns:
             Whether any process was asked to stop.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
-        weight, sums = self._add_gradients(batches)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        add_up([weight, *gradients])
-        torch._foreach_div_(gradients, weight)
-        total_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
-        norm, total, *values = _to_floats([total_norm, weight, *sums.values()], self.device)
-        numbers = add_up_numbers({**dict(zip(sums, values, strict=True)), "stop": float(stop)})
-        stopped = numbers.pop("stop") > 0
-        numbers["loss"] /= total
-        if not math.isfinite(numbers["loss"]) or not math.isfinite(norm):
+        set_rate(self.optimizer, learning_rate(self.config.optimizer, self.done, self.loop.steps))
+        with noticing_losses():
+            sums = self._add_gradients(batches)
+            sums["stop"] = torch.tensor(float(stop))
+            sums["written"] = torch.tensor(float(self.saver.written))
+            sums = add_up_numbers(sums, self.device)
+            normalize_gradients(self.task.model, sums["weight"])
+            clip = self.config.optimizer.clip_norm
+            norm = nn.utils.clip_grad_norm_(list(trainable(self.task.model).values()), clip)
+        values = torch.stack([*sums.values(), whole(norm).to(self.device, sums["weight"].dtype)]).tolist()
+        found = dict(zip([*sums, "gradient_norm"], values, strict=True))
+        if not all(math.isfinite(found[name]) for name in ("loss", "gradient_norm")):
             raise SmaltiError(
                 f"the loss is no longer finite at step {self.done}: lower optimizer.learning_rate"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        update_average(self.average, self.model, self.config.optimizer.ema_decay, self.done)
+        take_step(self.optimizer, self.device)
+        self.average.update(self.done)
         self.done += 1
-        self._window.append({**numbers, "gradient_norm": norm})
+        stopped, written = found.pop("stop") > 0, found.pop("written") == size()
+        self._window.append(found)
+        if written:
+            with noticing_losses():
+                self.saver.finish()
         return stopped
 
-    def log(self, file: TextIO, preview: bool) -> None:
+    def log(self) -> None:
         """Write the means since the last entry to the log, with a preview's measurements if there is one."""
-        names = [name for name in self._window[0] if name != "gradient_norm"]
-        images = len(self._window) * self.loop.accumulate * self.loop.batch_size
-        now = time.monotonic()
-        self.entry = {
-            "step": self.done,
-            **{name: round(sum(one[name] for one in self._window) / len(self._window), 6) for name in names},
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "gradient_norm": round(self._window[-1]["gradient_norm"], 4),
-            "images_per_second": round(images / (now - self._window_started), 2),
-            "seconds": round(self._seconds(), 1),
-        }
+        loop, path = self.loop, None
+        self.entry = {"step": self.done}
+        if self._window:
+            self.entry |= self._means()
+            self.entry |= self.speed.entry(len(self._window))
+            self.entry["seconds"] = round(self._seconds(), 1)
+        if self.done % loop.preview_every == 0 or self.done == loop.steps:
+            path = self.folder / "previews" / f"step-{self.done:08d}.png"
+            self.entry |= self.preview(path)
         self._window = []
-        if self.first:
-            if preview:
-                self.entry |= self.preview()
-            file.write(json.dumps(self.entry) + "\n")
-            file.flush()
-        self._window_started = time.monotonic()
+        if self._log and len(self.entry) > 1:
+            self._log.write(self.entry, path if path and os.path.exists(path) else None)
+        self.speed.start()
 
-    def preview(self) -> dict[str, float]:
-        """Write a sample grid and return its measurements."""
-        self.model.eval()
-        path = self.folder / "previews" / f"step-{self.done:08d}.png"
-        with torch.no_grad():
-            measurements = self.task.preview(self.average, path)
-        self.model.train()
+    def _means(self) -> dict[str, float]:
+        """Return the means since the last entry, the learning rate and the last gradient's norm."""
+
+        def mean(name: str, count: str) -> float:
+            total = sum(one[count] for one in self._window)
+            return round(sum(one[name] for one in self._window) / total, 6) if total else 0.0
+
+        names = [name for name in self._window[0] if f"weight {name}" in self._window[0]]
+        loss = sum(one["loss"] / one["weight"] for one in self._window) / len(self._window)
+        return {
+            "loss": round(loss, 6),
+            **{name: mean(name, f"weight {name}") for name in names},
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "gradient_norm": round(self._window[-1]["gradient_norm"], 4),
+        }
+
+    def preview(self, path: Path) -> dict[str, float]:
+        """Write a sample grid and return its measurements, with those on images that training does not show."""
+        self.task.model.eval()
+        with torch.no_grad(), noticing_losses(), self.average.applied():
+            self.engine.refresh()
+            measurements = self.task.validate()
+            if self.first or self.engine.sharded:
+                measurements |= self.task.preview(path if self.first else None)
+            self.engine.refresh()
+        self.engine.refresh()
+        self.task.model.train()
         return measurements
 
     def save(self) -> None:
-        """Write a checkpoint, in the first process."""
-        if self.first:
-            metadata = {
-                "entry": self.entry,
-                "seconds": self._seconds(),
-                "config": self.config.model_dump(mode="json"),
-                "data": self.task.data,
-            }
-            save_checkpoint(
-                self.folder, self.done, self.model, self.average, self.optimizer, metadata, self._export
-            )
-        self._window_started = time.monotonic()
+        """Write a checkpoint, or begin to; every process calls this."""
+        metadata = {
+            "entry": self.entry,
+            "seconds": self._seconds(),
+            "config": self.config.model_dump(mode="json"),
+            "data": self.task.data,
+        }
+        with noticing_losses():
+            weights = self._exported()
+            self.saver.save(self.state, self.done, metadata, lambda folder: self.task.export(weights, folder))
+        self.speed.start()
 
-    def _export(self, folder: Path) -> None:
-        self.task.export(self.average, folder)
+    def _exported(self) -> dict[str, torch.Tensor]:
+        """Return copies on the CPU of the averaged weights that an export needs, in process 0."""
+        parameters = dict(self.task.model.named_parameters())
+        found = {}
+        for name in self.task.exported():
+            if self.first or self.engine.sharded:
+                full = whole(self.average.values.get(name, parameters[name]))
+                if self.first:
+                    found[name] = full.clone()
+        return found
 
-    def _add_gradients(
-        self, batches: Iterator[tuple[int, Any]]
-    ) -> tuple[torch.Tensor, dict[str, float | torch.Tensor]]:
+    def _add_gradients(self, batches: Iterator[tuple[Part, Any]]) -> dict[str, torch.Tensor]:
         """Add the gradients of this process's share of a step, not normalised yet.
 
         Returns:
-            The sum of weights, and the log's numbers: "loss" as a weighted sum, the others as this process's part of
-            their mean over all batches.
+            This process's sums: "loss", "weight", and for each number of the log its total and its "weight NAME".
         """
-        weight = torch.zeros((), device=self.device)
-        sums: dict[str, float | torch.Tensor] = {"loss": 0.0}
-        for _ in range(self.loop.accumulate // size()):
-            index, batch = next(batches)
-            with self._autocast():
-                loss = self.task.loss(batch, index, self.done)
-            loss.weighted_sum.backward()
-            weight += loss.weight
-            sums["loss"] += loss.weighted_sum.detach()
-            for name, value in loss.numbers.items():
-                sums[name] = sums.get(name, 0.0) + value / self.loop.accumulate
-        return weight, sums
+        sums: dict[str, torch.Tensor] = {}
+        last = False
+        while not last:
+            part, batch = next(batches)
+            loss = self.engine.backward(batch, part, self.done)
+            found = {"loss": loss.weighted_sum.detach(), "weight": loss.weight}
+            for name, mean in loss.numbers.items():
+                found |= {name: mean.total, f"weight {name}": mean.weight}
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + value.detach().to(self.device).double() * part.counts
+            last = part.last
+        return sums
 
     def _resume(self) -> None:
-        """Restore the latest checkpoint, if there is one, and give all processes the same weights."""
+        """Restore the latest checkpoint, if there is one."""
         checkpoint = latest_checkpoint(self.folder)
-        if checkpoint:
-            metadata = load_checkpoint(checkpoint, self.model, self.average, self.optimizer)
-            if metadata.get("data", self.task.data) != self.task.data:
-                raise SmaltiError(
-                    f"{checkpoint} cannot be resumed: it was trained on other images or captions"
-                )
-            self.done, self.entry = metadata["step"], metadata["entry"]
-            self._seconds_before = metadata["seconds"]
-        if self.first:
-            _trim_log(self.folder / "log.jsonl", self.done)
-        take_from_first(list(self.model.parameters()))
+        if not checkpoint:
+            return
+        with noticing_losses():
+            metadata = load_checkpoint(checkpoint, self.state)
+        if metadata.get("data", self.task.data) != self.task.data:
+            raise SmaltiError(f"{checkpoint} cannot be resumed: it was trained on other images or captions")
+        self.done, self.entry = metadata["step"], metadata["entry"]
+        self._seconds_before = metadata["seconds"]
 
-    def _batches(self) -> Generator[tuple[int, Any], None, None]:
+    def _make_previews(self) -> None:
+        with first_alone():
+            try:
+                (self.folder / "previews").mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SmaltiError(
+                    f"output {self.folder} cannot be written: {error.strerror or error}"
+                ) from error
+
+    def _batches(self) -> Generator[tuple[Part, Any], None, None]:
         """Return this process's batches of the remaining steps."""
-        accumulate = self.loop.accumulate
-        numbers = range(self.done * accumulate + rank(), self.loop.steps * accumulate, size())
-        return prefetch(self.task.batch, numbers, _MAKERS.get(self.device.type, 1))
+        parts = (
+            part
+            for step in range(self.done, self.loop.steps)
+            for part in divide(step, self.loop.images, self.loop.batch_size)
+        )
+        return prefetch(lambda part: self.task.batch(part.images), parts, _MAKERS.get(self.device.type, 1))
 
     def _bar(self) -> tqdm:
         return tqdm(
@@ -289,34 +306,6 @@ class Trainer:
             disable=None if self.first else True,
         )
 
-    def _rate(self) -> float:
-        return learning_rate(self.config.optimizer, self.done, self.loop.steps)
-
     def _seconds(self) -> float:
         """Return the seconds that the run has taken, earlier parts of it included."""
         return self._seconds_before + time.monotonic() - self._started
-
-
-def _autocast(loop: LoopConfig, device: torch.device) -> Callable[[], contextlib.AbstractContextManager]:
-    """Return a function that makes the context in which losses are computed."""
-    if loop.precision == "bf16" or (loop.precision == "auto" and has_bf16(device)):
-        return lambda: torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext
-
-
-def _to_floats(values: Sequence[float | torch.Tensor], device: torch.device) -> list[float]:
-    """Return numbers from any device as floats, with one wait for `device`."""
-    return torch.stack([torch.as_tensor(value, dtype=torch.float32).to(device) for value in values]).tolist()
-
-
-def _trim_log(path: Path, step: int) -> None:
-    """Keep the log entries up to `step`. A run that was killed may have written later ones, and half of one."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_bytes().split(b"\n"):
-        with contextlib.suppress(SmaltiError, UnicodeDecodeError):
-            entry = parse_json(line.decode(), "a line")
-            if isinstance(entry, dict) and type(entry.get("step")) is int and entry["step"] <= step:
-                kept.append(line.decode() + "\n")
-    write_text_atomic(path, "".join(kept))

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TypeVar
+
+Key = TypeVar("Key")
+Made = TypeVar("Made")
 
 
 def prefetch(
-    batch: Callable[[int], Any], numbers: range, makers: int
-) -> Generator[tuple[int, Any], None, None]:
-    """Yield batches with their numbers, while `makers` threads make the next ones."""
+    make: Callable[[Key], Made], keys: Iterable[Key], makers: int
+) -> Generator[tuple[Key, Made], None, None]:
+    """Yield what `make` returns for each key, with the key, while `makers` threads make the next ones."""
     with ThreadPoolExecutor(makers, "batches") as pool:
-        left = iter(numbers)
-        ahead = deque((index, pool.submit(batch, index)) for index in itertools.islice(left, makers))
+        left = iter(keys)
+        ahead = deque((key, pool.submit(make, key)) for key in itertools.islice(left, makers))
         while ahead:
-            index, made = ahead.popleft()
+            key, made = ahead.popleft()
             current = made.result()
-            ahead.extend((later, pool.submit(batch, later)) for later in itertools.islice(left, 1))
-            yield index, current
+            ahead.extend((later, pool.submit(make, later)) for later in itertools.islice(left, 1))
+            yield key, current

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,21 +15,21 @@ from smalti.common.devices import find_device
 from smalti.common.randomness import stream
 from smalti.data.cache import TokenCache
 from smalti.data.folder import ImageFolder
-from smalti.data.sources import Source
-from smalti.errors import SmaltiError
-from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
+from smalti.model.config import DenoiserConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.text import TextTokenizer
 from smalti.model.words import caption_words
 from smalti.objective.masking import Mixture
 from smalti.runtime.compiling import check_compiler, compile_layers
-from smalti.storage.folder import load_config, load_denoiser, load_image_tokenizer, load_words
-from smalti.training.caching import fingerprint, make_cache
+from smalti.storage.folder import NoInit, load_words
+from smalti.training.adapting import adapted_denoiser
+from smalti.training.caching import make_cache
 from smalti.training.captions import check_captions, cut_caption, find_text_tokenizer
 from smalti.training.codes import add_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import first_alone
-from smalti.training.reading import check_model_keys, name_key
+from smalti.training.shape import Basics, check_basics, model_config_for
+from smalti.training.starting import check_start, starting_weights
 from smalti.training.state import latest_checkpoint
 from smalti.vq.groups import CodeGroups, file_name
 from smalti.vq.tokenizer import ImageTokenizer
@@ -47,7 +50,8 @@ class DenoiserParts:
         group_weights: weight of each grouping of grouped cross-entropy, by its number of groups.
         groups: the groupings, in the order of `group_weights`.
         model_config: configuration of the denoiser.
-        model: the denoiser with its starting weights, on the CPU.
+        model: the denoiser with its starting weights, on the CPU, or without weights on the meta device.
+        weights: function that returns the starting weights by name, if the model is on the meta device, else None.
         words: words of all captions that this model and its predecessors were trained on.
     """
 
@@ -62,6 +66,7 @@ class DenoiserParts:
     groups: list[CodeGroups]
     model_config: DenoiserConfig
     model: Denoiser
+    weights: Callable[[], Iterator[tuple[str, torch.Tensor]]] | None
     words: list[str]
 
 
@@ -71,79 +76,36 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
     Raises:
         SmaltiError: parts are missing or damaged, or do not fit the configuration.
     """
-    with name_key("tokenizer"):
-        image_tokenizer = load_image_tokenizer(config.tokenizer)
-    if config.start_from:
-        with name_key("start_from"):
-            load_config(config.start_from)
-    grid = _find_grid(config, image_tokenizer)
-    masking = Mixture.parse(config.objective.masking)
-    masking.check(*grid)
-    weights = _find_group_weights(config, image_tokenizer)
-    # Check the model section before the images are encoded, which takes minutes.
-    make_model_config(config, image_tokenizer, weights, config.text.vocab_size)
-    with name_key("data"):
-        source = config.data.training()
+    basics = check_basics(config)
+    image_tokenizer, weights, source = basics.image_tokenizer, basics.group_weights, basics.source
     with first_alone():
-        early = _check_captions(config, source, image_tokenizer, weights)
+        early = check_folder_captions(config, basics)
         cache = make_cache(config, source, image_tokenizer)
         groups = [_make_groups(config, image_tokenizer, number) for number in weights]
         text_path = early or find_text_tokenizer(config, cache.captions)
     counts = torch.bincount(cache.tokens.flatten(), minlength=image_tokenizer.config.codebook_size)
     text = TextTokenizer.from_file(text_path)
-    model_config = make_model_config(config, image_tokenizer, weights, text.vocab_size)
+    model_config = model_config_for(config, basics, text.vocab_size)
     if config.text.cut_captions:
         cache.captions = [
             cut_caption(caption, text, model_config.max_prompt_tokens) for caption in cache.captions
         ]
+    model, starting = _make_model(config, model_config, image_tokenizer, counts)
     return DenoiserParts(
         image_tokenizer=image_tokenizer,
         text=text,
         text_json=text_path.read_text(encoding="utf-8"),
         cache=cache,
         counts=counts,
-        grid=grid,
-        masking=masking,
+        grid=basics.grid,
+        masking=basics.masking,
         group_weights=weights,
         groups=groups,
         model_config=model_config,
-        model=_make_model(config, model_config, image_tokenizer, counts),
+        model=model,
+        weights=starting,
         words=_find_words(config, cache),
     )
-
-
-def make_model_config(
-    config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, weights: dict[int, float], vocab_size: int
-) -> DenoiserConfig:
-    """Return the configuration's `model` section, completed by the fields that other sections decide.
-
-    A model that continues from another keeps its sampling settings and presets where the section has none.
-    """
-    known = {field.name for field in dataclasses.fields(DenoiserConfig)} - {"rope"} | {"rope_parameters"}
-    check_model_keys(config.model, known)
-    return DenoiserConfig.from_dict(
-        {
-            "model_type": MODEL_TYPE,
-            "codebook_size": image_tokenizer.config.codebook_size,
-            "vocab_size": vocab_size,
-            "image_size": config.data.size,
-            "mm_vqvae": "vq",
-            "flip_ratio": config.objective.flip_ratio,
-            "prompt_drop_rate": config.objective.prompt_drop_rate,
-            "gen_edit_loss_weight": config.objective.edit_loss_weight,
-            "group_ce_weight": format_group_weights(weights),
-            **_inherited(config),
-            **config.model,
-        }
-    )
-
-
-def _inherited(config: DenoiserRunConfig) -> dict[str, Any]:
-    """Return the sampling settings and presets of the model that training continues from, if there is one."""
-    if not config.start_from:
-        return {}
-    start = load_config(config.start_from)
-    return {"sampling": dict(start.sampling), "presets": dict(start.presets)}
 
 
 def codebook_of(image_tokenizer: ImageTokenizer) -> torch.Tensor:
@@ -151,74 +113,32 @@ def codebook_of(image_tokenizer: ImageTokenizer) -> torch.Tensor:
     return image_tokenizer.quantize.embedding.weight.detach()
 
 
-@torch.no_grad()
-def init_codes(denoiser: Denoiser, codebook: torch.Tensor, generator: torch.Generator) -> None:
-    """Start the embedding and the head of image tokens as random projections of the codes.
-
-    Similar codes then start with similar vectors. Otherwise a model would have to learn the similarity code by code.
-    The variance is the usual one.
-
-    Args:
-        denoiser: the model, changed in place.
-        codebook: (V, C) float.
-        generator: source of the projections, on the CPU.
-    """
-    codes = codebook / codebook.norm(dim=1, keepdim=True).clamp_min(1e-8)
-    for weight in (denoiser.gen_embedding.weight, denoiser.gen_predictor.weight):
-        projection = torch.randn(codes.shape[1], weight.shape[1], generator=generator)
-        weight[: len(codes)] = 0.02 * codes @ projection
-
-
-def _find_grid(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> tuple[int, int]:
-    side, downscale = config.data.size, image_tokenizer.config.downscale
-    if side % downscale:
-        raise SmaltiError(f"data.size must be a multiple of the tokenizer's {downscale}, not {side}")
-    return side // downscale, side // downscale
-
-
-def _find_group_weights(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> dict[int, float]:
-    """Return the configuration's weights of grouped cross-entropy by number of groups, or those of `start_from`."""
-    weights = config.objective.group_weights
-    if weights is None:
-        return load_config(config.start_from).group_weights if config.start_from else {}
-    codes = image_tokenizer.config.codebook_size
-    for number in weights:
-        if number > codes:
-            raise SmaltiError(
-                f"objective.group_weights must have at most {codes} groups, one per code, not {number}"
-            )
-    return weights
-
-
 def _make_groups(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, number: int) -> CodeGroups:
     """Return a grouping into `number` groups, and keep it in the cache's folder."""
     path = Path(config.cache.path) / file_name("groups", number)
     codebook = codebook_of(image_tokenizer)
-    if path.exists():
+    if os.path.exists(path):
         return CodeGroups.load(path, codebook)
     groups = CodeGroups.from_kmeans(codebook, number, seed=config.seed)
     groups.save(path)
     return groups
 
 
-def _check_captions(
-    config: DenoiserRunConfig, source: Source, image_tokenizer: ImageTokenizer, weights: dict[int, float]
-) -> Path | None:
+def check_folder_captions(config: DenoiserRunConfig, basics: Basics) -> Path | None:
     """Check the captions of a folder before its images are encoded, and return the file of the text tokenizer.
 
     The text tokenizer is then trained on the captions as the cache will hold them. The result is None for other
     sources, whose captions come with their images.
     """
+    source = basics.source
     if not isinstance(source, ImageFolder):
         return None
-    captions = source.captions
-    path = find_text_tokenizer(
-        config, [captions[index % len(captions)] for index in range(config.cache.samples)]
-    )
+    # The cache repeats a small folder's images, and their captions with them.
+    count = min(config.cache.samples, config.text.captions)
+    path = find_text_tokenizer(config, list(islice(cycle(source.captions), count)))
     text = TextTokenizer.from_file(path)
     if not config.text.cut_captions:
-        model_config = make_model_config(config, image_tokenizer, weights, text.vocab_size)
-        check_captions(source, text, model_config.max_prompt_tokens)
+        check_captions(source, text, model_config_for(config, basics, text.vocab_size).max_prompt_tokens)
     return path
 
 
@@ -233,40 +153,40 @@ def _make_model(
     model_config: DenoiserConfig,
     image_tokenizer: ImageTokenizer,
     counts: torch.Tensor,
-) -> Denoiser:
-    """Return the denoiser with random weights or those of `start_from`, compiled if the configuration says so."""
-    model = Denoiser(model_config)
+) -> tuple[Denoiser, Callable[[], Iterator[tuple[str, torch.Tensor]]] | None]:
+    """Return the denoiser, compiled if the configuration says so, and its starting weights if it has none yet.
+
+    A model that is sharded starts on the meta device, unless networks must be fitted to its tables.
+    """
+    codebook = codebook_of(image_tokenizer)
+    with torch.device("meta"), NoInit():
+        model = Denoiser(model_config)
     if config.start_from:
-        _start_from(model, config.start_from, config.tokenizer, image_tokenizer)
-    else:
-        generator = stream(config.seed, "weights")
-        model.init_weights(generator)
-        init_codes(model, codebook_of(image_tokenizer), generator)
+        check_start(model, config.start_from, config.tokenizer, image_tokenizer)
+    if config.adapter:
+        model = adapted_denoiser(config)
+        _finish_model(config, model)
+        return model, None
+    starting = partial(starting_weights, model, config.start_from, config.seed, codebook)
+    sharded = config.distribution.strategy == "fsdp" and not config.code_network
+    if not sharded:
+        model.to_empty(device="cpu")
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, values in starting():
+                parameters[name].copy_(values)
     if config.code_network:
-        _condition_on_codebook(model, config.code_network, config, codebook_of(image_tokenizer), counts)
+        _condition_on_codebook(model, config.code_network, config, codebook, counts)
+    _finish_model(config, model)
+    return model, starting if sharded else None
+
+
+def _finish_model(config: DenoiserRunConfig, model: Denoiser) -> None:
+    """Let layers be computed again for their gradients, and compile them, if the configuration says so."""
+    model.recompute(config.loop.recompute)
     if config.compile:
         check_compiler(find_device(config.loop.device))
         compile_layers(model)
-    return model
-
-
-def _start_from(model: Denoiser, folder: str, tokenizer: str, image_tokenizer: ImageTokenizer) -> None:
-    """Load the weights of another model of the same shape and the same codes.
-
-    If the other model lacks the convolution over the prompt, it starts at zero, where it has no effect.
-    """
-    if fingerprint(load_image_tokenizer(folder)) != fingerprint(image_tokenizer):
-        raise SmaltiError(f"start_from: {folder} must have the image tokenizer of tokenizer: {tokenizer}")
-    state = load_denoiser(folder).state_dict()
-    for name, weight in model.state_dict().items():
-        if name.startswith("prompt_convolution.") and name not in state:
-            state[name] = torch.zeros_like(weight)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise SmaltiError(
-            f"start_from: {folder} must have the shape that the model section describes"
-        ) from error
 
 
 def _condition_on_codebook(

@@ -16,15 +16,29 @@ from smalti.training.config import RunConfig
 from smalti.training.reading import explain, name_key, shorten
 from smalti.training.state import latest_checkpoint, read_state
 
-# The other keys decide what is computed. With another number of processes a step still has the same batches.
+# The other keys decide what is computed. With another number of processes a step still has the same images.
 _MAY_CHANGE = {
     "output",
     "loop.steps",
+    "loop.batch_size",
+    "loop.accumulate",
+    "loop.recompute",
+    "loop.memory",
     "loop.log_every",
+    "loop.log_to",
     "loop.preview_every",
     "loop.checkpoint_every",
+    "loop.keep_checkpoints",
+    "loop.async_checkpoints",
     "loop.device",
     "loop.processes",
+    "distribution.strategy",
+    "distribution.replicas",
+    "optimizer.kind",
+    "validation.images",
+    "validation.ratios",
+    "validation.path",
+    "preview_prompts",
 }
 _LOCK = ".lock"
 
@@ -71,6 +85,11 @@ def check_resume(config: RunConfig) -> None:
         raise SmaltiError(
             f"{checkpoint} cannot be resumed: its configuration is not valid: {reason}"
         ) from error
+    if before.loop.images != config.loop.images:
+        raise SmaltiError(
+            f"{checkpoint} cannot be resumed: loop.batch_size · loop.accumulate must stay "
+            f"{before.loop.images}, not {config.loop.images}; another training needs another output"
+        )
     for key, old, new in _differences(before.model_dump(mode="json"), config.model_dump(mode="json")):
         if key not in _MAY_CHANGE:
             old, new = ("null" if value is None else shorten(value) for value in (old, new))

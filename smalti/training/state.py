@@ -1,30 +1,87 @@
-"""Checkpoints of a training: all that resuming needs, as safetensors and JSON, written whole or not at all."""
+"""What a checkpoint holds: the trained weights, their average, the optimizer's moments, as safetensors and JSON.
+
+A process that has the whole model writes three files. Processes that have shards write `shards/` together by
+`torch.distributed.checkpoint`, in safetensors as well. Any number of processes reads both, whole or sharded. The files
+hold trained tensors alone; what stays as it was, such as the base of an adapter, is read from where it came from.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 
-from smalti.common.files import read_json, write_json_atomic
+from smalti.common.files import read_json
 from smalti.errors import SmaltiError
+from smalti.training.optimizer import MOMENTS, MovingAverage, moments, trainable
+from smalti.training.shards import like, local
 
+SHARDS = "shards"
+"""Name of the folder that processes with shards write."""
+
+FILES = ("weights", "average", "optimizer")
 _PREFIX = "checkpoint-"
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """The tensors that change in training.
+
+    Attributes:
+        model: the model; its trained parameters are saved.
+        average: the moving average of the weights.
+        optimizer: the optimizer, for its moments.
+    """
+
+    model: nn.Module
+    average: MovingAverage
+    optimizer: torch.optim.Optimizer
+
+    def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Return the tensors by name, for each of `FILES`."""
+        weights = trainable(self.model)
+        return {
+            "weights": {name: value.detach() for name, value in weights.items()},
+            "average": dict(self.average.values),
+            "optimizer": {
+                f"{name}|{key}": value
+                for name, parameter in weights.items()
+                for key, value in moments(self.optimizer, parameter).items()
+            },
+        }
+
+
+def step_of(name: str) -> int | None:
+    """Return the step in the name of a checkpoint; None for another name."""
+    number = name.removeprefix(_PREFIX)
+    fits = name.startswith(_PREFIX) and number.isascii() and number.isdecimal() and len(number) < 20
+    return int(number) if fits else None
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Return the folder of a checkpoint."""
+    return run / f"{_PREFIX}{step:08d}"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Return the complete checkpoints of a run, the newest last. A folder of another name is none of ours."""
+    found = [
+        path for path in run.glob(_PREFIX + "*") if os.path.isdir(path) and step_of(path.name) is not None
+    ]
+    return sorted(found, key=lambda path: step_of(path.name) or 0)
 
 
 def latest_checkpoint(run: Path) -> Path | None:
-    """Return the newest complete checkpoint of a run, or None. A folder of another name is none of ours."""
-    found = [path for path in run.glob(_PREFIX + "*") if path.is_dir() and _step_of(path.name) is not None]
-    return max(found, key=lambda path: _step_of(path.name) or 0, default=None)
+    """Return the newest complete checkpoint of a run, or None."""
+    return next(reversed(checkpoints(run)), None)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -44,129 +101,82 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def save_checkpoint(
-    run: Path,
-    step: int,
-    model: nn.Module,
-    average: dict[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    metadata: dict[str, Any],
-    export: Callable[[Path], None],
-) -> Path:
-    """Write a checkpoint folder under a temporary name, rename it, then drop the older ones.
+def plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return contiguous copies on the CPU, because safetensors refuses channels-last weights."""
+    return {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+
+
+def write_files(folder: Path, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    """Write the tensors of `TrainingState.tensors`, which are on the CPU, to three files."""
+    for name, part in tensors.items():
+        save_file(dict(part), folder / f"{name}.safetensors")
+
+
+def moment_keys() -> tuple[str, ...]:
+    """Return what a checkpoint holds of each parameter: its number of steps and the moments."""
+    return ("step", *MOMENTS)
+
+
+def moment_names(found: set[str], weights: Mapping[str, torch.Tensor], count: int | None) -> list[str]:
+    """Return the names of the parameters whose moments a checkpoint holds.
 
     Args:
-        run: folder of the run.
-        step: number of steps done.
-        model, optimizer: the trained module and its optimizer.
-        average: moving average of the weights, by name.
-        metadata: the last log entry and other values to restore, stored as JSON beside the step.
-        export: function that writes a loadable model folder to the path that it is given.
+        found: names of the checkpoint's tensors, "PARAMETER|KEY".
+        weights: the trained parameters.
+        count: number of tensors that the checkpoint says it has, or None.
 
     Raises:
-        SmaltiError: the disk is full or the folder cannot be written; earlier checkpoints stay.
+        ValueError: they are those of another model.
     """
-    final = run / f"{_PREFIX}{step:08d}"
-    temporary = final.with_suffix(".tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(_plain(model.state_dict()), temporary / "weights.safetensors")
-        save_file(_plain(average), temporary / "average.safetensors")
-        moments = _optimizer_tensors(model, optimizer)
-        save_file(moments, temporary / "optimizer.safetensors")
-        export(temporary / "model")
-        write_json_atomic(temporary / "state.json", {"step": step, "moments": len(moments), **metadata})
-        older = [
-            path
-            for path in run.glob(_PREFIX + "*")
-            if path != temporary and _step_of(path.name.removesuffix(".tmp")) is not None
-        ]
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise SmaltiError(f"cannot write checkpoint {final}: {error}") from error
-    for path in older:
-        shutil.rmtree(path, ignore_errors=True)
-    return final
+    names = {name.rpartition("|")[0] for name in found}
+    for name in found:
+        if name.rpartition("|")[0] not in weights or name.rpartition("|")[2] not in moment_keys():
+            raise ValueError(f"optimizer.safetensors has {name}, which the model lacks")
+    if len(found) != len(moment_keys()) * len(names) or (count is not None and len(found) != count):
+        raise ValueError(f"optimizer.safetensors has {len(found)} of {count or 3 * len(names)} tensors")
+    return sorted(names)
 
 
-def load_checkpoint(
-    folder: Path, model: nn.Module, average: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Restore model, average and optimizer in place, and return the stored metadata (`step` among them).
+def moment_like(parameter: torch.Tensor, key: str) -> torch.Tensor:
+    """Return room for a moment of a parameter in float32, sharded like it, or for its number of steps."""
+    if key == "step":
+        return torch.zeros(())
+    part = local(parameter)
+    # Shards are wherever their mesh is; other moments go through the CPU, where there is room.
+    device = part.device if isinstance(parameter, DTensor) else "cpu"
+    return like(parameter, torch.empty_like(part, dtype=torch.float32, device=device))
 
-    Raises:
-        SmaltiError: the checkpoint belongs to another model, or a file in it is damaged.
+
+def check_names(
+    file: str,
+    found: Mapping[str, tuple[int, ...]],
+    needed: Mapping[str, torch.Tensor],
+    known: Mapping[str, torch.Tensor],
+) -> list[str]:
+    """Return the needed names; raise ValueError unless all are found with their shapes, and none that is not known.
+
+    Args:
+        file: name for errors.
+        found: shapes by name.
+        needed: the tensors that must be there.
+        known: the tensors that may be there.
     """
-    state = read_state(folder)
-    try:
-        model.load_state_dict(load_file(folder / "weights.safetensors"))
-        found = load_file(folder / "average.safetensors")
-        _check_shapes("average.safetensors", found, average)
-        if len(found) != len(average):
-            raise ValueError(f"average.safetensors has {len(found)} of {len(average)} tensors")
-        for name, value in found.items():
-            average[name].copy_(value)
-        _restore_moments(load_file(folder / "optimizer.safetensors"), state.get("moments"), model, optimizer)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SmaltiError(f"{folder} cannot be resumed with this configuration: {reason}") from error
-    return state
-
-
-def _restore_moments(
-    moments: dict[str, torch.Tensor], count: int | None, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    """Put the moments of a checkpoint into the optimizer; raise ValueError if they are those of another model."""
-    parameters = dict(model.named_parameters())
-    names = {name.rpartition("|")[0] for name in moments}
-    shapes = {
-        f"{name}|{key}": parameters[name] if key != "step" else torch.zeros(())
-        for name in names & set(parameters)
-        for key in _MOMENTS
-    }
-    _check_shapes("optimizer.safetensors", moments, shapes)
-    if len(moments) != len(shapes) or (count is not None and len(moments) != count):
-        raise ValueError(f"optimizer.safetensors has {len(moments)} of {count or len(shapes)} tensors")
-    for name in names:
-        parameter = parameters[name]
-        # The fused optimizer walks through memory, so moments need the memory layout of their parameter. It also
-        # needs the step number on the parameter's device.
-        optimizer.state[parameter] = {
-            key: moments[f"{name}|{key}"].to(parameter.device)
-            if key == "step"
-            else torch.empty_like(parameter).copy_(moments[f"{name}|{key}"])
-            for key in _MOMENTS
-        }
-
-
-def _check_shapes(file: str, found: dict[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError unless every tensor of a file is expected, with its shape."""
-    for name, value in found.items():
-        if name not in expected:
+    for name, shape in found.items():
+        if name not in known:
             raise ValueError(f"{file} has {name}, which the model lacks")
-        if value.shape != expected[name].shape:
-            shapes = f"{tuple(expected[name].shape)}, not {tuple(value.shape)}"
-            raise ValueError(f"{file}: {name} must be {shapes}")
+        if shape != tuple(known[name].shape):
+            raise ValueError(f"{file}: {name} must be {tuple(known[name].shape)}, not {shape}")
+    if missing := sorted(set(needed) - set(found)):
+        held = len(set(needed) & set(found))
+        raise ValueError(f"{file} has {held} of {len(needed)} tensors; {missing[0]} is missing")
+    return list(needed)
 
 
-def _step_of(name: str) -> int | None:
-    """Return the step in the name of a checkpoint; None for another name."""
-    number = name.removeprefix(_PREFIX)
-    return int(number) if number.isascii() and number.isdecimal() and len(number) < 20 else None
-
-
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return the optimizer's state by parameter and key."""
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}|{key}"] = value
-    return _plain(tensors)
-
-
-def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return contiguous copies on the CPU, because safetensors refuses channels-last weights."""
-    return {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}
+def tensors_of(state: TrainingState) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield all tensors of a state with the names that they have in `shards/`."""
+    for file, part in state.tensors().items():
+        for name, value in part.items():
+            yield f"{file}|{name}", value

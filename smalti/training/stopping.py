@@ -14,14 +14,20 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stop_on_interrupt() -> Iterator[Stop]:
-    """Turn the first Ctrl-C or SIGTERM into a request, which the trainer answers after the current step."""
+def stop_on_interrupt(*, patient: bool = False) -> Iterator[Stop]:
+    """Turn Ctrl-C or SIGTERM into a request, which the trainer answers after the current step.
+
+    Args:
+        patient: whether later signals are ignored. The processes of one training get the same signal from the
+            terminal and from their launcher. Otherwise a second signal has its usual effect.
+    """
     stop = Stop()
 
     def request(number: int, frame: object) -> None:
         stop.requested = True
-        for name in previous:
-            signal.signal(name, previous[name])
+        if not patient:
+            for name in previous:
+                signal.signal(name, previous[name])
 
     try:
         previous = {name: signal.signal(name, request) for name in (signal.SIGINT, signal.SIGTERM)}

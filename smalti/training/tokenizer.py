@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from smalti.common.devices import find_device
 from smalti.common.images import save_grid
-from smalti.common.randomness import generator, stream
+from smalti.common.randomness import Draws, generator, stream
 from smalti.data.sources import FileSource, source_batch, stack_images
 from smalti.errors import SmaltiError
+from smalti.objective.loss import Mean
 from smalti.storage.folder import load_image_tokenizer, save_image_tokenizer
 from smalti.training.config import TokenizerRunConfig
-from smalti.training.distribution import size, spread, take_from_first
-from smalti.training.loop import BatchLoss, Trainer
+from smalti.training.distribution import take_from_first
+from smalti.training.launching import spread
+from smalti.training.loop import Trainer
 from smalti.training.reading import check_model_keys, name_key
+from smalti.training.sizing import check_room, check_shapes, outline
+from smalti.training.task import BatchLoss
 from smalti.vq.config import VQConfig
 from smalti.vq.discriminator import PatchDiscriminator
 from smalti.vq.fidelity import measure_fidelity
@@ -47,16 +53,23 @@ class TokenizerTask:
         SmaltiError: settings do not fit together, or `start_from` does not fit them.
     """
 
+    steady = False  # codes are used from some step on, and the discriminator joins later
+
     def __init__(self, config: TokenizerRunConfig) -> None:
         self.config = config
+        if config.distribution.strategy != "ddp":
+            raise SmaltiError("distribution.strategy must be ddp for an image tokenizer, which is small")
         check_settings(config)
+        shapes = outline(lambda: ImageTokenizer(VQConfig.from_dict(config.model)))
+        with name_key("start_from"):
+            state = find_start(shapes, config.start_from) if config.start_from else None
+        check_room(shapes, find_device(config.loop.device))
         torch.manual_seed(config.seed)
         # PyTorch keeps 32 bits of it; this keeps all of them.
         torch.default_generator.set_state(generator(config.seed).get_state())
         tokenizer = ImageTokenizer(VQConfig.from_dict(config.model))
-        if config.start_from:
-            with name_key("start_from"):
-                start_from(tokenizer, config.start_from)
+        if state:
+            tokenizer.load_state_dict(state)
         else:
             tokenizer.init_weights()
         if config.decoder_only:
@@ -73,6 +86,7 @@ class TokenizerTask:
         # Scenes are told by the configuration.
         self.data = self.source.fingerprint() if isinstance(self.source, FileSource) else config.data.kind
         self.validation = self.validation_images()
+        self._seeded = False
 
     def validation_images(self) -> torch.Tensor:
         """Return images (N, 3, H, W) uint8: unseen ones, or training images where the data have no others."""
@@ -80,89 +94,106 @@ class TokenizerTask:
         if unseen is not None:
             return stack_images([unseen[index] for index in range(_VALIDATION_IMAGES)])
         count = min(_VALIDATION_IMAGES, self.source.length or _VALIDATION_IMAGES)
-        return stack_images(source_batch(self.source, 0, count, seed=-1))
+        return stack_images(source_batch(self.source, range(count), seed=-1))
 
-    def batch(self, index: int) -> torch.Tensor:
-        """Return images (B, 3, H, W) uint8, cropped where the configuration asks for it."""
+    def initial_weights(self) -> None:
+        """Return None: the model has its weights."""
+
+    def products(self) -> float:
+        """Return 0: the operations of a tokenizer are not counted."""
+        return 0.0
+
+    def batch(self, images: range) -> torch.Tensor:
+        """Return the images with these numbers, (B, 3, H, W) uint8, cropped where the configuration asks for it."""
         config = self.config
-        images = stack_images(source_batch(self.source, index, config.loop.batch_size, config.seed))
+        pixels = stack_images(source_batch(self.source, images, config.seed))
         if config.crop is None:
-            return images
-        generator = stream(config.seed, "crop", index)
+            return pixels
         downscale = self.model.tokenizer.config.downscale
-        return torch.stack([busiest_part(image, config.crop, downscale, generator) for image in images])
+        return torch.stack(
+            [
+                busiest_part(image, config.crop, downscale, stream(config.seed, "crop", number))
+                for image, number in zip(pixels, images, strict=True)
+            ]
+        )
 
-    def loss(self, batch: torch.Tensor, index: int, step: int) -> BatchLoss:
-        """Return the loss of a batch, in which every image weighs 1."""
+    def loss(self, batch: torch.Tensor, images: range, step: int) -> BatchLoss:
+        """Return the loss of a batch, in which every image weighs 1.
+
+        The terms of code usage and of the discriminator are means over a batch, so they depend on its size.
+        """
         weights = self.config.loss
-        images = to_float(batch.to(self.config.loop.device)).contiguous(memory_format=torch.channels_last)
-        reconstruction, quantized = self.reconstruct(images, index, step)
+        pixels = to_float(batch.to(self.config.loop.device)).contiguous(memory_format=torch.channels_last)
+        reconstruction, quantized = self.reconstruct(pixels, images, step)
         reconstruction = reconstruction.float()
-        difference = reconstruction - images
+        difference = reconstruction - pixels
         l1, l2 = difference.abs().mean(), difference.square().mean()
         # Differences of neighbours are linear, so the error's differences are the error of the differences.
         edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
         total = weights.l1 * l1 + weights.l2 * l2 + weights.gradient * edges
-        numbers: dict[str, float | torch.Tensor] = {
-            "l1": l1.detach(),
-            "psnr_batch": -10 * torch.log10(l2.detach() / 4),
-            "gradient": edges.detach(),
-            "commitment": 0.0,
-            "entropy": 0.0,
+        nothing = torch.zeros((), device=total.device)
+        numbers = {
+            "l1": l1,
+            "psnr_batch": -10 * torch.log10(l2 / 4),
+            "gradient": edges,
+            "commitment": nothing,
+            "entropy": nothing,
         }
         if quantized is not None:
             total = total + weights.commitment * quantized.commitment + weights.entropy * quantized.entropy
-            numbers |= {"commitment": quantized.commitment.detach(), "entropy": quantized.entropy.detach()}
+            numbers |= {"commitment": quantized.commitment, "entropy": quantized.entropy}
         adversary, discriminator = weights.discriminator, self.model.discriminator
         if adversary and discriminator:
             started = float(step >= adversary.start_step)
             fool = discriminator.generator_loss(reconstruction)
-            own = discriminator.own_loss(images, reconstruction)
+            own = discriminator.own_loss(pixels, reconstruction)
             total = total + started * (adversary.weight * fool + own)
-            numbers |= {"fool": fool.detach(), "discriminator": own.detach()}
-        weight = torch.tensor(float(len(images)), device=total.device)
-        return BatchLoss(total * weight, weight, numbers)
+            numbers |= {"fool": fool, "discriminator": own}
+        weight = torch.tensor(float(len(pixels)), device=total.device)
+        means = {name: Mean(value.detach() * weight, weight) for name, value in numbers.items()}
+        return BatchLoss(total * weight, weight, means)
 
     def reconstruct(
-        self, images: torch.Tensor, index: int, step: int
+        self, pixels: torch.Tensor, images: range, step: int
     ) -> tuple[torch.Tensor, Quantized | None]:
         """Return the reconstruction of a batch, and the quantizer's output in steps that train it, else None."""
         tokenizer = self.model.tokenizer
         if self.config.decoder_only:
-            return self.decode_tokens(images, index), None
+            return self.decode_tokens(pixels, images), None
         if step < self.config.loss.quantize_after:
-            return tokenizer.without_codes(images), None
-        accumulate = self.config.loop.accumulate
-        if step == self.config.loss.quantize_after and index < (step * accumulate) + size():
-            # Every process sees the step's first batches, so all of them find the same codes.
-            self.seed_codes(step * accumulate)
+            return tokenizer.without_codes(pixels), None
+        if step == self.config.loss.quantize_after and not self._seeded:
+            # Every process sees the step's first images, so all of them find the same codes.
+            self.seed_codes(step * self.config.loop.images)
+            self._seeded = True
         tokenizer.quantize.normalize_codes()
-        return tokenizer(images, self.config.loss.temperature)
+        return tokenizer(pixels, self.config.loss.temperature)
 
-    def decode_tokens(self, images: torch.Tensor, index: int) -> torch.Tensor:
+    def decode_tokens(self, pixels: torch.Tensor, images: range) -> torch.Tensor:
         """Decode a batch's tokens, after replacing some of them by one of their nearest codes."""
         tokenizer = self.model.tokenizer
         # Images are encoded in float32 everywhere: bf16 changes about one token in four.
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            tokens = tokenizer.encode(images)
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            tokens = tokenizer.encode(pixels)
         if self.config.code_noise:
-            generator = stream(self.config.seed, "code_noise", index)
-            noisy = torch.rand(tokens.shape, generator=generator) < self.config.code_noise
-            choice = torch.randint(self.nearest.shape[1], tokens.shape, generator=generator)
+            draws = Draws.of(self.config.seed, "code_noise", images)
+            noisy = draws.uniform(*tokens.shape[1:]) < self.config.code_noise
+            choice = draws.below(self.nearest.shape[1], *tokens.shape[1:])
             others = self.nearest[tokens.cpu(), choice]
             tokens = torch.where(noisy.to(tokens.device), others.to(tokens.device), tokens)
         z = tokenizer.post_quant_conv(tokenizer.quantize.lookup(tokens))
         return tokenizer.decoder(z)
 
     @torch.no_grad()
-    def seed_codes(self, index: int) -> None:
-        """Set the codes to the centres of k-means over the features of the next batches."""
+    def seed_codes(self, first: int) -> None:
+        """Set the codes to the centres of k-means over the features of the images from number `first` on."""
         tokenizer, device = self.model.tokenizer, self.config.loop.device
+        size = self.config.loop.batch_size
         features = [
-            tokenizer.features(to_float(self.batch(index + ahead).to(device)))
+            tokenizer.features(to_float(self.batch(range(start, start + size)).to(device)))
             .permute(0, 2, 3, 1)
             .flatten(0, 2)
-            for ahead in range(-(-_SEEDING_IMAGES // self.config.loop.batch_size))
+            for start in range(first, first + _SEEDING_IMAGES, size)
         ]
         points = F.normalize(torch.cat(features).float().cpu(), dim=1)
         generator = stream(self.config.seed, "codes")
@@ -170,29 +201,38 @@ class TokenizerTask:
         tokenizer.quantize.embedding.weight.copy_(centers)
         take_from_first([tokenizer.quantize.embedding.weight])
 
-    def averaged(self, average: dict[str, torch.Tensor]) -> ImageTokenizer:
-        """Return a tokenizer with the averaged weights, on the CPU."""
+    def copy(self, weights: Mapping[str, torch.Tensor]) -> ImageTokenizer:
+        """Return a tokenizer with these weights, on the CPU."""
         prefix = "tokenizer."
         tokenizer = ImageTokenizer(self.model.tokenizer.config)
         tokenizer.load_state_dict(
-            {name.removeprefix(prefix): value for name, value in average.items() if name.startswith(prefix)}
+            {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
         )
         if not self.config.decoder_only:
             tokenizer.quantize.normalize_codes()
         return tokenizer.eval()
 
-    def preview(self, average: dict[str, torch.Tensor], path: Path) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
+        """Return nothing: `preview` measures, in one process."""
+        return {}
+
+    def preview(self, path: Path | None) -> dict[str, float]:
         """Write eight validation images above their reconstructions, and return the fidelity over all of them."""
-        tokenizer = self.averaged(average)
+        tokenizer = self.copy(self.model.state_dict())
         shown = self.validation[:8]
         decoded = to_uint8(tokenizer.decode(tokenizer.from_pixels(shown)))
-        save_grid(torch.cat([shown, decoded]), path, columns=8)
+        if path is not None:
+            save_grid(torch.cat([shown, decoded]), path, columns=8)
         fidelity = measure_fidelity(tokenizer, self.validation)
         return {f"validation_{key}": value for key, value in fidelity.items()}
 
-    def export(self, average: dict[str, torch.Tensor], folder: Path) -> None:
-        """Write the averaged tokenizer as a loadable folder."""
-        save_image_tokenizer(self.averaged(average), folder, dtype=torch.bfloat16)
+    def exported(self) -> list[str]:
+        """Return the names of the tokenizer's parameters, without those of the discriminator."""
+        return [name for name, _ in self.model.named_parameters() if name.startswith("tokenizer.")]
+
+    def export(self, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+        """Write the tokenizer as a loadable folder."""
+        save_image_tokenizer(self.copy(weights), folder, dtype=torch.bfloat16)
 
 
 def check_settings(config: TokenizerRunConfig) -> None:
@@ -234,18 +274,15 @@ def busiest_part(
     return max(parts, key=lambda part: float(part.float().diff(dim=2).abs().sum()))
 
 
-def start_from(tokenizer: ImageTokenizer, folder: str) -> None:
-    """Load the weights of another image tokenizer of the same shape.
+def find_start(shapes: dict[str, tuple[int, ...]], folder: str) -> dict[str, torch.Tensor]:
+    """Return the weights of another image tokenizer of the same shape.
 
     Raises:
         SmaltiError: the folder holds no image tokenizer, or one of another shape.
     """
-    try:
-        tokenizer.load_state_dict(load_image_tokenizer(folder).state_dict())
-    except RuntimeError as error:
-        raise SmaltiError(
-            f"start_from: {folder} must have the shape that the model section describes"
-        ) from error
+    state = load_image_tokenizer(folder).state_dict()
+    check_shapes(shapes, {name: tuple(tensor.shape) for name, tensor in state.items()}, folder)
+    return state
 
 
 def train_tokenizer(config: TokenizerRunConfig) -> dict[str, float]:

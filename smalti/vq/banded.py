@@ -158,7 +158,9 @@ def _block(block: ResnetBlock, x: torch.Tensor, plan: _Plan) -> torch.Tensor:
     second = _normaliser(block.norm2, kept or inner())
     active = _active(second, kept or inner(), plan.dtype)
     if hasattr(block, "nin_shortcut"):
-        bands = (band.to(plan.dtype) for band in plan.bands(x, channels))
+        # The residual stream is not normalised: it can be beyond float16.
+        dtype = torch.float32 if plan.dtype == torch.float16 else plan.dtype
+        bands = (band.to(dtype) for band in plan.bands(x, channels))
         out = _collect((_convolve_rows(block.nin_shortcut, band) for band in bands), x.shape[2])
     else:
         out = x  # in place: when a row of the sum comes out, x has been read two rows further down

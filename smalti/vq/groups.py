@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ class CodeGroups:
     @classmethod
     def check_target(cls, path: str | Path) -> None:
         """Raise SmaltiError if a file of this name exists and holds no groups, such as a model's weights."""
-        if Path(path).exists():
+        if os.path.exists(path):
             try:
                 cls.load(path)
             except SmaltiError as error:
@@ -169,7 +170,7 @@ class CodeGroups:
             SmaltiError: the file is missing or damaged, holds anything else, or is of another codebook.
         """
         path = Path(path)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise SmaltiError(f"{path} does not exist")
         try:
             with safe_open(path, framework="pt") as file:

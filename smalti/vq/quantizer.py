@@ -49,9 +49,11 @@ class Quantizer(nn.Module):
     def tokens(self, z: torch.Tensor) -> torch.Tensor:
         """Return the ids of feature vectors: (B, C, h, w) → (B, h, w) int64, a few thousand positions at a time."""
         B, C, h, w = z.shape
-        rows = z.permute(0, 2, 3, 1).reshape(-1, C).to(self.embedding.weight.dtype)
+        # In fewer bits dot products tie or overflow, and other codes win.
+        codes = self.embedding.weight.to(torch.promote_types(self.embedding.weight.dtype, torch.float32))
+        rows = z.permute(0, 2, 3, 1).reshape(-1, C).to(codes.dtype)
         chunk = max(1, _CHUNK_ELEMENTS // self.embedding.num_embeddings)
-        ids = [(part @ self.embedding.weight.T).argmax(dim=1) for part in rows.split(chunk)]
+        ids = [(part @ codes.T).argmax(dim=1) for part in rows.split(chunk)]
         return torch.cat(ids).reshape(B, h, w)
 
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -79,25 +79,49 @@ class ImageTokenizer(nn.Module):
         Raises:
             SmaltiError: a side is not a multiple of the tokenizer's downscale.
         """
+        height, width = self._check_sides(images)
+        if isinstance(self.encoder, Encoder) and self._wants_bands(height, width):
+            encoded = [encode_in_bands(self.encoder, one) for one in images.split(1)]
+            return self.quant_conv(torch.cat(encoded).to(images.dtype))
+        return self.quant_conv(self.encoder(images))
+
+    def _precise_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute `features` in float32, also with weights in 16 bits, because codes depend on the last bits."""
+        precise = torch.promote_types(self.dtype, torch.float32)
+        images = images.to(precise)
+        if self.dtype == precise:
+            return self.features(images)
+        self._check_sides(images)
+        if isinstance(self.encoder, Encoder):
+            encoded = torch.cat([encode_in_bands(self.encoder, one) for one in images.split(1)])
+        else:
+            weights = {name: value.to(precise) for name, value in self.encoder.state_dict().items()}
+            encoded = torch.func.functional_call(self.encoder, weights, (images,))
+        last = self.quant_conv
+        return F.conv2d(
+            encoded, last.weight.to(precise), None if last.bias is None else last.bias.to(precise)
+        )
+
+    def _check_sides(self, images: torch.Tensor) -> tuple[int, int]:
+        """Return height and width, or raise SmaltiError unless they are multiples of the downscale."""
         height, width = images.shape[-2:]
         side = self.config.downscale
         if height % side or width % side or not height or not width:
             raise SmaltiError(
                 f"image sides must be positive multiples of {side} pixels, not {width}×{height}"
             )
-        if isinstance(self.encoder, Encoder) and self._wants_bands(height, width):
-            encoded = [encode_in_bands(self.encoder, one) for one in images.split(1)]
-            return self.quant_conv(torch.cat(encoded).to(images.dtype))
-        return self.quant_conv(self.encoder(images))
+        return height, width
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Return token ids: (B, 3, H, W) float in [-1, 1] → (B, h, w) int64, equal on all devices up to ties.
+
+        Weights in 16 bits are multiplied in float32.
 
         Raises:
             SmaltiError: the features are not finite, or a side is not a multiple of the tokenizer's downscale.
         """
         with exact_convolutions():
-            features = self.features(images.to(self.quant_conv.weight.dtype))
+            features = self._precise_features(images)
             _check_finite(features)
             return self.quantize.tokens(features)
 
@@ -105,8 +129,9 @@ class ImageTokenizer(nn.Module):
         """Decode token ids: (B, h, w) int64 → (B, 3, H, W) float, about [-1, 1], not clamped.
 
         Images with feature maps above `WHOLE_BYTES` are decoded in bands, one after the other, to float32. A 1024²
-        image of the reference model then takes 1.5 GB beyond the weights. Bands carry no gradient, so with gradients
-        enabled images are decoded as a whole.
+        image of the reference model then takes 1.5 GB beyond the weights. So are images of a decoder in float16, whose
+        whole maps can overflow; bands keep theirs in float32. Bands carry no gradient, so with gradients enabled
+        images are decoded as a whole.
 
         Args:
             tokens: (B, h, w) int64 ids.
@@ -121,7 +146,8 @@ class ImageTokenizer(nn.Module):
                 f"not {int(tokens.min())} to {int(tokens.max())}"
             )
         z = self.post_quant_conv(self.quantize.lookup(tokens))
-        if self._wants_bands(*(side * self.config.downscale for side in tokens.shape[1:])):
+        overflows = self.decoder.conv_in.weight.dtype == torch.float16 and not torch.is_grad_enabled()
+        if overflows or self._wants_bands(*(side * self.config.downscale for side in tokens.shape[1:])):
             return torch.cat([decode_in_bands(self.decoder, one, dtype=dtype) for one in z.split(1)])
         # The decoder may be held in fewer bits than the codebook.
         return self.decoder(z.to(self.decoder.conv_in.weight.dtype))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from smalti.common.checks import check_choice, quoted
+from smalti.common.checks import check_choice, check_real, quoted
 from smalti.errors import SmaltiError
 
 SPLITS = ("train", "test")
 """Names of a world's parts: what training shows, and what it may not show."""
+
+LARGEST_LATTICE = 2**16
+"""Most lattice cells along an image's side, more than it has pixels."""
 
 MIN_SIDE, MAX_SIDE = 16, 8192
 
@@ -20,17 +24,32 @@ def check_world(split: str, seed: Any, lattice: Any) -> None:
     check_choice("split", split, SPLITS)
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise SmaltiError(f"seed must be a whole number, not {quoted(seed)}", argument="seed")
-    if lattice is not None and (not isinstance(lattice, int) or lattice < 8 or lattice % 8):
-        raise SmaltiError(f"lattice must be a multiple of 8, or None, not {lattice!r}", argument="lattice")
+    if lattice is not None and not (
+        isinstance(lattice, int) and 8 <= lattice <= LARGEST_LATTICE and lattice % 8 == 0
+    ):
+        raise SmaltiError(
+            f"lattice must be a multiple of 8 up to {LARGEST_LATTICE}, or None, not {quoted(lattice)}",
+            argument="lattice",
+        )
 
 
 def check_weights(name: str, weights: Mapping[str, float], known: Collection[str]) -> None:
     """Raise SmaltiError unless the weights are numbers of at least 0, one above 0, for names that are known."""
-    if set(weights) - set(known) or min(weights.values(), default=0) < 0 or not sum(weights.values()) > 0:
+    if not _are_weights(weights, known):
         raise SmaltiError(
-            f"{name} must weight some of {quoted(list(known), 160)} with 0 or more, not {quoted(dict(weights))}",
+            f"{name} must weight some of {quoted(list(known), 160)} with 0 or more, not {quoted(weights)}",
             argument=name,
         )
+
+
+def _are_weights(weights: Any, known: Collection[str]) -> bool:
+    if not isinstance(weights, Mapping) or set(weights) - set(known):
+        return False
+    try:
+        values = [check_real("weight", value) for value in weights.values()]
+        return 0 < sum(values) < math.inf
+    except (SmaltiError, OverflowError):
+        return False
 
 
 def check_index(index: Any) -> int:
@@ -43,11 +62,11 @@ def check_index(index: Any) -> int:
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:
     """Return (height, width) in pixels of a size argument, or raise SmaltiError."""
-    height, width = size if isinstance(size, tuple) else (size, size)
+    height, width = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
     for side in (height, width):
         if not isinstance(side, int) or isinstance(side, bool) or not MIN_SIDE <= side <= MAX_SIDE:
             raise SmaltiError(
-                f"size must be {MIN_SIDE} to {MAX_SIDE} pixels, in whole numbers, not {size!r}",
+                f"size must be {MIN_SIDE} to {MAX_SIDE} pixels, in whole numbers, not {quoted(size)}",
                 argument="size",
             )
     return height, width

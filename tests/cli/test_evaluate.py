@@ -216,7 +216,11 @@ BAD_LINES = {
     "--seed must be": ["edits", "--seed", -1],
     "none is not a folder": ["scenes", "--folder", "none"],
     "--tokenized needs --ground-truth": ["scenes", "--tokenized"],
-    "suite 'scenes': lattice must be 0 or a multiple of 8, not 12": ["scenes", "--set", "lattice=12"],
+    "suite 'scenes': lattice must be 0 or a multiple of 8 up to 65536, not 12": [
+        "scenes",
+        "--set",
+        "lattice=12",
+    ],
     "tokenizer': world must be": ["tokenizer", "--set", "world=mars"],
     "nowhere' does not exist; `smalti prepare objects": [
         *("tokenizer", "--set", "world=objects", "--set", "archive=nowhere", "--model", "MODEL"),

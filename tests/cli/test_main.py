@@ -213,7 +213,7 @@ BAD_LINES = {
     "--save-tokens must name a .npy file": ["generate", PROMPT, "--save-tokens", "a.txt"],
     "-o cannot be written: none/a.png: No such file": ["generate", PROMPT, "-o", "none/a.png"],
     "-o cannot be written: /proc/a.png": ["generate", PROMPT, "-o", "/proc/a.png"],
-    "model must be a folder that exists or a name on the Hugging Face hub": [
+    "model must be a folder that exists, a bundled model (scenes), or a name on the Hugging Face hub": [
         "generate",
         PROMPT,
         "-o",
@@ -238,7 +238,7 @@ BAD_LINES = {
 def test_bad_input_is_one_line_and_exit_code_2(run, folder, tmp_path, expected):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "config.yaml").write_text(
-        "colour: red\noutput: x\nloop: {steps: 1, batch_size: 1}\nmodel: {}\n"
+        "colour: red\noutput: x\nloop: {steps: 1, batch_size: 1}\nmodel: {ch: 8}\n"
     )
     (tmp_path / "a.png").write_bytes(b"old")
     before = names(tmp_path)
@@ -366,7 +366,7 @@ def test_memory_says_what_it_chose(run, folder, monkeypatch):
     monkeypatch.setattr("smalti.common.devices.has_bf16", lambda device: True)
     line = ["generate", PROMPT, "-o", "a.png", "--model", folder, "--steps", 2, "--memory", "2GB"]
     code, out, err = run(*line)
-    assert (code, out, err) == (0, "", "2GB: bfloat16\n")
+    assert (code, out, err) == (0, "", "smalti: --memory 2GB: bfloat16\n")
     report = json.loads(run(*line, "--json")[1])
     assert (report["mode"], report["dtype"]) == ("bfloat16", "bfloat16")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,10 @@ import numpy as np
 import pytest
 from folders import write_tiny_model
 from PIL import Image
+from trainings import TOKENIZER
 
 import smalti
+from smalti.cli import output
 from smalti.cli.main import main
 from smalti.errors import SmaltiError
 from smalti.storage.averaging import average_models
@@ -174,3 +178,37 @@ def test_full_streams(tmp_path, folder):
 def test_no_line_is_longer_than_300_characters(run, arguments):
     code, _, err = run(*arguments)
     assert code == 2 and len(err) <= 300 and err.count("\n") == 1
+
+
+def test_warnings_of_the_package_are_notes(tmp_path, monkeypatch, capfd):
+    """A data folder's note before an error: each line starts with the program's name."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/notes.md").write_text("no image")
+    data = {"kind": "folder", "path": "data", "size": 32}
+    Path("config.yaml").write_text(json.dumps({**TOKENIZER, "data": data}))
+    assert main(["train-tokenizer", "config.yaml"]) == 2
+    first, second = capfd.readouterr().err.splitlines()
+    assert first == "smalti: data: files that are not taken: 1 .md"
+    assert second.startswith("smalti: data has no readable image")
+    assert not [one for one in logging.getLogger("smalti").handlers if isinstance(one, output.Notes)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["info", "9" * 5000],
+        ["generate", "a cat", "-o", "a.png", "--model", "9" * 5000],
+        ["groups", "9" * 5000, "--groups", "4", "-o", "a.safetensors"],
+        ["average", "x/" * 3000, "y", "-o", "made"],
+        ["train", "9" * 5000],
+        ["generate", "a cat", "-o", "9" * 5000 + ".png"],
+        ["edit", "9" * 5000, "a cat", "-o", "a.png"],
+    ],
+)
+def test_names_of_thousands_of_letters(line, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(line) == 2
+    message = capfd.readouterr().err
+    assert message.startswith("smalti: ") and message.count("\n") == 1 and len(message) < 300
+    assert re.search("must be|does not exist|cannot be written|cannot write|File name too long", message)

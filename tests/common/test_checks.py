@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from smalti.common.checks import check_choice, check_pair, check_real, check_seed, check_whole, quoted
+from smalti.common.checks import (
+    check_choice,
+    check_flag,
+    check_pair,
+    check_path,
+    check_real,
+    check_seed,
+    check_whole,
+    quoted,
+)
+from smalti.data.folder import ImageFolder
 from smalti.errors import SmaltiError
+from smalti.storage.folder import load_config
+from smalti.worlds.arguments import check_weights
 
 
 @pytest.mark.parametrize("value", [np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), 3])
@@ -65,3 +80,29 @@ def test_long_values_are_cut():
     ):
         assert len(quoted(value)) <= 80 and "\n" not in quoted(value)
     assert quoted("short") == "'short'"
+
+
+@pytest.mark.parametrize("value", [5, None, b"a", ["a"], 1 + 2j])
+def test_a_path_is_a_text_or_a_path(value: Any) -> None:
+    with pytest.raises(SmaltiError, match="^path must be the name of a file or a folder, not "):
+        check_path("path", value)
+    with pytest.raises(SmaltiError, match="^path must be the name of a file or a folder, not "):
+        ImageFolder(value, 32)
+    with pytest.raises(SmaltiError, match="^model folder must be the name of a file or a folder, not "):
+        load_config(value)
+    assert check_path("path", "a") == check_path("path", Path("a")) == Path("a")
+
+
+@pytest.mark.parametrize("value", [1, None, "true", torch.ones(2, dtype=torch.bool)])
+def test_a_flag_is_true_or_false(value: Any) -> None:
+    with pytest.raises(SmaltiError, match="^blend must be True or False, not "):
+        check_flag("blend", value)
+    assert check_flag("blend", np.bool_(True)) is True
+
+
+@pytest.mark.parametrize(
+    "weights", [5, {1, 2}, {"a": 1e308, "b": 1e308}, {"a": float("nan")}, {"a": "1"}, {}, {"c": 1}]
+)
+def test_weights_are_a_dictionary_with_a_finite_sum(weights: Any) -> None:
+    with pytest.raises(SmaltiError, match=r"^mix must weight some of \['a', 'b'\] with 0 or more, not "):
+        check_weights("mix", weights, ["a", "b"])

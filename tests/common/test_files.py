@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smalti.common.files import parse_json, read_json_lines, read_text
+from smalti.common.files import parse_json, read_json_lines, read_text, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.evaluation.folder import read_prompts
 
@@ -58,3 +58,31 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
             read_text(tmp_path / name)
     with pytest.raises(SmaltiError, match="the header is not JSON"):
         parse_json("nope", "the header")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="asks for the mode as Unix has it")
+def test_files_are_synchronised_while_they_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows refuses to synchronise a file that is open for reading alone."""
+    import fcntl
+
+    modes = []
+    monkeypatch.setattr(
+        os, "fsync", lambda file: modes.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE)
+    )
+    write_text_atomic(tmp_path / "a.txt", "a")
+    assert modes == [os.O_RDWR]
+
+
+def test_a_file_that_another_program_holds_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to rename over a file that is open."""
+    (tmp_path / "a.txt").write_text("before")
+
+    def refuse(source: object, target: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(SmaltiError, match=r"cannot write .*a\.txt: Permission denied"):
+        write_text_atomic(tmp_path / "a.txt", "after")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "before")]

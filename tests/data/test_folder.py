@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -289,3 +290,11 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
         ImageFolder(tmp_path, 16, crop="left")
     with pytest.raises(SmaltiError, match="index"):
         ImageFolder(tmp_path, 16)[-1]
+
+
+@pytest.mark.parametrize("size", [0, 8193, 2**63, 2.0, True, "32", (32,), (32, 10**30), None])
+def test_a_size_has_limits(tmp_path: Path, size: Any) -> None:
+    with pytest.raises(
+        SmaltiError, match="^size must be a whole number of pixels from 1 to 8192, or two, not "
+    ):
+        ImageFolder(tmp_path, size)

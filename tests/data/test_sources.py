@@ -22,14 +22,15 @@ def test_batches_of_an_endless_source_go_on_and_those_of_a_finite_one_are_shuffl
     tmp_path: Path,
 ) -> None:
     scenes = Scenes(size=16)
-    batch = source_batch(scenes, 2, 3, seed=0)
+    batch = source_batch(scenes, range(6, 9), seed=0)
     assert scenes.length is None
     assert [sample["caption"] for sample in batch] == [scenes[index]["caption"] for index in (6, 7, 8)]
     for index in range(4):
         Image.new("RGB", (16, 16)).save(tmp_path / f"{index}.png")
         (tmp_path / f"{index}.txt").write_text(f"image {index}")
     folder = ImageFolder(tmp_path, 16)
-    captions = [sample["caption"] for index in range(4) for sample in source_batch(folder, index, 2, seed=0)]
+    parts = [source_batch(folder, range(first, first + 2), seed=0) for first in range(0, 8, 2)]
+    captions = [sample["caption"] for part in parts for sample in part]
     assert folder.length == 4
     assert sorted(captions[:4]) == sorted(captions[4:]) == [f"image {index}" for index in range(4)]
     assert stack_images(batch).shape == (3, 3, 16, 16)

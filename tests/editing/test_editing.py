@@ -23,7 +23,7 @@ from smalti.editing.blending import blend, falloff
 from smalti.editing.canvas import Canvas, fit
 from smalti.editing.edit import start_edit
 from smalti.editing.embedded import TEXT, find_embedded
-from smalti.editing.picture import LARGEST_PIXELS, Picture, open_picture
+from smalti.editing.picture import LARGEST_PIXELS, Picture, open_mask, open_picture
 from smalti.editing.regions import NothingChosen, losing_tokens, most_losing, random_share, touched_tokens
 from smalti.editing.selection import Selection
 from smalti.generation.settings import GenerationSettings
@@ -570,3 +570,17 @@ def test_a_negative_prompt_of_an_edit(pipe, scene):
     )
     assert torch.equal(plain.region, negative.region) and not torch.equal(plain.tokens, negative.tokens)
     assert (plain.negative_prompt, negative.negative_prompt) == (None, "a yellow star")
+
+
+def test_a_mask_on_a_device_without_float64() -> None:
+    """Apple's devices refuse to convert to float64, so a mask leaves its device first."""
+
+    class OnApple(torch.Tensor):
+        def double(self) -> torch.Tensor:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+        def cpu(self) -> torch.Tensor:
+            return self.as_subclass(torch.Tensor)
+
+    with pytest.raises(SmaltiError, match="^mask "):
+        open_mask(torch.ones(8, 8).as_subclass(OnApple), (64, 64), (8, 8))

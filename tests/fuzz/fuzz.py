@@ -11,8 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from fuzz_families import FAMILIES, cases, make_base
-from fuzz_harness import RIGHT, Result, run_cases, table
+from fuzz_commands import make_base
+from fuzz_families import FAMILIES, cases
+from fuzz_harness import RIGHT, Progress, Result, run_cases, table
+
+_SLOWEST = 5  # inputs that are named
 
 
 def main() -> int:
@@ -30,14 +33,13 @@ def main() -> int:
         chosen = [(given.family, number) for number in range(given.count)]
     with tempfile.TemporaryDirectory(prefix="smalti-fuzz-base-") as folder:
         make_base(Path(folder))
+        progress = Progress(len(chosen))
 
         def job(index: int) -> list[Result]:
             found = []
             for result in run_cases(chosen[index :: given.jobs], Path(folder), given.seed):
                 found.append(result)
-                if result.kind not in RIGHT:
-                    last = (result.text.strip().splitlines() or [""])[-1][:200]
-                    print(f"{result.family} {result.number}: {result.kind}: {last}", flush=True)
+                progress.add(result)
             return found
 
         with ThreadPoolExecutor(given.jobs) as pool:
@@ -45,7 +47,10 @@ def main() -> int:
     bad = [result for result in results if result.kind not in RIGHT]
     if given.save:
         given.save.write_text("".join(json.dumps(asdict(result)) + "\n" for result in bad))
-    print(f"\n{table(results)}\n\nseed {given.seed}, {time.perf_counter() - started:.0f} s")
+    slow = sorted(results, key=lambda result: result.seconds)[: -_SLOWEST - 1 : -1]
+    named = ", ".join(f"{result.family} {result.number} {result.seconds:.1f} s" for result in slow)
+    seconds = time.perf_counter() - started
+    print(f"\n{table(results)}\n\nseed {given.seed}, {seconds:.0f} s; the slowest: {named}")
     return 1 if bad else 0
 
 

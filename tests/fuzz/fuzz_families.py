@@ -6,148 +6,26 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
-import numpy as np
-import typer.main
 import yaml
-from folders import write_tiny_model
-from fuzz_values import TEXTS, VALUES, change, damage, deep
+from fuzz_calls import calls
+from fuzz_commands import (
+    ADAPTERS,
+    BASES,
+    base_lines,
+    combinations,
+    configuration,
+    options,
+    unlimited,
+    yaml_files,
+)
+from fuzz_values import TEXTS, change, damage, deep
 from PIL import Image, PngImagePlugin
-from trainings import DENOISER, TOKENIZER
-
-from smalti.cli.main import app, main
-
-# Options that take long or that end before anything happens.
-_LEFT_OUT = {"--help", "--compile", "--no-compile", "--hub-revision"}
-_SIDE = 64
-
-
-def make_base(folder: Path) -> None:
-    """Write what all cases start from: a tiny model, images, a data folder, an image tokenizer."""
-    write_tiny_model(folder / "model")
-    rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8))
-    image.save(folder / "image.png")
-    image.convert("L").point(lambda value: 255 * (value > 128)).save(folder / "mask.png")
-    assert main(line("generate", "a red circle", "-o", folder / "drawn.png", base=folder)) == 0
-    for index in range(3):
-        (folder / "data").mkdir(exist_ok=True)
-        image.resize((48, 40)).save(folder / "data" / f"{index}.png")
-        (folder / "data" / f"{index}.txt").write_text(f"a red circle {index}")
-
-
-def line(command: str, *arguments: Any, base: Path, steps: int = 1) -> list[str]:
-    """Return a command line that draws with the tiny model."""
-    drawn = ["--model", base / "model", "--steps", steps, "--seed", 1]
-    return [str(argument) for argument in (command, *arguments, *drawn)]
-
-
-def base_lines(base: Path) -> dict[str, list[str]]:
-    """Return a right command line of each command."""
-    model, image = base / "model", base / "image.png"
-    return {
-        "generate": line("generate", "a red circle", "-o", "out.png", base=base),
-        "edit": line("edit", image, "a blue square", "-o", "out.png", "--strength", 0.5, base=base),
-        "inpaint": line("inpaint", image, "a cat", "-o", "out.png", "--mask", base / "mask.png", base=base),
-        "outpaint": line("outpaint", image, "a cat", "-o", "out.png", "--left", 8, base=base),
-        "vary": line("vary", image, "a cat", "-o", "out.png", base=base),
-        "info": ["info", str(model)],
-        "average": ["average", str(model), str(model), "-o", "averaged"],
-        "groups": ["groups", str(model), "-o", "groups.safetensors", "--count", "4"],
-        "evaluate": line("evaluate", "contrast", "--images", 1, base=base),
-        "train": ["train", "config.yaml"],
-        "train-tokenizer": ["train-tokenizer", "config.yaml"],
-    }
-
-
-@cache
-def option_names(command: str) -> tuple[tuple[str, bool], ...]:
-    """Return the options of a command, and whether each is a flag."""
-    group: Any = typer.main.get_command(app)
-    found = []
-    for parameter in group.commands[command].params:
-        for name in parameter.opts if parameter.param_type_name == "option" else ():
-            if name not in _LEFT_OUT:
-                found.append((name, bool(parameter.is_flag)))
-    return tuple(found)
-
-
-def given(random: Random, command: str, values: list[str], count: int) -> list[str]:
-    """Return random options of a command with random values."""
-    found: list[str] = []
-    for name, flag in random.sample(option_names(command), min(count, len(option_names(command)))):
-        found += [name] if flag else [name, random.choice(values)]
-    return found
-
-
-def options(random: Random, base: Path) -> list[str]:
-    """One option with a wrong value."""
-    command = random.choice([name for name in base_lines(base) if not name.startswith("train")])
-    return base_lines(base)[command] + given(random, command, TEXTS, 1)
-
-
-_PLAUSIBLE = [*"0 1 2 3 8 16 32 64 0.5 0.9 100 cosine linear random halton draw list history prompt".split()]
-_PLAUSIBLE += ["none", "shift:5", "adaptive", "threshold:0.5", "0.1 0.5", "cpu", "float32", "int8", "argmax"]
-
-
-def combinations(random: Random, base: Path) -> list[str]:
-    """Several options whose values are right for some option; an argument more, less, or wrong."""
-    command = random.choice([name for name in base_lines(base) if not name.startswith("train")])
-    arguments = base_lines(base)[command]
-    how = random.random()
-    if how < 0.1:
-        del arguments[random.randrange(len(arguments))]
-    elif how < 0.2:
-        arguments.insert(random.randrange(len(arguments) + 1), random.choice(TEXTS))
-    elif how < 0.3:
-        arguments[random.randrange(len(arguments))] = random.choice(TEXTS)
-    return arguments + given(random, command, [*_PLAUSIBLE, random.choice(TEXTS)], random.randint(1, 4))
-
-
-def _configuration(command: str, base: Path) -> dict[str, Any]:
-    """Return a training of one step on a few images."""
-    loop = {"steps": 1, "batch_size": 2, "log_every": 1, "preview_every": 5, "checkpoint_every": 5}
-    data = {"kind": "folder", "path": str(base / "data"), "size": 32}
-    if command == "train-tokenizer":
-        return {**TOKENIZER, "output": "run", "data": data, "loop": loop}
-    run = {**DENOISER, "output": "run", "tokenizer": str(base / "model"), "data": data, "loop": loop}
-    return {**run, "cache": {"path": "cache", "samples": 3}, "optimizer": {"betas": [0.9, 0.95]}}
-
-
-def yaml_files(random: Random, base: Path) -> list[str]:
-    """A training's configuration with wrong values or damaged text, or a wrong override."""
-    command = random.choice(["train", "train-tokenizer"])
-    values = _configuration(command, base)
-    arguments = [command, "config.yaml"]
-    how = random.random()
-    if how < 0.7:
-        values = change(random, values)
-    text = yaml.safe_dump(values)
-    if how > 0.85:
-        keys = [
-            "loop.steps",
-            "seed",
-            "output",
-            "data.path",
-            "cache.samples",
-            "optimizer.betas",
-            "model",
-            "a.b",
-            "",
-        ]
-        arguments.append(f"{random.choice(keys)}={random.choice(TEXTS)}")
-    elif how > 0.8:
-        text += random.choice(
-            ["a: &a [1]\nb: *a\n", "loop: {}\n", "a: !!python/name:os.system\n", "\t:", "? [1]: 2\n"]
-        )
-    data = text.encode()
-    Path("config.yaml").write_bytes(damage(random, data) if 0.7 <= how <= 0.8 else data)
-    return arguments
 
 
 def _model(base: Path) -> Path:
@@ -174,7 +52,7 @@ def _reader(random: Random) -> list[str]:
                 "fast",
             ],
             ["average", "model", "model", "-o", "averaged"],
-            ["groups", "model", "-o", "groups.safetensors", "--count", "4"],
+            ["groups", "model", "-o", "groups.safetensors", "--groups", "4"],
             ["evaluate", "tokenizer", "--images", "1", "--model", "model"],
         ]
     )
@@ -222,14 +100,8 @@ def weights(random: Random, base: Path) -> list[str]:
     """Weights that are damaged, of other shapes, or whose index is wrong."""
     folder = _model(base)
     path = folder / random.choice(["model.safetensors", "vq/model.safetensors"])
-    data = path.read_bytes()
-    how = random.random()
-    if how < 0.5:
-        path.write_bytes(damage(random, data))
-    elif how < 0.9:
-        length = int.from_bytes(data[:8], "little")
-        header = json.dumps(change(random, json.loads(data[8 : 8 + length]))).encode()
-        path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    if random.random() < 0.9:
+        _damage_weights(random, path)
     else:
         path.rename(path.with_name("model-00001-of-00001.safetensors"))
         index = {"weight_map": {"encoder.norm.weight": "model-00001-of-00001.safetensors"}}
@@ -299,7 +171,7 @@ def data_folders(random: Random, base: Path) -> list[str]:
     shutil.copytree(base / "data", folder)
     for _ in range(random.choice((1, 1, 3))):
         _add_odd_file(random, folder)
-    values = _configuration(command, base)
+    values = configuration(command, base)
     values["data"]["path"] = "data"
     Path("config.yaml").write_text(yaml.safe_dump(values))
     return [command, "config.yaml"]
@@ -323,7 +195,68 @@ def _add_odd_file(random: Random, folder: Path) -> None:
         (folder / f"{name}.txt").write_text(random.choice(TEXTS).replace("\udcff", "?"))
     else:
         path = folder / f"odd{name}{random.choice(['.png', '.txt', '.jsonl'])}"
+        if not os.path.lexists(path):
+            random.choice([path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")])()
+
+
+def adapters(random: Random, base: Path) -> list[str]:
+    """An adapter whose configuration is wrong, or whose weights are damaged or of other shapes."""
+    folder = Path("adapter")
+    shutil.copytree(base / random.choice(ADAPTERS), folder)
+    if random.random() < 0.5:
+        _rewrite(random, folder / "adapter_config.json")
+    else:
+        _damage_weights(random, folder / "adapter_model.safetensors")
+    drawn = ["generate", "a red circle", "-o", "out.png", "--model", str(base / "model"), "--steps", "1"]
+    return random.choice(
+        [
+            [*drawn, "--adapter", "adapter"],
+            [*drawn, "--adapter", "adapter", "--adapter-scale", random.choice(["0", "0.5", "-1", "1e30"])],
+            ["merge", str(base / "model"), "adapter", "-o", "merged"],
+        ]
+    )
+
+
+def _damage_weights(random: Random, path: Path) -> None:
+    """Damage a file of weights, or change what its header says."""
+    data = path.read_bytes()
+    if random.random() < 0.5:
+        path.write_bytes(damage(random, data))
+        return
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(change(random, json.loads(data[8 : 8 + length]))).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+
+
+def archives(random: Random, base: Path) -> list[str]:
+    """A training on scenes from a sprite archive that is damaged, lies about its images, or is no archive."""
+    how, path = random.random(), Path("sprites.zip")
+    with ZipFile(base / "sprites.zip") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    if how < 0.4:
+        path.write_bytes(damage(random, (base / "sprites.zip").read_bytes()))
+    elif how < 0.95:
+        lines = entries["index.jsonl"].decode().splitlines()
+        if how < 0.7:
+            for _ in range(random.choice((1, 3))):
+                place = random.randrange(len(lines))
+                lines[place] = json.dumps(change(random, json.loads(lines[place])))
+        elif how < 0.8:
+            lines[random.randrange(len(lines))] = random.choice(["", "{", "[" * 100_000, "1", "null"])
+        else:
+            name = random.choice([name for name in entries if name != "index.jsonl"])
+            entries[name] = _image(random)
+        with ZipFile(path, "w", random.choice((ZIP_STORED, ZIP_STORED, ZIP_DEFLATED))) as archive:
+            for name, content in entries.items():
+                archive.writestr(name, "\n".join(lines) if name == "index.jsonl" else content)
+    else:
         random.choice([path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")])()
+    values = configuration("train-tokenizer", base)
+    values["data"] = {"kind": "objects", "archive": "sprites.zip", "size": 32}
+    if random.random() < 0.2:
+        values["data"] = change(random, {**values["data"], "mix": {"colors": 1}, "styles": {"noto": 1}})
+    Path("config.yaml").write_text(yaml.safe_dump(values))
+    return ["train-tokenizer", "config.yaml"]
 
 
 FAMILIES: dict[str, Callable[[Random, Path], list[str]]] = {
@@ -336,6 +269,9 @@ FAMILIES: dict[str, Callable[[Random, Path], list[str]]] = {
     "images": images,
     "png": png_texts,
     "data": data_folders,
+    "adapters": adapters,
+    "archives": archives,
+    "python": calls,
 }
 
 
@@ -346,9 +282,16 @@ def cases(count: int) -> Iterator[tuple[str, int]]:
         yield names[number % len(names)], number // len(names)
 
 
-def make_case(family: str, number: int, seed: int, base: Path) -> list[str]:
-    """Prepare a case in the current folder and return its command line; it depends on nothing but the arguments."""
-    return FAMILIES[family](Random(f"{seed}/{family}/{number}"), base)
+def make_case(family: str, number: int, seed: int, bases: Path) -> list[str]:
+    """Prepare a case in the current folder and return its command line; it depends on nothing but the arguments.
 
-
-__all__ = ["FAMILIES", "VALUES", "cases", "make_base", "make_case"]
+    Args:
+        family: name of the family.
+        number: number of the case in its family.
+        seed: seed of all cases.
+        bases: folder that `make_base` wrote.
+    """
+    random = Random(f"{seed}/{family}/{number}")
+    (name,) = Random(f"base of {seed}/{family}/{number}").choices([*BASES], [*BASES.values()])
+    with unlimited():
+        return FAMILIES[family](random, bases / name)

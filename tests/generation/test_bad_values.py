@@ -176,7 +176,7 @@ def test_blank_prompts_are_named(folder, tmp_path, capsys, option):
 
 def test_a_model_without_a_name(monkeypatch, folder, capsys):
     monkeypatch.chdir(folder)
-    with pytest.raises(SmaltiError, match="model must be a folder that exists or a name"):
+    with pytest.raises(SmaltiError, match="model must be a folder that exists, a bundled model"):
         smalti.load("")
     for line in (
         ["info", ""],

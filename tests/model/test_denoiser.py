@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_config, tiny_denoiser, tiny_prompts
+from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig, RopeConfig
@@ -116,8 +117,8 @@ def test_a_prompt_token_sees_itself_and_those_just_before():
     layer = tiny_denoiser(prompt_convolution=3).prompt_convolution
     x = torch.randn(2, 6, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        padded = torch.nn.functional.pad(x.transpose(1, 2), (2, 0))
-        torch.testing.assert_close(layer(x), x + layer.conv(padded).transpose(1, 2))
+        padded = F.pad(x.transpose(1, 2), (2, 0))
+        torch.testing.assert_close(layer(x), x + F.conv1d(padded, layer.conv.weight).transpose(1, 2))
         changed = x.clone()
         changed[:, 2] += 1
         moved = (layer(changed) != layer(x)).any(dim=2).any(dim=0)
@@ -129,9 +130,9 @@ def test_downsampling_is_the_convolution():
     down, up = denoiser.downsample_gen.downsample, denoiser.upsample_gen.upsample
     x = torch.randn(2, 4, 6, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        expected = down.conv(down.norm(x).permute(0, 3, 1, 2))
+        expected = F.conv2d(down.norm(x).permute(0, 3, 1, 2), down.conv.weight, stride=2)
         torch.testing.assert_close(down(x), expected.flatten(2).transpose(1, 2))
-        expected = up.conv(up.norm(x).permute(0, 3, 1, 2))
+        expected = F.conv_transpose2d(up.norm(x).permute(0, 3, 1, 2), up.conv.weight, stride=2)
         torch.testing.assert_close(up(x.flatten(1, 2), 4, 6), expected.flatten(2).transpose(1, 2))
 
 

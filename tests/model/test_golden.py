@@ -118,7 +118,7 @@ def test_tokens(denoiser, prompt, case, monkeypatch):
     assert sum(int(step.edited.sum()) for step in steps) == settings["total_edited"]
     assert sum(int(step.revealed.sum()) for step in steps) == 64 * 64
     # However few rows are computed at a time, or at all, nothing changes in any step.
-    for (hidden, head, _), options, whole in calls:
+    for (hidden, head), options, whole in calls:
         for chunk, rows in ((4096, slice(None)), (7, slice(None)), (1, slice(3, None, 97))):
             part = {
                 name: value[rows] if isinstance(value, torch.Tensor) else value

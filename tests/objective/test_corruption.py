@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smalti.common.low_discrepancy import halton_order
+from smalti.common.randomness import Draws
 from smalti.errors import SmaltiError
 from smalti.objective.corruption import Corrupted, corrupt
 from smalti.objective.masking import (
@@ -42,7 +43,7 @@ def apply(
         codebook_size=V,
         mask_code=MASK,
         flip_ratio=flip_ratio,
-        generator=generator,
+        draws=Draws.of(generator.initial_seed(), "test", range(len(tokens))),
     )
 
 
@@ -180,7 +181,7 @@ def test_every_image_gets_one_rule_by_the_shares_with_the_flips_of_that_rule() -
     tokens = torch.randint(0, V, (4000, 8, 8), generator=seeded(1))
     order = list(halton_order(8, 8))
     mixture = Mixture.parse({"ordered": 0.7, "box": 0.3})
-    masked, flip_scale = mixture.mask(tokens, MaskingContext(), seeded(2))
+    masked, flip_scale = mixture.mask(tokens, MaskingContext(), Draws.of(2, "test", range(4000)))
     in_order = masked.flatten(1)[:, order]
     ordered = (in_order.sort(dim=1).values == in_order).all(dim=1)
     boxes = torch.tensor([is_box(one) for one in masked])
@@ -201,7 +202,7 @@ def test_a_rule_from_elsewhere_needs_only_an_entry_in_the_table(monkeypatch: pyt
         def check(self, height: int, width: int) -> None:
             """Accept any grid."""
 
-        def mask(self, tokens: torch.Tensor, context: MaskingContext, generator: torch.Generator) -> Any:
+        def mask(self, tokens: torch.Tensor, context: MaskingContext, draws: Draws) -> Any:
             masked = torch.zeros(tokens.shape, dtype=torch.bool)
             masked[:, self.row] = True
             return masked, torch.ones(len(tokens))

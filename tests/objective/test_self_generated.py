@@ -7,8 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import generators, tiny_denoiser, tiny_prompts
 
+from smalti.common.randomness import Draws
 from smalti.objective.corruption import Corrupted
 from smalti.objective.self_generated import fill_with_samples
+
+
+def streams(count: int, seed: int) -> Draws:
+    return Draws.of(seed, "self_generated", range(count))
 
 
 @settings(max_examples=20, deadline=None)
@@ -28,7 +33,7 @@ def test_self_generated_tokens_fill_masks_of_some_grids_only(seed: int, passes: 
             prompt,
             share=share,
             passes=passes,
-            generator=torch.Generator().manual_seed(seed),
+            draws=streams(4, seed),
         )
 
     after = run()
@@ -60,7 +65,7 @@ def test_self_generated_tokens_follow_the_order_by_no_more_than_is_visible(seed:
         share=1.0,
         passes=passes,
         order=order.tolist(),
-        generator=torch.Generator().manual_seed(seed),
+        draws=streams(5, seed),
     )
     still = after.masked.flatten(1)[:, order]
     assert torch.equal(still.sort(dim=1).values, still)  # what is visible still comes first
@@ -77,7 +82,7 @@ def test_self_generated_tokens_fill_a_share_that_is_uniform() -> None:
     prompt = tiny_prompts(denoiser, ["a"] * 400)
     mask = denoiser.config.mask_code
     unknown = Corrupted(torch.full((400, 4, 4), mask), torch.ones(400, 4, 4, dtype=torch.bool))
-    after = fill_with_samples(denoiser, unknown, prompt, share=0.5, passes=1, generator=generators(3)[0])
+    after = fill_with_samples(denoiser, unknown, prompt, share=0.5, passes=1, draws=streams(400, 3))
     share = (~after.masked).float().mean(dim=(1, 2))
     assert abs(float((share > 0).float().mean()) - 0.5) < 0.1  # about half the grids
     assert abs(float(share.mean()) - 0.25) < 0.05  # and half of their masks

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from adapters import write_adapter
 from folders import write_tiny_model
 from tiny import generators, tiny_denoiser, tiny_prompts
 from torch import nn
@@ -16,11 +17,13 @@ from typer.testing import CliRunner
 import smalti
 from smalti.cli.main import app, main
 from smalti.errors import SmaltiError
+from smalti.model.lora import set_strength
 from smalti.runtime import compiling
 from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.runtime.streaming import StreamedLayers
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.sampler import Sampler, sample
+from smalti.storage.adapters import load_adapters, read_adapter
 from smalti.storage.folder import load_denoiser, save_denoiser
 
 TEXTS = ["a red circle", "two blue squares and a dog", "a red square"]
@@ -217,3 +220,23 @@ def test_on_a_gpu(tmp_path, quantize, offload):
                 results = [compiled(grid, prompt) for grid in grids]
                 for grid, result in zip(grids, results, strict=True):
                     torch.testing.assert_close(result, plain(grid, prompt), rtol=1e-3, atol=1e-3)
+
+
+def test_layers_with_adapters(tmp_path, monkeypatch):
+    without_code(monkeypatch)
+    base = write_tiny_model(tmp_path / "m", downsample=True)
+    write_adapter(tmp_path / "a", base, "dora")
+    plain, compiled = (load_denoiser(base) for _ in range(2))
+    for denoiser in (plain, compiled):
+        load_adapters(denoiser, base, [read_adapter(tmp_path / "a")], [1.0])
+    compile_layers(compiled)
+    prompt = tiny_prompts(plain, ["a red circle"])
+    tokens = torch.full((1, 4, 4), plain.config.mask_code)
+    with torch.inference_mode():
+        first = plain(tokens, prompt)
+        torch.testing.assert_close(compiled(tokens, prompt), first)
+        for denoiser in (plain, compiled):
+            set_strength(denoiser, "0", 0.5)
+        torch.testing.assert_close(compiled(tokens, prompt), plain(tokens, prompt))
+        assert not torch.equal(plain(tokens, prompt), first)
+    assert compiled_graphs() == 1, "another strength compiles nothing"

@@ -12,7 +12,7 @@ from tiny import tiny_denoiser, tiny_prompts
 import smalti
 from smalti.errors import SmaltiError
 from smalti.runtime.memory import matrix_bytes
-from smalti.runtime.quantization import QUANTIZATIONS, GroupLinear, RowLinear, quantized_linear
+from smalti.runtime.quantization import QUANTIZATIONS, GroupLinear, RowLinear, empty_linear, quantized_linear
 from smalti.storage.folder import load_denoiser, save_denoiser
 
 pytest.importorskip("torchao")
@@ -57,7 +57,7 @@ def test_four_bits_are_two_in_a_byte():
     linear = quantized_linear(weight, "int4")
     assert isinstance(linear, GroupLinear) and linear.stored.shape == (96, 128)
     assert linear.scale.shape == linear.zero.shape == (96, 4)
-    unpacked = linear.weight(torch.float32)
+    unpacked = linear.dequantize(torch.float32)
     # No number is further off than half a step of its group's 15.
     steps = linear.scale.repeat_interleave(64, dim=1)
     assert ((unpacked - weight).abs() <= 0.5001 * steps).all()
@@ -74,7 +74,7 @@ def test_rows_that_are_not_whole_groups():
 @pytest.mark.parametrize("quantize", QUANTIZATIONS)
 def test_bytes_are_those_of_the_arithmetic(quantize):
     weight = make_weight(256, 1024, dtype=torch.bfloat16)
-    stored = sum(buffer.nbytes for buffer in quantized_linear(weight, quantize).buffers())
+    stored = sum(part.nbytes for part in quantized_linear(weight, quantize).parameters())
     assert stored == pytest.approx(weight.numel() * matrix_bytes(quantize, "bfloat16"), rel=0.005)
 
 
@@ -85,8 +85,9 @@ def test_a_denoiser(tmp_path, quantize):
     linears = [module for module in small.layers.modules() if isinstance(module, RowLinear | GroupLinear)]
     assert len(linears) == 2 * 7 and not any(isinstance(m, torch.nn.Linear) for m in small.layers.modules())
     # Everything else is as it was.
+    ours = {f"{name}.{part}" for name, _ in plain.named_modules() for part in ("stored", "scale", "zero")}
     for name, weight in small.named_parameters():
-        assert torch.equal(weight, plain.get_parameter(name))
+        assert name in ours or torch.equal(weight, plain.get_parameter(name))
     prompt = tiny_prompts(plain, ["a red circle"])
     tokens = torch.full((1, 4, 4), plain.config.mask_code)
     with torch.inference_mode():
@@ -96,10 +97,51 @@ def test_a_denoiser(tmp_path, quantize):
         save_denoiser(small, tmp_path / "b")
 
 
+@pytest.mark.parametrize("quantize", QUANTIZATIONS)
+def test_gradients_pass_through(quantize):
+    """They are those of a float layer with the same matrix, and no weight has one."""
+    linear = quantized_linear(make_weight(), quantize)
+    assert (linear.in_features, linear.out_features) == (256, 96)
+    assert not any(part.requires_grad for part in linear.parameters()) and not list(linear.buffers())
+    x = torch.randn(3, 5, 256, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    up = torch.randn(3, 5, 96, generator=torch.Generator().manual_seed(2))
+    (found,) = torch.autograd.grad(linear(x), x, up)
+    expected = up @ linear.dequantize(torch.float32)
+    assert torch.allclose(found, expected, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        product = linear(x)
+    (rounded,) = torch.autograd.grad(product, x, up.to(product.dtype))
+    assert product.dtype == torch.bfloat16 and rounded.dtype == torch.float32
+    assert (rounded - expected).norm() / expected.norm() < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("quantize", QUANTIZATIONS)
+def test_backward_keeps_what_is_stored_and_nothing_else(quantize, dtype):
+    linear = quantized_linear(make_weight(dtype=dtype), quantize)
+    stored = {part.data_ptr() for part in linear.parameters()}
+    kept = []
+    x = torch.randn(4, 256, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda t: t):
+        linear(x).sum().backward()
+    assert {tensor.data_ptr() for tensor in kept} == stored
+    assert sum(tensor.nbytes for tensor in kept if tensor.data_ptr() not in stored) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("quantize", QUANTIZATIONS)
+def test_an_empty_layer_has_the_same_tensors(quantize, dtype):
+    real, empty = quantized_linear(make_weight(dtype=dtype), quantize), empty_linear(96, 256, quantize, dtype)
+    assert type(real) is type(empty) and all(part.is_meta for part in empty.parameters())
+    found, expected = (
+        {name: (part.shape, part.dtype) for name, part in one.named_parameters()} for one in (empty, real)
+    )
+    assert found == expected
+
+
 def test_no_more_than_one_tensor_is_ever_whole(tmp_path, monkeypatch):
     """Each matrix is stored in short before the next one is read."""
     import smalti.storage.folder
-    import smalti.storage.weights
 
     save_denoiser(tiny_denoiser(), tmp_path)
     events = []
@@ -108,7 +150,7 @@ def test_no_more_than_one_tensor_is_ever_whole(tmp_path, monkeypatch):
         smalti.storage.folder, "read_tensor", lambda *a, **o: events.append("read") or real_read(*a, **o)
     )
     monkeypatch.setattr(
-        "smalti.runtime.quantization.quantized_linear", lambda *a: events.append("store") or real_quantize(*a)
+        smalti.storage.folder, "quantized_linear", lambda *a: events.append("store") or real_quantize(*a)
     )
     load_denoiser(tmp_path, quantize="int8")
     assert events == ["read", "store"] * 14

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from adapters import write_adapter
 from folders import write_tiny_model
 from tiny import tiny_denoiser, tiny_prompts
 from torch import nn
 
 import smalti
 from smalti.errors import SmaltiError
+from smalti.model.adapter import Adapter
+from smalti.model.lora import TARGETS, attach
 from smalti.runtime.streaming import StreamedLayers
+from smalti.storage.adapters import load_adapters, read_adapter
 from smalti.storage.folder import load_denoiser, save_denoiser
 
 
@@ -109,3 +113,26 @@ def test_on_a_gpu(tmp_path, quantize):
         expected = plain(tokens, prompt)
         for _ in range(20):
             assert torch.equal(streamed(tokens, prompt), expected)
+
+
+@pytest.mark.parametrize("targets", [TARGETS, ("q_proj", "head")])
+def test_layers_with_adapters(tmp_path, targets):
+    base = write_tiny_model(tmp_path / "m", downsample=True, num_hidden_layers=3)
+    write_adapter(tmp_path / "a", base, "dora", targets)
+    plain, streamed = (load_denoiser(base) for _ in range(2))
+    for denoiser in (plain, streamed):
+        load_adapters(denoiser, base, [read_adapter(tmp_path / "a")], [1.0])
+    streamed.layers = StreamedLayers(streamed.layers, "cpu")
+    prompt = tiny_prompts(plain, ["a red circle"])
+    tokens = torch.full((1, 4, 4), plain.config.mask_code)
+    with torch.inference_mode():
+        for _ in range(2):
+            assert torch.equal(streamed(tokens, prompt), plain(tokens, prompt))
+
+
+def test_layers_that_are_not_alike_are_refused(tmp_path):
+    base = write_tiny_model(tmp_path / "m")
+    denoiser = load_denoiser(base)
+    attach(denoiser.layers[1].mlp.up_proj, Adapter(torch.zeros(2, 32), torch.zeros(48, 2), scale=1.0))
+    with pytest.raises(SmaltiError, match="needs adapters that are of one shape in every layer"):
+        StreamedLayers(denoiser.layers, "cpu")

@@ -141,3 +141,21 @@ def test_the_command(first: Path, second: Path, tmp_path: Path, capsys: pytest.C
     for line in capsys.readouterr().err.splitlines():
         assert line.startswith("smalti: ")
     assert (made / "model.safetensors").read_bytes() == before
+
+
+def test_a_disk_without_room_is_found_before_anything_is_written(
+    first: Path,
+    second: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    made = tmp_path / "new" / "made"
+    assert main(["average", str(first), str(second), "-o", str(made)]) == 2
+    line = capsys.readouterr().err
+    assert (
+        line.startswith("smalti: -o ") and "must have room for 0.4 MB" in line and "0.1 MB are free" in line
+    )
+    assert not made.parent.exists()

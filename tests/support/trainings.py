@@ -62,4 +62,9 @@ def make_task(*overrides: str) -> DenoiserTask:
 
 def losses(run: str) -> list[tuple[int, float]]:
     entries = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
-    return [(entry["step"], entry["loss"]) for entry in entries]
+    return [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
+
+
+def is_message(line: str) -> bool:
+    """Return whether a line of standard error is a message of Smalti, other than the note on the memory."""
+    return line.startswith("smalti:") and not line.startswith("smalti: memory on")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from smalti.cli.main import main
 from smalti.errors import SmaltiError
 from smalti.training.config import RunConfig
-from smalti.training.distribution import spread
+from smalti.training.launching import spread
 from smalti.training.loop import Trainer
 from smalti.training.state import latest_checkpoint
 
@@ -79,8 +79,8 @@ def test_what_may_change(config: RunConfig, key: str, value: object) -> None:
         ("seed", 7, "seed must stay 0, not 7"),
         ("optimizer.ema_decay", 0.5, "optimizer.ema_decay must stay 0.999, not 0.5"),
         ("optimizer.betas", (0.5, 0.95), r"optimizer.betas must stay \[0.9, 0.95\], not \[0.5, 0.95\]"),
-        ("loop.batch_size", 2, "loop.batch_size must stay 4, not 2"),
-        ("loop.accumulate", 2, "loop.accumulate must stay 1, not 2"),
+        ("loop.batch_size", 2, "loop.batch_size · loop.accumulate must stay 4, not 2"),
+        ("loop.accumulate", 2, "loop.batch_size · loop.accumulate must stay 4, not 8"),
         ("loop.precision", "bf16", "loop.precision must stay 'float32', not 'bf16'"),
     ],
 )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from smalti.errors import SmaltiError
 from smalti.storage.folder import load_image_tokenizer
-from smalti.storage.loading import BUNDLED_MODEL
+from smalti.storage.loading import BUNDLED_MODELS
 from smalti.vq.config import VQConfig
 from smalti.vq.discriminator import PatchDiscriminator
 from smalti.vq.kmeans import kmeans, nearest
@@ -150,7 +150,7 @@ def test_decode_refuses_masks() -> None:
 
 
 def test_squares_that_are_alike_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = load_image_tokenizer(BUNDLED_MODEL).eval()
+    tokenizer = load_image_tokenizer(BUNDLED_MODELS["scenes"]).eval()
     scenes = torch.stack([Scenes(lattice=8, size=64)[index]["image"] for index in range(6)])
     expected = tokenizer.from_pixels(scenes)
     encoded = []
@@ -171,7 +171,7 @@ def test_squares_that_are_alike_are_encoded_once(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_pictures_have_the_same_tokens_on_a_gpu() -> None:
-    tokenizer = load_image_tokenizer(BUNDLED_MODEL).eval()
+    tokenizer = load_image_tokenizer(BUNDLED_MODELS["scenes"]).eval()
     pixels = torch.stack([Scenes(seed=1)[index]["image"] for index in range(64)])
     with torch.inference_mode():
         expected = tokenizer.from_pixels(pixels)
@@ -242,3 +242,43 @@ def test_kmeans_leaves_no_point_with_a_farther_center(count: int, copies: int, s
 def test_kmeans_refuses_more_groups_than_points() -> None:
     with pytest.raises(SmaltiError, match="from 1 to 3"):
         kmeans(torch.zeros(3, 2), 4, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("encoder", ["vqgan", "patch"])
+def test_weights_in_16_bits_give_the_tokens_of_the_same_weights_in_float32(
+    encoder: str, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    config = VQConfig(ch=16, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), z_channels=8, embed_dim=8,
+                      codebook_size=512, patch_size=2, norm_groups=4, encoder=encoder)  # fmt: skip
+    half, full = ImageTokenizer(config).to(dtype).eval(), ImageTokenizer(config).eval()
+    full.load_state_dict({name: value.float() for name, value in half.state_dict().items()})
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(half.from_pixels(pixels), full.from_pixels(pixels))
+    with pytest.raises(SmaltiError, match="image sides must be positive multiples of 4 pixels"):
+        half.from_pixels(pixels[..., :6])
+
+
+def test_a_decoder_in_float16_does_not_overflow() -> None:
+    """The sum that runs through all blocks is beyond float16, as in known VQGANs."""
+    torch.manual_seed(0)
+    config = VQConfig(ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), z_channels=8, embed_dim=8,
+                      codebook_size=64, patch_size=2, norm_groups=4)  # fmt: skip
+    full = ImageTokenizer(config).eval()
+    with torch.no_grad():
+        full.decoder.conv_in.weight.mul_(1e5)
+        tokens = torch.randint(64, (1, 8, 8))
+        plain = full.decode(tokens)
+        half = full.half()
+        decoded = half.decode(tokens, dtype=torch.float16)
+        assert decoded.isfinite().all() and half.to_pixels(tokens).any()
+        torch.testing.assert_close(decoded, plain, rtol=0, atol=0.05)
+
+
+def test_dot_products_beyond_float16_choose_as_in_float32() -> None:
+    quantizer = ImageTokenizer(VQConfig(codebook_size=4, embed_dim=8, ch=32, ch_mult=(1,))).quantize.half()
+    with torch.no_grad():
+        quantizer.embedding.weight.copy_(torch.tensor([1.0, 200.0, 150.0, 300.0])[:, None].expand(4, 8))
+        assert quantizer.tokens(torch.full((1, 8, 1, 1), 200.0).half()).item() == 3

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import mmap
+import os
 import struct
 import zipfile
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from smalti.common.checks import quoted
-from smalti.common.files import atomic_path, parse_json
+from smalti.common.files import TEXT_BYTES, atomic_path, parse_json
 from smalti.errors import SmaltiError
 
 ARCHIVE_NAME = "sprites.zip"
@@ -31,6 +32,7 @@ SIDE = 128
 """Side of a sprite in pixels."""
 
 _INDEX = "index.jsonl"
+_OTHERS = {"hypernyms", "recolored", "view"}  # fields that are no texts
 _LOCAL_HEADER = 30  # bytes of a zip entry's header before its name
 
 
@@ -91,9 +93,13 @@ class SpriteArchive:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path) / ARCHIVE_NAME if Path(path).is_dir() else Path(path)
+        self.path = Path(path) / ARCHIVE_NAME if os.path.isdir(path) else Path(path)
         try:
+            if os.path.exists(self.path) and not os.path.isfile(self.path):
+                raise OSError("it is not a regular file")  # a pipe would be waited for
             with zipfile.ZipFile(self.path) as archive:
+                if archive.getinfo(_INDEX).file_size > TEXT_BYTES:
+                    raise ValueError("its index is too large")
                 entries = [parse_json(line, _INDEX) for line in archive.read(_INDEX).splitlines()]
                 offsets = {
                     entry.filename: (entry.header_offset, entry.file_size) for entry in archive.infolist()
@@ -106,7 +112,7 @@ class SpriteArchive:
             raise SmaltiError(
                 f"{quoted(str(self.path))} does not exist; `smalti prepare objects -o FOLDER` writes one"
             ) from None
-        except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # zipfile and its decompressors raise nearly every kind for damaged files
             raise SmaltiError(f"{quoted(str(self.path))} is no sprite archive, or is damaged") from error
         if not self.sprites:
             raise SmaltiError(f"{quoted(str(self.path))} holds no sprites")
@@ -122,10 +128,11 @@ class SpriteArchive:
         """
         try:
             with Image.open(io.BytesIO(self.encoded(index)), formats=["WEBP"]) as image:
-                pixels = np.asarray(image.convert("RGBA"))
-        except OSError as error:
+                fits = image.size == (SIDE, SIDE)  # a huge one is not decoded
+                pixels = np.asarray(image.convert("RGBA")) if fits else None
+        except Exception as error:  # Pillow raises nearly every kind for damaged images
             raise SmaltiError(f"{quoted(str(self.path))}: {self.sprites[index].key} is damaged") from error
-        if pixels.shape != (SIDE, SIDE, 4):
+        if pixels is None:
             raise SmaltiError(
                 f"{quoted(str(self.path))}: {self.sprites[index].key} is not {SIDE}×{SIDE} pixels"
             )
@@ -184,6 +191,13 @@ def _compact(sprite: Sprite) -> dict[str, Any]:
 
 
 def _sprite(entry: Any) -> Sprite:
+    """Return the sprite of an entry of the index, or raise an error if a field has another type than it should."""
     known = {field.name for field in fields(Sprite)}
     values = {name: value for name, value in dict(entry).items() if name in known}
-    return Sprite(**{"noun": None, **values, "hypernyms": tuple(values.get("hypernyms", ()))})
+    sprite = Sprite(**{"noun": None, **values, "hypernyms": tuple(values.get("hypernyms", ()))})
+    texts = [value for name, value in asdict(sprite).items() if name not in _OTHERS and value is not None]
+    if not all(isinstance(text, str) for text in [*texts, *sprite.hypernyms]) or not (
+        sprite.key and sprite.name
+    ):
+        raise ValueError(f"{sprite.key} has a field of another type")
+    return sprite

@@ -11,9 +11,9 @@ from random import Random
 from typing import Any
 
 from smalti.worlds.objects.archive import Sprite
+from smalti.worlds.objects.colors import COLOR_NAMES
 from smalti.worlds.objects.grounds import Ground
 from smalti.worlds.objects.language import countable, noun_phrase, plural, with_article
-from smalti.worlds.objects.splits import COLOR_NAMES
 from smalti.worlds.wording import join_phrases
 
 STYLE_WORDS: dict[str, tuple[str, ...]] = {
@@ -154,7 +154,7 @@ def choose_name(
         and draw < _KIND_SHARE + _NAME_SHARE
         and all(sprite.name == name for sprite in sprites)
     ):
-        named = COLOR_NAMES & set(name.split())
+        named = {*COLOR_NAMES} & set(name.split())
         measured = {color for sprite in sprites for color in (sprite.color, entry.get("color")) if color}
         # A name that says another colour than what is seen, or cannot be counted, is not used.
         fits = not named or (not sprites[0].recolored and named <= (measured or named))

@@ -11,9 +11,10 @@ from random import Random
 from smalti.errors import SmaltiError
 from smalti.worlds.arguments import check_weights
 from smalti.worlds.objects.archive import Sprite, SpriteArchive
+from smalti.worlds.objects.colors import COLOR_NAMES
 from smalti.worlds.objects.language import countable
 from smalti.worlds.objects.nouns import SYNONYMS
-from smalti.worlds.objects.splits import COLOR_NAMES, scored_nouns, split_sprites
+from smalti.worlds.objects.splits import scored_nouns, split_sprites
 
 Groups = dict[str, list[int]]  # numbers of sprites, by drawing
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from smalti.worlds.objects.archive import Sprite
+from smalti.worlds.objects.colors import COLOR_NAMES
 
 LEAST_SPRITES = 5
 """Number of sprites from which on a noun holds out some of its drawings."""
@@ -74,11 +75,7 @@ def drawing_of(sprite: Sprite) -> str:
 
 def colors_of(sprite: Sprite) -> frozenset[str]:
     """Return the colours that a caption may name with a sprite: the measured one, and those in its name."""
-    return COLOR_NAMES & {*sprite.name.split(), sprite.color or ""}
-
-
-COLOR_NAMES = frozenset("red orange yellow green blue purple pink brown black white".split())
-"""GenEval's ten colours."""
+    return frozenset(COLOR_NAMES) & {*sprite.name.split(), sprite.color or ""}
 
 
 def is_held_out_pair(first: str, second: str) -> bool:

@@ -132,5 +132,5 @@ def test_wrong_prompts_are_named(tmp_path: Path, entry: dict[str, object], named
 
 
 def test_a_wrong_lattice_is_named() -> None:
-    with pytest.raises(SmaltiError, match="lattice must be 0 or a multiple of 8, not 5"):
+    with pytest.raises(SmaltiError, match="lattice must be 0 or a multiple of 8 up to 65536, not 5"):
         find_suite("objects:lattice=5")

@@ -34,12 +34,12 @@ def test_the_other_prompt_differs_in_one_thing(kind: str, seed: int) -> None:
 
 @pytest.mark.slow
 def test_a_model_that_knows_nothing_is_at_chance_and_the_bundled_one_is_not() -> None:
-    pipe = smalti.load()
+    pipe = smalti.load("scenes")
     kwargs = dict(mask_ratios=(1.0, 0.9))
     knows = measure_contrasts(pipe.components, "color", 12, **kwargs)
     assert knows[1.0]["right"] > 0.9 and knows[1.0]["nats"] > 5
     assert knows == measure_contrasts(pipe.components, "color", 12, **kwargs)
-    deaf = smalti.load()
+    deaf = smalti.load("scenes")
     with torch.no_grad():
         deaf.denoiser.embed_tokens.weight.zero_()
     nothing = measure_contrasts(deaf.components, "color", 12, **kwargs)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections import Counter
 from pathlib import Path
 from random import Random
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -240,3 +243,31 @@ def test_scenes_of_a_seed_stay_what_they_were(archive: SpriteArchive) -> None:
         for scene in scenes_of(archive, 100, seed=11, lattice=lattice):
             digest.update(repr(scene).encode())
     assert digest.hexdigest() == "de4d484bb7e261833bcabbf6a06e0114df0d539dba86dc6810b33d0cea0b1169"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"key": "noto/ball-red", "name": 5, "style": "noto"},
+        {"key": "noto/ball-red", "name": "ball", "style": ["noto"]},
+        {"key": "noto/ball-red", "name": "ball", "style": "noto", "hypernyms": [1]},
+        {"key": "", "name": "ball", "style": "noto"},
+        {"name": "ball"},
+        [],
+        7,
+    ],
+)
+def test_an_index_of_other_types_is_damaged(tmp_path: Path, entry: object) -> None:
+    with ZipFile(tmp_path / "sprites.zip", "w") as archive:
+        archive.writestr("noto/ball-red.webp", b"")
+        archive.writestr("index.jsonl", json.dumps(entry))
+    with pytest.raises(SmaltiError, match="is no sprite archive, or is damaged"):
+        SpriteArchive(tmp_path)
+
+
+def test_what_is_no_file_is_no_archive(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "sprites.zip")  # which would be waited for
+    with pytest.raises(SmaltiError, match="is no sprite archive, or is damaged"):
+        SpriteArchive(tmp_path)
+    with pytest.raises(SmaltiError, match="does not exist|is no sprite archive"):
+        SpriteArchive("x" * 5000)

@@ -73,10 +73,15 @@ def test_some_scenes_can_be_on_a_lattice_and_others_not() -> None:
         Scenes(lattice=8, lattice_share=1.5)
 
 
-@pytest.mark.parametrize("lattice", [0, 4, 15, 20, 16.0, "16"])
+@pytest.mark.parametrize("lattice", [0, 4, 15, 20, 16.0, "16", 2**63, 10**400])
 def test_a_lattice_is_a_multiple_of_eight(lattice: object) -> None:
-    with pytest.raises(SmaltiError, match="lattice must be a multiple of 8, or None"):
+    with pytest.raises(SmaltiError, match="lattice must be a multiple of 8 up to 65536, or None"):
         Scenes(lattice=lattice)
+
+
+def test_a_mix_has_a_finite_sum() -> None:
+    with pytest.raises(SmaltiError, match="mix must weight some of"):
+        Scenes(mix={"single_object": 1e308, "mixed": 1e308})
 
 
 @given(st.lists(st.floats(0.20, 0.30), min_size=3, max_size=4), st.integers(0, 1000))

@@ -96,10 +96,6 @@ def load_scorer(path: str | Path = WEIGHTS) -> Scorer:
 
     Raises:
         SmaltiError: the file is missing or does not hold a scorer.
-
-    Example:
-        >>> len(load_scorer().knowledge.claimed) >= 200
-        True
     """
     try:
         with safe_open(path, "pt") as file:

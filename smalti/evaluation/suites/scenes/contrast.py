@@ -186,7 +186,7 @@ def summarize_contrasts(
         By mask ratio: `nats`, the mean drop in nats; `error`, its standard error; `right`, the fraction of scenes with
         a drop, 0.5 by chance.
     """
-    found = torch.stack(list(drops)).double()
+    found = torch.stack(list(drops)).cpu().double()
     right = (found > 0).double() + (found == 0).double() / 2
     return {
         ratio: {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -60,7 +61,7 @@ def assemble(parts: Path, folder: Path, *, show: bool = False) -> bool:
         "parts": [part.name for part in chosen],
         "names": _digest([_names(style) for style in packages()]),
     }
-    if not path.exists() or not (folder / ATTRIBUTION_NAME).exists() or _read(stamp) != value:
+    if not os.path.exists(path) or not os.path.exists(folder / ATTRIBUTION_NAME) or _read(stamp) != value:
         found: list[Sprite] = []
         write_archive(path, _different(chosen, found, show))
         write_text_atomic(folder / ATTRIBUTION_NAME, attribution(found))
@@ -73,7 +74,7 @@ def _chosen(folder: Path) -> list[Path]:
     chosen: list[Path] = []
     for style in packages():
         planned = [folder / part.file_name for part in plan(style)]
-        current = [path for path in planned if path.exists()]
+        current = [path for path in planned if os.path.exists(path)]
         old = [path for path in sorted(folder.glob(f"{style}-[0-9][0-9]-*.zip")) if path not in planned]
         if len(current) == len(planned):
             for path in old:

@@ -87,7 +87,7 @@ def obtain(package: Package, folder: Path) -> Path:
     """
     path = folder / package.file_name
     try:
-        if path.is_file() and _digest(path) == package.sha256:
+        if os.path.isfile(path) and _digest(path) == package.sha256:
             return path
         make_folder(folder)
         _delete_old(folder)

@@ -77,7 +77,7 @@ def prepare_objects(
         for style in chosen
         if style in files
         for part in plan(style)
-        if not (folder / PARTS / part.file_name).exists()
+        if not os.path.exists(folder / PARTS / part.file_name)
     ]
     _make(missing, folder / PARTS, jobs, problems, show)
     if not assemble(folder / PARTS, folder, show=show):

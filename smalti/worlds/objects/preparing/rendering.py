@@ -1,7 +1,7 @@
 """Images of three-dimensional models: a camera around the model, soft light, textures on surfaces, smooth edges.
 
-The camera stands slightly above the model and turns around it. Sixteen samples a pixel give smooth edges and glass:
-a surface of opacity 0.25 covers four of the sixteen.
+The camera stands slightly above the model and turns around it. Sixteen samples a pixel give smooth edges, and glass,
+which covers only some of the sixteen.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _MARGIN = 3  # pixels
 _DISTANCE = 4.0  # of the camera, in radii of the model
 _KEY, _FILL = (-0.45, 0.75, 0.5), (0.7, 0.1, 0.6)  # towards the lights, as the camera sees them
 _AMBIENT, _KEY_LIGHT, _FILL_LIGHT, _SKY_LIGHT = 0.6, 0.48, 0.22, 0.05
+_LEAST_OPACITY, _INVISIBLE = 0.5, 0.02
 _GAIN = 1.25  # of colours without a texture
 # In what order the samples of a pixel are covered.
 _ORDER = np.array([0, 8, 2, 10, 12, 4, 14, 6, 3, 11, 1, 9, 15, 7, 13, 5], np.float32)
@@ -150,8 +151,8 @@ def look(model: Model, azimuth: float) -> View:
     def keep(samples: Samples) -> np.ndarray:
         """Return whether transparent triangles cover samples: as many of a pixel's samples as their opacity says."""
         angle = _facing(model, turn)
-        opacity = np.array([entry.opacity for entry in mesh.materials], np.float32)[mesh.material]
-        # Glass shines at its edges, or it would be lost on most backgrounds.
+        opacity = np.array([_visible_opacity(entry) for entry in mesh.materials], np.float32)[mesh.material]
+        # Glass shines at its edges.
         opacity += np.where(opacity < 1, (1 - opacity) * 0.6 * (1 - np.abs(angle)) ** 3, 0)
         opacity = opacity[samples.triangle]
         if model.textures.textured.any():
@@ -170,6 +171,13 @@ def look(model: Model, azimuth: float) -> View:
     material = mesh.material[samples.triangle]
     texture = _texels(model, points, samples, values[3:])
     return View(samples.index, material, texture[:, :3], *_lit(normals))
+
+
+def _visible_opacity(material: Material) -> float:
+    """Return an opacity of at least a half, or glass would be lost on most backgrounds; what is invisible stays so."""
+    if material.opacity < _INVISIBLE:
+        return 0.0
+    return _LEAST_OPACITY + (1 - _LEAST_OPACITY) * material.opacity
 
 
 def _facing(model: Model, turn: np.ndarray) -> np.ndarray:

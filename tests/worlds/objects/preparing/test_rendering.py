@@ -106,7 +106,9 @@ def test_opacity_is_the_share_of_covered_samples() -> None:
     wall = "v -1 -1 0\nv 1 -1 0\nv 1 1 0\nv -1 1 0\nmtllib m.mtl\nusemtl g\nf 1 2 3 4\n"
     files = {"a.obj": wall.encode(), "m.mtl": b"newmtl g\nd 0.25\n"}
     model = prepare_model(read_mesh("a.obj", files.get))
-    assert shown(model, 0)[64, 64, 3] == 64
+    assert shown(model, 0)[64, 64, 3] == 159  # 10 of 16: glass is at least half opaque, 0.5 + 0.5 · 0.25
+    clear = prepare_model(read_mesh("a.obj", {**files, "m.mtl": b"newmtl g\nd 0.001\n"}.get))
+    assert not shown(clear, 0).any()
 
 
 def test_transparent_images_cut_holes() -> None:

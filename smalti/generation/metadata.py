@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from smalti.generation.settings import GenerationSettings
+from smalti.generation.settings import GenerationSettings
 
 
 def describe(
-    prompt: str, negative_prompt: str | None, seed: int, settings: GenerationSettings, model: str
+    prompt: str,
+    negative_prompt: str | None,
+    seed: int,
+    settings: GenerationSettings,
+    model: str,
+    version: str,
 ) -> dict[str, str]:
-    """Return the metadata of an image: prompt, seed, settings as JSON, model and software."""
-    import smalti
+    """Return the metadata of an image: prompt, seed, settings as JSON, model and software.
 
+    Args:
+        version: Smalti's.
+    """
     text = {
         "prompt": prompt,
         "seed": str(seed),
         "settings": json.dumps(settings.to_dict()),
         "model": model,
-        "Software": f"Smalti {smalti.__version__}",
+        "Software": f"Smalti {version}",
     }
     if negative_prompt:
         text["negative prompt"] = negative_prompt

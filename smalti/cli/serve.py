@@ -1,0 +1,263 @@
+"""`smalti serve`: the HTTP server and the web studio."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from smalti.cli import options
+from smalti.common.checks import check_real, check_whole
+from smalti.errors import SmaltiError
+
+if TYPE_CHECKING:
+    from smalti.pipeline import Pipeline
+    from smalti.serving.limits import Limits
+
+_SERVER = "Server"
+_LIMITS = "Limits"
+_KEYS = "SMALTI_API_KEYS"
+
+
+def _option(name: str, metavar: str, help: str, panel: str = _SERVER) -> Any:
+    return typer.Option(name, metavar=metavar, help=help, show_default=False, rich_help_panel=panel)
+
+
+Models = Annotated[
+    list[str] | None,
+    _option(
+        "--model",
+        "MODEL",
+        "Model folder, or a name on the Hugging Face hub; repeat it for more. The first one is the default. By default "
+        "the bundled model.",
+        "Model",
+    ),
+]
+Devices = Annotated[
+    list[str] | None,
+    _option(
+        "--device", "NAME", "cpu, cuda, cuda:1, ...; repeat it to draw on several. By default cpu.", "Model"
+    ),
+]
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen at.", rich_help_panel=_SERVER)]
+Port = Annotated[int, typer.Option(metavar="N", help="Port; 0 is any free one.", rich_help_panel=_SERVER)]
+KeyFile = Annotated[
+    Path | None,
+    _option(
+        "--api-key-file",
+        "FILE",
+        f"Keys of which clients must send one, a line each. The variable {_KEYS} may hold them instead.",
+    ),
+]
+NoAuth = Annotated[
+    bool,
+    typer.Option(
+        "--no-auth", help="Let everyone in who reaches an address beyond loopback.", rich_help_panel=_SERVER
+    ),
+]
+Keep = Annotated[
+    Path | None,
+    _option("--keep", "FOLDER", "Keep jobs and results in this folder, where they survive a restart."),
+]
+Aliases = Annotated[
+    list[str] | None,
+    _option("--alias", "NAME", "Another name of the first model, such as gpt-image-1; repeat it for more."),
+]
+Hosts = Annotated[
+    list[str] | None,
+    _option(
+        "--allow-host", "NAME", "Another name under which the server is reached, such as behind a proxy."
+    ),
+]
+Origins = Annotated[
+    list[str] | None,
+    _option("--cors-origin", "ORIGIN", "Origin of another site whose pages may send requests."),
+]
+StrictSize = Annotated[
+    bool,
+    typer.Option(
+        "--strict-size",
+        help="Refuse sizes that the model does not draw; do not resample.",
+        rich_help_panel=_SERVER,
+    ),
+]
+IgnoreUnknown = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-unknown", help="Ignore fields that are not known, and list them.", rich_help_panel=_SERVER
+    ),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(metavar="N", help="Images drawn at a time; it changes no image.", rich_help_panel=_LIMITS),
+]
+Queue = Annotated[int, typer.Option(metavar="N", help="Requests that may wait.", rich_help_panel=_LIMITS)]
+QueuePerClient = Annotated[
+    int, typer.Option(metavar="N", help="Those of one key or address.", rich_help_panel=_LIMITS)
+]
+Rate = Annotated[
+    float,
+    typer.Option(
+        metavar="N", help="Requests a minute of one key or address; 0 is no limit.", rich_help_panel=_LIMITS
+    ),
+]
+MostSeconds = Annotated[
+    float,
+    typer.Option(
+        metavar="S", help="Seconds of the device that one request may take.", rich_help_panel=_LIMITS
+    ),
+]
+DrainSeconds = Annotated[
+    float,
+    typer.Option(
+        metavar="S", help="Seconds to finish accepted requests after SIGTERM.", rich_help_panel=_LIMITS
+    ),
+]
+KeepResults = Annotated[
+    int | None,
+    _option("--most-results", "N", "Results that are kept: by default 200, with --keep 10000.", _LIMITS),
+]
+
+
+def serve(
+    model: Models = None,
+    device: Devices = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_key_file: KeyFile = None,
+    no_auth: NoAuth = False,
+    keep: Keep = None,
+    alias: Aliases = None,
+    allow_host: Hosts = None,
+    cors_origin: Origins = None,
+    strict_size: StrictSize = False,
+    ignore_unknown: IgnoreUnknown = False,
+    metadata: options.Metadata = True,
+    dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
+    offload: options.Offload = None,
+    memory: options.Memory = None,
+    compile: options.Compile = False,
+    hub_revision: options.HubRevision = None,
+    adapter: options.Adapter = None,
+    adapter_scale: options.AdapterScale = None,
+    batch_size: BatchSize = 8,
+    queue: Queue = 64,
+    queue_per_client: QueuePerClient = 8,
+    rate: Rate = 0,
+    most_seconds: MostSeconds = 60,
+    most_results: KeepResults = None,
+    drain_seconds: DrainSeconds = 60,
+) -> None:
+    """Serve models over HTTP: OpenAI's Images API, jobs, and a web studio at /.
+
+    Example: smalti serve --port 8000
+    """
+    run = _server()
+    limits = _limits(
+        keep, batch_size, queue, queue_per_client, rate, most_seconds, most_results, drain_seconds
+    )
+    check_whole("--port", port, 0, 65535)
+    found = run.Options(
+        host=host,
+        port=port,
+        keys=_keys(api_key_file),
+        no_auth=no_auth,
+        keep=keep,
+        aliases=alias or (),
+        hosts=allow_host or (),
+        origins=cors_origin or (),
+        strict_size=strict_size,
+        ignore_unknown=ignore_unknown,
+        metadata=metadata,
+        limits=limits,
+    )
+    loading = {
+        "dtype": dtype,
+        "quantize": quantize,
+        "offload": offload,
+        "memory": memory,
+        "compile": compile,
+        "hub_revision": hub_revision,
+        "adapter": adapter,
+        "adapter_scale": adapter_scale,
+    }
+
+    def load() -> list[dict[str, Pipeline]]:
+        return [_load(model or [None], place, loading) for place in device or ["cpu"]]
+
+    def started(number: int) -> None:
+        shown = f"[{host}]" if ":" in host else host
+        print(f"smalti: serving at http://{shown}:{number}/", file=sys.stderr, flush=True)
+
+    import smalti
+
+    run.show_log()
+    run.serve(load, found, smalti.__version__, started)
+
+
+def _server() -> Any:
+    """Return the module that runs the server.
+
+    Raises:
+        SmaltiError: its packages are missing.
+    """
+    try:
+        from smalti.serving import run
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "smalti":
+            raise
+        raise SmaltiError(f"smalti serve needs {error.name}: pip install 'smalti[serve]'") from error
+    return run
+
+
+def _keys(path: Path | None) -> Sequence[str]:
+    """Return the keys of the file, or of the environment; never of the command line, which others can read."""
+    from smalti.serving.run import check_keys, read_keys
+
+    if path is not None:
+        return read_keys(path)
+    return check_keys(os.environ[_KEYS].split(), _KEYS) if os.environ.get(_KEYS) else ()
+
+
+def _limits(
+    keep: Path | None,
+    batch_size: int,
+    queue: int,
+    queue_per_client: int,
+    rate: float,
+    most_seconds: float,
+    most_results: int | None,
+    drain_seconds: float,
+) -> Limits:
+    from smalti.serving.limits import Limits
+
+    base = Limits() if keep is None else Limits(results=10_000, results_bytes=10_000_000_000)
+    return dataclasses.replace(
+        base,
+        batch=check_whole("--batch-size", batch_size),
+        waiting=check_whole("--queue", queue),
+        waiting_per_client=check_whole("--queue-per-client", queue_per_client),
+        rate=check_real("--rate", rate),
+        work_seconds=check_real("--most-seconds", most_seconds, 0, above=True),
+        results=base.results if most_results is None else check_whole("--most-results", most_results),
+        drain_seconds=check_real("--drain-seconds", drain_seconds),
+    )
+
+
+def _load(models: Sequence[str | None], device: str, loading: dict[str, Any]) -> dict[str, Pipeline]:
+    """Return the models of a device by name."""
+    found: dict[str, Pipeline] = {}
+    for model in models:
+        pipe = options.load_pipeline({**loading, "model": model, "device": device})
+        if pipe.components.name in found:
+            raise SmaltiError(
+                f"model must be named once, not twice: {pipe.components.name}", argument="model"
+            )
+        found[pipe.components.name] = pipe
+    return found

@@ -1,0 +1,35 @@
+// The three views. Each has an address of its own, so that back, reload and bookmarks work.
+
+import { $, $$ } from "./dom.js";
+
+const VIEWS = ["draw", "edit", "gallery"];
+
+export const view = () => document.body.dataset.view;
+
+/** Go to a view. */
+export function go(name) {
+  if (view() !== name) location.hash = name;
+}
+
+/** Follow the address, and tell the others with an event "view" of the window. */
+export function followAddress() {
+  const show = () => {
+    const wanted = location.hash.slice(1);
+    const name = VIEWS.includes(wanted) ? wanted : "draw";
+    document.body.dataset.view = name;
+    for (const tab of $$(".tabs a")) {
+      if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");
+      else tab.removeAttribute("aria-current");
+    }
+    document.title = `${name[0].toUpperCase()}${name.slice(1)} · Smalti studio`;
+    $(".skip").href = name === "gallery" ? "#gallery" : "#prompt";
+    dispatchEvent(new Event("view"));
+  };
+  addEventListener("hashchange", show);
+  // The skip link's target is no view.
+  $(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    (view() === "gallery" ? ($("#gallery .thumb") ?? $("#rail")) : $("#prompt")).focus();
+  });
+  show();
+}
