@@ -19,6 +19,7 @@ from smalti.worlds.objects.archive import SIDE, SpriteArchive
 
 Tensor = torch.Tensor
 SCENE = 256
+_CLEAN_SHARE = 0.4  # of the crops; the others are spoiled
 _LEAST_THING = 40  # smallest longer side of a thing in a scene, in pixels
 _LARGEST_THING = 0.85  # largest longer side of a lone thing, in sides of the image
 
@@ -122,7 +123,9 @@ def crops(sprites: Sprites, places: np.ndarray, generator: torch.Generator, stro
     kinds = max(count // 8, 1)
     ground = drawing.grounds(kinds, CROP, generator)[torch.arange(count) % kinds]
     drawn = canvas[:, :3] + ground * (1 - canvas[:, 3:])
-    return on_grey(drawing.degrade(drawn, generator, 4), spoil_masks(canvas[:, 3:], generator))
+    whole = torch.rand(count, generator=generator) < _CLEAN_SHARE
+    drawn = torch.where(whole[:, None, None, None], drawn, drawing.degrade(drawn, generator, 4))
+    return on_grey(drawn, spoil_masks(canvas[:, 3:], generator))
 
 
 def paste_crops(sprites: Sprites, places: np.ndarray, generator: torch.Generator, strong: float) -> Tensor:
@@ -141,15 +144,20 @@ def paste_crops(sprites: Sprites, places: np.ndarray, generator: torch.Generator
 
 
 def spoil_masks(alpha: Tensor, generator: torch.Generator) -> Tensor:
-    """Return masks (B, 1, 40, 40) as a segmentation in coarse cells finds them, from true alphas."""
+    """Return masks (B, 1, 40, 40) as a segmentation in coarse cells finds them, from true alphas.
+
+    They end as sharply as those of `smalti.evaluation.suites.objects.detector`: what the classifier sees in training
+    must look like what it sees in images.
+    """
     spoiled = []
     for part in alpha.split(4):
-        cells = int(torch.randint(14, 36, (), generator=generator))
+        cells = int(torch.randint(12, 36, (), generator=generator))
         coarse = F.interpolate(part, (cells, cells), mode="area")
-        edge, sharp = float(uniform(generator, 1, 0.3, 0.6)), float(uniform(generator, 1, 6, 14))
-        grain = 0.4 * torch.randn(coarse.shape, generator=generator)
-        coarse = ((coarse - edge) * sharp + grain).sigmoid()
-        spoiled.append(F.interpolate(coarse, (CROP, CROP), mode="bilinear", align_corners=False))
+        edge = float(uniform(generator, 1, 0.3, 0.6))
+        grain = 0.5 * torch.randn(coarse.shape, generator=generator)
+        coarse = ((coarse - edge) * 12 + grain).sigmoid()
+        fine = F.interpolate(coarse, (CROP, CROP), mode="bilinear", align_corners=False)
+        spoiled.append(((fine - 0.5) * 6 + 0.5).clamp(0, 1))
     return torch.cat(spoiled)
 
 
