@@ -1,4 +1,4 @@
-"""Training batches of the scorer of objects: scenes with masks and centres, and crops with nouns."""
+"""Training batches of the scorer of objects: scenes with masks and centres."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from smalti.common.files import atomic_path
-from smalti.evaluation.suites.objects.crops import MARGIN, on_grey
-from smalti.evaluation.suites.objects.networks import CROP, STRIDE
+from smalti.evaluation.suites.objects.networks import STRIDE
 from smalti.worlds.objects.archive import SIDE, SpriteArchive
 
 Tensor = torch.Tensor
 SCENE = 256
-_CLEAN_SHARE = 0.4  # of the crops; the others are spoiled
 _LEAST_THING = 40  # smallest longer side of a thing in a scene, in pixels
 _LARGEST_THING = 0.85  # largest longer side of a lone thing, in sides of the image
 
@@ -114,99 +112,6 @@ def recolor(sprites: Tensor, generator: torch.Generator, strong: float) -> Tenso
     lift = uniform(generator, count, -0.06, 0.08)[:, None, None, None]
     rgb = torch.minimum((rgb * gain + lift * alpha).clamp_min(0), alpha)
     return torch.cat([rgb, alpha], dim=1)
-
-
-def crops(sprites: Sprites, places: np.ndarray, generator: torch.Generator, strong: float = 0.15) -> Tensor:
-    """Return classifier inputs, (B, 4, 40, 40), of sprites by place, each drawn in its own way."""
-    count = len(places)
-    canvas = paste_crops(sprites, places, generator, strong)
-    kinds = max(count // 8, 1)
-    ground = drawing.grounds(kinds, CROP, generator)[torch.arange(count) % kinds]
-    drawn = canvas[:, :3] + ground * (1 - canvas[:, 3:])
-    whole = torch.rand(count, generator=generator) < _CLEAN_SHARE
-    drawn = torch.where(whole[:, None, None, None], drawn, drawing.degrade(drawn, generator, 4))
-    return on_grey(drawn, spoil_masks(canvas[:, 3:], generator))
-
-
-def paste_crops(sprites: Sprites, places: np.ndarray, generator: torch.Generator, strong: float) -> Tensor:
-    """Return sprites as they lie in crops, on transparent canvases, (B, 4, 40, 40)."""
-    count = len(places)
-    middles, sides = sprites.extent(places)
-    scales = uniform(generator, count, 0.9, 1.1) / (MARGIN * sides)
-    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
-    turns = torch.randn(count, generator=generator) * 0.15
-    squeeze = torch.exp(uniform(generator, count, -0.2, 0.2))
-    offset = torch.stack([middles[:, 0] * mirror, middles[:, 1]], dim=1) * scales[:, None]
-    jitter = torch.randn(count, 2, generator=generator) * 0.05
-    small = sprites.small(places)
-    pasted = drawing.paste(small, jitter - offset, scales * mirror, turns, CROP, squeeze)
-    return recolor(pasted, generator, strong)
-
-
-def spoil_masks(alpha: Tensor, generator: torch.Generator) -> Tensor:
-    """Return masks (B, 1, 40, 40) as a segmentation in coarse cells finds them, from true alphas.
-
-    They end as sharply as those of `smalti.evaluation.suites.objects.detector`: what the classifier sees in training
-    must look like what it sees in images.
-    """
-    spoiled = []
-    for part in alpha.split(4):
-        cells = int(torch.randint(12, 36, (), generator=generator))
-        coarse = F.interpolate(part, (cells, cells), mode="area")
-        edge = float(uniform(generator, 1, 0.3, 0.6))
-        grain = 0.5 * torch.randn(coarse.shape, generator=generator)
-        coarse = ((coarse - edge) * 12 + grain).sigmoid()
-        fine = F.interpolate(coarse, (CROP, CROP), mode="bilinear", align_corners=False)
-        spoiled.append(((fine - 0.5) * 6 + 0.5).clamp(0, 1))
-    return torch.cat(spoiled)
-
-
-def junk(sprites: Sprites, places: np.ndarray, generator: torch.Generator) -> Tensor:
-    """Return classifier inputs, (B, 4, 40, 40), of what is no thing: pieces, mixtures, spots and grounds."""
-    whole = paste_crops(sprites, places, generator, 0.3)
-    others = paste_crops(sprites, np.roll(places, 1), generator, 0.3)
-    line = torch.linspace(-1, 1, CROP)
-    made = []
-    for index in range(len(places)):
-        kind = float(torch.rand((), generator=generator))
-        angle = float(uniform(generator, 1, 0, 6.28))
-        ramp = line[None, :] * np.cos(angle) + line[:, None] * np.sin(angle)
-        side = (ramp > float(uniform(generator, 1, -0.1, 0.2))).float()
-        if kind < 0.3:
-            made.append(_recentred(whole[index] * side))
-        elif kind < 0.55:
-            made.append(whole[index] * side + others[index] * (1 - side))
-        else:
-            made.append(_recentred(_spot(kind > 0.75, generator)))
-    canvas = torch.stack(made)
-    ground = drawing.grounds(1, CROP, generator)
-    drawn = canvas[:, :3] + ground * (1 - canvas[:, 3:])
-    return on_grey(drawing.degrade(drawn, generator, 4), spoil_masks(canvas[:, 3:], generator))
-
-
-def _spot(grainy: bool, generator: torch.Generator) -> Tensor:
-    """Return a spot (4, 40, 40) of any outline, with the colours of a ground."""
-    line = torch.linspace(-1, 1, CROP)
-    blob = (drawing.noise(CROP, generator, 3) > float(uniform(generator, 1, -0.8, 1.0))).float()
-    within = float(uniform(generator, 1, 0.2, 0.9))
-    mask = blob * ((line[None, :] ** 2 + line[:, None] ** 2) < within).float()
-    paint = drawing.degrade(drawing.grounds(1, CROP, generator), generator)[0]
-    if grainy:
-        paint = paint + 0.15 * drawing.noise(CROP, generator)[None]
-    return torch.cat([paint.clamp(0, 1) * mask, mask[None]])
-
-
-def _recentred(piece: Tensor) -> Tensor:
-    """Return a piece (4, s, s), scaled so that it fills its canvas as a whole thing would."""
-    seen = piece[3] > 0.3
-    if not bool(seen.any()):
-        return piece
-    size = piece.shape[-1]
-    rows, columns = seen.any(1).nonzero()[:, 0], seen.any(0).nonzero()[:, 0]
-    left, right, top, bottom = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
-    scale = size / (MARGIN * max(int(right - left), int(bottom - top)))
-    middle = torch.tensor([[float(left + right) / size - 1, float(top + bottom) / size - 1]])
-    return drawing.paste(piece[None], -middle * scale, torch.tensor([scale]), torch.zeros(1), size)[0]
 
 
 def scenes(

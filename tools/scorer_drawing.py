@@ -22,7 +22,13 @@ _WORLD_SHARE = 0.5  # of the grounds
 
 
 def paste(
-    sprites: Tensor, centres: Tensor, scales: Tensor, turns: Tensor, size: int, squeeze: Tensor | None = None
+    sprites: Tensor,
+    centres: Tensor,
+    scales: Tensor,
+    turns: Tensor,
+    size: int,
+    squeeze: Tensor | None = None,
+    warp: Tensor | None = None,
 ) -> Tensor:
     """Return sprites on transparent canvases, (B, 4, size, size) with colours multiplied by alpha.
 
@@ -32,6 +38,7 @@ def paste(
         scales: (B,) side of the sprite's canvas in sides of the canvas; negative mirrors.
         turns: (B,) angles in radians.
         squeeze: (B,) ratio of width to height; None means 1.
+        warp: (B, 2, size, size) displacements in half sprites; None means none.
     """
     squeeze = torch.ones_like(turns) if squeeze is None else squeeze
     cos, sin = turns.cos(), turns.sin()
@@ -41,6 +48,8 @@ def paste(
     grid = F.affine_grid(
         torch.cat([matrix, shift], dim=2), [len(sprites), 4, size, size], align_corners=False
     )
+    if warp is not None:
+        grid = grid + warp.permute(0, 2, 3, 1)
     return F.grid_sample(sprites, grid, align_corners=False)
 
 

@@ -18,29 +18,36 @@ from smalti.worlds.objects.splits import held_out_rank
 from smalti.worlds.objects.vocabulary import Vocabulary
 
 LEAST_DRAWINGS = 2
-"""Number of training drawings from which on a noun is one of the classifier's; with fewer it is unknown."""
+"""Number of training drawings from which on a scored noun may be claimed; with fewer it is unknown."""
 
-_ASIDE = 0.3  # share of a noun's training drawings that validate its claim
+FOLDS = 3
+"""Number of classifiers. Each is trained without another third of the drawings, on which it validates the claims."""
+
+Drawings = list[list[tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
 class Material:
     """Sprites by part.
 
+    A noun that scores do not know teaches the classifiers too, or validates what is unknown, by turns.
+
     Attributes:
         collection: the archive's sprites.
         sprites: all sprites in memory, in the archive's order.
-        nouns: nouns of the classifier, sorted.
-        parts: "train", "validation", "test": drawings of each noun of the classifier, each a tuple of sprites.
-            "all" has training and validation.
-        strangers: sprites of other nouns, for training and for validation, by turns.
+        nouns: nouns of the classifiers, sorted.
+        scored: how many of them may be claimed.
+        parts: drawings of each noun of the classifiers, each a tuple of sprites: "all" has those of training, "train 0"
+            to "train 2" those of a classifier, "aside 0" to "aside 2" the others, "test" the held-out ones.
+        strangers: sprites of nouns that the classifiers do not have.
     """
 
     collection: Collection
     sprites: Sprites
     nouns: tuple[str, ...]
-    parts: dict[str, list[list[tuple[int, ...]]]]
-    strangers: tuple[list[int], list[int]]
+    scored: frozenset[str]
+    parts: dict[str, Drawings]
+    strangers: list[int]
 
     @classmethod
     def read(cls, path: Path, kept: Path | None = None) -> Material:
@@ -55,22 +62,21 @@ class Material:
             if sprite.noun and sprites.usable[number]:
                 part = tested if splits.test[number] else drawings
                 part[sprite.noun][splits.drawings[number]].append(number)
-        nouns = tuple(noun for noun in collection.scored if len(drawings[noun]) >= LEAST_DRAWINGS)
-        parts: dict[str, list[list[tuple[int, ...]]]] = {"train": [], "validation": [], "all": [], "test": []}
-        for noun in nouns:
-            known = drawings[noun]
-            # The next drawings that a larger archive would hold out are those for validation.
-            ranked = sorted(known, key=held_out_rank)
-            aside = max(1, round(len(ranked) * _ASIDE)) if len(ranked) >= LEAST_DRAWINGS else 0
-            parts["validation"].append([tuple(known[name]) for name in ranked[:aside]])
-            parts["train"].append([tuple(known[name]) for name in ranked[aside:]])
-            parts["all"].append([tuple(known[name]) for name in ranked])
+        scored = {noun for noun in collection.scored if len(drawings[noun]) >= LEAST_DRAWINGS}
+        others = sorted(noun for noun in drawings if drawings[noun] and noun not in scored)
+        nouns = tuple(sorted(scored | set(others[::2])))
+        parts: dict[str, Drawings] = defaultdict(list)
+        for label, noun in enumerate(nouns):
+            # Ranks are those by which a larger archive would hold out drawings.
+            known = [tuple(drawings[noun][name]) for name in sorted(drawings[noun], key=held_out_rank)]
+            parts["all"].append(known)
             parts["test"].append([tuple(numbers) for numbers in tested[noun].values()])
-        others = sorted(noun for noun in drawings if noun not in set(nouns))
-        lists: tuple[list[int], list[int]] = ([], [])
-        for turn, noun in enumerate(others):
-            lists[turn % 2].extend(number for numbers in drawings[noun].values() for number in numbers)
-        return cls(collection, sprites, nouns, parts, lists)
+            for fold in range(FOLDS):
+                aside = [own for rank, own in enumerate(known) if noun in scored and (rank + label) % FOLDS == fold]
+                parts[f"aside {fold}"].append(aside)
+                parts[f"train {fold}"].append([own for own in known if own not in aside])
+        strangers = [number for noun in others[1::2] for own in drawings[noun].values() for number in own]
+        return cls(collection, sprites, nouns, frozenset(scored), dict(parts), strangers)
 
     def crops(self, count: int, part: str, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return the sprites and the nouns (by number) of a batch; each noun has about the same share."""
@@ -84,19 +90,12 @@ class Material:
             places.append(numbers[int(second * len(numbers))])
         return np.array(places), labels.astype(np.int64)
 
-    def unknown(self, count: int, generator: torch.Generator) -> np.ndarray:
-        """Return sprites of nouns that the classifier does not have, or of known ones if there are no others."""
-        numbers = self.strangers[0]
-        if not numbers:
-            return self.crops(count, "train", generator)[0]
-        return np.array(numbers)[torch.randint(len(numbers), (count,), generator=generator).numpy()]
-
     def scene(self, count: int, generator: torch.Generator) -> np.ndarray:
         """Return the sprites of scenes, (count, 5); negative where a scene has fewer things.
 
         Two in five scenes have several things of one sprite.
         """
-        places, _ = self.crops(count * 5, "train", generator)
+        places, _ = self.crops(count * 5, "all", generator)
         places = places.reshape(count, 5)
         sizes = torch.multinomial(
             torch.tensor([0.06, 0.26, 0.26, 0.2, 0.18, 0.04]), count, True, generator=generator

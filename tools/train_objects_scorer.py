@@ -27,8 +27,9 @@ import scorer_batches as batches
 import torch
 import torch.nn.functional as F
 from scorer_claims import choose_claims
+from scorer_crops import crops, junk
 from scorer_harvest import Harvest, harvest
-from scorer_material import Material
+from scorer_material import FOLDS, Material
 from scorer_training import fit
 from torch import nn
 
@@ -38,9 +39,10 @@ from smalti.evaluation.suites.objects.networks import NounClassifier, Segmenter
 from smalti.evaluation.suites.objects.scorer import WEIGHTS, Scorer, load_scorer, save_scorer
 from smalti.storage.folder import load_image_tokenizer
 
-_SCENES, _CROPS, _JUNK = 12, 112, 16  # images a step
+_SCENES, _CROPS, _JUNK = 12, 120, 8  # images a step
 _NARROW, _NARROW_SHARE = 160, 0.65  # side of the scenes in the first part of the steps, which is faster
-_HARVESTED = 32  # of the crops in the last phase
+_HARVESTED = 40  # of the crops in the last phase
+_BLENDED, _SMOOTHING = 0.5, 0.05
 
 
 def main() -> None:
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=("segmenter", "classifier"), help="train one network's first phase, and stop"
     )
+    parser.add_argument("--folds", type=int, nargs="+", default=range(FOLDS), help="classifiers that --only trains")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="file of the weights")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
@@ -73,7 +76,7 @@ def main() -> None:
         (
             train_segmenter(options, material)
             if options.only == "segmenter"
-            else train_classifier(options, material)
+            else [train_classifier(options, material, fold) for fold in options.folds]
         )
         return
     result = train(options, material)
@@ -125,38 +128,24 @@ def train_segmenter(options: argparse.Namespace, material: Material) -> Segmente
 def train_classifier(
     options: argparse.Namespace,
     material: Material,
+    fold: int,
     start: NounClassifier | None = None,
     harvested: Harvest | None = None,
 ) -> NounClassifier:
-    """Return the classifier after its first phase, or after its last one, which starts from the first."""
+    """Return one of the classifiers after its first phase, or after its last one, which starts from the first."""
     last = start is not None
-    steps, part = (options.last_steps, "all") if last else (options.crop_steps, "train")
+    steps, part = options.last_steps if last else options.crop_steps, f"train {fold}"
 
     def loss(network: nn.Module, step: int) -> torch.Tensor:
         """Return the loss of a step."""
-        return crop_loss(network, material, part, stream(options.seed, f"crops {part}", step), harvested)
+        generator = stream(options.seed, f"{'last' if last else 'crops'} {fold}", step)
+        return crop_loss(network, material, part, generator, harvested)
 
-    torch.manual_seed(options.seed)
-    state = options.work / ("last.safetensors" if last else "classifier.safetensors")
+    torch.manual_seed(options.seed + fold)
+    state = options.work / f"{'last' if last else 'classifier'}-{fold}.safetensors"
     network = NounClassifier(len(material.nouns))
-    rate = 2e-3 if last else 4e-3
-    if start is None and options.start is not None:
-        start, rate = carried(load_scorer(options.start), material.nouns), 3e-3
+    rate = 1.5e-3 if last else 4e-3
     return fit(network, loss, steps, rate=rate, state=state, start=start, show=not options.json)
-
-
-def carried(scorer: Scorer, nouns: Sequence[str]) -> NounClassifier:
-    """Return a classifier with the weights of a scorer; a new noun starts with the mean of the old ones."""
-    network = NounClassifier(len(nouns))
-    old = {noun: place for place, noun in enumerate([*scorer.knowledge.nouns, UNKNOWN])}
-    weights = scorer.classifier.state_dict()
-    for name in ("head.weight", "head.bias"):
-        rows = weights[name]
-        weights[name] = torch.stack(
-            [rows[old[noun]] if noun in old else rows.mean(0) for noun in [*nouns, UNKNOWN]]
-        )
-    network.load_state_dict(weights)
-    return network
 
 
 def scene_loss(network: nn.Module, material: Material, seed: int, step: int, size: int) -> torch.Tensor:
@@ -180,13 +169,15 @@ def crop_loss(
     generator: torch.Generator,
     harvested: Harvest | None,
 ) -> torch.Tensor:
-    """Return the cross-entropy of a batch of crops: sprites, what has no noun, and crops of scenes."""
+    """Return the cross-entropy of a batch of crops: sprites, what has no noun, and crops of scenes.
+
+    Half of the batches are blends of two images each (mixup), which tells the classifier less about single drawings.
+    """
     ready = 0 if harvested is None or not len(harvested.labels) else _HARVESTED
     places, labels = material.crops(_CROPS - ready, part, generator)
     parts = [
-        batches.crops(material.sprites, places, generator),
-        batches.junk(material.sprites, material.crops(_JUNK - 4, part, generator)[0], generator),
-        batches.crops(material.sprites, material.unknown(4, generator), generator),
+        crops(material.sprites, places, generator),
+        junk(material.sprites, material.crops(_JUNK, part, generator)[0], generator),
     ]
     wanted = torch.from_numpy(np.concatenate([labels, np.full(_JUNK, len(material.nouns))]))
     if ready:
@@ -194,9 +185,16 @@ def crop_loss(
         found, own = harvested.batch(ready, generator)
         parts.append(found)
         wanted = torch.cat([wanted, own])
+    images = torch.cat(parts)
+    share, order = 1.0, torch.randperm(len(images), generator=generator)
+    if float(torch.rand((), generator=generator)) < _BLENDED:
+        share = 0.5 + 0.5 * float(torch.rand((), generator=generator)) ** 0.5
+        images = share * images + (1 - share) * images[order]
     with torch.autocast("cpu", torch.bfloat16):
-        logits = network(torch.cat(parts))
-    return F.cross_entropy(logits.float(), wanted, label_smoothing=0.1)
+        logits = network(images).float()
+    first = F.cross_entropy(logits, wanted, label_smoothing=_SMOOTHING)
+    second = F.cross_entropy(logits, wanted[order], label_smoothing=_SMOOTHING)
+    return share * first + (1 - share) * second
 
 
 if __name__ == "__main__":
