@@ -1,4 +1,4 @@
-"""Chromium once for all browser tests, and a studio with a server of its own for each."""
+"""Chromium once for each file of browser tests, and a studio with a server of its own for each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from served import running_server
 import smalti
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    # Playwright's event loop counts as running in this thread until it stops; other tests start loops of their own.
     with running_chromium() as running:
         yield running
 

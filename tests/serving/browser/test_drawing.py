@@ -236,6 +236,7 @@ def test_an_error_is_said_at_its_field_in_the_servers_words(studio):
     page.wait_for_selector("#form-error:not([hidden])")
     assert "sideways" in page.inner_text("#form-error")
     assert page.locator("#setting-order").get_attribute("aria-invalid") == "true"
+    assert page.locator(".field:has(#setting-order) #form-error").is_visible()
     studio.screenshot("error")
     page.fill("#setting-order", "")
     page.fill("#prompt", "")

@@ -73,6 +73,7 @@ async function offerFile(file, use, edit) {
         {
           type: "button",
           className: `button${making ? "" : " primary"}`,
+          autofocus: !making,
           onclick: choose(() => edit(file, file.name, making)),
         },
         "Edit this image",
@@ -80,7 +81,7 @@ async function offerFile(file, use, edit) {
       making &&
         h(
           "button",
-          { type: "button", className: "button primary", onclick: choose(() => use(making)) },
+          { type: "button", className: "button primary", autofocus: true, onclick: choose(() => use(making)) },
           "Use its settings",
         ),
     ),

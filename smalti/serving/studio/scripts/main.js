@@ -84,7 +84,7 @@ async function submit(parts) {
       const job = await jobs.submit(drawingFields(parts.info));
       // A job that is being watched is not taken from the stage by one that has to wait.
       if (!parts.draw.job || finished(parts.draw.job)) parts.draw.show(job);
-      else notice(`Queued: ${job.prompt}`, { milliseconds: 2500 });
+      else announce("Queued");
       if (matchMedia("(max-width: 760px)").matches) scrollTo({ top: 0, behavior: "smooth" });
     }
   } catch (error) {

@@ -6,16 +6,21 @@ const VIEWS = ["draw", "edit", "gallery"];
 
 export const view = () => document.body.dataset.view;
 
+/** Return the view that the address names; the page follows it a moment later. */
+function named() {
+  const wanted = location.hash.slice(1);
+  return VIEWS.includes(wanted) ? wanted : "draw";
+}
+
 /** Go to a view. */
 export function go(name) {
-  if (view() !== name) location.hash = name;
+  if (named() !== name) location.hash = name;
 }
 
 /** Follow the address, and tell the others with an event "view" of the window. */
 export function followAddress() {
   const show = () => {
-    const wanted = location.hash.slice(1);
-    const name = VIEWS.includes(wanted) ? wanted : "draw";
+    const name = named();
     document.body.dataset.view = name;
     for (const tab of $$(".tabs a")) {
       if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");

@@ -29,6 +29,13 @@ function wayFields(edit) {
   return { source_prompt: edit.source_prompt.trim(), [edit.by]: edit[edit.by] };
 }
 
+/** Return the way in which a job chose its tokens. */
+export function wayOf({ operation, request }) {
+  if (operation === "variation" || request.strength) return "vary";
+  if (request.grow) return "extend";
+  return request.mask_mode ? "mask" : "words";
+}
+
 /** Return what a preview of the region asks for, as preview.js wants it, or null if there is nothing to show yet. */
 export function previewRequest(info, source, mask, version) {
   const edit = saved.form.edit;

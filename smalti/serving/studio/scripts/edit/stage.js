@@ -19,7 +19,7 @@ import { guessLayout } from "./layout.js";
 import { Mask } from "./mask.js";
 import { buildPanels } from "./panels.js";
 import { Preview } from "./preview.js";
-import { editRequest, previewRequest } from "./request.js";
+import { editRequest, previewRequest, wayOf } from "./request.js";
 import { Run } from "./run.js";
 import { Scene, paintTokens, regionText } from "./scene.js";
 import { Source } from "./source.js";
@@ -143,23 +143,13 @@ export class EditStage {
       const blob = await imageBlob(`/api/results/${job.source}/content`);
       await this.open(blob, "the image before the edit", { prompt: request.source_prompt ?? "" });
     }
-    const way =
-      job.operation === "variation"
-        ? "vary"
-        : request.grow
-          ? "extend"
-          : request.strength
-            ? "vary"
-            : request.mask_mode
-              ? "mask"
-              : "words";
     const known = ["source_prompt", "threshold", "share", "strength", "grow", "keep_pixels", "blend"].filter(
       (name) => name in request,
     );
     const { prompt, size: _, ...common } = fields;
     saved.set(common);
     saved.setEdit({
-      way,
+      way: wayOf(job),
       prompt,
       by: "share" in request ? "share" : "threshold",
       ...Object.fromEntries(known.map((name) => [name, request[name]])),

@@ -172,6 +172,8 @@ export function showError(error) {
   box.textContent = error.retryAfter ? `${error.message} (try again in ${error.retryAfter} s)` : error.message;
   box.hidden = false;
   const field = error.param && ($(`#panel [name="${error.param}"]`) ?? $(`#panel [data-field="${error.param}"]`));
+  // The message stands where the eye is: at the field, or else at the button.
+  (field?.closest(".field") ?? $(".go")).append(box);
   if (!field) return;
   field.setAttribute("aria-invalid", "true");
   field.setAttribute("aria-errormessage", "form-error");

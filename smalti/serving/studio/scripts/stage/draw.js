@@ -98,6 +98,8 @@ export class DrawStage {
     if (job) this.#updateFrames(job);
     const all = job && this.#image !== null && { name: "back", text: `All ${job.n}`, run: () => this.show(job) };
     this.foot.show(job, this.result, { before: all ? [all] : [], comparing: this.comparing });
+    const choose = job && job.n > 1 && this.#image === null && job.results.some(Boolean);
+    if (choose && !job.warnings.length) this.foot.warn("Click an image to edit, vary or download it");
   }
 
   #updateFrames(job) {
