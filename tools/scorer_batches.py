@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from smalti.common.files import atomic_path
-from smalti.evaluation.suites.objects.networks import STRIDE
+from smalti.evaluation.suites.objects.networks import FINE, STRIDE
 from smalti.worlds.objects.archive import SIDE, SpriteArchive
 
 Tensor = torch.Tensor
@@ -117,7 +117,7 @@ def recolor(sprites: Tensor, generator: torch.Generator, strong: float) -> Tenso
 def scenes(
     sprites: Sprites, places: np.ndarray, generator: torch.Generator, size: int = SCENE
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return images (B, 3, s, s), the share of each cell that things cover, and the offsets to their centres.
+    """Return images (B, 3, s, s), the share of each fine cell that things cover, and the offsets to their centres.
 
     Args:
         sprites: sprites to draw.
@@ -126,11 +126,12 @@ def scenes(
         size: side s of the images in pixels. Things keep their sizes, as far as there is room.
 
     Returns:
-        Images; cover (B, 1, s/4, s/4) from 0 to 1; offsets (B, 2, s/4, s/4) in cells.
+        Images; cover (B, 1, s/2, s/2) from 0 to 1; offsets (B, 2, s/4, s/4) in cells.
     """
     cells = size // STRIDE
     images = drawing.grounds(len(places), size, generator)
-    cover, offsets = torch.zeros(len(places), 1, cells, cells), torch.zeros(len(places), 2, cells, cells)
+    offsets = torch.zeros(len(places), 2, cells, cells)
+    cover = torch.zeros(len(places), 1, size // FINE, size // FINE)
     for index, row in enumerate(places):
         chosen = row[row >= 0]
         if not len(chosen):
@@ -156,6 +157,10 @@ def _place(sprites: Sprites, chosen: np.ndarray, generator: torch.Generator, siz
     largest = size * (_LARGEST_THING if count == 1 else 1.13 / count**0.62)
     low = torch.tensor(float(_LEAST_THING)).log()
     longer = torch.exp(uniform(generator, count, float(low), float(np.log(largest))))
+    if (
+        count == 1 and float(torch.rand((), generator=generator)) < 0.6
+    ):  # large things fall into pieces easily
+        longer = uniform(generator, 1, 0.4 * size, largest)
     if float(torch.rand((), generator=generator)) < 0.4:  # things that are counted have about one size
         longer = longer.max() * uniform(generator, count, 0.85, 1.0)
     gap = (
@@ -192,7 +197,7 @@ def _place(sprites: Sprites, chosen: np.ndarray, generator: torch.Generator, siz
 
 
 def _targets(alphas: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cover (1, h, w) and offsets (2, h, w) from the visible alphas (n, H, W) of the things in one scene."""
+    """Return cover (1, 2h, 2w) and offsets (2, h, w) from the visible alphas (n, H, W) of the things in one scene."""
     shares = F.avg_pool2d(alphas[None], STRIDE)[0]
     cells = shares.shape[-1]
     line = torch.arange(cells, dtype=torch.float32)
@@ -201,4 +206,4 @@ def _targets(alphas: Tensor) -> tuple[Tensor, Tensor]:
     y = (shares.sum(dim=2) * line).sum(dim=1) / total
     owner = shares.argmax(dim=0)
     offsets = torch.stack([x[owner] - line[None, :], y[owner] - line[:, None]])
-    return shares.sum(dim=0, keepdim=True).clamp(0, 1), offsets
+    return F.avg_pool2d(alphas.sum(dim=0, keepdim=True), FINE).clamp(0, 1), offsets

@@ -54,7 +54,7 @@ def paste_crops(sprites: Sprites, places: np.ndarray, generator: torch.Generator
     small = sprites.small(places)
     pasted = drawing.paste(small, jitter - offset, scales * mirror, turns, CROP, squeeze, warp)
     pasted = recolor(pasted, generator, 0.15 if wild else 0.0)
-    return _restyle(pasted, generator) if wild else pasted
+    return restyle(pasted, generator) if wild else pasted
 
 
 def _warps(sides: Tensor, generator: torch.Generator) -> Tensor:
@@ -66,8 +66,8 @@ def _warps(sides: Tensor, generator: torch.Generator) -> Tensor:
     return fine * strength[:, None, None, None]
 
 
-def _restyle(pasted: Tensor, generator: torch.Generator) -> Tensor:
-    """Return things (B, 4, 40, 40) as other hands would draw them: other colours, outlines, shading."""
+def restyle(pasted: Tensor, generator: torch.Generator, outlines: bool = True) -> Tensor:
+    """Return things (B, 4, 40, 40) as other hands would draw them: other colours, shading and, if wanted, outlines."""
     count = len(pasted)
     alpha = pasted[:, 3:]
     color = _other_colors((pasted[:, :3] / alpha.clamp_min(0.02)).clamp(0, 1), generator)
@@ -78,6 +78,8 @@ def _restyle(pasted: Tensor, generator: torch.Generator) -> Tensor:
     ramp = line[None, :] * angle.cos() + line[:, None] * angle.sin()
     depth = uniform(generator, count, 0, 0.35)[:, None, None, None] * _some(count, 0.35, generator)
     color = color * (1 + depth * ramp)
+    if not outlines:
+        return torch.cat([color.clamp(0, 1) * alpha, alpha], dim=1)
     # A line around a thing, mostly dark, as some styles have it.
     edge = alpha + F.max_pool2d(-alpha, 3, 1, 1)
     strength = uniform(generator, count, 0.4, 1)[:, None, None, None] * _some(count, 0.2, generator)
@@ -180,5 +182,3 @@ def _recentred(piece: Tensor) -> Tensor:
     scale = size / (MARGIN * max(int(right - left), int(bottom - top)))
     middle = torch.tensor([[float(left + right) / size - 1, float(top + bottom) / size - 1]])
     return drawing.paste(piece[None], -middle * scale, torch.tensor([scale]), torch.zeros(1), size)[0]
-
-

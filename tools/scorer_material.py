@@ -39,6 +39,7 @@ class Material:
         scored: how many of them may be claimed.
         parts: drawings of each noun of the classifiers, each a tuple of sprites: "all" has those of training, "train 0"
             to "train 2" those of a classifier, "aside 0" to "aside 2" the others, "test" the held-out ones.
+        aside: (n,) int64, which classifier must not see a sprite; −1 for none.
         strangers: sprites of nouns that the classifiers do not have.
     """
 
@@ -47,6 +48,7 @@ class Material:
     nouns: tuple[str, ...]
     scored: frozenset[str]
     parts: dict[str, Drawings]
+    aside: np.ndarray
     strangers: list[int]
 
     @classmethod
@@ -72,11 +74,16 @@ class Material:
             parts["all"].append(known)
             parts["test"].append([tuple(numbers) for numbers in tested[noun].values()])
             for fold in range(FOLDS):
-                aside = [own for rank, own in enumerate(known) if noun in scored and (rank + label) % FOLDS == fold]
+                aside = [
+                    own for rank, own in enumerate(known) if noun in scored and (rank + label) % FOLDS == fold
+                ]
                 parts[f"aside {fold}"].append(aside)
                 parts[f"train {fold}"].append([own for own in known if own not in aside])
         strangers = [number for noun in others[1::2] for own in drawings[noun].values() for number in own]
-        return cls(collection, sprites, nouns, frozenset(scored), dict(parts), strangers)
+        aside = np.full(len(archive), -1)
+        for fold in range(FOLDS):
+            aside[flat(parts[f"aside {fold}"])[0]] = fold
+        return cls(collection, sprites, nouns, frozenset(scored), dict(parts), aside, strangers)
 
     def crops(self, count: int, part: str, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return the sprites and the nouns (by number) of a batch; each noun has about the same share."""
@@ -131,4 +138,4 @@ class Material:
 def flat(drawings: Sequence[Sequence[Sequence[int]]]) -> tuple[np.ndarray, np.ndarray]:
     """Return all sprites of a part and their nouns, by number."""
     pairs = [(number, label) for label, own in enumerate(drawings) for numbers in own for number in numbers]
-    return np.array([number for number, _ in pairs]), np.array([label for _, label in pairs])
+    return np.array([number for number, _ in pairs], int), np.array([label for _, label in pairs], int)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from smalti.evaluation.suites.objects.networks import NounClassifier, Segmenter
+from smalti.evaluation.suites.objects.naming import NounClassifiers
+from smalti.evaluation.suites.objects.networks import Segmenter
 from smalti.evaluation.suites.objects.scorer import Knowledge, Scorer
 from smalti.worlds.objects.archive import SIDE, Sprite, write_archive
 from smalti.worlds.objects.vocabulary import Noun, Vocabulary
@@ -57,4 +58,4 @@ def untrained_scorer(claimed: tuple[str, ...] = NOUNS) -> Scorer:
     }
     held_out = frozenset({("ball", "pink")} if "ball" in claimed else ())
     knowledge = Knowledge(NOUNS, 0.3, Vocabulary(nouns, held_out), (*NOUNS, "unicorn"))
-    return Scorer(Segmenter().eval(), NounClassifier(len(NOUNS)).eval(), knowledge)
+    return Scorer(Segmenter().eval(), NounClassifiers(len(NOUNS)).eval(), knowledge)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from safetensors.torch import save_file
 
 from smalti.errors import SmaltiError
 from smalti.evaluation.suites.objects.crops import MARGIN, cut
-from smalti.evaluation.suites.objects.detector import UNKNOWN, detect, find_things, working_pixels
+from smalti.evaluation.suites.objects.detector import detect, find_things, working_pixels
+from smalti.evaluation.suites.objects.grouping import join_pieces
 from smalti.evaluation.suites.objects.instances import find_instances
 from smalti.evaluation.suites.objects.networks import CROP
 from smalti.evaluation.suites.objects.scorer import load_scorer, save_scorer
@@ -46,6 +48,22 @@ def test_a_thing_in_two_pieces_is_one() -> None:
     found = segmentation((10, 10, 50, 40))
     found[0, :, 28:33] = -6
     assert find_instances(found).count == 1
+
+
+def test_pieces_are_joined_if_they_are_a_thing_together() -> None:
+    owners = np.full((8, 12), -1)
+    owners[2:6, 1:5], owners[2:6, 5:8], owners[2:6, 9:11] = 0, 1, 2
+
+    def name(pieces: Sequence[np.ndarray], whole: float) -> torch.Tensor:
+        """Return how certain one noun is: of the union of the first two pieces, `whole`; of any other, a half."""
+        sure = torch.tensor([whole if piece.sum() == 28 else 0.5 for piece in pieces])
+        return torch.stack([sure, 1 - sure], dim=1)
+
+    joined, shares = join_pieces(owners, lambda pieces: name(pieces, 0.6))
+    assert joined[3].tolist() == [-1, 1, 1, 1, 1, 1, 1, 1, -1, 0, 0, -1]
+    assert shares[:, 0].tolist() == pytest.approx([0.5, 0.6])
+    apart, shares = join_pieces(owners, lambda pieces: name(pieces, 0.4))
+    assert (apart == owners).all() and len(shares) == 3
 
 
 def test_specks_and_empty_images_have_no_things() -> None:
@@ -99,17 +117,16 @@ def test_things_have_boxes_colours_and_claimed_nouns(monkeypatch: pytest.MonkeyP
     found = segmentation((5, 10, 25, 30), (35, 25, 55, 50))
     scorer = untrained_scorer(("ball",))
     monkeypatch.setattr(scorer.segmenter, "forward", lambda images: found[None])
-    logits = torch.full((2, len(NOUNS) + 1), -9.0)
-    logits[0, NOUNS.index("ball")] = logits[1, NOUNS.index("door")] = 9
-    monkeypatch.setattr(scorer.classifier, "forward", lambda crops: logits)
+    shares = torch.zeros(2, len(NOUNS) + 1)
+    shares[0, NOUNS.index("ball")] = shares[1, NOUNS.index("door")] = 0.995
+    monkeypatch.setattr(scorer.classifier, "forward", lambda crops: shares.clone())
     first, second = find_things(image, scorer)
-    assert (first.noun, first.color, first.guess) == ("ball", "red", "ball")
-    assert (second.noun, second.color, second.guess) == (UNKNOWN, "blue", "door")
+    assert (list(first.nouns), first.color, first.guess) == (["ball"], "red", "ball")
+    assert (second.nouns, second.color, second.guess) == ({}, "blue", "door")
     assert first.box == pytest.approx((20 / 256, 40 / 256, 100 / 256, 120 / 256), abs=0.02)
     (only,) = detect(image, scorer)
     assert (only.name, only.color) == ("ball", "red") and only.score > 0.99
-    unsure = logits / 100
-    monkeypatch.setattr(scorer.classifier, "forward", lambda crops: unsure)
+    monkeypatch.setattr(scorer.classifier, "forward", lambda crops: shares * 0.2)
     assert detect(image, scorer) == []
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from smalti.errors import SmaltiError
 from smalti.evaluation.geneval import Detection
 from smalti.evaluation.suites.objects.crops import cut
+from smalti.evaluation.suites.objects.grouping import join_pieces
 from smalti.evaluation.suites.objects.instances import find_instances
-from smalti.evaluation.suites.objects.networks import STRIDE, Segmenter
-from smalti.evaluation.suites.objects.scorer import Scorer
+from smalti.evaluation.suites.objects.networks import FINE, STRIDE
+from smalti.evaluation.suites.objects.scorer import Knowledge, Scorer
 from smalti.worlds.objects.colors import COLOR_NAMES, color_votes
 
 UNKNOWN = ""
-"""Name of a thing that has none of the nouns that the scorer claims."""
+"""Name of what is none of the classifiers' nouns."""
 
 WORKING_SIDE = 256
 """Shorter side in pixels of the images that are segmented."""
@@ -30,14 +33,14 @@ class Thing(NamedTuple):
     """One thing in an image.
 
     Attributes:
-        noun: its noun, or `UNKNOWN`.
+        nouns: the claimed nouns that it may have, the most certain first, with their probabilities; none if unknown.
         color: the colour of most of it; None without one.
         box: (left, top, right, bottom) in fractions of the image.
         probability: probability of the noun that the classifier finds most likely, claimed or not.
         guess: that noun, or `UNKNOWN` for none.
     """
 
-    noun: str
+    nouns: dict[str, float]
     color: str | None
     box: tuple[float, float, float, float]
     probability: float
@@ -47,6 +50,8 @@ class Thing(NamedTuple):
 def detect(image: np.ndarray, scorer: Scorer) -> list[Detection]:
     """Return the things with a claimed noun in an image, the most certain first.
 
+    As in GenEval, a thing can count as several classes: as each noun that is likely enough.
+
     Args:
         image: (H, W, 3) uint8.
         scorer: the trained scorer.
@@ -54,8 +59,11 @@ def detect(image: np.ndarray, scorer: Scorer) -> list[Detection]:
     Raises:
         SmaltiError: the image has another shape or dtype.
     """
-    things = [thing for thing in find_things(image, scorer) if thing.noun != UNKNOWN]
-    found = [Detection(thing.noun, thing.color, thing.box, thing.probability) for thing in things]
+    found = [
+        Detection(noun, thing.color, thing.box, probability)
+        for thing in find_things(image, scorer)
+        for noun, probability in thing.nouns.items()
+    ]
     return sorted(found, key=lambda detection: -detection.score)
 
 
@@ -69,42 +77,55 @@ def find_things(image: np.ndarray, scorer: Scorer) -> list[Thing]:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise SmaltiError(f"image must be uint8 (H, W, 3), not {image.dtype} {image.shape}", argument="image")
     pixels = working_pixels(image)
-    crops, masks, boxes = cut_things(pixels, scorer.segmenter)
-    if not len(crops):
-        return []
-    shares = scorer.classifier(crops).float().softmax(dim=1)
-    shares = (shares + scorer.classifier(crops.flip(3)).float().softmax(dim=1)) / 2
-    knowledge = scorer.knowledge
-    names = [*knowledge.nouns, UNKNOWN]
+    masks, boxes, shares = name_things(pixels, scorer.segmenter, scorer.classifier)
+    names = [*scorer.knowledge.nouns, UNKNOWN]
     rgb = (pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     scale = np.array([pixels.shape[2], pixels.shape[1]] * 2, dtype=np.float64)
     things = []
     for mask, box, share in zip(masks, boxes, shares, strict=True):
-        probability, index = (float(value) for value in share.max(dim=0))
-        guess = names[int(index)]
-        known = guess in knowledge.claimed and probability >= knowledge.threshold
         left, top, right, bottom = (float(value) for value in box / scale)
+        guess = int(share.argmax())
         things.append(
             Thing(
-                guess if known else UNKNOWN, _color(rgb, mask), (left, top, right, bottom), probability, guess
+                _claimed(share, scorer.knowledge),
+                _color(rgb, mask),
+                (left, top, right, bottom),
+                float(share[guess]),
+                names[guess],
             )
         )
     return things
 
 
-def cut_things(pixels: torch.Tensor, segmenter: Segmenter) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """Return the crops (n, 4, 40, 40), the masks (n, h, w) from 0 to 1, and the boxes (n, 4) in pixels of things.
+def name_things(
+    pixels: torch.Tensor, segmenter: nn.Module, classifier: nn.Module
+) -> tuple[torch.Tensor, np.ndarray, torch.Tensor]:
+    """Return the masks (n, h, w) from 0 to 1 of things, their boxes (n, 4) in pixels, and what they are.
 
     Args:
         pixels: (3, h, w) floats from 0 to 1, as `working_pixels` returns them.
-        segmenter: the trained segmenter.
+        segmenter: network with the outputs of a `Segmenter`.
+        classifier: network with the outputs of `NounClassifiers`: probabilities of nouns, and of anything else.
     """
-    instances = find_instances(segmenter(pixels[None])[0])
-    if not instances.count:
-        none = pixels.new_zeros(0, *pixels.shape[1:])
-        return cut(pixels, none, np.empty((0, 4))), none, np.empty((0, 4))
-    masks, boxes = _masks(instances.owners, instances.covered, pixels.shape[1:])
-    return cut(pixels, masks, boxes), masks, boxes
+    cover, offsets = segmenter(pixels[None])
+    instances = find_instances(cover[0], offsets[0])
+
+    def name(pieces: Sequence[np.ndarray]) -> torch.Tensor:
+        """Return the probabilities of the nouns for the cells of each piece."""
+        masks, boxes = masks_of(pieces, instances.owners, instances.covered, pixels.shape[1:])
+        return classifier(cut(pixels, masks, boxes))
+
+    owners, shares = join_pieces(instances.owners, name)
+    masks, boxes = masks_of(_pieces(owners), owners, instances.covered, pixels.shape[1:])
+    return masks, boxes, shares
+
+
+def _claimed(share: torch.Tensor, knowledge: Knowledge) -> dict[str, float]:
+    """Return the claimed nouns that are likely enough, the most certain first, with their probabilities."""
+    likely = (share[:-1] >= knowledge.threshold).nonzero()[:, 0].tolist()
+    found = {knowledge.nouns[place]: float(share[place]) for place in likely}
+    known = [noun for noun in found if noun in knowledge.claimed]
+    return {noun: found[noun] for noun in sorted(known, key=lambda noun: -found[noun])}
 
 
 def working_pixels(image: np.ndarray) -> torch.Tensor:
@@ -120,22 +141,31 @@ def working_pixels(image: np.ndarray) -> torch.Tensor:
     return pixels[0]
 
 
-def _masks(owners: np.ndarray, covered: np.ndarray, size: tuple[int, ...]) -> tuple[torch.Tensor, np.ndarray]:
-    """Return the masks (n, H, W) from 0 to 1 and the boxes (n, 4) in pixels of things.
+def _pieces(owners: np.ndarray) -> list[np.ndarray]:
+    """Return the cells (h, w) bool of each owner."""
+    return [owners == number for number in range(int(owners.max()) + 1)]
+
+
+def masks_of(
+    pieces: Sequence[np.ndarray], owners: np.ndarray, covered: np.ndarray, size: tuple[int, ...]
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Return the masks (n, H, W) from 0 to 1 and the boxes (n, 4) in pixels of pieces.
 
     Args:
+        pieces: (h, w) bool each, the cells of a piece.
         owners: (h, w) int64, the thing that covers each cell.
-        covered: (h, w) float32, how certain that is.
+        covered: (2h, 2w) float32, how certain that is of cells of half the side.
         size: height and width of the masks.
     """
-    shares = torch.from_numpy(covered)
-    own = torch.from_numpy(owners)
+    shares, free = torch.from_numpy(covered), torch.from_numpy(owners < 0)
     masks = []
-    for number in range(int(own.max()) + 1):
-        inside = (own == number).float()
+    for piece in pieces:
+        inside = torch.from_numpy(piece)
         # A thing also has the half-covered cells around it, unless another thing has them.
-        around = F.max_pool2d(inside[None, None], 3, 1, 1)[0, 0] * ((own == number) | (own < 0))
-        masks.append(shares * around)
+        around = F.max_pool2d(inside.float()[None, None], 3, 1, 1) * (inside | free)
+        masks.append(shares * F.interpolate(around, scale_factor=STRIDE // FINE)[0, 0])
+    if not masks:
+        return torch.empty(0, *size), np.empty((0, 4))
     soft = F.interpolate(torch.stack(masks)[:, None], size=list(size), mode="bilinear", align_corners=False)
     soft = ((soft - 0.5) * 6 + 0.5).clamp(0, 1)[:, 0]
     boxes = []
@@ -146,8 +176,8 @@ def _masks(owners: np.ndarray, covered: np.ndarray, size: tuple[int, ...]) -> tu
         )
         if not len(rows):  # a thing as thin as its cells
             cells = inside > 0
-            rows = np.flatnonzero(cells.any(1).numpy()) * STRIDE
-            columns = np.flatnonzero(cells.any(0).numpy()) * STRIDE
+            rows = np.flatnonzero(cells.any(1).numpy()) * FINE
+            columns = np.flatnonzero(cells.any(0).numpy()) * FINE
         boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
     return soft, np.array(boxes, dtype=np.float64)
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from smalti.evaluation.suites.objects.networks import FINE, STRIDE
+
 LEAST_AREA = 0.0035
 """Smallest area of a thing, as a fraction of the image; smaller specks are noise."""
 
@@ -24,7 +26,7 @@ class Instances:
 
     Attributes:
         owners: (h, w) int64, the number of the thing that covers each cell; −1 for the ground.
-        covered: (h, w) float32, the probability that a thing covers the cell.
+        covered: (2h, 2w) float32, the probability that a thing covers a cell of half the side.
     """
 
     owners: np.ndarray
@@ -36,28 +38,30 @@ class Instances:
         return int(self.owners.max()) + 1
 
 
-def find_instances(found: torch.Tensor) -> Instances:
+def find_instances(cover: torch.Tensor, offsets: torch.Tensor) -> Instances:
     """Return the things in the output of the segmenter for one image.
 
     Args:
-        found: (3, h, w) logits and offsets, as `Segmenter` returns them.
+        cover: (1, 2h, 2w) logits, as in `Found`.
+        offsets: (2, h, w) in cells, as in `Found`.
     """
-    covered = found[0].float().sigmoid()
+    fine = cover.float().sigmoid()
+    covered = F.avg_pool2d(fine, STRIDE // FINE)[0]
     height, width = covered.shape
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    x, y = columns + found[1].float(), rows + found[2].float()
+    x, y = columns + offsets[0].float(), rows + offsets[1].float()
     inside = covered > _COVERED
     owners = torch.full((height, width), -1)
     if not bool(inside.any()):
-        return Instances(owners.numpy(), covered.numpy())
+        return Instances(owners.numpy(), fine[0].numpy())
     x, y, weight = x[inside], y[inside], covered[inside]
-    reach = found[1:].float().norm(dim=0)[inside]
+    reach = offsets.float().norm(dim=0)[inside]
     centres = _centres(x, y, weight, (height, width))
     if len(centres):
         own = _nearest(centres, x, y)
         centres = _merged(centres, own, reach, weight)
         owners[inside] = _nearest(centres, x, y)
-    return Instances(_without_specks(owners.numpy()), covered.numpy())
+    return Instances(_without_specks(owners.numpy()), fine[0].numpy())
 
 
 def _nearest(centres: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

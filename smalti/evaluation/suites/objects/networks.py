@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 STRIDE = 4
-"""Side in pixels of a cell of the segmentation."""
+"""Side in pixels of the cells that point to centres."""
+
+FINE = 2
+"""Side in pixels of the cells that things cover."""
 
 CROP = 40
 """Side in pixels of the crops that are named."""
 
 _ENCODER = (24, 32, 64, 96, 128)
 _DECODER = (96, 64, 48)
+_EDGES = 24
 _NAMING = (24, 32, 96, 192, 256)
 
 
+class Found(NamedTuple):
+    """What the segmenter finds in images.
+
+    Attributes:
+        cover: (B, 1, H/2, W/2) logits of a thing that covers a cell.
+        offsets: (B, 2, H/4, W/4), the way (x, y) to the thing's centre in cells of 4×4 pixels.
+    """
+
+    cover: torch.Tensor
+    offsets: torch.Tensor
+
+
 class Segmenter(nn.Module):
-    """A small U-Net: for each cell of 4×4 pixels, whether a thing covers it, and where that thing's centre is.
+    """A small U-Net: for each cell, whether a thing covers it, and where that thing's centre is.
 
     Things that touch, and things in several pieces, are told apart by the centres that their cells point to.
     """
@@ -40,10 +58,12 @@ class Segmenter(nn.Module):
             _convolution(before + skip, after)
             for before, skip, after in zip(above, skips, above[1:], strict=False)
         )
-        self.head = nn.Conv2d(_DECODER[-1], 3, 1)
+        self.head = nn.Conv2d(_DECODER[-1], 2, 1)
+        self.edges = _convolution(_DECODER[-1] + _ENCODER[0], _EDGES)
+        self.cover = nn.Conv2d(_EDGES, 1, 1)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return (B, 3, H/4, W/4): the logit of a thing, and the offset (x, y) to its centre in cells.
+    def forward(self, images: torch.Tensor) -> Found:
+        """Return which cells things cover, and where their centres are.
 
         Args:
             images: (B, 3, H, W) floats from 0 to 1, with sides divisible by 32.
@@ -57,9 +77,9 @@ class Segmenter(nn.Module):
         x = x + self.whole(x.mean(dim=(2, 3)))[:, :, None, None]
         for layer, skip in zip(self.up, levels[-2:0:-1], strict=True):
             x = layer(torch.cat([F.interpolate(x, scale_factor=2), skip], dim=1))
-        found = self.head(x)
+        fine = self.edges(torch.cat([F.interpolate(x, scale_factor=2), levels[0]], dim=1))
         # A network starts with small outputs; offsets of half an image are 32 cells.
-        return torch.cat([found[:, :1], found[:, 1:] * 16], dim=1)
+        return Found(self.cover(fine), self.head(x) * 16)
 
 
 class NounClassifier(nn.Module):

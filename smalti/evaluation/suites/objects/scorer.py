@@ -15,11 +15,13 @@ from safetensors.torch import save_file
 
 from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
-from smalti.evaluation.suites.objects.networks import NounClassifier, Segmenter
+from smalti.evaluation.suites.objects.naming import NounClassifiers
+from smalti.evaluation.suites.objects.networks import Segmenter
 from smalti.worlds.objects.nouns import GENEVAL_NOUNS, geneval_nouns
 from smalti.worlds.objects.vocabulary import Vocabulary
 
 WEIGHTS = Path(__file__).parents[3] / "models" / "objects-scorer.safetensors"
+_SCALE = ".scale of rows"
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,19 @@ class Scorer:
 
     Attributes:
         segmenter: finds things.
-        classifier: names crops.
+        classifier: the networks that name crops.
         knowledge: nouns, threshold, colours.
     """
 
     segmenter: Segmenter
-    classifier: NounClassifier
+    classifier: NounClassifiers
     knowledge: Knowledge
 
 
 def save_scorer(scorer: Scorer, path: str | Path) -> None:
-    """Write a scorer: the weights in float16, what it knows in the file's metadata; whole or not at all.
+    """Write a scorer, what it knows in the file's metadata; whole or not at all.
+
+    Matrices and kernels are stored in int8 with a float16 scale for each row, everything else in float16.
 
     Raises:
         SmaltiError: the file cannot be written.
@@ -85,7 +89,12 @@ def save_scorer(scorer: Scorer, path: str | Path) -> None:
     weights: dict[str, torch.Tensor] = {}
     for part in ("segmenter", "classifier"):
         for name, tensor in getattr(scorer, part).state_dict().items():
-            if tensor.is_floating_point():
+            if tensor.ndim > 1:
+                scale = (tensor.flatten(1).abs().amax(dim=1) / 127).clamp_min(1e-7).half()
+                rows = tensor / scale.float().reshape(-1, *[1] * (tensor.ndim - 1))
+                weights[f"{part}.{name}"] = rows.round().clamp(-127, 127).to(torch.int8).contiguous()
+                weights[f"{part}.{name}{_SCALE}"] = scale
+            elif tensor.is_floating_point():
                 weights[f"{part}.{name}"] = tensor.half().contiguous()
     with atomic_path(path) as temporary:
         save_file(weights, temporary, {"knowledge": json.dumps(_entry(scorer.knowledge))})
@@ -100,8 +109,10 @@ def load_scorer(path: str | Path = WEIGHTS) -> Scorer:
     try:
         with safe_open(path, "pt") as file:
             knowledge = _knowledge(json.loads(file.metadata()["knowledge"]))
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        segmenter, classifier = Segmenter(), NounClassifier(len(knowledge.nouns))
+            stored = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        weights = {name: _unscaled(name, stored) for name in stored if not name.endswith(_SCALE)}
+        pixels, edges = (_members(weights, f"classifier.{kind}.") for kind in ("pixels", "edges"))
+        segmenter, classifier = Segmenter(), NounClassifiers(len(knowledge.nouns), pixels, edges)
         for name, network in (("segmenter", segmenter), ("classifier", classifier)):
             own = {
                 key[len(name) + 1 :]: value for key, value in weights.items() if key.startswith(f"{name}.")
@@ -111,6 +122,17 @@ def load_scorer(path: str | Path = WEIGHTS) -> Scorer:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SmaltiError(f"{path} does not hold a scorer of objects: {reason}") from error
     return Scorer(segmenter.eval(), classifier.eval(), knowledge)
+
+
+def _unscaled(name: str, stored: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return a stored tensor times the scale of its rows, if it has one."""
+    tensor, scale = stored[name], stored.get(f"{name}{_SCALE}")
+    return tensor if scale is None else tensor * scale.reshape(-1, *[1] * (tensor.ndim - 1))
+
+
+def _members(weights: dict[str, torch.Tensor], prefix: str) -> int:
+    """Return the number of networks whose tensors have names with this prefix and a number."""
+    return len({name[len(prefix) :].split(".")[0] for name in weights if name.startswith(prefix)})
 
 
 @lru_cache(maxsize=2)
