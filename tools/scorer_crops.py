@@ -126,10 +126,10 @@ def spoil_masks(alpha: Tensor, generator: torch.Generator) -> Tensor:
     """
     spoiled = []
     for part in alpha.split(4):
-        cells = int(torch.randint(12, 36, (), generator=generator))
+        cells = int(torch.randint(18, 48, (), generator=generator))
         coarse = F.interpolate(part, (cells, cells), mode="area")
         edge = float(uniform(generator, 1, 0.3, 0.6))
-        grain = 0.5 * torch.randn(coarse.shape, generator=generator)
+        grain = 0.3 * torch.randn(coarse.shape, generator=generator)
         coarse = ((coarse - edge) * 12 + grain).sigmoid()
         fine = F.interpolate(coarse, (CROP, CROP), mode="bilinear", align_corners=False)
         spoiled.append(((fine - 0.5) * 6 + 0.5).clamp(0, 1))

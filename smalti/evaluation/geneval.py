@@ -9,7 +9,7 @@ An image is correct if every entry of `include` matches and no entry of `exclude
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -81,23 +81,22 @@ def relations(related: Detection, reference: Detection, threshold: float = 0.1) 
     return {name for name, holds in names.items() if holds}
 
 
-def is_correct(
-    prompt: Prompt, detections: Sequence[Detection], kinds: Mapping[str, Collection[str]] | None = None
-) -> bool:
+def is_correct(prompt: Prompt, detections: Sequence[Detection]) -> bool:
     """Return whether the objects detected in an image, best first, are those of the prompt.
 
     As in GenEval, the `count` best detections of each class count. All of them must have the colour, and the relation
-    to every object of their reference.
+    to every object of their reference. An object that is detected as several classes counts for one of them only.
 
     Args:
         prompt: prompt in GenEval's format.
         detections: detected objects, the most certain first.
-        kinds: names of detections that count as a class; a class that is not a key counts under its own name.
     """
-    kinds = kinds or {}
     matched: list[list[Detection]] = []
+    boxes: set[Box] = set()
     for entry in prompt["include"]:
-        found = _of_class(detections, entry["class"], kinds)[: entry["count"]]
+        known = [item for item in detections if item.name == entry["class"]]
+        boxes |= {item.box for item in known}
+        found = known[: entry["count"]]
         if len(found) < entry["count"]:
             return False
         if "color" in entry and any(item.color != entry["color"] for item in found):
@@ -107,8 +106,10 @@ def is_correct(
             if any(relation not in relations(item, other) for item in found for other in matched[reference]):
                 return False
         matched.append(found)
+    if len(boxes) < sum(entry["count"] for entry in prompt["include"]):
+        return False
     return all(
-        len(_of_class(detections, entry["class"], kinds)) < entry["count"]
+        sum(item.name == entry["class"] for item in detections) < entry["count"]
         for entry in prompt.get("exclude", [])
     )
 
@@ -204,11 +205,3 @@ def _check_entry(entry: Any, names: Collection[str] | None, colors: Collection[s
         raise SmaltiError(f"count must be a positive whole number, not {quoted(count)}")
     if "color" in entry and entry["color"] not in colors:
         raise SmaltiError(f"color must be one of {list(colors)}, not {quoted(entry['color'])}")
-
-
-def _of_class(
-    detections: Sequence[Detection], name: str, kinds: Mapping[str, Collection[str]]
-) -> list[Detection]:
-    """Return the detections that count as a class, in their order."""
-    wanted = kinds.get(name, (name,))
-    return [item for item in detections if item.name in wanted]

@@ -57,5 +57,6 @@ def untrained_scorer(claimed: tuple[str, ...] = NOUNS) -> Scorer:
         noun: Noun("pile of boxes" if noun == "box" else noun, tuple(COLORS), ("thing",)) for noun in claimed
     }
     held_out = frozenset({("ball", "pink")} if "ball" in claimed else ())
-    knowledge = Knowledge(NOUNS, 0.3, Vocabulary(nouns, held_out), (*NOUNS, "unicorn"))
+    classes = {**{noun: (noun,) for noun in claimed}, "thing": claimed}
+    knowledge = Knowledge(NOUNS, 0.3, classes, Vocabulary(nouns, held_out), (*NOUNS, "unicorn"))
     return Scorer(Segmenter().eval(), NounClassifiers(len(NOUNS)).eval(), knowledge)

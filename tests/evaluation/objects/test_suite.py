@@ -65,7 +65,8 @@ def test_ground_truth_shows_held_out_sprites(suite: Objects) -> None:
 
 
 def test_what_cannot_be_judged_is_counted_apart(suite: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen(monkeypatch, Detection("ball", "red", (0.1, 0.1, 0.4, 0.4), 0.9))
+    box = (0.1, 0.1, 0.4, 0.4)
+    seen(monkeypatch, Detection("ball", "red", box, 0.9), Detection("thing", "red", box, 0.9))
     image = np.zeros((64, 64, 3), np.uint8)
 
     def row(*names: str, **more: object) -> object:

@@ -16,7 +16,7 @@ from smalti.evaluation.suites.objects.crops import cut
 from smalti.evaluation.suites.objects.grouping import join_pieces
 from smalti.evaluation.suites.objects.instances import find_instances
 from smalti.evaluation.suites.objects.networks import FINE, STRIDE
-from smalti.evaluation.suites.objects.scorer import Knowledge, Scorer
+from smalti.evaluation.suites.objects.scorer import Scorer
 from smalti.worlds.objects.colors import COLOR_NAMES, color_votes
 
 UNKNOWN = ""
@@ -33,14 +33,14 @@ class Thing(NamedTuple):
     """One thing in an image.
 
     Attributes:
-        nouns: the claimed nouns that it may have, the most certain first, with their probabilities; none if unknown.
+        classes: its claimed classes, the most certain first, with their probabilities; none if it is unknown.
         color: the colour of most of it; None without one.
         box: (left, top, right, bottom) in fractions of the image.
         probability: probability of the noun that the classifier finds most likely, claimed or not.
         guess: that noun, or `UNKNOWN` for none.
     """
 
-    nouns: dict[str, float]
+    classes: dict[str, float]
     color: str | None
     box: tuple[float, float, float, float]
     probability: float
@@ -48,9 +48,9 @@ class Thing(NamedTuple):
 
 
 def detect(image: np.ndarray, scorer: Scorer) -> list[Detection]:
-    """Return the things with a claimed noun in an image, the most certain first.
+    """Return the things of a claimed class in an image, the most certain first.
 
-    As in GenEval, a thing can count as several classes: as each noun that is likely enough.
+    As in GenEval, a thing can count as several classes: as each that is likely enough.
 
     Args:
         image: (H, W, 3) uint8.
@@ -60,16 +60,16 @@ def detect(image: np.ndarray, scorer: Scorer) -> list[Detection]:
         SmaltiError: the image has another shape or dtype.
     """
     found = [
-        Detection(noun, thing.color, thing.box, probability)
+        Detection(name, thing.color, thing.box, probability)
         for thing in find_things(image, scorer)
-        for noun, probability in thing.nouns.items()
+        for name, probability in thing.classes.items()
     ]
     return sorted(found, key=lambda detection: -detection.score)
 
 
 @torch.inference_mode()
 def find_things(image: np.ndarray, scorer: Scorer) -> list[Thing]:
-    """Return all things in an image, also those without a claimed noun.
+    """Return all things in an image, also those of no claimed class.
 
     Raises:
         SmaltiError: the image has another shape or dtype.
@@ -87,7 +87,7 @@ def find_things(image: np.ndarray, scorer: Scorer) -> list[Thing]:
         guess = int(share.argmax())
         things.append(
             Thing(
-                _claimed(share, scorer.knowledge),
+                scorer.knowledge.classes_of(share),
                 _color(rgb, mask),
                 (left, top, right, bottom),
                 float(share[guess]),
@@ -118,14 +118,6 @@ def name_things(
     owners, shares = join_pieces(instances.owners, name)
     masks, boxes = masks_of(_pieces(owners), owners, instances.covered, pixels.shape[1:])
     return masks, boxes, shares
-
-
-def _claimed(share: torch.Tensor, knowledge: Knowledge) -> dict[str, float]:
-    """Return the claimed nouns that are likely enough, the most certain first, with their probabilities."""
-    likely = (share[:-1] >= knowledge.threshold).nonzero()[:, 0].tolist()
-    found = {knowledge.nouns[place]: float(share[place]) for place in likely}
-    known = [noun for noun in found if noun in knowledge.claimed]
-    return {noun: found[noun] for noun in sorted(known, key=lambda noun: -found[noun])}
 
 
 def working_pixels(image: np.ndarray) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
 from smalti.evaluation.suites.objects.naming import NounClassifiers
 from smalti.evaluation.suites.objects.networks import Segmenter
-from smalti.worlds.objects.nouns import GENEVAL_NOUNS, geneval_nouns
+from smalti.worlds.objects.nouns import geneval_nouns
 from smalti.worlds.objects.vocabulary import Vocabulary
 
 WEIGHTS = Path(__file__).parents[3] / "models" / "objects-scorer.safetensors"
@@ -28,35 +28,43 @@ _SCALE = ".scale of rows"
 class Knowledge:
     """What the scorer knows apart from its weights.
 
+    A class is a noun, a kind of things, or one of GenEval's classes. A thing has a class if the probabilities of the
+    class's nouns add up to the threshold, so a thing that is either a car or a taxi is a car.
+
     Attributes:
-        nouns: nouns of the classifier; its last output is anything else.
-        threshold: smallest probability of a noun that counts.
-        vocabulary: the nouns that the scorer claims to know, with their names, colours and kinds. A thing with another
-            noun is unknown.
+        nouns: nouns of the classifiers; their last output is anything else.
+        threshold: smallest probability of a class that counts.
+        classes: the nouns of each class that the scorer claims to know. A thing of no such class is unknown.
+        vocabulary: the nouns among these classes, with their names, colours and kinds: what prompts ask for.
         drawn: all nouns that have a sprite, claimed or not.
     """
 
     nouns: Sequence[str]
     threshold: float
+    classes: Mapping[str, Sequence[str]]
     vocabulary: Vocabulary
     drawn: Sequence[str]
 
     @cached_property
-    def claimed(self) -> frozenset[str]:
-        """The nouns that the scorer claims to know."""
-        return frozenset(self.vocabulary.nouns)
+    def members(self) -> torch.Tensor:
+        """(nouns + 1, classes) floats: 1 where a class has a noun."""
+        place = {noun: number for number, noun in enumerate(self.nouns)}
+        members = torch.zeros(len(self.nouns) + 1, len(self.classes))
+        for number, nouns in enumerate(self.classes.values()):
+            members[[place[noun] for noun in nouns], number] = 1
+        return members
 
-    @cached_property
-    def classes(self) -> dict[str, frozenset[str]]:
-        """The claimed nouns that count as each class: a noun, a kind of things, or one of GenEval's classes."""
-        found: dict[str, set[str]] = {noun: {noun} for noun in self.claimed}
-        for noun, entry in self.vocabulary.nouns.items():
-            for kind in entry.kinds:
-                found.setdefault(kind, set()).add(noun)
-        for name in GENEVAL_NOUNS:
-            if nouns := geneval_nouns(name, self.claimed):
-                found.setdefault(name, set()).update(nouns)
-        return {name: frozenset(nouns) for name, nouns in found.items()}
+    def classes_of(self, shares: torch.Tensor) -> dict[str, float]:
+        """Return the classes of a thing, the most certain first, with their probabilities.
+
+        Args:
+            shares: (nouns + 1,) probabilities of the nouns, and of anything else.
+        """
+        certain = (shares @ self.members).tolist()
+        found = [
+            (sure, name) for sure, name in zip(certain, self.classes, strict=True) if sure >= self.threshold
+        ]
+        return {name: sure for sure, name in sorted(found, reverse=True)}
 
     def has_sprite(self, name: str) -> bool:
         """Tell whether any sprite shows a class, claimed or not."""
@@ -154,6 +162,7 @@ def _entry(knowledge: Knowledge) -> dict[str, Any]:
     return {
         "nouns": list(knowledge.nouns),
         "threshold": knowledge.threshold,
+        "classes": {name: list(nouns) for name, nouns in knowledge.classes.items()},
         "vocabulary": knowledge.vocabulary.to_json(),
         "drawn": list(knowledge.drawn),
     }
@@ -164,6 +173,7 @@ def _knowledge(entry: Any) -> Knowledge:
     return Knowledge(
         tuple(entry["nouns"]),
         float(entry["threshold"]),
+        {name: tuple(nouns) for name, nouns in entry["classes"].items()},
         Vocabulary.from_json(entry["vocabulary"]),
         tuple(entry["drawn"]),
     )

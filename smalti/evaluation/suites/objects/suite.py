@@ -80,7 +80,7 @@ class Objects(Suite):
         return renderings(
             held_out_composer(self.archive),
             prompts,
-            self._scorer().knowledge.claimed,
+            self._scorer().knowledge.classes,
             number=request.images_per_prompt,
             size=size,
             seed=request.seed,
@@ -97,7 +97,7 @@ class Objects(Suite):
         unclaimed = tuple(name for name in foreign if knowledge.has_sprite(name))
         without = tuple(name for name in foreign if not knowledge.has_sprite(name))
         correct = [
-            not foreign and geneval.is_correct(prompt, detect(np.asarray(as_rgb(image)), scorer), classes)
+            not foreign and geneval.is_correct(prompt, detect(np.asarray(as_rgb(image)), scorer))
             for image in sample
         ]
         return ObjectRow(Row(prompt["tag"], bool(prompt.get("held_out")), correct), unclaimed, without)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection as Container
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -14,7 +13,6 @@ from smalti.evaluation.geneval import Prompt
 from smalti.worlds.objects.archive import SpriteArchive
 from smalti.worlds.objects.collection import Collection
 from smalti.worlds.objects.composing import SIZES, Composer
-from smalti.worlds.objects.nouns import geneval_nouns
 from smalti.worlds.objects.scene import render
 
 
@@ -36,7 +34,7 @@ def held_out_composer(path: str) -> Composer:
 def renderings(
     composer: Composer,
     prompts: Sequence[Prompt],
-    claimed: Container[str],
+    classes: Mapping[str, Sequence[str]],
     *,
     number: int,
     size: tuple[int, int],
@@ -48,7 +46,7 @@ def renderings(
     Args:
         composer: composer of held-out sprites.
         prompts: prompts in GenEval's format.
-        claimed: nouns that are preferred for a class that several nouns show.
+        classes: the nouns of each class that the scorer claims.
         number: number of renderings of a prompt.
         size: (height, width) in pixels.
         seed: seed of the scenes.
@@ -58,7 +56,7 @@ def renderings(
         made: list[np.ndarray] = []
         for turn in range(number):
             random = Random(f"smalti objects ground truth {seed} {index} {turn}")
-            shown = _with_nouns(composer.collection, prompt, claimed, random)
+            shown = _with_nouns(composer.collection, prompt, classes, random)
             if shown is not None:
                 scene = composer.compose(shown, random, lattice=lattice)
                 made.append(render(scene, composer.pictures, size))
@@ -66,12 +64,12 @@ def renderings(
 
 
 def _with_nouns(
-    collection: Collection, prompt: Prompt, claimed: Container[str], random: Random
+    collection: Collection, prompt: Prompt, classes: Mapping[str, Sequence[str]], random: Random
 ) -> Prompt | None:
     """Return a prompt with nouns of sprites in place of its classes; None if there are no such sprites."""
     include: list[dict[str, Any]] = []
     for entry in prompt["include"]:
-        nouns = [noun for noun in geneval_nouns(entry["class"], claimed) or (entry["class"],)]
+        nouns = classes.get(entry["class"], (entry["class"],))
         shown = [noun for noun in nouns if collection.sprites(noun, entry.get("color"))]
         if not shown:
             return None
