@@ -1,139 +1,149 @@
-"""The choice of the nouns that the scorer claims to know, and of its threshold, on drawings for validation."""
+"""The choice of the classes that the scorer claims to know, on drawings that classifiers have not seen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import scorer_batches as batches
 import torch
-from scorer_material import Material, flat
+from scorer_looks import look
+from scorer_material import FOLDS, Material
 from torch import nn
 
-from smalti.common.randomness import stream
+from smalti.evaluation.suites.objects.networks import Segmenter
+from smalti.worlds.objects.nouns import GENEVAL_NOUNS
 
-_LOOKS = 5  # crops of each sprite
-_LEAST_RECALL, _LEAST_PRECISION = 0.95, 0.95
-_MOST_STRANGERS = 0.05  # share of crops without a known noun that get one that is claimed
-_THRESHOLDS = np.arange(0.3, 0.9, 0.05)
+THRESHOLD = 0.1
+_LEAST_RECALL, _MOST_CONFUSED = 0.75, 0.5
+_SEEN = 2  # sprites of each drawing
+_STRANGERS = 400  # sprites without a noun of the classifiers
 
 
 class Looks(NamedTuple):
-    """What the classifier says of crops.
+    """What the classifiers say of sprites in scenes that they have not seen.
 
     Attributes:
-        said: (n,) int64, the noun that it finds most likely; the number of nouns for anything else.
-        sure: (n,) float32, its probability.
-        labels: (n,) int64, the noun that it is.
-        weights: (n,) float64.
+        shares: (n, nouns + 1) probabilities.
+        labels: (n,) the noun that it is, by number.
+        weights: (n,) float64; drawings of one noun have equal weights, whose sum is 1.
     """
 
-    said: np.ndarray
-    sure: np.ndarray
+    shares: np.ndarray
     labels: np.ndarray
     weights: np.ndarray
 
 
 @dataclass(frozen=True)
 class Claims:
-    """Nouns that the scorer claims, its threshold, and the numbers that led to them.
+    """Classes that the scorer claims, with the shares that led to them.
 
     Attributes:
-        nouns: claimed nouns, sorted.
-        threshold: smallest probability of a noun that counts.
-        report: shares on the validation, by name.
+        classes: nouns of each class.
+        report: shares on drawings that the classifiers have not seen, by name.
     """
 
-    nouns: tuple[str, ...]
-    threshold: float
+    classes: Mapping[str, Sequence[str]]
     report: dict[str, float]
 
 
-def choose_claims(classifier: nn.Module, material: Material, seed: int) -> Claims:
-    """Return the claims that the validation allows: of several thresholds, the one with most nouns.
-
-    A threshold that gives too many strangers a claimed noun is left out, unless all do.
-    """
-    numbers, labels = flat(material.parts["validation"])
-    said, sure = look(classifier, material, numbers, seed)
-    weights = drawing_weights(material.parts["validation"])
-    known = Looks(said, sure, np.tile(labels, _LOOKS), np.tile(weights, _LOOKS) / _LOOKS)
-    strange = np.array(material.strangers[1], dtype=np.int64)
-    other, other_sure = strange_looks(classifier, material, strange, seed)
-    nothing = np.full(len(other), len(material.nouns))
-    strangers = Looks(other, other_sure, nothing, np.ones(len(other)))
-    found = [claims_at(float(threshold), material.nouns, known, strangers) for threshold in _THRESHOLDS]
-    fitting = [claims for claims in found if claims.report["strangers"] <= _MOST_STRANGERS]
-    return max(fitting or found[-1:], key=lambda claims: len(claims.nouns))
-
-
-def drawing_weights(drawings: list[list[tuple[int, ...]]]) -> np.ndarray:
-    """Return the weight of each sprite of a part, as `flat` lists them: each noun has 1, its drawings equal shares."""
-    return np.array([1 / len(own) / len(numbers) for own in drawings for numbers in own for _ in numbers])
-
-
-@torch.inference_mode()
-def look(
-    classifier: nn.Module, material: Material, numbers: np.ndarray, seed: int, looks: int = _LOOKS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the classifier says of sprites, (looks · n,) by number, and with which probability."""
-    made = []
-    for turn in range(looks):
-        for first in range(0, len(numbers), 64):
-            generator = stream(seed, f"looks {turn}", first)
-            made.append(
-                _say(classifier, batches.crops(material.sprites, numbers[first : first + 64], generator, 0.1))
-            )
-    return np.concatenate([said for said, _ in made]), np.concatenate([sure for _, sure in made])
-
-
-@torch.inference_mode()
-def strange_looks(
-    classifier: nn.Module, material: Material, strange: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the classifier says of sprites without a known noun, and of pieces, mixtures and spots."""
-    said, sure = (
-        look(classifier, material, strange, seed, 2) if len(strange) else (np.empty(0, int), np.empty(0))
-    )
-    generator = stream(seed, "validation junk", 0)
-    places, _ = material.crops(256, "validation", generator)
-    junk, junk_sure = _say(classifier, batches.junk(material.sprites, places, generator))
-    return np.concatenate([said, junk]), np.concatenate([sure, junk_sure])
-
-
-def _say(classifier: nn.Module, crops: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    shares = classifier(crops).float().softmax(dim=1) + classifier(crops.flip(3)).float().softmax(dim=1)
-    sure, said = (shares / 2).max(dim=1)
-    return said.numpy(), sure.numpy()
-
-
-def claims_at(threshold: float, nouns: Sequence[str], known: Looks, strangers: Looks) -> Claims:
-    """Return the nouns that a threshold allows to claim.
+def choose_claims(juries: Sequence[nn.Module], segmenter: Segmenter, material: Material, seed: int) -> Claims:
+    """Return the claims that the drawings aside allow.
 
     Args:
-        threshold: smallest probability of a noun that counts.
-        nouns: nouns of the classifier.
-        known: crops of these nouns.
-        strangers: crops of anything else.
+        juries: the classifiers that have not seen each third of the drawings.
+        segmenter: trained segmenter.
+        material: sprites by part.
+        seed: seed of the scenes.
     """
-    nothing = len(nouns)
-    said = np.where(known.sure >= threshold, known.said, nothing)
-    other = np.where(strangers.sure >= threshold, strangers.said, nothing)
-    right = said == known.labels
-    total = np.bincount(known.labels, known.weights, nothing)
-    hits = np.bincount(known.labels[right], known.weights[right], nothing)
-    # Strangers are as many as there are nouns: each noun has one that it may be taken for.
-    shares = strangers.weights * nothing / max(strangers.weights.sum(), 1)
-    named = np.bincount(said, known.weights, nothing + 1) + np.bincount(other, shares, nothing + 1)
-    recall, precision = hits / np.maximum(total, 1e-9), hits / np.maximum(named[:nothing], 1e-9)
-    claimed = (total > 0) & (recall >= _LEAST_RECALL) & (precision >= _LEAST_PRECISION)
-    report = {
-        "validation": round(float((known.weights * (known.said == known.labels)).sum() / total.sum()), 4),
-        "claimed": int(claimed.sum()),
-        "recall": round(float(recall[claimed].mean()) if claimed.any() else 0.0, 4),
-        "strangers": round(float(np.append(claimed, False)[other].mean()), 4),
-        "threshold": round(threshold, 3),
+    known = look_aside(juries, segmenter, material, seed)
+    chosen = np.random.default_rng(seed).permutation(material.strangers)[:_STRANGERS]
+    strange = look(material, chosen.astype(np.int64), segmenter, juries[0], seed).numpy()
+    return claims_at(THRESHOLD, possible_classes(material), material.nouns, known, strange)
+
+
+def look_aside(juries: Sequence[nn.Module], segmenter: Segmenter, material: Material, seed: int) -> Looks:
+    """Return what each jury says of the drawings that it has not seen."""
+    shares, labels, weights = [], [], []
+    for fold in range(FOLDS):
+        numbers, own, shown = [], [], []
+        for label, drawings in enumerate(material.parts[f"aside {fold}"]):
+            for drawing in drawings:
+                some = sorted({drawing[len(drawing) // 3], drawing[-1]})[:_SEEN]
+                numbers += some
+                own += [label] * len(some)
+                shown += [1 / len(some)] * len(some)
+        shares.append(look(material, np.array(numbers), segmenter, juries[fold], seed + fold).numpy())
+        labels.append(np.array(own))
+        weights.append(np.array(shown))
+    label, weight = np.concatenate(labels), np.concatenate(weights)
+    total = np.bincount(label, weight, len(material.nouns))
+    return Looks(np.concatenate(shares), label, weight / total[label])
+
+
+def possible_classes(material: Material) -> dict[str, tuple[str, ...]]:
+    """Return the nouns of each class that may be claimed: scored nouns, GenEval's classes, and kinds of things."""
+    classes: dict[str, tuple[str, ...]] = {
+        noun: (noun,) for noun in material.nouns if noun in material.scored
     }
-    return Claims(tuple(noun for noun, own in zip(nouns, claimed, strict=True) if own), threshold, report)
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for sprite in material.collection.archive.sprites:
+        if sprite.noun in material.nouns:
+            for kind in sprite.hypernyms:
+                kinds[kind].add(sprite.noun)
+    known = set(material.nouns)
+    classes |= {kind: tuple(sorted(nouns)) for kind, nouns in kinds.items() if kind not in known}
+    for name, nouns in GENEVAL_NOUNS.items():
+        if own := tuple(noun for noun in nouns if noun in known):
+            classes[name] = own
+    return classes
+
+
+def claims_at(
+    threshold: float,
+    classes: Mapping[str, Sequence[str]],
+    nouns: Sequence[str],
+    known: Looks,
+    strange: np.ndarray,
+) -> Claims:
+    """Return the classes that a threshold allows to claim.
+
+    A class is claimed if most of its unseen drawings are found, and if few things of other nouns are taken for it.
+
+    Args:
+        threshold: smallest probability of a class that counts.
+        classes: nouns of each class.
+        nouns: nouns of the classifiers.
+        known: looks at drawings of these nouns.
+        strange: (m, nouns + 1) probabilities of sprites of other nouns.
+    """
+    place = {noun: number for number, noun in enumerate(nouns)}
+    claimed: dict[str, Sequence[str]] = {}
+    hits, misses = [], []
+    for name, own in classes.items():
+        numbers = [place[noun] for noun in own]
+        accepted = known.shares[:, numbers].sum(axis=1) >= threshold
+        inside = np.isin(known.labels, numbers)
+        total = known.weights[inside].sum()
+        if not total:
+            continue
+        hit = known.weights[inside & accepted].sum()
+        wrong = known.weights[~inside & accepted].sum()
+        if hit >= _LEAST_RECALL * total and wrong <= _MOST_CONFUSED * (hit + wrong):
+            claimed[name] = own
+            hits.append(hit / total)
+            misses.append(wrong / (hit + wrong))
+    said = known.shares.argmax(axis=1)
+    single = [place[noun] for noun in claimed if noun in place]
+    named = (strange[:, single] >= threshold).any(axis=1)
+    report = {
+        "right": round(float(np.average(said == known.labels, weights=known.weights)), 4),
+        "classes": len(claimed),
+        "claimed": sum(noun in claimed for noun in nouns),
+        "found": round(float(np.mean(hits)), 4) if hits else 0.0,
+        "confused": round(float(np.mean(misses)), 4) if misses else 0.0,
+        "strangers": round(float(named.sum() / max(len(named), 1)), 4),
+    }
+    return Claims(claimed, report)

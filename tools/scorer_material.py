@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -113,26 +113,26 @@ class Material:
             row[size:] = -1
         return places
 
-    def knowledge(self, claimed: Sequence[str], threshold: float) -> Knowledge:
+    def knowledge(self, classes: Mapping[str, Sequence[str]], threshold: float) -> Knowledge:
         """Return what the scorer is to know apart from its weights.
 
         Its colours are those in which both training sprites and held-out ones show a noun, so that ground-truth
         renderings show held-out sprites alone.
 
         Args:
-            claimed: nouns that it claims.
-            threshold: smallest probability of a noun that counts.
+            classes: nouns of the classes that it claims.
+            threshold: smallest probability of a class that counts.
         """
         archive = self.collection.archive
         whole, tested = Vocabulary.of(archive), Collection(archive, "test")
         nouns = {}
-        for noun in claimed:
+        for noun in sorted(self.scored & classes.keys()):
             found = whole.nouns[noun]
             shown = set(tested.colors(noun))
             nouns[noun] = replace(found, colors=tuple(color for color in found.colors if color in shown))
         held_out = frozenset(pair for pair in whole.held_out if pair[0] in nouns)
         drawn = sorted({sprite.noun for sprite in archive.sprites if sprite.noun})
-        return Knowledge(self.nouns, round(threshold, 3), Vocabulary(nouns, held_out), drawn)
+        return Knowledge(self.nouns, round(threshold, 3), classes, Vocabulary(nouns, held_out), drawn)
 
 
 def flat(drawings: Sequence[Sequence[Sequence[int]]]) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ from pathlib import Path
 import scorer_batches as batches
 import torch
 import torch.nn.functional as F
-from scorer_claims import choose_claims
+from scorer_claims import THRESHOLD, choose_claims
 from scorer_crops import crops, junk
 from scorer_harvest import Harvest, harvest
 from scorer_material import FOLDS, Material
@@ -82,7 +82,7 @@ def train(options: argparse.Namespace, material: Material) -> dict[str, object]:
     edges = train_edges(options, material, harvested)
     juries = [assemble(len(material.nouns), [pixels[fold]], [edges[fold]]) for fold in range(FOLDS)]
     claims = choose_claims(juries, segmenter, material, options.seed)
-    knowledge = material.knowledge(claims.nouns, claims.threshold)
+    knowledge = material.knowledge(claims.classes, THRESHOLD)
     classifier = assemble(len(material.nouns), pixels, [edges[FOLDS]])
     save_scorer(Scorer(segmenter, classifier, knowledge), options.output)
     return {

@@ -92,8 +92,13 @@ def test_a_training_goes_on_where_it_stopped(
         assert found["nouns"] == len(NOUNS)
         return dict(load_scorer(output).classifier.state_dict())
 
-    # The untrained segmenter finds nothing; what it should find is no matter here.
+    # What an untrained segmenter finds is no matter here.
     monkeypatch.setattr(sys.modules["scorer_harvest"], "pieces_near", quarter)
+    monkeypatch.setattr(
+        sys.modules["scorer_claims"],
+        "look",
+        lambda material, numbers, *rest: torch.full((len(numbers), len(NOUNS) + 1), 0.14),
+    )
     whole = run("whole")
     stopped = sys.modules["scorer_training"]
     monkeypatch.setattr(stopped, "_SAVED", -1)
@@ -139,18 +144,46 @@ def test_crops_are_harvested_from_scenes(
     assert labels.shape == asides.shape == (5,)
 
 
-def test_claims_need_recall_and_precision(tool: ModuleType) -> None:
+def test_looks_are_at_the_sprites_of_each_quarter(
+    tool: ModuleType, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["scorer_looks"]
+    material = sys.modules["scorer_material"].Material.read(archive)
+    shown: list[tuple[int, ...]] = []
+    draw = module.draw_scene
+
+    def seen(composer: object, numbers: np.ndarray, seed: int, index: int) -> torch.Tensor:
+        shown.append(tuple(numbers))
+        return draw(composer, numbers, seed, index)
+
+    def find(pixels: torch.Tensor, *_: object) -> tuple[torch.Tensor, np.ndarray, torch.Tensor]:
+        """Find all sprites but the last one of a scene; a thing's first probability is its sprite."""
+        boxes = np.array([[30, 30, 90, 90], [150, 30, 210, 90], [30, 150, 90, 210]])[: len(shown[-1]) - 1]
+        shares = torch.zeros(len(boxes), len(NOUNS) + 1)
+        shares[:, 0] = torch.tensor(shown[-1][: len(boxes)])
+        return torch.empty(0), boxes, shares
+
+    monkeypatch.setattr(module, "draw_scene", seen)
+    monkeypatch.setattr(module, "name_things", find)
+    numbers = np.arange(10, 17)
+    shares = module.look(material, numbers, None, None, 0)
+    missed = {scene[-1] for scene in shown}
+    for number, row in zip(numbers, shares, strict=True):
+        assert row[0] == (0 if number in missed else number) and row[-1] == (number in missed)
+
+
+def test_claims_need_drawings_that_are_found_and_few_others(tool: ModuleType) -> None:
     module = sys.modules["scorer_claims"]
     labels = np.repeat([0, 1, 2], 10)
-    said = labels.copy()
-    said[10:13] = 0  # three of ten "b" are taken for "a"
-    known = module.Looks(said, np.full(30, 0.8), labels, np.full(30, 0.1))
-    nobody = module.Looks(np.array([3]), np.array([0.9]), np.array([3]), np.ones(1))
-    assert module.claims_at(0.5, "abc", known, nobody).nouns == ("c",)
-    assert module.claims_at(0.9, "abc", known, nobody).nouns == ()
-    stranger = module.Looks(np.array([2, 3]), np.array([0.7, 0.9]), np.array([3, 3]), np.ones(2))
-    assert module.claims_at(0.5, "abc", known, stranger).nouns == ()
-    assert module.claims_at(0.75, "abc", known, stranger).nouns == ("c",)
-    assert module.claims_at(0.75, "abc", known, stranger).report["strangers"] == 0
-    weights = module.drawing_weights([[(1, 2), (3,)], [(4,)]])
-    assert weights.tolist() == [0.25, 0.25, 0.5, 1.0]
+    shares = np.zeros((30, 4))
+    shares[np.arange(30), labels] = 0.8
+    shares[10:13] = 0.8, 0, 0, 0.2  # three of ten "b" are taken for "a"
+    shares[13] = 0.05, 0.05, 0.0, 0.9
+    known = module.Looks(shares, labels, np.full(30, 0.1))
+    classes = {"a": ("a",), "b": ("b",), "c": ("c",), "kind": ("a", "b")}
+    strange = np.array([[0.0, 0.0, 0.7, 0.3], [0.0, 0.0, 0.05, 0.95]])
+    found = module.claims_at(0.1, classes, "abc", known, strange)
+    assert set(found.classes) == {"a", "c", "kind"}  # six of ten "b" are found
+    assert found.report["claimed"] == 2 and found.report["strangers"] == 0.5
+    assert found.report["right"] == pytest.approx(26 / 30, abs=1e-4)
+    assert set(module.claims_at(0.9, classes, "abc", known, strange).classes) == set()

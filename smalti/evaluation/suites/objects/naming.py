@@ -8,6 +8,8 @@ from torch import nn
 from smalti.evaluation.suites.objects.gradients import GradientClassifier
 from smalti.evaluation.suites.objects.networks import NounClassifier
 
+_LEAST = 1e-5
+
 
 class NounClassifiers(nn.Module):
     """Classifiers by pixels and by edges, whose verdicts are averaged.
@@ -37,4 +39,6 @@ class NounClassifiers(nn.Module):
             if len(members):
                 shares = torch.stack([member(views).float().softmax(dim=1) for member in members]).mean(0)
                 kinds.append(shares.unflatten(0, (2, -1)).mean(0))
-        return torch.stack(kinds).mean(0)
+        # A geometric mean: what one kind rules out is unlikely.
+        together = torch.stack(kinds).clamp_min(_LEAST).log().mean(0).exp()
+        return together / together.sum(dim=1, keepdim=True)
