@@ -82,7 +82,7 @@ def test_a_training_goes_on_where_it_stopped(
             seed=0,
             work=tmp_path / folder,
             json=True,
-            harvest=40,
+            harvest=6,
             scene_steps=2,
             crop_steps=3,
             edge_steps=2,
