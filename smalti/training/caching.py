@@ -16,7 +16,7 @@ from smalti.data.cache import TokenCache, build_cache
 from smalti.data.sources import FileSource, Source
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.reading import name_key
-from smalti.vq.autoencoder import PatchEncoder
+from smalti.vq.autoencoder import Encoder
 from smalti.vq.patches import PatchMemory
 from smalti.vq.tokenizer import ImageTokenizer
 
@@ -53,7 +53,7 @@ def make_cache(config: DenoiserRunConfig, source: Source, tokenizer: ImageTokeni
             count, source.length - count, source.length,
         )  # fmt: skip
 
-    by_square = PatchMemory(tokenizer) if isinstance(tokenizer.encoder, PatchEncoder) else None
+    by_square = PatchMemory(tokenizer) if not isinstance(tokenizer.encoder, Encoder) else None
 
     # Images are encoded in float32 everywhere: bf16 changes about one token in four.
     @torch.inference_mode()

@@ -17,8 +17,9 @@ from smalti.data.sources import FileSource, source_batch, stack_images
 from smalti.errors import SmaltiError
 from smalti.objective.loss import Mean
 from smalti.storage.folder import load_image_tokenizer, save_image_tokenizer
+from smalti.training.caching import short_hash
 from smalti.training.config import TokenizerRunConfig
-from smalti.training.distribution import take_from_first
+from smalti.training.distribution import first_alone, take_from_first
 from smalti.training.launching import spread
 from smalti.training.loop import Trainer
 from smalti.training.reading import check_model_keys, name_key
@@ -29,11 +30,13 @@ from smalti.vq.discriminator import PatchDiscriminator
 from smalti.vq.fidelity import measure_fidelity
 from smalti.vq.groups import CodeGroups
 from smalti.vq.kmeans import kmeans
+from smalti.vq.principal import principal_start
 from smalti.vq.quantizer import Quantized
 from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
 
 _VALIDATION_IMAGES = 64
-_SEEDING_IMAGES = 1024
+_SEEDING_IMAGES = 1024  # images that codes start from, or more for a large codebook
+_SQUARES_PER_CODE = 8
 _NEAREST = 4  # codes, the own one included, from which code noise draws
 
 
@@ -64,6 +67,10 @@ class TokenizerTask:
         with name_key("start_from"):
             state = find_start(shapes, config.start_from) if config.start_from else None
         check_room(shapes, find_device(config.loop.device))
+        with name_key("data"):
+            self.source = config.data.training()
+        # Scenes are told by the configuration.
+        self.data = self.source.fingerprint() if isinstance(self.source, FileSource) else config.data.kind
         torch.manual_seed(config.seed)
         # PyTorch keeps 32 bits of it; this keeps all of them.
         torch.default_generator.set_state(generator(config.seed).get_state())
@@ -72,19 +79,20 @@ class TokenizerTask:
             tokenizer.load_state_dict(state)
         else:
             tokenizer.init_weights()
-        if config.decoder_only:
+        linear = tokenizer.config.encoder == "linear"
+        if linear and not state:
+            self.start_linear(tokenizer)
+        self.decoder_only = config.decoder_only or linear
+        if self.decoder_only:
             for part in (tokenizer.encoder, tokenizer.quant_conv, tokenizer.quantize):
                 part.requires_grad_(False)
+        if config.code_noise:
             codebook = tokenizer.quantize.embedding.weight.detach()
             self.nearest = CodeGroups.from_neighbours(codebook, min(_NEAREST, len(codebook))).ids
         tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's types
         adversary = config.loss.discriminator
         discriminator = PatchDiscriminator(adversary.channels) if adversary else None
         self.model = TokenizerWithDiscriminator(tokenizer, discriminator)
-        with name_key("data"):
-            self.source = config.data.training()
-        # Scenes are told by the configuration.
-        self.data = self.source.fingerprint() if isinstance(self.source, FileSource) else config.data.kind
         self.validation = self.validation_images()
         self._seeded = False
 
@@ -158,7 +166,7 @@ class TokenizerTask:
     ) -> tuple[torch.Tensor, Quantized | None]:
         """Return the reconstruction of a batch, and the quantizer's output in steps that train it, else None."""
         tokenizer = self.model.tokenizer
-        if self.config.decoder_only:
+        if self.decoder_only:
             return self.decode_tokens(pixels, images), None
         if step < self.config.loss.quantize_after:
             return tokenizer.without_codes(pixels), None
@@ -184,6 +192,21 @@ class TokenizerTask:
         z = tokenizer.post_quant_conv(tokenizer.quantize.lookup(tokens))
         return tokenizer.decoder(z)
 
+    def start_linear(self, tokenizer: ImageTokenizer) -> None:
+        """Set the weights that a linear encoder's tokenizer starts from. They are kept, because they take a while."""
+        config = self.config
+        settings = [config.seed, config.model, config.data.model_dump(mode="json"), self.data]
+        folder = Path(config.output) / f"start-{short_hash(settings)}"
+        squares = (config.data.size // tokenizer.config.downscale) ** 2
+        count = max(_SEEDING_IMAGES, _SQUARES_PER_CODE * tokenizer.config.codebook_size // squares)
+        images = (source_batch(self.source, range(i, i + 1), config.seed)[0]["image"] for i in range(count))
+        with first_alone():
+            if not (folder / "config.json").exists():
+                with name_key("model"):
+                    principal_start(tokenizer, images, config.seed)
+                save_image_tokenizer(tokenizer, folder)
+            tokenizer.load_state_dict(load_image_tokenizer(folder).state_dict())
+
     @torch.no_grad()
     def seed_codes(self, first: int) -> None:
         """Set the codes to the centres of k-means over the features of the images from number `first` on."""
@@ -208,7 +231,7 @@ class TokenizerTask:
         tokenizer.load_state_dict(
             {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
         )
-        if not self.config.decoder_only:
+        if not self.decoder_only:
             tokenizer.quantize.normalize_codes()
         return tokenizer.eval()
 
@@ -245,8 +268,9 @@ def check_settings(config: TokenizerRunConfig) -> None:
         raise SmaltiError(
             f"crop must be a multiple of {downscale} up to data.size ({config.data.size}), not {config.crop}"
         )
-    if config.code_noise and not config.decoder_only:
-        raise SmaltiError("code_noise needs decoder_only")
+    linear = VQConfig.from_dict(config.model).encoder == "linear"
+    if config.code_noise and not config.decoder_only and not linear:
+        raise SmaltiError("code_noise needs decoder_only, or a linear encoder")
 
 
 def busiest_part(

@@ -62,8 +62,23 @@ class PatchEncoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
+class LinearEncoder(nn.Module):
+    """A linear map of one token's square of pixels; shapes as `Encoder`. `smalti.vq.principal` finds its weights."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.downscale = config.downscale
+        self.projection = nn.Conv2d(config.in_channels * config.downscale**2, config.z_channels, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.projection(F.pixel_unshuffle(images, self.downscale))
+
+
 class Decoder(nn.Module):
-    """The decoder: (B, z_channels, h, w) → (B, 3, h · downscale, w · downscale), about [-1, 1], not clamped."""
+    """The decoder: (B, z_channels, h, w) → (B, 3, h · downscale, w · downscale), about [-1, 1], not clamped.
+
+    Beside a `LinearEncoder` its convolutions correct a linear map of each position to a square of pixels.
+    """
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
@@ -82,10 +97,21 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList(levels)  # numbered from the finest; applied from the deepest
         self.norm_out = make_norm(config.ch * config.ch_mult[0], config)
         self.conv_out = nn.Conv2d(channels[0], config.out_ch * config.patch_size**2, 3, padding=1)
+        self.downscale = config.downscale
+        if config.encoder == "linear":
+            self.linear = nn.Conv2d(config.z_channels, config.out_ch * config.downscale**2, 1)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
         x = self.conv_out(F.silu(self.norm_out(x)))
-        return F.pixel_shuffle(x, self.patch_size) if self.patch_size > 1 else x
+        return self.assemble(x, z)
+
+    def assemble(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Return the image of the last convolution's output `x` and the input `z`."""
+        if self.patch_size > 1:
+            x = F.pixel_shuffle(x, self.patch_size)
+        if hasattr(self, "linear"):
+            x = x + F.pixel_shuffle(self.linear(z), self.downscale)
+        return x

@@ -82,7 +82,8 @@ def decode_in_bands(
     steps: list[tuple[nn.Module, _Plan]] = [(layer, plan) for layer in layers]
     steps += [(layer, replace(plan, dtype=dtype)) for layer in finest.layers()]
     x = _run(decoder, z, steps, plan)
-    return (F.pixel_shuffle(x, decoder.patch_size) if decoder.patch_size > 1 else x).contiguous()
+    linear = getattr(decoder, "linear", None)
+    return decoder.assemble(x, z if linear is None else z.to(linear.weight.dtype)).float().contiguous()
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 from smalti.common.checks import check_choice, check_whole, quoted
 from smalti.errors import SmaltiError
 
-_CHOICES = {"encoder": ("vqgan", "patch"), "norm": ("group", "position")}
+_CHOICES = {"encoder": ("vqgan", "patch", "linear"), "norm": ("group", "position")}
 # Largest sizes that are built, far beyond those of known models: a wrong file must not cost minutes or all memory.
 _LARGEST = {
     "ch": 2**14,
@@ -43,8 +43,9 @@ class VQConfig:
         z_channels: channels of the encoder's output.
         embed_dim: dimension of a code.
         codebook_size: number of codes V.
-        encoder: "vqgan" is the classic one, whose tokens depend on their surroundings; "patch" sees the pixels of one
-            token alone.
+        encoder: "vqgan" is the classic one, whose tokens depend on their surroundings. "patch" sees the pixels of one
+            token alone. "linear" is a linear map of these pixels; its token is the nearest code, and the decoder adds
+            a linear map of the code.
         patch_size: pixels a side that are folded into channels before the first convolution and unfolded after
             the last one. 1 is the classic VQGAN; 4 makes a tokenizer for CPUs, at a sixteenth of the work of the
             first level.

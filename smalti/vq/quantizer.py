@@ -34,12 +34,13 @@ class Quantizer(nn.Module):
     """A codebook of V vectors. The id of a position is the code with the largest dot product, not the nearest.
 
     Smalti's training keeps codes on the unit sphere (`normalize_codes`), where the two are the same. Otherwise a few
-    long codes would win every position.
+    long codes would win every position. Beside a linear encoder it is the nearest code, of any length.
     """
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
         self.embedding = nn.Embedding(config.codebook_size, config.embed_dim)
+        self.nearest = config.encoder == "linear"
 
     @torch.no_grad()
     def normalize_codes(self) -> None:
@@ -53,7 +54,11 @@ class Quantizer(nn.Module):
         codes = self.embedding.weight.to(torch.promote_types(self.embedding.weight.dtype, torch.float32))
         rows = z.permute(0, 2, 3, 1).reshape(-1, C).to(codes.dtype)
         chunk = max(1, _CHUNK_ELEMENTS // self.embedding.num_embeddings)
-        ids = [(part @ codes.T).argmax(dim=1) for part in rows.split(chunk)]
+        if self.nearest:  # ‖z − e‖² = ‖z‖² − 2 (z·e − ‖e‖² / 2)
+            offsets = codes.square().sum(dim=1) / -2
+            ids = [torch.addmm(offsets, part, codes.T).argmax(dim=1) for part in rows.split(chunk)]
+        else:
+            ids = [(part @ codes.T).argmax(dim=1) for part in rows.split(chunk)]
         return torch.cat(ids).reshape(B, h, w)
 
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:

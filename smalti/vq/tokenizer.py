@@ -8,12 +8,13 @@ from torch import nn
 
 from smalti.common.devices import exact_convolutions
 from smalti.errors import SmaltiError
-from smalti.vq.autoencoder import Decoder, Encoder, PatchEncoder
+from smalti.vq.autoencoder import Decoder, Encoder, LinearEncoder, PatchEncoder
 from smalti.vq.banded import decode_in_bands, encode_in_bands, largest_map_bytes
 from smalti.vq.config import VQConfig
 from smalti.vq.layers import AttentionBlock, ResnetBlock
 from smalti.vq.quantizer import Quantized, Quantizer
 
+_ENCODERS = {"vqgan": Encoder, "patch": PatchEncoder, "linear": LinearEncoder}
 WHOLE_BYTES = 2**28  # float32 feature maps up to this size are computed as a whole, larger ones in bands
 
 
@@ -39,7 +40,7 @@ class ImageTokenizer(nn.Module):
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = PatchEncoder(config) if config.encoder == "patch" else Encoder(config)
+        self.encoder = _ENCODERS[config.encoder](config)
         self.decoder = Decoder(config)
         self.quant_conv = nn.Conv2d(config.z_channels, config.embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
@@ -60,7 +61,7 @@ class ImageTokenizer(nn.Module):
         """Set the convolutions for training from scratch.
 
         Each keeps its input's variance. Every residual block and attention starts as the identity, so that colours
-        pass from end to end from the first step.
+        pass from end to end from the first step. Beside a linear map the convolutions start at zero.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -72,6 +73,8 @@ class ImageTokenizer(nn.Module):
                 nn.init.zeros_(module.conv2.weight)
             elif isinstance(module, AttentionBlock):
                 nn.init.zeros_(module.proj_out.weight)
+        if self.config.encoder == "linear":
+            nn.init.zeros_(self.decoder.conv_out.weight)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return features before quantization: (B, 3, H, W) in [-1, 1] → (B, embed_dim, h, w).

@@ -46,6 +46,22 @@ def test_a_decoder_can_learn_on_while_tokens_stay(workspace: Path) -> None:
     make_task("tokenizer=sharper/model", "start_from=denoiser/model")
 
 
+def test_beside_a_linear_encoder_the_decoder_alone_learns(workspace: Path) -> None:
+    """Its start is found once; a resumed training takes the weights of its checkpoint."""
+    linear = ["model.encoder=linear", "model.codebook_size=64", "code_noise=0.2", "output=linear"]
+    config = load_config(TokenizerRunConfig, "tokenizer.yaml", [*linear, "loop.steps=2"])
+    entry = train_tokenizer(config)
+    (start,) = Path("linear").glob("start-*")
+    before, after = load_image_tokenizer(start), load_image_tokenizer("linear/model")
+    assert torch.equal(before.quantize.embedding.weight, after.quantize.embedding.weight)
+    assert fingerprint(before) == fingerprint(after)
+    assert after.decoder.conv_out.weight.any()
+    made = start.stat().st_mtime_ns
+    more = train_tokenizer(load_config(TokenizerRunConfig, "tokenizer.yaml", [*linear, "loop.steps=4"]))
+    assert start.stat().st_mtime_ns == made
+    assert (entry["step"], more["step"]) == (2, 4)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

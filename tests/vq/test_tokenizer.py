@@ -201,7 +201,7 @@ def test_encode_refuses_sides_that_do_not_fit() -> None:
         ({"ch_mult": [1] * 99}, "ch_mult must be a list of up to 10"),
         ({"ch_mult": [True]}, "ch_mult must be a list"),
         ({"patch_size": 10**5000}, "patch_size must be a whole number"),
-        ({"encoder": ["x" * 5000]}, r"encoder must be 'vqgan' or 'patch', not .{1,80}$"),
+        ({"encoder": ["x" * 5000]}, r"encoder must be 'vqgan' or 'patch' or 'linear', not .{1,80}$"),
     ],
 )
 def test_config_names_what_is_wrong(change: dict, message: str) -> None:
