@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scorer_looks import look
 from scorer_material import FOLDS, Material
 from torch import nn

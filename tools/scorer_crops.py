@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scorer_batches import Sprites, recolor, uniform
 
 from smalti.evaluation.suites.objects.crops import MARGIN, on_grey
-from smalti.evaluation.suites.objects.networks import CROP
+from smalti.evaluation.suites.objects.edges import CROP
 
 Tensor = torch.Tensor
 _CLEAN_SHARE = 0.4  # of the crops; the others are spoiled

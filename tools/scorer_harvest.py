@@ -17,8 +17,9 @@ from smalti.common.files import atomic_path
 from smalti.common.randomness import stream
 from smalti.evaluation.suites.objects.crops import cut, on_grey
 from smalti.evaluation.suites.objects.detector import masks_of
+from smalti.evaluation.suites.objects.edges import CROP
 from smalti.evaluation.suites.objects.instances import find_instances
-from smalti.evaluation.suites.objects.networks import CROP, Segmenter
+from smalti.evaluation.suites.objects.networks import Segmenter
 from smalti.worlds.objects.composing import Composer
 
 _LONE_SHARE = 0.25  # of the scenes; the others have four sprites

@@ -7,11 +7,11 @@ The training goes in five phases, and a run that was stopped goes on from the fi
 
 1. the segmenter, on scenes of training drawings;
 2. crops of training drawings, as the segmenter finds them in scenes;
-3. three classifiers by pixels, each on the crops of two thirds of the training drawings;
-4. four classifiers by edges: three on the same thirds, the last one on all training drawings;
+3. three classifiers over maps of edges, each on the crops of two thirds of the training drawings;
+4. four classifiers over descriptions of edges: three on the same thirds, the last one on all training drawings;
 5. the choice of claimed nouns: each drawing is named by the classifiers that have not seen it.
 
-The scorer has the three classifiers by pixels and the last one by edges. Held-out drawings are in none of the phases.
+The scorer has the three classifiers of phase 3 and the last one of phase 4. Held-out drawings are in no phase.
 Training uses one thread, because another order of sums would give other weights.
 """
 
@@ -34,16 +34,16 @@ from scorer_training import fit
 from torch import nn
 
 from smalti.common.randomness import stream
-from smalti.evaluation.suites.objects.gradients import GradientClassifier, describe
-from smalti.evaluation.suites.objects.naming import NounClassifiers
-from smalti.evaluation.suites.objects.networks import FINE, STRIDE, NounClassifier, Segmenter
+from smalti.evaluation.suites.objects.edges import describe
+from smalti.evaluation.suites.objects.naming import DescriptionClassifier, MapClassifier, NounClassifiers
+from smalti.evaluation.suites.objects.networks import FINE, STRIDE, Segmenter
 from smalti.evaluation.suites.objects.scorer import WEIGHTS, Scorer, save_scorer
 
 _SCENES, _CROPS, _JUNK = 12, 120, 8  # images a step
 _NARROW, _NARROW_SHARE = 160, 0.65  # side of the scenes in the first part of the steps, which is faster
-_WIDE = 320  # crops a step of the classifiers by edges
+_WIDE = 320  # crops a step of the classifiers over descriptions
 _HARVESTED, _HARVESTED_WIDE = 56, 140  # crops of scenes among them
-_BLENDED, _SMOOTHING = 0.5, 0.05
+_BLENDED, _SMOOTHING = 0.5, 0.1
 
 
 def main() -> None:
@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--scene-steps", type=int, default=900, help=f"steps of {_SCENES} scenes")
     parser.add_argument("--harvest", type=int, default=5000, help="scenes from which crops are taken")
     parser.add_argument("--crop-steps", type=int, default=5000, help=f"steps of {_CROPS + _JUNK} crops")
-    parser.add_argument("--edge-steps", type=int, default=2000, help=f"steps of {_WIDE} crops by their edges")
+    parser.add_argument(
+        "--described-steps", type=int, default=2000, help=f"steps of {_WIDE} crops by their descriptions"
+    )
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="file of the weights")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
@@ -78,12 +80,12 @@ def train(options: argparse.Namespace, material: Material) -> dict[str, object]:
     segmenter = train_segmenter(options, material)
     kept = options.work / "harvest.safetensors"
     harvested = harvest(material, segmenter, options.harvest, options.seed, kept, show)
-    pixels = [train_pixels(options, material, fold, harvested) for fold in range(FOLDS)]
-    edges = train_edges(options, material, harvested)
-    juries = [assemble(len(material.nouns), [pixels[fold]], [edges[fold]]) for fold in range(FOLDS)]
+    mapped = [train_mapped(options, material, fold, harvested) for fold in range(FOLDS)]
+    described = train_described(options, material, harvested)
+    juries = [assemble(len(material.nouns), [mapped[fold]], [described[fold]]) for fold in range(FOLDS)]
     claims = choose_claims(juries, segmenter, material, options.seed)
     knowledge = material.knowledge(claims.classes, THRESHOLD)
-    classifier = assemble(len(material.nouns), pixels, [edges[FOLDS]])
+    classifier = assemble(len(material.nouns), mapped, [described[FOLDS]])
     save_scorer(Scorer(segmenter, classifier, knowledge), options.output)
     return {
         "seed": options.seed,
@@ -95,11 +97,11 @@ def train(options: argparse.Namespace, material: Material) -> dict[str, object]:
 
 
 def assemble(
-    nouns: int, pixels: Sequence[NounClassifier], edges: Sequence[GradientClassifier]
+    nouns: int, mapped: Sequence[MapClassifier], described: Sequence[DescriptionClassifier]
 ) -> NounClassifiers:
     """Return trained classifiers as one."""
-    classifier = NounClassifiers(nouns, len(pixels), len(edges))
-    for own, trained in zip([*classifier.pixels, *classifier.edges], [*pixels, *edges], strict=True):
+    classifier = NounClassifiers(nouns, len(mapped), len(described))
+    for own, trained in zip([*classifier.mapped, *classifier.described], [*mapped, *described], strict=True):
         own.load_state_dict(trained.state_dict())
     return classifier.eval()
 
@@ -118,10 +120,10 @@ def train_segmenter(options: argparse.Namespace, material: Material) -> Segmente
     return fit(Segmenter(), loss, steps, rate=3e-3, state=state, show=not options.json)
 
 
-def train_pixels(
+def train_mapped(
     options: argparse.Namespace, material: Material, fold: int, harvested: Harvest
-) -> NounClassifier:
-    """Return the classifier by pixels that does not see one third of the training drawings."""
+) -> MapClassifier:
+    """Return the classifier over maps that does not see one third of the training drawings."""
     own = harvested.without(fold)
 
     def loss(network: nn.Module, step: int) -> torch.Tensor:
@@ -129,23 +131,23 @@ def train_pixels(
         return crop_loss(network, material, fold, stream(options.seed, f"crops {fold}", step), own)
 
     torch.manual_seed(options.seed + fold)
-    state = options.work / f"pixels-{fold}.safetensors"
-    network = NounClassifier(len(material.nouns))
-    return fit(network, loss, options.crop_steps, rate=4e-3, state=state, show=not options.json)
+    state = options.work / f"mapped-{fold}.safetensors"
+    network = MapClassifier(len(material.nouns))
+    return fit(network, loss, options.crop_steps, rate=3e-3, state=state, show=not options.json)
 
 
-def train_edges(options: argparse.Namespace, material: Material, harvested: Harvest) -> nn.ModuleList:
-    """Return the classifiers by edges: one without each third of the training drawings, and one with all of them."""
+def train_described(options: argparse.Namespace, material: Material, harvested: Harvest) -> nn.ModuleList:
+    """Return the classifiers over descriptions: one without each third of the drawings, and one with all of them."""
     number = len(material.nouns)
 
     def loss(networks: nn.Module, step: int) -> torch.Tensor:
         """Return the loss of a step."""
-        return edge_loss(networks, material, stream(options.seed, "edges", step), harvested)
+        return described_loss(networks, material, stream(options.seed, "described", step), harvested)
 
     torch.manual_seed(options.seed)
-    networks = nn.ModuleList(GradientClassifier(number) for _ in range(FOLDS + 1))
-    state = options.work / "edges.safetensors"
-    return fit(networks, loss, options.edge_steps, rate=3e-3, state=state, show=not options.json)
+    networks = nn.ModuleList(DescriptionClassifier(number) for _ in range(FOLDS + 1))
+    state = options.work / "described.safetensors"
+    return fit(networks, loss, options.described_steps, rate=3e-3, state=state, show=not options.json)
 
 
 def scene_loss(network: nn.Module, material: Material, seed: int, step: int, size: int) -> torch.Tensor:
@@ -185,10 +187,10 @@ def crop_loss(
     return share * first + (1 - share) * second
 
 
-def edge_loss(
+def described_loss(
     networks: nn.Module, material: Material, generator: torch.Generator, harvested: Harvest
 ) -> torch.Tensor:
-    """Return the mean cross-entropy of the classifiers by edges.
+    """Return the mean cross-entropy of the classifiers over descriptions.
 
     All see the same crops, less those of drawings that they must not see.
     """
@@ -201,7 +203,7 @@ def edge_loss(
     total = torch.zeros(())
     for fold, network in enumerate(networks):
         own = asides != fold
-        total = total + F.cross_entropy(network.named(features[own]), wanted[own], label_smoothing=0.1)
+        total = total + F.cross_entropy(network.named(features[own]), wanted[own], label_smoothing=_SMOOTHING)
     return total / len(networks)
 
 

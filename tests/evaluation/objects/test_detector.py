@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from smalti.errors import SmaltiError
 from smalti.evaluation.suites.objects.crops import MARGIN, cut
 from smalti.evaluation.suites.objects.detector import detect, find_things, working_pixels
+from smalti.evaluation.suites.objects.edges import CROP
 from smalti.evaluation.suites.objects.grouping import join_pieces
 from smalti.evaluation.suites.objects.instances import find_instances
-from smalti.evaluation.suites.objects.networks import CROP, Found
+from smalti.evaluation.suites.objects.networks import Found
 from smalti.evaluation.suites.objects.scorer import load_scorer, save_scorer
 
 CELLS = 64

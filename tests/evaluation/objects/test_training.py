@@ -85,7 +85,7 @@ def test_a_training_goes_on_where_it_stopped(
             harvest=6,
             scene_steps=2,
             crop_steps=3,
-            edge_steps=2,
+            described_steps=2,
             output=output,
         )
         found = tool.train(options, material)
@@ -108,7 +108,7 @@ def test_a_training_goes_on_where_it_stopped(
     def stop(path: Path, step: int, *rest: object) -> None:
         save(path, step, *rest)
         saves.append(path.name)
-        if saves.count("pixels-1.safetensors") == 2:
+        if saves.count("mapped-1.safetensors") == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(stopped, "_save", stop)

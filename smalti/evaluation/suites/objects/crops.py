@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from smalti.evaluation.suites.objects.networks import CROP
+from smalti.evaluation.suites.objects.edges import CROP
 
 MARGIN = 1.15
 """Side of a crop, in longer sides of the thing's box."""

@@ -1,4 +1,4 @@
-"""The two networks of the scorer: one finds things in an image, the other names them."""
+"""The network of the scorer that finds things in an image."""
 
 from __future__ import annotations
 
@@ -14,13 +14,9 @@ STRIDE = 4
 FINE = 2
 """Side in pixels of the cells that things cover."""
 
-CROP = 40
-"""Side in pixels of the crops that are named."""
-
 _ENCODER = (24, 32, 64, 96, 128)
 _DECODER = (96, 64, 48)
 _EDGES = 24
-_NAMING = (24, 32, 96, 192, 256)
 
 
 class Found(NamedTuple):
@@ -46,8 +42,8 @@ class Segmenter(nn.Module):
         narrow = [3, *_ENCODER]
         self.down = nn.ModuleList(
             nn.Sequential(
-                _convolution(before, after, 5 if before == 3 else 3, 2),
-                _convolution(after, after) if before > 3 else nn.Identity(),
+                convolution(before, after, 5 if before == 3 else 3, 2),
+                convolution(after, after) if before > 3 else nn.Identity(),
             )
             for before, after in zip(narrow, narrow[1:], strict=False)
         )
@@ -55,11 +51,11 @@ class Segmenter(nn.Module):
         above = [_ENCODER[-1], *_DECODER]
         skips = _ENCODER[-2:0:-1]
         self.up = nn.ModuleList(
-            _convolution(before + skip, after)
+            convolution(before + skip, after)
             for before, skip, after in zip(above, skips, above[1:], strict=False)
         )
         self.head = nn.Conv2d(_DECODER[-1], 2, 1)
-        self.edges = _convolution(_DECODER[-1] + _ENCODER[0], _EDGES)
+        self.edges = convolution(_DECODER[-1] + _ENCODER[0], _EDGES)
         self.cover = nn.Conv2d(_EDGES, 1, 1)
 
     def forward(self, images: torch.Tensor) -> Found:
@@ -82,48 +78,7 @@ class Segmenter(nn.Module):
         return Found(self.cover(fine), self.head(x) * 16)
 
 
-class NounClassifier(nn.Module):
-    """A small residual network that names a crop: one logit for each noun and a last one for anything else.
-
-    Args:
-        nouns: number of nouns.
-    """
-
-    def __init__(self, nouns: int) -> None:
-        super().__init__()
-        first, *widths = _NAMING
-        self.stem = _convolution(4, first, 3, 2)
-        layers: list[nn.Module] = []
-        for before, width in zip(_NAMING, widths, strict=False):
-            layers += [_convolution(before, width, 3, 1 if before == first else 2)]
-            if width != widths[-1]:
-                layers += [_Residual(width)]
-        self.layers = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(0.2)
-        self.head = nn.Linear(_NAMING[-1], nouns + 1)
-
-    def features(self, crops: torch.Tensor) -> torch.Tensor:
-        """Return (B, 256) features of crops (B, 4, 40, 40) as `smalti.evaluation.suites.objects.crops` cuts them."""
-        x = (crops * 4 - 2).contiguous(memory_format=torch.channels_last)
-        return self.layers(self.stem(x)).mean(dim=(2, 3))
-
-    def forward(self, crops: torch.Tensor) -> torch.Tensor:
-        """Return (B, nouns + 1) logits of crops."""
-        return self.head(self.dropout(self.features(crops)))
-
-
-class _Residual(nn.Module):
-    """A convolution whose output is added to its input."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.layer = _convolution(width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.layer(x)
-
-
-def _convolution(before: int, after: int, side: int = 3, stride: int = 1) -> nn.Sequential:
+def convolution(before: int, after: int, side: int = 3, stride: int = 1) -> nn.Sequential:
     """Return a convolution, normalisation and ReLU."""
     return nn.Sequential(
         nn.Conv2d(before, after, side, stride, side // 2, bias=False),

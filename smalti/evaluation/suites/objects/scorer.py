@@ -119,8 +119,8 @@ def load_scorer(path: str | Path = WEIGHTS) -> Scorer:
             knowledge = _knowledge(json.loads(file.metadata()["knowledge"]))
             stored = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         weights = {name: _unscaled(name, stored) for name in stored if not name.endswith(_SCALE)}
-        pixels, edges = (_members(weights, f"classifier.{kind}.") for kind in ("pixels", "edges"))
-        segmenter, classifier = Segmenter(), NounClassifiers(len(knowledge.nouns), pixels, edges)
+        mapped, described = (_members(weights, f"classifier.{kind}.") for kind in ("mapped", "described"))
+        segmenter, classifier = Segmenter(), NounClassifiers(len(knowledge.nouns), mapped, described)
         for name, network in (("segmenter", segmenter), ("classifier", classifier)):
             own = {
                 key[len(name) + 1 :]: value for key, value in weights.items() if key.startswith(f"{name}.")
