@@ -29,7 +29,7 @@ class Knowledge:
     """What the scorer knows apart from its weights.
 
     A class is a noun, a kind of things, or one of GenEval's classes. A thing has a class if the probabilities of the
-    class's nouns add up to the threshold, so a thing that is either a car or a taxi is a car.
+    class's nouns add up to the threshold: what is either a car or a taxi is a car.
 
     Attributes:
         nouns: nouns of the classifiers; their last output is anything else.
