@@ -20,7 +20,10 @@ from smalti.evaluation.suite import find_suite
 from smalti.evaluation.suites.objects import suite as module
 from smalti.evaluation.suites.objects.scorer import save_scorer
 from smalti.evaluation.suites.objects.suite import Objects
+from smalti.worlds.objects.nouns import GENEVAL_NOUNS
 from smalti.worlds.tasks import TAGS
+
+GENEVAL = Path(__file__).parents[4] / "shared" / "benchmarks" / "geneval_prompts.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,19 @@ def test_prompts_of_a_file(suite: Objects, tmp_path: Path, monkeypatch: pytest.M
         evaluate(suite, Request(prompts=path, folder=tmp_path))
     with pytest.raises(SmaltiError, match="cannot be used with the suite 'contrast'"):
         evaluate(find_suite("contrast"), Request(prompts=path))
+
+
+@pytest.mark.skipif(not GENEVAL.exists(), reason="GenEval's prompts are not at hand")
+def test_prompts_of_geneval_are_taken(suite: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen(monkeypatch, Detection("ball", "red", (0.1, 0.1, 0.4, 0.4), 0.9))
+    image = np.zeros((64, 64, 3), np.uint8)
+    prompts = read_prompts(GENEVAL, suite.check_prompt)
+    assert len(prompts) == 553
+    scores = suite.summarize([suite.score(prompt, [image]) for prompt in prompts])
+    asked = [{entry["class"] for entry in prompt["include"]} for prompt in prompts]
+    # The tiny archive has kites alone.
+    assert scores["images"] == asked.count({"kite"}) and scores["unclaimed"] == {}
+    assert scores["without_sprite"].keys() == set().union(*asked) - {"kite"} <= GENEVAL_NOUNS.keys()
 
 
 def test_a_folder_needs_no_archive(suite: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
