@@ -172,7 +172,8 @@ def test_captions_as_other_tools_write_them(tmp_path: Path) -> None:
     text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
     (tmp_path / "metadata.jsonl").write_text(text, encoding="utf-8-sig")
     found = {
-        path.relative_to(tmp_path).as_posix(): caption for path, caption in ImageFolder(tmp_path, 16).samples
+        path.relative_to(tmp_path).as_posix(): captions[0]
+        for path, captions in ImageFolder(tmp_path, 16).samples
     }
     expected = ['one, "quoted" in two lines', "two", "three", "vier ★", "fi ve", "six"]
     assert [found[name] for name in names] == expected
