@@ -40,9 +40,6 @@ def main() -> None:
     parser.add_argument("--codes", type=int, default=131_072, help="size of the codebook")
     parser.add_argument("--reads", type=int, default=50_000, help="images that are read in random order")
     parser.add_argument("--folder", help="an empty folder for the shards; a temporary one by default")
-    parser.add_argument(
-        "--cold", action="store_true", help="drop the shards from the page cache before reading"
-    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--read", help=argparse.SUPPRESS)
     options = parser.parse_args()

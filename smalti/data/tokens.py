@@ -99,6 +99,11 @@ class TokenShards:
         """Return the number of images."""
         return self._ends[-1] if self._ends else 0
 
+    @property
+    def bytes(self) -> int:
+        """Number of bytes of the shards."""
+        return sum(self._bytes)
+
     def tokens(self, row: int, *, flip: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """Return an image's tokens (h, w) int64, and its loss weights (h, w) uint8, or None for 255 everywhere.
 
