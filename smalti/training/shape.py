@@ -83,7 +83,8 @@ def make_model_config(
 ) -> DenoiserConfig:
     """Return the configuration's `model` section, completed by the fields that other sections decide.
 
-    A model that continues from another keeps its sampling settings and presets where the section has none.
+    A model that continues from another keeps its sampling settings, presets and text vocabulary where the section has
+    none.
     """
     known = {field.name for field in dataclasses.fields(DenoiserConfig)} - {"rope"} | {"rope_parameters"}
     check_model_keys(config.model, known)
@@ -107,11 +108,15 @@ def make_model_config(
 
 
 def _inherited(config: DenoiserRunConfig) -> dict[str, Any]:
-    """Return the sampling settings and presets of the model that training continues from, if there is one."""
+    """Return what a model keeps of the one that it continues from: sampling settings, presets, text vocabulary."""
     if not config.start_from:
         return {}
     start = load_config(config.start_from)
-    return {"sampling": dict(start.sampling), "presets": dict(start.presets)}
+    return {
+        "sampling": dict(start.sampling),
+        "presets": dict(start.presets),
+        "vocab_size": start.vocab_size,  # a table may have more rows than its text tokenizer has tokens
+    }
 
 
 def _find_grid(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> tuple[int, int]:
