@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from smalti.data.sources import Source
+from smalti.data.tokens import TokenShards
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
 from smalti.model.denoiser import Denoiser
@@ -16,6 +17,7 @@ from smalti.objective.masking import Mixture
 from smalti.storage.folder import NoInit, load_config, load_image_tokenizer
 from smalti.training.adapting import adapted_shape, base_config
 from smalti.training.config import DenoiserRunConfig
+from smalti.training.encoding import open_source
 from smalti.training.fitting import check_memory
 from smalti.training.reading import check_model_keys, name_key
 from smalti.vq.tokenizer import ImageTokenizer
@@ -39,7 +41,7 @@ class Basics:
     masking: Mixture
     group_weights: dict[int, float]
     model: Denoiser
-    source: Source
+    source: Source | TokenShards
 
 
 def check_basics(config: DenoiserRunConfig) -> Basics:
@@ -62,7 +64,7 @@ def check_basics(config: DenoiserRunConfig) -> Basics:
         model = Denoiser(shape)
     check_memory(config, partial(_counted, model), shape, grid)
     with name_key("data"):
-        source = config.data.training()
+        source = open_source(config.data)
     return Basics(image_tokenizer, grid, masking, weights, model, source)
 
 
@@ -81,7 +83,8 @@ def make_model_config(
 ) -> DenoiserConfig:
     """Return the configuration's `model` section, completed by the fields that other sections decide.
 
-    A model that continues from another keeps its sampling settings and presets where the section has none.
+    A model that continues from another keeps its sampling settings, presets and text vocabulary where the section has
+    none.
     """
     known = {field.name for field in dataclasses.fields(DenoiserConfig)} - {"rope"} | {"rope_parameters"}
     check_model_keys(config.model, known)
@@ -105,15 +108,20 @@ def make_model_config(
 
 
 def _inherited(config: DenoiserRunConfig) -> dict[str, Any]:
-    """Return the sampling settings and presets of the model that training continues from, if there is one."""
+    """Return what a model keeps of the one that it continues from: sampling settings, presets, text vocabulary."""
     if not config.start_from:
         return {}
     start = load_config(config.start_from)
-    return {"sampling": dict(start.sampling), "presets": dict(start.presets)}
+    return {
+        "sampling": dict(start.sampling),
+        "presets": dict(start.presets),
+        "vocab_size": start.vocab_size,  # a table may have more rows than its text tokenizer has tokens
+    }
 
 
 def _find_grid(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> tuple[int, int]:
-    side, downscale = config.data.size, image_tokenizer.config.downscale
+    with name_key("data"):
+        side, downscale = config.data.size, image_tokenizer.config.downscale
     if side % downscale:
         raise SmaltiError(f"data.size must be a multiple of the tokenizer's {downscale}, not {side}")
     return side // downscale, side // downscale
