@@ -30,6 +30,7 @@ from smalti.training.caching import short_hash
 from smalti.training.codes import add_codebook_conditioning, fold_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.held_out import HeldOut
+from smalti.training.keeping import Keeping
 from smalti.training.launching import spread
 from smalti.training.loop import Trainer
 from smalti.training.optimizer import trainable
@@ -51,17 +52,23 @@ class Batch(NamedTuple):
         tokens: (B, h, w) int64, input of the denoiser.
         masked: (B, h, w) bool, True where `tokens` has the mask id.
         prompt: the captions, some of them dropped.
+        kept: (B,) bool, True for images that keep the frozen model's predictions, or None for none.
     """
 
     targets: torch.Tensor
     tokens: torch.Tensor
     masked: torch.Tensor
     prompt: PromptBatch
+    kept: torch.Tensor | None = None
 
     def to(self, device: str | torch.device) -> Batch:
         """Return the batch on a device."""
         return Batch(
-            self.targets.to(device), self.tokens.to(device), self.masked.to(device), self.prompt.to(device)
+            self.targets.to(device),
+            self.tokens.to(device),
+            self.masked.to(device),
+            self.prompt.to(device),
+            None if self.kept is None else self.kept.to(device),
         )
 
 
@@ -87,6 +94,7 @@ class DenoiserTask:
         length = parts.model_config.slots(*parts.grid) + parts.model_config.max_prompt_tokens
         few = len(parts.cache) * length <= _IDS_AHEAD
         self.encoded = self.prompts(parts.cache.captions) if few else None
+        self.keeping = Keeping.of(config, parts.cache.captions)
         with name_key("preview_prompts"):
             self.prompts(config.preview_prompts)
         self.held_out = HeldOut(config, parts.image_tokenizer, self.prompts, self.device)
@@ -129,19 +137,23 @@ class DenoiserTask:
         else:
             prompt = self.encoded.select(rows)
         dropped = Draws.of(seed, "prompt_drop", images).uniform() < objective.prompt_drop_rate
-        return Batch(targets, corrupted.tokens, corrupted.masked, prompt.drop(dropped))
+        kept = None if self.keeping is None else self.keeping.select(rows) | dropped
+        return Batch(targets, corrupted.tokens, corrupted.masked, prompt.drop(dropped), kept)
 
     def loss(self, batch: Batch, images: range, step: int) -> BatchLoss:
         """Return the loss of a batch; positions weigh 1 where masked, `edit_loss_weight` elsewhere."""
         batch = batch.to(self.device)
         batch, generated = self.with_self_generated(batch, images, step)
         weights = self.parts.group_weights
+        before = self.frozen(batch)
+        hidden = self.model(batch.tokens, batch.prompt)
         loss = denoising_loss(
-            self.model(batch.tokens, batch.prompt),
+            hidden,
             self.model.gen_predictor,
             batch.targets,
             batch.masked,
             edit_loss_weight=self.config.objective.edit_loss_weight,
+            weights=None if batch.kept is None else (~batch.kept)[:, None, None].expand_as(batch.masked),
             groups=self.group_ids,
             group_weights=list(weights.values()),
             focus=self.config.objective.focus,
@@ -154,7 +166,16 @@ class DenoiserTask:
         }
         for number, value, hit in zip(weights, loss.group, loss.group_accuracy, strict=True):
             numbers |= {f"loss_group_{number}": value, f"accuracy_group_{number}": hit}
-        return BatchLoss(loss.weighted_sum, loss.weight, numbers)
+        found = BatchLoss(loss.weighted_sum, loss.weight, numbers)
+        if self.keeping is None or before is None or batch.kept is None:
+            return found
+        return self.keeping.add(found, before, hidden, self.model, batch.masked, batch.kept)
+
+    def frozen(self, batch: Batch) -> torch.Tensor | None:
+        """Return the frozen model's hidden vectors for the images that keep its predictions, or None."""
+        if self.keeping is None or batch.kept is None:
+            return None
+        return self.keeping.before(self.model, batch.tokens, batch.prompt, batch.kept)
 
     def with_self_generated(self, batch: Batch, images: range, step: int) -> tuple[Batch, dict[str, Mean]]:
         """Return the batch with some masks filled by the model, and how many of those tokens are correct."""
