@@ -2,10 +2,10 @@
 
 python experiments/adapter.py [--quantize int8|int4] [--kind lora] [--steps 300] [--output runs/adapter] [--sheets DIR]
 
-The noun is new_noun.py's rabbit. Half of the training folder are the twenty pictures, twenty copies of each whose things
-have moved together. The other half are 400 scenes on which the model keeps its own predictions. A reader, the suite's
-detector with the rabbit's outline, looks for a rabbit of the right colour in images of twenty prompts that training
-does not have. The suite `scenes` tells what was forgotten. The numbers go to OUTPUT/report.json.
+The noun is new_noun.py's rabbit. Half of the training folder are the twenty pictures, twenty copies of each, whose
+things have moved together. The other half are 400 scenes on which the model keeps its own predictions. A reader, the
+suite's detector with the rabbit's outline, looks for a rabbit of the right colour in images of twenty prompts that
+training does not have. The suite `scenes` tells what was forgotten. The numbers go to OUTPUT/report.json.
 """
 
 from __future__ import annotations
