@@ -1,11 +1,11 @@
 """Teach the bundled model a noun by an adapter: twenty pictures, ten minutes on two cores. docs/adapters.md shows it.
 
-python experiments/adapter.py [--quantize int8|int4] [--kind lora] [--steps 400] [--output runs/adapter] [--sheets DIR]
+python experiments/adapter.py [--quantize int8|int4] [--kind lora] [--steps 300] [--output runs/adapter] [--sheets DIR]
 
-The noun is new_noun.py's rabbit. The training folder holds the twenty pictures, each as often as the others together
-need to be half of it, and 200 scenes that keep what the model knew. A reader, the suite's detector with the rabbit's
-outline, looks for a rabbit of the right colour in images of twenty prompts that training does not have. The suite
-`scenes` tells what was forgotten. The numbers go to OUTPUT/report.json.
+The noun is new_noun.py's rabbit. Half of the training folder are the twenty pictures, twenty copies of each, whose
+things have moved together. The other half are 400 scenes on which the model keeps its own predictions. A reader, the
+suite's detector with the rabbit's outline, looks for a rabbit of the right colour in images of twenty prompts that
+training does not have. The suite `scenes` tells what was forgotten. The numbers go to OUTPUT/report.json.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from new_noun import LATTICE, NOUN, add_noun, lessons, questions
 from PIL import Image
 
 import smalti
+from smalti.common.files import write_text_atomic
 from smalti.common.images import save_image
 from smalti.evaluation.suites.scenes.detector import detect
 from smalti.evaluation.suites.scenes.prompts import scene_prompts
@@ -36,7 +38,7 @@ from smalti.worlds.scenes.scene import render
 from smalti.worlds.scenes.world import Scenes
 
 BASE = Path(smalti.__file__).parent / "models" / "scenes"
-KNOWN, COPIES = 200, 10  # scenes that the model knows; files of each picture of the noun
+KNOWN, COPIES = 400, 20  # scenes that the model knows; files of each picture of the noun
 _SIDE = 128  # side of an image on a sheet, in pixels
 
 
@@ -47,8 +49,12 @@ def main() -> None:
     parser.add_argument("--quantize", choices=["int8", "int4", "fp8"], help="storage of the frozen layers")
     parser.add_argument("--kind", default="lora", choices=["lora", "rslora", "dora"], help="kind of adapter")
     parser.add_argument("--rank", type=int, default=16, help="rank of the updates")
-    parser.add_argument("--steps", type=int, default=400, help="optimizer steps of 16 images")
+    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of 16 images")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--dropout", type=float, default=0.0, help="dropout of the updates' input")
+    parser.add_argument(
+        "--keep", type=float, default=1.0, help="weight of keeping the base's predictions of known scenes"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/adapter"), help="folder of the run")
     parser.add_argument(
         "--sheets", type=Path, help="folder for before.png and after.png, two rows of ten images"
@@ -59,25 +65,31 @@ def main() -> None:
     add_noun()
     write_images(options.output / "images")
     config = load_config(DenoiserRunConfig, write_config(options))
-    clock, cpu = time.monotonic(), cpu_seconds()
-    train_denoiser(config)
-    report: dict[str, Any] = {
-        "kind": options.kind,
-        "quantize": options.quantize,
-        "steps": options.steps,
-        "seconds": round(time.monotonic() - clock),
-        "cpu_seconds": round(cpu_seconds() - cpu),
-    }
-    adapter = options.output / "run" / "model"
-    known = json.loads(options.before.read_text()) if options.before else {}
+    path = options.output / "report.json"
+    report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if not report:
+        clock, cpu = time.monotonic(), cpu_seconds()
+        train_denoiser(config)
+        report |= {"kind": options.kind, "quantize": options.quantize, "steps": options.steps}
+        report |= {
+            "seconds": round(time.monotonic() - clock),
+            "cpu_seconds": round(cpu_seconds() - cpu),
+        }
+        save_report(report, path)
+    if options.before:
+        report["before"] = json.loads(options.before.read_text())["before"]
     for name in ("before", "after"):
-        if name in known:
-            report[name] = known[name]
-            continue
-        pipe = smalti.load(BASE, quantize=options.quantize, adapter=adapter if name == "after" else None)
-        report[name] = measure(pipe, options.per_tag, options.sheets and options.sheets / f"{name}.png")
-    (options.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        if name not in report:
+            adapter = options.output / "run" / "model" if name == "after" else None
+            pipe = smalti.load(BASE, dtype="bfloat16", quantize=options.quantize, adapter=adapter)
+            report[name] = measure(pipe, options.per_tag, options.sheets and options.sheets / f"{name}.png")
+            save_report(report, path)
     print(json.dumps(report, indent=2))
+
+
+def save_report(report: dict[str, Any], path: Path) -> None:
+    """Write what is known, so that a run that is stopped goes on from there."""
+    write_text_atomic(path, json.dumps(report, indent=2) + "\n")
 
 
 def cpu_seconds() -> float:
@@ -93,9 +105,10 @@ def write_images(folder: Path) -> None:
     folder.mkdir(parents=True)
     rows = []
     for number, scene in enumerate(lessons()):
-        picture = Image.fromarray(render(scene, 256))
+        picture = render(scene, 256)
         for copy in range(COPIES):
-            rows.append((f"{NOUN}-{number:02}-{copy}.png", scene.caption, picture))
+            moved = Image.fromarray(move(picture, Random(f"{NOUN} {number} {copy}")))
+            rows.append((f"{NOUN}-{number:02}-{copy}.png", scene.caption, moved))
     known = Scenes(seed=77, lattice=LATTICE, extra_shapes=0.35, halves=0.2, blobs=0.3, named=0.25)
     for number in range(KNOWN):
         scene = known.scene(number)
@@ -106,6 +119,17 @@ def write_images(folder: Path) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
 
 
+def move(picture: np.ndarray, random: Random) -> np.ndarray:
+    """Return a picture, (256, 256, 3), whose things have moved together by whole cells of the lattice."""
+    things = (picture != picture[0, 0]).any(axis=2)
+    cell = len(picture) // LATTICE
+    for axis in (0, 1):
+        (places,) = things.any(axis=1 - axis).nonzero()
+        before, behind = places[0] // cell, (len(picture) - 1 - places[-1]) // cell
+        picture = np.roll(picture, cell * random.randint(-before, behind), axis=axis)
+    return picture
+
+
 def write_config(options: argparse.Namespace) -> Path:
     """Write the configuration that `smalti train` would read."""
     output: Path = options.output
@@ -114,7 +138,14 @@ def write_config(options: argparse.Namespace) -> Path:
         "tokenizer": str(BASE),
         "start_from": str(BASE),
         "model": {},
-        "adapter": {"kind": options.kind, "rank": options.rank, "quantize": options.quantize},
+        "adapter": {
+            "kind": options.kind,
+            "rank": options.rank,
+            "dropout": options.dropout,
+            "quantize": options.quantize,
+            "new_words": [NOUN] if options.keep else [],
+            "keep_weight": options.keep or 1.0,
+        },
         "data": {"kind": "folder", "path": str(output / "images"), "size": 256},
         "cache": {"path": str(output / "cache"), "samples": 20 * COPIES + KNOWN},
         "objective": {
@@ -129,6 +160,7 @@ def write_config(options: argparse.Namespace) -> Path:
             "log_every": 20,
             "preview_every": 10**6,
             "checkpoint_every": 100,
+            "keep_checkpoints": 10,
         },
         "preview_prompts": [f"a red {NOUN}", f"a blue {NOUN} above a green star"],
     }

@@ -32,6 +32,7 @@ from smalti.training.codes import add_codebook_conditioning, fold_codebook_condi
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.encoding import short_hash
 from smalti.training.held_out import HeldOut
+from smalti.training.keeping import Keeping
 from smalti.training.launching import spread
 from smalti.training.loop import Trainer
 from smalti.training.optimizer import trainable
@@ -54,6 +55,7 @@ class Batch(NamedTuple):
         masked: (B, h, w) bool, True where `tokens` has the mask id.
         prompt: the captions, some of them dropped.
         weights: (B, h, w) float, factors of the loss, or None for 1.
+        kept: (B,) bool, True for images that keep the frozen model's predictions, or None for none.
     """
 
     targets: torch.Tensor
@@ -61,6 +63,7 @@ class Batch(NamedTuple):
     masked: torch.Tensor
     prompt: PromptBatch
     weights: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
 
     def to(self, device: str | torch.device) -> Batch:
         """Return the batch on a device."""
@@ -70,6 +73,7 @@ class Batch(NamedTuple):
             self.masked.to(device),
             self.prompt.to(device),
             None if self.weights is None else self.weights.to(device),
+            None if self.kept is None else self.kept.to(device),
         )
 
 
@@ -98,6 +102,7 @@ class DenoiserTask:
         self.captions = Captions(
             parts.tokens.parts, parts.text, most, config.text.cut_captions, self._build, length
         )
+        self.keeping = Keeping.of(config, parts.tokens.parts)
         with name_key("preview_prompts"):
             self.prompts(config.preview_prompts)
         self.held_out = HeldOut(config, parts.image_tokenizer, self.prompts, self.device)
@@ -149,20 +154,25 @@ class DenoiserTask:
         h, w = shown.tokens.shape[1:]
         prompt = self.captions.prompts(shown.places, (h, w), partial(Draws.of, seed, "caption", images))
         dropped = Draws.of(seed, "prompt_drop", images).uniform() < objective.prompt_drop_rate
-        return Batch(shown.tokens, corrupted.tokens, corrupted.masked, prompt.drop(dropped), shown.weights)
+        kept = None if self.keeping is None else self.keeping.select(shown.places) | dropped
+        return Batch(
+            shown.tokens, corrupted.tokens, corrupted.masked, prompt.drop(dropped), shown.weights, kept
+        )
 
     def loss(self, batch: Batch, images: Sequence[int], step: int) -> BatchLoss:
         """Return the loss of a batch; positions weigh 1 where masked, `edit_loss_weight` elsewhere."""
         batch = batch.to(self.device)
         batch, generated = self.with_self_generated(batch, images, step)
         weights = self.parts.group_weights
+        before = self.frozen(batch)
+        hidden = self.model(batch.tokens, batch.prompt)
         loss = denoising_loss(
-            self.model(batch.tokens, batch.prompt),
+            hidden,
             self.model.gen_predictor,
             batch.targets,
             batch.masked,
             edit_loss_weight=self.config.objective.edit_loss_weight,
-            weights=batch.weights,
+            weights=_learned(batch),
             groups=self.group_ids,
             group_weights=list(weights.values()),
             focus=self.config.objective.focus,
@@ -175,7 +185,16 @@ class DenoiserTask:
         }
         for number, value, hit in zip(weights, loss.group, loss.group_accuracy, strict=True):
             numbers |= {f"loss_group_{number}": value, f"accuracy_group_{number}": hit}
-        return BatchLoss(loss.weighted_sum, loss.weight, numbers)
+        found = BatchLoss(loss.weighted_sum, loss.weight, numbers)
+        if self.keeping is None or before is None or batch.kept is None:
+            return found
+        return self.keeping.add(found, before, hidden, self.model, batch.masked, batch.kept)
+
+    def frozen(self, batch: Batch) -> torch.Tensor | None:
+        """Return the frozen model's hidden vectors for the images that keep its predictions, or None."""
+        if self.keeping is None or batch.kept is None:
+            return None
+        return self.keeping.before(self.model, batch.tokens, batch.prompt, batch.kept)
 
     def with_self_generated(
         self, batch: Batch, images: Sequence[int], step: int
@@ -262,6 +281,14 @@ class DenoiserTask:
         if self.config.code_network:
             fold_codebook_conditioning(denoiser)
         return denoiser.eval()
+
+
+def _learned(batch: Batch) -> torch.Tensor | None:
+    """Return the factors of the loss against the images, (B, h, w): 0 for images that keep other predictions."""
+    if batch.kept is None:
+        return batch.weights
+    learned = (~batch.kept)[:, None, None].expand_as(batch.masked)
+    return learned if batch.weights is None else learned * batch.weights
 
 
 def train_denoiser(config: DenoiserRunConfig) -> dict[str, float]:
