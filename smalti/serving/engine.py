@@ -20,7 +20,7 @@ from smalti.serving.queueing import Queue
 from smalti.serving.records import describe_region
 from smalti.serving.tasks import Drawn, Piece
 from smalti.serving.watching import BatchWatch
-from smalti.serving.worker import Worker
+from smalti.serving.worker import Drawing, WorkerLost
 
 log = logging.getLogger("smalti.serving")
 
@@ -44,7 +44,7 @@ class Engine:
         ready: whether every worker has warmed up.
     """
 
-    def __init__(self, workers: Sequence[Worker], limits: Limits, finish: Finish, metrics: Metrics) -> None:
+    def __init__(self, workers: Sequence[Drawing], limits: Limits, finish: Finish, metrics: Metrics) -> None:
         self.workers, self.limits, self.metrics = list(workers), limits, metrics
         self.queue = Queue(limits.waiting, limits.waiting_per_client)
         self._finish = finish
@@ -134,7 +134,7 @@ class Engine:
                 name,
             )
 
-    def _work(self, worker: Worker) -> None:
+    def _work(self, worker: Drawing) -> None:
         """Draw batches until the queue ends: the thread of a worker."""
         try:
             for name, pace in worker.warm_up().items():
@@ -164,7 +164,7 @@ class Engine:
             self._fail(job, ApiError(503, message, "waited_too_long", headers=wait))
         return job.finished
 
-    def _run(self, worker: Worker, batch: list[tuple[Job, int]]) -> None:
+    def _run(self, worker: Drawing, batch: list[tuple[Job, int]], *, again: bool = False) -> None:
         """Draw a batch. If it fails, draw each job alone, so that a job fails for its own faults only."""
         jobs = list({job.id: job for job, _ in batch}.values())
         try:
@@ -172,7 +172,10 @@ class Engine:
             if pieces:
                 self._draw(worker, places, pieces)
         except Exception as error:
-            if len(jobs) > 1:
+            if isinstance(error, WorkerLost) and not again:
+                log.warning("%s; what it drew is drawn again", error)
+                self._run(worker, batch, again=True)
+            elif len(jobs) > 1:
                 log.warning("a batch of %d jobs failed; each is drawn alone", len(jobs))
                 for job in jobs:
                     self._run(worker, [(other, index) for other, index in batch if other is job])
@@ -180,7 +183,7 @@ class Engine:
                 self._fail(jobs[0], self._named(error, jobs[0]))
 
     def _prepared(
-        self, worker: Worker, batch: list[tuple[Job, int]]
+        self, worker: Drawing, batch: list[tuple[Job, int]]
     ) -> tuple[list[tuple[Job, int]], list[Piece]]:
         """Return the images that are to be drawn; edits get their tokens selected, and those that cannot be fail."""
         places, pieces = [], []
@@ -192,6 +195,8 @@ class Engine:
                         job.prepared = worker.prepare(job.task)
                         job.region = describe_region(job.prepared)
                         job.add_event("selected", {"region": job.region})
+            except WorkerLost:
+                raise
             except Exception as error:
                 self._fail(job, self._named(error, job))
             if job.stopped or index in job.handed_on:
@@ -203,7 +208,7 @@ class Engine:
             pieces.append(Piece(job.task, index, job.prepared))
         return places, pieces
 
-    def _draw(self, worker: Worker, places: list[tuple[Job, int]], pieces: list[Piece]) -> None:
+    def _draw(self, worker: Drawing, places: list[tuple[Job, int]], pieces: list[Piece]) -> None:
         started = time.perf_counter()
         watch = BatchWatch(places, self.limits, self._hand_on)
         worker.draw(pieces, watch)

@@ -24,7 +24,7 @@ from smalti.serving.protocol import bounded_protocol
 from smalti.serving.service import Service
 from smalti.serving.store import Store
 from smalti.serving.submission import Submission
-from smalti.serving.worker import Worker
+from smalti.serving.worker import Drawing, Worker
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SHORTEST_KEY = 16
@@ -114,7 +114,7 @@ def make_service(
     options: Options,
     version: str,
     store: Store,
-    workers: Sequence[Worker] | None = None,
+    workers: Sequence[Drawing] | None = None,
 ) -> Service:
     """Return a service.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import threading
@@ -85,6 +86,37 @@ class Gate:
     def pass_through(self) -> None:
         self.reached.set()
         assert self.open.wait(20)
+
+
+class SlowWorker(Worker):
+    """A worker whose steps wait at a gate, or last a while.
+
+    Attributes:
+        candidates: for each step, whether it had to know its candidates.
+    """
+
+    def __init__(self, pipe: Pipeline, gate: Gate | None = None, seconds: float = 0) -> None:
+        super().__init__({MODEL: pipe})
+        self.gate, self.seconds = gate, seconds
+        self.candidates: list[bool] = []
+
+    def draw(self, pieces: Any, watch: Any) -> None:
+        inner, orders = watch.after, watch.orders
+        steps = itertools.count()
+
+        def after(seen: Any) -> None:
+            if self.gate is not None:
+                self.gate.pass_through()
+            time.sleep(self.seconds)
+            inner(seen)
+
+        def noted() -> Any:
+            found = orders()
+            self.candidates.append(found.need_candidates(next(steps)))
+            return found
+
+        watch.after, watch.orders = after, noted
+        super().draw(pieces, watch)
 
 
 class RunningServer:
