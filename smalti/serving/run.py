@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -29,6 +30,7 @@ from smalti.serving.worker import Drawing, Worker
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SHORTEST_KEY = 16
 _KEEP_ALIVE_SECONDS = 75
+_NO_OTHERS: AbstractContextManager[None] = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -187,12 +189,14 @@ def serve(
     options: Options,
     version: str,
     started: Callable[[int], None],
+    workers: AbstractContextManager[Sequence[Drawing] | None] = _NO_OTHERS,
 ) -> None:
     """Load models and answer requests until the process is told to end.
 
     Args:
         load: loads the models of each device.
         started: called with the port once requests are answered.
+        workers: runs workers in place of one a device; outlines of the models are then enough.
 
     Raises:
         SmaltiError: an option is wrong, or the address is taken.
@@ -200,9 +204,11 @@ def serve(
     listener = _listen(options)
     try:
         store = open_store(options)
-        service = make_service(load(), options, version, store)
-        server = Server(make_app(service, options.access), service, options, started)
-        server.run(sockets=[listener])
+        devices = load()
+        with workers as others:
+            service = make_service(devices, options, version, store, others)
+            server = Server(make_app(service, options.access), service, options, started)
+            server.run(sockets=[listener])
     finally:
         listener.close()
 
