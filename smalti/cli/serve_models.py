@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smalti.cli import options
+from smalti.common.checks import check_whole
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def on_ray(
             f"device must be cpu or cuda with --ray, which gives each replica its GPU, not {' and '.join(devices)}",
             argument="device",
         )
+    if replicas is not None:
+        check_whole("--replicas", replicas)
     config = read_cluster_config(path, replicas)
     return OnRay(models, {**loading, "device": devices[0]}, config, limits)
 

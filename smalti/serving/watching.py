@@ -41,18 +41,18 @@ class BatchWatch:
         for image, (job, _) in enumerate(self._places):
             if job.stopped:
                 dropped.add(image)
-            elif job.followed:
-                if job.watched and now >= job.preview_at:
-                    previews.add(image)
-                if job.partials:
-                    pictures[image] = tuple(partial_steps(job))
+                continue
+            if job.watched and now >= job.preview_at:
+                previews.add(image)
+            if job.partials:  # the client that wants them may not listen yet
+                pictures[image] = tuple(partial_steps(job))
         return Orders(frozenset(dropped), frozenset(previews), pictures)
 
     def after(self, seen: Seen) -> None:
         """Tell the followers of a step."""
         for job in self._jobs:
             job.steps_done = seen.step + 1
-            if not job.stopped and job.followed:
+            if not job.stopped and (job.followed or job.partials):
                 self._tell(job, seen)
 
     def finished(self, image: int, drawn: Drawn) -> None:

@@ -106,7 +106,7 @@ def test_selections_and_info_need_no_weights(client, pipe) -> None:
     assert client.get("/api/info").json()["models"][0]["id"] == MODEL
 
 
-def test_streams_have_images_on_the_way(client) -> None:
+def test_streams_have_images_on_the_way(pipe, folder) -> None:
     fields = {
         "prompt": "a red circle",
         "num_inference_steps": 8,
@@ -114,7 +114,11 @@ def test_streams_have_images_on_the_way(client) -> None:
         "partial_images": 3,
         "seed": 1,
     }
-    with client.stream("POST", "/v1/images/generations", json=fields) as answer:
+    with (
+        remote_worker(lambda: SlowWorker(pipe, seconds=0.05)) as (worker, _),
+        running_server(Pipeline(load_outline(folder)), worker=worker) as server,
+        httpx2.stream("POST", f"{server.url}/v1/images/generations", json=fields, timeout=30) as answer,
+    ):
         names = [name for name, _, _ in events_of(answer)]
     assert names == ["image_generation.partial_image"] * 3 + ["image_generation.completed", "message"]
 

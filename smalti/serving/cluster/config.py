@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from smalti.common.files import read_text
 from smalti.common.strict import Strict, Text
@@ -26,6 +35,13 @@ class Autoscaling(Strict):
     max_replicas: PositiveInt
     upscale_delay_s: NonNegativeFloat = 30
     downscale_delay_s: NonNegativeFloat = 600
+
+    @field_validator("max_replicas")
+    @classmethod
+    def _in_order(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("min_replicas", 0):
+            raise ValueError("must be at least min_replicas")
+        return value
 
 
 class ClusterConfig(Strict):
@@ -119,9 +135,7 @@ def read_cluster_config(path: Path | None, replicas: int | None) -> ClusterConfi
     try:
         config = ClusterConfig.model_validate(values)
     except ValidationError as error:
-        raise SmaltiError(f"{path or 'ray'}: {explain(ClusterConfig, error)}") from error
+        raise SmaltiError(f"{path}: {explain(ClusterConfig, error)}") from error
     if config.num_replicas is not None and config.autoscaling_config is not None:
-        raise SmaltiError(
-            "num_replicas excludes autoscaling_config: leave one of them out", argument="num_replicas"
-        )
+        raise SmaltiError("num_replicas excludes autoscaling_config: leave one of them out")
     return config

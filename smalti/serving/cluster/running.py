@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,9 +46,11 @@ def running_cluster(
     Raises:
         SmaltiError: Ray is missing or does not start, or the replicas do not.
     """
-    ray, serve = _import()
+    address = config.address or os.environ.get("RAY_ADDRESS") or _LOCAL
+    own = address == _LOCAL
+    ray, serve = _import(own)
     with _unwound_by_sigterm() as catch:
-        own = _connect(ray, config)
+        _connect(ray, config, address)
         catch()  # Ray has put a handler of its own in the place
         try:
             options = config.deployment_options(device)
@@ -62,8 +65,11 @@ def running_cluster(
             ray.shutdown()
 
 
-def _import() -> tuple[Any, Any]:
-    """Return the modules of Ray and Ray Serve.
+def _import(own: bool) -> tuple[Any, Any]:
+    """Return the modules of Ray and Ray Serve, which read the environment when they are imported.
+
+    Args:
+        own: whether a cluster is to be started here.
 
     Raises:
         SmaltiError: one is missing.
@@ -72,28 +78,27 @@ def _import() -> tuple[Any, Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A replica that draws answers questions about its queue late; ten times the default is still short.
     os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1")
+    # Ray's ports are open to the network and run whatever they are sent, so nobody else may know the token. Where Ray
+    # was imported before, it makes a token by itself.
+    if own and "ray" not in sys.modules and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
         from ray import serve
     except ModuleNotFoundError as error:
         raise SmaltiError(f"smalti serve --ray needs {error.name}: pip install 'smalti[ray]'") from error
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     return ray, serve
 
 
-def _connect(ray: Any, config: ClusterConfig) -> bool:
-    """Join the cluster of the configuration, or start one here; return whether it is this server's own.
+def _connect(ray: Any, config: ClusterConfig, address: str) -> None:
+    """Join the cluster at an address, or start one here.
 
     Raises:
         SmaltiError: there is no such cluster, or it does not start.
     """
-    address = config.address or os.environ.get("RAY_ADDRESS") or _LOCAL
     own = address == _LOCAL
-    more: dict[str, Any] = {}
-    if own:
-        # Ray's ports are open to the network and run whatever they are sent, so nobody else may know the token.
-        if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        more = {"include_dashboard": False, "object_store_memory": _OBJECT_BYTES}
+    more = {"include_dashboard": False, "object_store_memory": _OBJECT_BYTES} if own else {}
     try:
         ray.init(
             address=address, log_to_driver=False, logging_level=logging.ERROR, namespace=config.name, **more
@@ -104,8 +109,7 @@ def _connect(ray: Any, config: ClusterConfig) -> bool:
             if own
             else f"address must be that of a Ray cluster that runs, not {address!r}"
         )
-        raise SmaltiError(f"{problem}: {error}", argument=None if own else "address") from error
-    return own
+        raise SmaltiError(f"{problem}: {error}") from error
 
 
 def _check_room(ray: Any, config: ClusterConfig, needs: dict[str, Any], own: bool) -> None:
@@ -120,7 +124,7 @@ def _check_room(ray: Any, config: ClusterConfig, needs: dict[str, Any], own: boo
                 "ask for fewer replicas, or for less in ray_actor_options"
             )
             if own:
-                raise SmaltiError(message, argument="replicas")
+                raise SmaltiError(message)
             log.warning("%s; they start when the cluster has grown", message)
 
 
