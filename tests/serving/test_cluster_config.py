@@ -63,7 +63,7 @@ def test_the_number_of_replicas_may_follow_the_load(write) -> None:
         ("num_replicas: 2\nautoscaling_config: {max_replicas: 2}\n", "num_replicas excludes"),
         (
             "autoscaling_config: {min_replicas: 3, max_replicas: 2}\n",
-            "max_replicas: must be at least min_replicas, not 2",
+            "must be at least min_replicas, not 2",
         ),
     ],
 )
