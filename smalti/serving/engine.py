@@ -26,6 +26,8 @@ log = logging.getLogger("smalti.serving")
 
 # Share of the newest batch in the average pace.
 _NEWEST = 0.2
+# Seconds between looks at a thread that is to end.
+_SOON = 0.05
 
 Finish = Callable[[Job, int, Drawn], None]
 
@@ -55,6 +57,8 @@ class Engine:
         self._warm = 0
         self._running: dict[str, Job] = {}
         self._lock = threading.Lock()
+        self._end: threading.Timer | None = None
+        self._failed_all = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, args=(worker,), name=f"smalti-worker-{index}", daemon=True)
             for index, worker in enumerate(self.workers)
@@ -102,22 +106,36 @@ class Engine:
         seconds = sum(self._paces.get(job.task.model, 0) * job.work * count for job, count in waiting)
         return min(max(math.ceil(seconds / len(self.workers) / 2), 1), 120)
 
+    def begin_drain(self, seconds: float) -> None:
+        """Take no more jobs from now on, and let those fail that are not done after so many seconds."""
+        self.queue.closed = True
+        if self._end is None:
+            self._end = threading.Timer(seconds, self._fail_all)
+            self._end.daemon = True
+            self._end.start()
+
     def drain(self, seconds: float) -> None:
-        """Take no more jobs, finish those that were accepted, and cancel what is left after so many seconds."""
+        """Take no more jobs, finish those that were accepted, and end; `seconds` are those of `begin_drain`."""
+        self.begin_drain(seconds)
         self.queue.end()
-        until = time.monotonic() + seconds
         for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(max(until - time.monotonic(), 0))
-        with self._lock:
-            left = list(self._running.values())
-        for job in [*self.queue.jobs(), *left]:
-            if job.end(FAILED, ApiError(503, "the server was stopped before it was done", "shutting_down")):
-                self.queue.remove(job)
+            while thread.is_alive() and not self._failed_all.is_set():
+                thread.join(_SOON)
+        self._fail_all()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(5)
         self._encoders.shutdown()
+
+    def _fail_all(self) -> None:
+        """Let every job fail that is not done."""
+        if self._end is not None:
+            self._end.cancel()
+        with self._lock:
+            left = list(self._running.values())
+        for job in [*self.queue.jobs(), *left]:
+            self._fail(job, ApiError(503, "the server was stopped before it was done", "shutting_down"))
+        self._failed_all.set()
 
     def _check_work(self, job: Job) -> None:
         """Raise ApiError if a job would occupy a device for too long."""

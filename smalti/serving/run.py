@@ -168,7 +168,8 @@ class Server(uvicorn.Server):
                 h11_max_incomplete_event_size=HEADER_BYTES,
                 # Longer than clients keep an idle connection, so that none is closed under a request.
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=int(limits.drain_seconds) + 1,
+                # Answers to what fails at the end of the drain still go out.
+                timeout_graceful_shutdown=int(limits.drain_seconds) + 3,
             )
         )
         self._service, self._started = service, started
@@ -180,7 +181,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take no more work, then end; a second Ctrl-C ends at once."""
-        self._service.engine.queue.closed = True
+        self._service.engine.begin_drain(self._service.limits.drain_seconds)
         super().handle_exit(sig, frame)
 
 

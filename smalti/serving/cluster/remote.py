@@ -73,6 +73,8 @@ class RemoteWorker:
                 await asyncio.wait({coming}, timeout=_PATIENCE)
                 if coming.done():
                     message = coming.result()
+                    if isinstance(message, WorkerLost):
+                        raise message
                     if message is None:
                         _check_complete(done, orders, len(pieces))
                         return
@@ -88,19 +90,15 @@ class RemoteWorker:
             self._desk.close.remote(batch)
 
 
-async def _next(response: Any) -> Message | None:
-    """Return the next message, or None at the end.
-
-    Raises:
-        WorkerLost: there will be no more, and it was not the end.
-    """
+async def _next(response: Any) -> Message | WorkerLost | None:
+    """Return the next message, None at the end, or an error where there will be no more and it was not the end."""
     try:
         message: Message = await response.__anext__()
         return message
     except StopAsyncIteration:
         return None
     except Exception as error:
-        raise WorkerLost(_reason(error)) from error
+        return WorkerLost(_reason(error))
 
 
 def _pass_on(message: Message, pieces: Sequence[Piece], watch: Watch, done: set[int]) -> None:
