@@ -20,7 +20,7 @@ from smalti.serving.selections import Selections
 from smalti.serving.store import File, Store
 from smalti.serving.submission import Request, Submission
 from smalti.serving.tasks import Drawn
-from smalti.serving.worker import Worker
+from smalti.serving.worker import Drawing
 
 _MEDIA = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 
@@ -40,7 +40,7 @@ class Service:
     def __init__(
         self,
         models: Models,
-        workers: Sequence[Worker],
+        workers: Sequence[Drawing],
         submission: Submission,
         store: Store,
         limits: Limits,

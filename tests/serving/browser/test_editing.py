@@ -6,9 +6,9 @@ import io
 
 import numpy as np
 import pytest
-from browsing import SlowWorker, wait
+from browsing import wait
 from PIL import Image
-from served import Gate
+from served import Gate, SlowWorker
 
 pytestmark = pytest.mark.slow
 
