@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--images", type=int, default=1_000_000, help="number of grids")
     parser.add_argument("--side", type=int, default=64, help="tokens of a grid's side")
     parser.add_argument("--codes", type=int, default=131_072, help="size of the codebook")
     parser.add_argument("--reads", type=int, default=50_000, help="images that are read in random order")
