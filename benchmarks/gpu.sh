@@ -122,7 +122,9 @@ objects() {
 
 pack() { # the newest model, cut into files of at most 15 MB: cat model.tar.* | tar x
     local run=runs/${1:-on} model
-    model=$(ls -d "$run"/model "$run"/checkpoint-* 2>/dev/null | head -n 1)
+    for model in "$run/model" "$run"/checkpoint-*; do # the model, or what a stopped training left
+        [[ -d $model ]] && break
+    done
     tar cf - "$model" "$run/log.jsonl" | split -b 15M - "$OUT/${1:-model}.tar."
 }
 
