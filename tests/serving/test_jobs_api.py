@@ -222,6 +222,9 @@ def test_edits_as_jobs(client) -> None:
     assert job["region"]["grid"] == [8, 8] and job["region"]["chosen"] == 4
     assert job["region"]["rows"][0] == "11000000"
     assert client.get(f"/api/results/{job['source']}/content").content == png
+    kept = Image.open(io.BytesIO(client.get(f"/api/results/{job['mask']}/content").content))
+    assert np.array_equal(np.asarray(kept.convert("L")), np.asarray(mask))
+    assert job["mask"] not in client.get("/api/results").text
     names = [name for name, _, _ in follow(client, job["id"])]
     assert names == ["job"]
 
