@@ -235,6 +235,28 @@ def test_tars_train_like_their_folder(images: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["data.buckets={step: 8}"], "data.buckets: a grid's sides must be positive multiples of 2 tokens"),
+        (
+            ["data.buckets={step: 16}", 'objective.masking={"ordered:order=stratified": 1}'],
+            "needs a square grid whose side is a power of two, not 8×2",
+        ),
+        (
+            ["data.size=36", "data.buckets={step: 12, shortest: 24, longest: 48}"],
+            "data.size must be a multiple of the tokenizer's 8, not 36",
+        ),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named_before_anything_is_encoded(
+    images: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(SmaltiError, match=message):
+        make_task(*overrides)
+    assert not Path("new-cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
         (["cache=null"], "cache: must have a path for data of kind folder"),
         (["data={kind: scenes}", "cache={path: x}"], "cache: must have samples for data of kind scenes"),
         (["data.buckets={step: 24}"], "data.buckets: size must be a multiple of buckets.step, 24, not 32"),
