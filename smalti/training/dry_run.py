@@ -98,7 +98,7 @@ def _check_denoiser(config: DenoiserRunConfig) -> str:
             return f"{images_of(source):,} images are token shards"
         count = cache.samples or images_of(source)
         if (Path(cache.path) / METADATA).exists():
-            make_cache(config, source, basics.image_tokenizer)
+            make_cache(config.model_copy(update={"regularization": None}), source, basics.image_tokenizer)
             return f"{count:,} images are in {cache.path}"
     of = f" of {images_of(source):,}" if images_of(source) else ""
     return f"{count:,} images{of} will be encoded into {cache.path} first"

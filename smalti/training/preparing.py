@@ -86,11 +86,12 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
     with first_alone():
         groups = [_make_groups(config, image_tokenizer, number) for number in weights]
         text_path = early or find_text_tokenizer(config, tokens.images.all_captions())
-    for grid in {grid for shards in tokens.parts for grid in shards.grids}:
-        basics.masking.check(*grid)
     counts = count_codes(tokens.images)
     text = TextTokenizer.from_file(text_path)
     model_config = model_config_for(config, basics, text.vocab_size)
+    for grid in {grid for shards in tokens.parts for grid in shards.grids}:
+        basics.masking.check(*grid)
+        model_config.slots(*grid)
     model, starting = _make_model(config, model_config, image_tokenizer, counts)
     return DenoiserParts(
         image_tokenizer=image_tokenizer,

@@ -57,7 +57,6 @@ def check_basics(config: DenoiserRunConfig) -> Basics:
             load_config(config.start_from)
     grid = _find_grid(config, image_tokenizer)
     masking = Mixture.parse(config.objective.masking)
-    masking.check(*grid)
     weights = _find_group_weights(config, image_tokenizer)
     shape = make_model_config(config, image_tokenizer, weights, config.text.vocab_size)
     with torch.device("meta"), NoInit():
@@ -65,6 +64,10 @@ def check_basics(config: DenoiserRunConfig) -> Basics:
     check_memory(config, partial(_counted, model), shape, grid)
     with name_key("data"):
         source = open_source(config.data)
+    for one in (grid, *_further_grids(config, source, image_tokenizer.config.downscale)):
+        masking.check(*one)
+        with name_key("data.buckets"):
+            shape.slots(*one)
     return Basics(image_tokenizer, grid, masking, weights, model, source)
 
 
@@ -125,6 +128,21 @@ def _find_grid(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> tu
     if side % downscale:
         raise SmaltiError(f"data.size must be a multiple of the tokenizer's {downscale}, not {side}")
     return side // downscale, side // downscale
+
+
+def _further_grids(
+    config: DenoiserRunConfig, source: Source | TokenShards, downscale: int
+) -> list[tuple[int, int]]:
+    """Return the grids of aspect-ratio buckets, in tokens."""
+    if isinstance(source, TokenShards):
+        return list(source.grids)
+    shapes = getattr(config.data, "shapes", None) or ()
+    for side in sorted({side for shape in shapes for side in shape}):
+        if side % downscale:
+            raise SmaltiError(
+                f"data.buckets must have sides that are multiples of the tokenizer's {downscale}, not {side}"
+            )
+    return [(height // downscale, width // downscale) for height, width in shapes]
 
 
 def _find_group_weights(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> dict[int, float]:

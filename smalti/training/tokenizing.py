@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def pack(values: dict[str, Any], folder: str | Path, samples: int | None, per_ta
     Args:
         values: section `data` of the images, as `describe_source` returns it.
         folder: an empty folder, which is created.
-        samples: number of a world's images.
+        samples: number of images; None takes all of a folder.
         per_tar: images of a tar.
 
     Raises:
@@ -113,7 +114,7 @@ def pack(values: dict[str, Any], folder: str | Path, samples: int | None, per_ta
             "source must be a folder of images, scenes or objects, not shards", argument="source"
         )
     if isinstance(source, ImageFolder):
-        tars = write_tars(folder, folder_images(source), per_tar)
+        tars = write_tars(folder, islice(folder_images(source), samples), per_tar)
     elif samples is None:
         raise SmaltiError(f"samples must be given for {data.kind}, which are endless", argument="samples")
     else:

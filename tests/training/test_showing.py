@@ -215,6 +215,45 @@ def test_tokens_train_like_their_images(images: Path, capsys: pytest.CaptureFixt
         prepare(load_config(DenoiserRunConfig, "tokens.yaml", ["data.path=nowhere", "output=third"]))
 
 
+def test_tars_train_like_their_folder(images: Path, capsys: pytest.CaptureFixture) -> None:
+    train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", [*BUCKETS, "loop.steps=2"]))
+    assert main(["pack", "images", "caption_lines=true", "-o", "tars", "--per-tar", "4"]) == 0
+    for index in Path("tars").glob("*.index.safetensors"):
+        index.unlink()
+    data = "data={kind: shards, path: tars, size: 32, buckets: {step: 16}, flips: true, together: 2}"
+    overrides = [data, "output=of-tars", "cache.path=tar-cache", "loop.steps=2"]
+    capsys.readouterr()
+    assert main(["train", "denoiser.yaml", "--dry-run", *overrides]) == 0
+    assert "10 images of 10 will be encoded into tar-cache first" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("tars").iterdir()) == ["00000.tar", "00001.tar", "00002.tar"]
+    assert not Path("tar-cache").exists() and not Path("of-tars").exists()
+    train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", overrides))
+    assert losses("of-tars") == losses("new")
+    assert len(list(Path("tars").glob("*.index.safetensors"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.buckets={step: 8}"], "data.buckets: a grid's sides must be positive multiples of 2 tokens"),
+        (
+            ["data.buckets={step: 16}", 'objective.masking={"ordered:order=stratified": 1}'],
+            "needs a square grid whose side is a power of two, not 8×2",
+        ),
+        (
+            ["data.size=36", "data.buckets={step: 12, shortest: 24, longest: 48}"],
+            "data.size must be a multiple of the tokenizer's 8, not 36",
+        ),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named_before_anything_is_encoded(
+    images: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(SmaltiError, match=message):
+        make_task(*overrides)
+    assert not Path("new-cache").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
