@@ -56,7 +56,9 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/adapter"), help="folder of the run")
     parser.add_argument(
-        "--sheets", type=Path, help="folder for before.png and after.png, two rows of ten images"
+        "--sheets",
+        type=Path,
+        help="folder for adapter-before.png and adapter-after.png, two rows of ten images",
     )
     parser.add_argument("--per-tag", type=int, default=50, help="prompts of each of the suite's six tasks")
     parser.add_argument("--before", type=Path, help="report of another run whose base is the same")
@@ -81,7 +83,9 @@ def main() -> None:
         if name not in report:
             adapter = options.output / "run" / "model" if name == "after" else None
             pipe = smalti.load(BASE, dtype="bfloat16", quantize=options.quantize, adapter=adapter)
-            report[name] = measure(pipe, options.per_tag, options.sheets and options.sheets / f"{name}.png")
+            report[name] = measure(
+                pipe, options.per_tag, options.sheets and options.sheets / f"adapter-{name}.png"
+            )
             save_report(report, path)
     print(json.dumps(report, indent=2))
 
