@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Run everything that needs a GPU, stage by stage. A stage that was stopped continues when it is called again.
 #
-#   benchmarks/gpu.sh [check] [time] [probe] [sweep] [train] [pack]      default: check
+#   benchmarks/gpu.sh [objects] [check] [time] [probe] [sweep] [train] [pack]      default: check
 #
+# objects the long training of the objects model, and its model, packed. ARCHIVE is the folder of the sprites and
+#         TOKENIZER that of the image tokenizer; CARRIED holds either as parts of a tar, *.tar.*. SAMPLES scenes are
+#         tokenized by CORES processes, then STEPS steps of BATCH images follow, for TRAINING seconds at most
 # check   the tests that depend on a GPU, and the recorded outputs of the reference implementation
 # time    gce, release, sample and decode: the operators, a model of the reference shape, the decoder
 # probe   training speed in images a second, with compiled layers and without
@@ -103,16 +106,32 @@ train() {
         loop.batch_size="$BATCH" loop.steps="$STEPS" loop.log_every=50 loop.checkpoint_every=2000 ${OVERRIDES:-}
 }
 
+objects() {
+    local archive=${ARCHIVE:-objects} tokenizer=${TOKENIZER:-runs/objects-tokenizer/model} tokens=runs/objects-tokens
+    [[ -n ${CARRIED:-} ]] && cat "$CARRIED"/*.tar.* | tar x
+    run objects-tokens "$PYTHON" -m smalti tokenize objects "archive=$archive" size=256 seed=11 lattice=8 \
+        lattice_share="${LATTICE_SHARE:-0.7}" -o "$tokens" --tokenizer "$tokenizer" --samples "${SAMPLES:-262144}" \
+        --processes "${CORES:-$(nproc)}"
+    LIMIT=${TRAINING:-300} \
+        run objects "$PYTHON" -m smalti train configs/objects.yaml "tokenizer=$tokenizer" \
+        "data={kind: tokens, path: $tokens}" cache=null "loop.device=$DEVICE" loop.preview_every=1000000 \
+        output=runs/objects loop.batch_size="$BATCH" loop.steps="$STEPS" loop.log_every=50 \
+        loop.checkpoint_every=500 ${OVERRIDES:-}
+    pack objects
+}
+
 pack() { # the newest model, cut into files of at most 15 MB: cat model.tar.* | tar x
-    local model
-    model=$(ls -d runs/on/model runs/on/checkpoint-*/model 2>/dev/null | head -n 1)
-    tar cf - "$model" runs/on/log.jsonl | split -b 15M - "$OUT/model.tar."
+    local run=runs/${1:-on} model
+    for model in "$run/model" "$run"/checkpoint-*; do # the model, or what a stopped training left
+        [[ -d $model ]] && break
+    done
+    tar cf - "$model" "$run/log.jsonl" | split -b 15M - "$OUT/${1:-model}.tar."
 }
 
 for stage in "${@:-check}"; do
     case $stage in
-        check | gce | release | sample | decode | probe | sweep | train | pack) "$stage" ;;
+        objects | check | gce | release | sample | decode | probe | sweep | train | pack) "$stage" ;;
         time) gce; release; sample; decode ;;
-        *) echo "unknown stage $stage: check, time, probe, sweep, train, pack" >&2; exit 2 ;;
+        *) echo "unknown stage $stage: objects, check, time, probe, sweep, train, pack" >&2; exit 2 ;;
     esac
 done

@@ -113,6 +113,9 @@ class RandomTask:
     def initial_weights(self) -> Iterator[tuple[str, torch.Tensor]] | None:
         return self._weights() if self.sharded else None
 
+    def shapes(self, images: range) -> None:
+        return None
+
     def batch(self, images: range) -> tuple[torch.Tensor, PromptBatch]:
         slots = self.shape.slots(self.side, self.side)
         count = len(images)

@@ -2,10 +2,10 @@
 
 python experiments/adapter.py [--quantize int8|int4] [--kind lora] [--steps 400] [--output runs/adapter] [--sheets DIR]
 
-The noun is new_noun.py's rabbit. The training folder holds the twenty pictures, each as often as the others together
-need to be half of it, and 200 scenes that keep what the model knew. A reader, the suite's detector with the rabbit's
+The noun is new_noun.py's rabbit. Half of the training folder are the twenty pictures, twenty copies of each. The other
+half are 400 scenes on which the model keeps its own predictions. A reader, the suite's detector with the rabbit's
 outline, looks for a rabbit of the right colour in images of twenty prompts that training does not have. The suite
-`scenes` tells what was forgotten. The numbers go to OUTPUT/report.json.
+`scenes` tells what was forgotten. The numbers go to OUTPUT/report.json; a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from new_noun import LATTICE, NOUN, add_noun, lessons, questions
 from PIL import Image
 
 import smalti
+from smalti.common.files import write_text_atomic
 from smalti.common.images import save_image
 from smalti.evaluation.suites.scenes.detector import detect
 from smalti.evaluation.suites.scenes.prompts import scene_prompts
@@ -36,7 +37,7 @@ from smalti.worlds.scenes.scene import render
 from smalti.worlds.scenes.world import Scenes
 
 BASE = Path(smalti.__file__).parent / "models" / "scenes"
-KNOWN, COPIES = 200, 10  # scenes that the model knows; files of each picture of the noun
+KNOWN, COPIES = 400, 20  # scenes that the model knows; files of each picture of the noun
 _SIDE = 128  # side of an image on a sheet, in pixels
 
 
@@ -49,9 +50,15 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16, help="rank of the updates")
     parser.add_argument("--steps", type=int, default=400, help="optimizer steps of 16 images")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--dropout", type=float, default=0.0, help="dropout of the updates' input")
+    parser.add_argument(
+        "--keep", type=float, default=1.0, help="weight of keeping the base's predictions of known scenes"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/adapter"), help="folder of the run")
     parser.add_argument(
-        "--sheets", type=Path, help="folder for before.png and after.png, two rows of ten images"
+        "--sheets",
+        type=Path,
+        help="folder for adapter-before.png and adapter-after.png, two rows of ten images",
     )
     parser.add_argument("--per-tag", type=int, default=50, help="prompts of each of the suite's six tasks")
     parser.add_argument("--before", type=Path, help="report of another run whose base is the same")
@@ -59,25 +66,33 @@ def main() -> None:
     add_noun()
     write_images(options.output / "images")
     config = load_config(DenoiserRunConfig, write_config(options))
-    clock, cpu = time.monotonic(), cpu_seconds()
-    train_denoiser(config)
-    report: dict[str, Any] = {
-        "kind": options.kind,
-        "quantize": options.quantize,
-        "steps": options.steps,
-        "seconds": round(time.monotonic() - clock),
-        "cpu_seconds": round(cpu_seconds() - cpu),
-    }
-    adapter = options.output / "run" / "model"
-    known = json.loads(options.before.read_text()) if options.before else {}
+    path = options.output / "report.json"
+    report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if not report:
+        clock, cpu = time.monotonic(), cpu_seconds()
+        train_denoiser(config)
+        report |= {"kind": options.kind, "quantize": options.quantize, "steps": options.steps}
+        report |= {
+            "seconds": round(time.monotonic() - clock),
+            "cpu_seconds": round(cpu_seconds() - cpu),
+        }
+        save_report(report, path)
+    if options.before:
+        report["before"] = json.loads(options.before.read_text())["before"]
     for name in ("before", "after"):
-        if name in known:
-            report[name] = known[name]
-            continue
-        pipe = smalti.load(BASE, quantize=options.quantize, adapter=adapter if name == "after" else None)
-        report[name] = measure(pipe, options.per_tag, options.sheets and options.sheets / f"{name}.png")
-    (options.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        if name not in report:
+            adapter = options.output / "run" / "model" if name == "after" else None
+            pipe = smalti.load(BASE, dtype="bfloat16", quantize=options.quantize, adapter=adapter)
+            report[name] = measure(
+                pipe, options.per_tag, options.sheets and options.sheets / f"adapter-{name}.png"
+            )
+            save_report(report, path)
     print(json.dumps(report, indent=2))
+
+
+def save_report(report: dict[str, Any], path: Path) -> None:
+    """Write what is known, so that a run that is stopped goes on from there."""
+    write_text_atomic(path, json.dumps(report, indent=2) + "\n")
 
 
 def cpu_seconds() -> float:
@@ -114,7 +129,14 @@ def write_config(options: argparse.Namespace) -> Path:
         "tokenizer": str(BASE),
         "start_from": str(BASE),
         "model": {},
-        "adapter": {"kind": options.kind, "rank": options.rank, "quantize": options.quantize},
+        "adapter": {
+            "kind": options.kind,
+            "rank": options.rank,
+            "dropout": options.dropout,
+            "quantize": options.quantize,
+            "new_words": [NOUN] if options.keep else [],
+            "keep_weight": options.keep or 1.0,
+        },
         "data": {"kind": "folder", "path": str(output / "images"), "size": 256},
         "cache": {"path": str(output / "cache"), "samples": 20 * COPIES + KNOWN},
         "objective": {
@@ -129,6 +151,7 @@ def write_config(options: argparse.Namespace) -> Path:
             "log_every": 20,
             "preview_every": 10**6,
             "checkpoint_every": 100,
+            "keep_checkpoints": 10,
         },
         "preview_prompts": [f"a red {NOUN}", f"a blue {NOUN} above a green star"],
     }

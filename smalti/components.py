@@ -54,7 +54,7 @@ class Components:
     @property
     def device(self) -> torch.device:
         """The denoiser's device."""
-        return self.denoiser.head.device
+        return self.denoiser.device
 
     @property
     def mask_code(self) -> int:

@@ -192,7 +192,7 @@ BAD_ARGUMENTS = {
     "guidance_scale": [-0.1, math.nan, math.inf, "3"],
     "height": [0, -64, 60, 8, 64.0, 10**6],
     "width": [0, 28, "64"],
-    "num_images_per_prompt": [0, 1.5],
+    "num_images_per_prompt": [0, 1.5, 2**70],
     "seed": [-1, 2**63, 1.5, [1, 2], [], "0", [True]],
     "generator": [3, [torch.Generator(), torch.Generator()], [3]],
     "output_type": ["latent", None],

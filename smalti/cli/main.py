@@ -20,6 +20,7 @@ from smalti.cli.merge import merge
 from smalti.cli.options import option_name
 from smalti.cli.output import note, notes_of_the_package
 from smalti.cli.serve import serve
+from smalti.cli.tokenize import pack, tokenize
 from smalti.cli.train import INTERRUPTED, train, train_tokenizer
 from smalti.errors import SmaltiError
 
@@ -35,6 +36,8 @@ app.command()(edit.vary)
 app.command()(info)
 app.command()(train)
 app.command()(train_tokenizer)
+app.command()(tokenize)
+app.command()(pack)
 app.command()(average)
 app.command()(merge)
 app.command()(groups)

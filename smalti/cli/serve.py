@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.cli import options
+from smalti.cli.serve_models import load_models, on_ray
 from smalti.common.checks import check_real, check_whole
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
-    from smalti.pipeline import Pipeline
     from smalti.serving.limits import Limits
 
 _SERVER = "Server"
 _LIMITS = "Limits"
+_RAY = "Several machines"
 _KEYS = "SMALTI_API_KEYS"
+_LOADING = ("dtype", "quantize", "offload", "memory", "compile", "hub_revision", "adapter", "adapter_scale")
 
 
 def _option(name: str, metavar: str, help: str, panel: str = _SERVER) -> Any:
@@ -118,6 +120,28 @@ DrainSeconds = Annotated[
         metavar="S", help="Seconds to finish accepted requests after SIGTERM.", rich_help_panel=_LIMITS
     ),
 ]
+Ray = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="Draw in replicas on a Ray cluster, not in this process. Needs smalti[ray].",
+        rich_help_panel=_RAY,
+    ),
+]
+Replicas = Annotated[
+    int | None,
+    _option("--replicas", "N", "Replicas with --ray; each draws a batch at a time. By default 1.", _RAY),
+]
+RayConfig = Annotated[
+    Path | None,
+    _option(
+        "--ray-config",
+        "FILE",
+        "YAML file with the cluster's address and what a replica needs; implies --ray. Without an address Ray starts "
+        "on this machine.",
+        _RAY,
+    ),
+]
 KeepResults = Annotated[
     int | None,
     _option("--most-results", "N", "Results that are kept: by default 200, with --keep 10000.", _LIMITS),
@@ -125,6 +149,7 @@ KeepResults = Annotated[
 
 
 def serve(
+    context: typer.Context,
     model: Models = None,
     device: Devices = None,
     host: Host = "127.0.0.1",
@@ -153,6 +178,9 @@ def serve(
     most_seconds: MostSeconds = 60,
     most_results: KeepResults = None,
     drain_seconds: DrainSeconds = 60,
+    ray: Ray = False,
+    replicas: Replicas = None,
+    ray_config: RayConfig = None,
 ) -> None:
     """Serve models over HTTP: OpenAI's Images API, jobs, and a web studio at /.
 
@@ -177,19 +205,7 @@ def serve(
         metadata=metadata,
         limits=limits,
     )
-    loading = {
-        "dtype": dtype,
-        "quantize": quantize,
-        "offload": offload,
-        "memory": memory,
-        "compile": compile,
-        "hub_revision": hub_revision,
-        "adapter": adapter,
-        "adapter_scale": adapter_scale,
-    }
-
-    def load() -> list[dict[str, Pipeline]]:
-        return [_load(model or [None], place, loading) for place in device or ["cpu"]]
+    loading = {name: context.params[name] for name in _LOADING}
 
     def started(number: int) -> None:
         shown = f"[{host}]" if ":" in host else host
@@ -198,7 +214,20 @@ def serve(
     import smalti
 
     run.show_log()
-    run.serve(load, found, smalti.__version__, started)
+    models: list[str | None] = [*model] if model else [None]
+    devices = device or ["cpu"]
+    if ray or ray_config is not None:
+        cluster = on_ray(models, devices, loading, ray_config, replicas, limits)
+        run.serve(cluster.outlines, found, smalti.__version__, started, cluster.running())
+        return
+    if replicas is not None:
+        raise SmaltiError("--replicas needs --ray")
+    run.serve(
+        lambda: [load_models(models, {**loading, "device": place}) for place in devices],
+        found,
+        smalti.__version__,
+        started,
+    )
 
 
 def _server() -> Any:
@@ -248,16 +277,3 @@ def _limits(
         results=base.results if most_results is None else check_whole("--most-results", most_results),
         drain_seconds=check_real("--drain-seconds", drain_seconds),
     )
-
-
-def _load(models: Sequence[str | None], device: str, loading: dict[str, Any]) -> dict[str, Pipeline]:
-    """Return the models of a device by name."""
-    found: dict[str, Pipeline] = {}
-    for model in models:
-        pipe = options.load_pipeline({**loading, "model": model, "device": device})
-        if pipe.components.name in found:
-            raise SmaltiError(
-                f"model must be named once, not twice: {pipe.components.name}", argument="model"
-            )
-        found[pipe.components.name] = pipe
-    return found

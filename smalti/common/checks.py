@@ -13,6 +13,7 @@ from smalti.errors import SmaltiError
 LARGEST_SEED = 2**63 - 1
 """Largest seed that every command, suite and configuration takes."""
 
+LARGEST_INTEGER = 2**63 - 1
 _LONGEST_VALUE = 80
 
 
@@ -48,11 +49,16 @@ def plain(value: Any) -> Any:
 
 
 def check_whole(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> int:
-    """Return a whole number of at least `minimum` and at most `maximum` as an int, or raise SmaltiError."""
+    """Return a whole number of at least `minimum` and at most `maximum` as an int, or raise SmaltiError.
+
+    Without a maximum it is the largest number of 64 bits, which is all that PyTorch takes.
+    """
     number = plain(value)
     known = isinstance(number, int) and not isinstance(number, bool)
-    if not known or number < minimum or (maximum is not None and number > maximum):
+    if not known or not minimum <= number <= (LARGEST_INTEGER if maximum is None else maximum):
+        huge = known and number > LARGEST_INTEGER
         limit = f"from {minimum} to {maximum}" if maximum is not None else f"of at least {minimum}"
+        limit += " and below 2⁶³" if maximum is None and huge else ""
         raise SmaltiError(f"{name} must be a whole number {limit}, not {quoted(number)}", argument=name)
     return int(number)
 

@@ -1,1 +1,1 @@
-"""Sources of captioned images and token caches. A sample is {"image": uint8 (3, H, W), "caption": str}."""
+"""Sources of captioned images, and images as token shards. A sample is {"image": uint8 (3, H, W), "caption": str}."""

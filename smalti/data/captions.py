@@ -6,7 +6,7 @@ import csv
 import importlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,12 @@ def find_caption_file(image: Path) -> Path | None:
     return next((path for path in candidates if os.path.exists(path)), None)
 
 
-def read_caption(image: Path) -> str:
-    """Return the caption in the text file beside an image, with single spaces.
+def read_captions(image: Path, lines: bool = False) -> tuple[str, ...]:
+    """Return the captions in the text file beside an image, with single spaces.
+
+    Args:
+        image: path of the image.
+        lines: whether each line that is not blank is a caption; otherwise all of the text is one.
 
     Raises:
         SmaltiError: there is no such file, or it is empty or cannot be read.
@@ -41,39 +45,49 @@ def read_caption(image: Path) -> str:
             f"{image} has no caption: neither {image.with_suffix('.txt').name} nor a row in {METADATA[0]}"
         )
     try:
-        caption = " ".join(read_text(beside).split())
+        text = read_text(beside)
     except SmaltiError as error:
         raise SmaltiError(f"cannot read the caption {beside}: {error}") from error
-    if not caption:
+    captions = single_spaced(text.split("\n") if lines else [text])
+    if not captions:
         raise SmaltiError(f"{beside} is empty; it must hold a caption")
-    return caption
+    return captions
 
 
-def read_metadata(path: Path) -> dict[Path, str]:
+def single_spaced(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the texts that are not blank with single spaces, each once."""
+    return tuple(dict.fromkeys(text for one in texts if (text := " ".join(one.split()))))
+
+
+def read_metadata(path: Path) -> dict[Path, tuple[str, ...]]:
     r"""Return the captions of a metadata file by the paths of their images, which may be written with / or \\.
 
     Raises:
         SmaltiError: the file cannot be read, or a row lacks one of the two texts.
     """
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
-    captions: dict[Path, str] = {}
+    captions: dict[Path, tuple[str, ...]] = {}
     for place, entry in readers[path.suffix](path):
         for key in ("file_name", "text"):
             value = entry.get(key) if isinstance(entry, dict) else None
-            if not isinstance(value, str) or not value.strip():
+            texts = value if isinstance(value, list) and key == "text" else [value]
+            if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
                 shown = repr(entry)
                 shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
                 raise SmaltiError(f"{place} must be an object with the text {key!r}, not {shown}")
-            if not _is_unicode(value):
+            if not all(map(is_unicode, texts)):
                 raise SmaltiError(f"{place} must have valid Unicode in {key!r}")
-        name = entry["file_name"]
+        name, texts = entry["file_name"], entry["text"]
         if "\\" in name and not os.path.exists(path.parent / name):
             name = name.replace("\\", "/")
-        captions[Path(os.path.normpath(path.parent / name))] = " ".join(entry["text"].split())
+        captions[Path(os.path.normpath(path.parent / name))] = single_spaced(
+            [texts] if isinstance(texts, str) else texts
+        )
     return captions
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Return whether a text has a form in UTF-8."""
     try:
         return bool(text.encode())
     except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can write

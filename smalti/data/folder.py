@@ -2,46 +2,45 @@
 
 A caption is a text file (`cat.png` and `cat.txt` or `cat.caption`), or a row of a `metadata.jsonl`, `metadata.csv` or
 `metadata.parquet`, as in Hugging Face's ImageFolder. A row has a `file_name`, relative to the folder of the metadata
-file, and a `text`. Subfolders and links to folders are read, hidden files are not.
+file, and a `text`, which may be a list of captions. Subfolders and links to folders are read, hidden files are not. A
+mask (`cat.mask.png`) weighs the loss on its image: white counts, black does not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import operator
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from random import Random
-from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 
-from smalti.common.checks import check_choice, check_path, quoted
+from smalti.common.checks import check_path
 from smalti.common.images import to_rgb
 from smalti.common.opening import (
     UnreadableImageError,
     check_header,
     open_image,
-    readable,
     readable_suffixes,
     unreadable_suffixes,
 )
-from smalti.data.captions import CAPTION_SUFFIXES, METADATA, find_caption_file, read_caption, read_metadata
+from smalti.data.buckets import Shape
+from smalti.data.captions import CAPTION_SUFFIXES, METADATA, find_caption_file, read_captions, read_metadata
+from smalti.data.fitting import Fitting
+from smalti.data.images import ImageFiles
 from smalti.errors import SmaltiError
 
 logger = logging.getLogger(__name__)
 
-CROPS = ("center", "random")
-_MOST_SIDE = 8192  # pixels
+MASK = ".mask"
+"""What stands before the suffix of a mask: `cat.mask.png` is that of `cat.jpg`."""
+
 _MOST_KINDS = 5  # suffixes that the note on other files lists
 
 
-class ImageFolder:
+class ImageFolder(ImageFiles):
     """Captioned images of a folder in the order of their paths, resized and cropped.
 
     A file that is no readable image gets one warning and is skipped. A broken header is found when the folder is
@@ -52,6 +51,11 @@ class ImageFolder:
         size: side in pixels, or (height, width). Images are scaled until they cover it and then cropped.
         crop: part that is kept, "center" or "random". A random crop depends on `seed` and the index.
         seed: seed of random crops.
+        shapes: heights and widths in place of `size`; each image takes the one whose aspect ratio is nearest.
+        caption_lines: whether each line of a text file is a caption of its own.
+
+    Attributes:
+        samples: paths and captions of the images.
 
     Raises:
         SmaltiError: the folder is missing or has no readable image; an image has no caption; a row of a
@@ -64,21 +68,21 @@ class ImageFolder:
     """
 
     def __init__(
-        self, path: str | Path, size: int | tuple[int, int], *, crop: str = "center", seed: int = 0
+        self,
+        path: str | Path,
+        size: int | tuple[int, int],
+        *,
+        crop: str = "center",
+        seed: int = 0,
+        shapes: Sequence[Shape] | None = None,
+        caption_lines: bool = False,
     ) -> None:
         self.path = Path(os.path.normpath(check_path("path", path)))
-        self.size = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
-        if not all(type(side) is int and 1 <= side <= _MOST_SIDE for side in self.size):
-            raise SmaltiError(
-                f"size must be a whole number of pixels from 1 to {_MOST_SIDE}, or two, not {quoted(size)}",
-                argument="size",
-            )
-        check_choice("crop", crop, CROPS)
+        super().__init__(Fitting.of(size, crop, seed, shapes))
         if not os.path.isdir(self.path):
             raise SmaltiError(f"{self.path} is not a folder")
-        self._random_crop, self._seed = crop == "random", seed
-        self.samples = [item for item in _scan(self.path) if _has_image_header(item[0])]
-        self._broken: set[int] = set()
+        self.samples, self._masks = _scan(self.path, caption_lines)
+        self.samples = [item for item in self.samples if _has_image_header(item[0])]
         if not self.samples:
             raise SmaltiError(f"{self.path} has no readable image ({', '.join(sorted(readable_suffixes()))})")
 
@@ -86,80 +90,64 @@ class ImageFolder:
         """Return the number of images."""
         return len(self.samples)
 
-    @property
-    def length(self) -> int:
-        """Return the number of images: a folder is a finite source."""
-        return len(self.samples)
+    def __str__(self) -> str:
+        """Return the folder's path."""
+        return str(self.path)
+
+    def name(self, place: int) -> str:
+        """Return the path of an image."""
+        return str(self.samples[place][0])
+
+    def captions_of(self, place: int) -> tuple[str, ...]:
+        """Return the captions of an image."""
+        return self.samples[place][1]
+
+    def open(self, place: int) -> tuple[Image.Image, Image.Image | None]:
+        """Return an image and its mask, if there is one."""
+        path = self.samples[place][0]
+        mask = self.mask_of(path)
+        return to_rgb(open_image(path)), to_rgb(open_image(mask)).convert("L") if mask else None
+
+    def mask_of(self, path: Path) -> Path | None:
+        """Return the mask of an image, or None."""
+        return self._masks.get(path)
 
     @property
     def captions(self) -> list[str]:
         """Return the captions of all images, in their order."""
-        return [caption for _, caption in self.samples]
+        return [caption for _, captions in self.samples for caption in captions]
 
     def fingerprint(self) -> str:
         """Return a short hash of the names, sizes, times and captions of the files."""
         digest = hashlib.sha256()
-        for path, caption in self.samples:
-            name = os.fsencode(path.relative_to(self.path) if path.is_relative_to(self.path) else path)
-            try:
-                status = path.stat()
-                state = f"{status.st_size} {status.st_mtime_ns}"
-            except OSError:
-                state = "gone"
-            digest.update(b"\0".join([name, state.encode(), caption.encode()]) + b"\0\0")
+        for path, captions in self.samples:
+            for file in (path, self._masks.get(path)):
+                if file is not None:
+                    digest.update(b"\0".join([*self._state(file), *map(str.encode, captions)]) + b"\0\0")
         return digest.hexdigest()[:16]
 
+    def _state(self, path: Path) -> tuple[bytes, bytes]:
+        """Return the name of a file, and its size and time."""
+        name = os.fsencode(path.relative_to(self.path) if path.is_relative_to(self.path) else path)
+        try:
+            status = path.stat()
+        except OSError:
+            return name, b"gone"
+        return name, f"{status.st_size} {status.st_mtime_ns}".encode()
+
     def check_captions(self, check: Callable[[str], None]) -> None:
-        """Raise SmaltiError with the name of the image if `check` raises it for its caption."""
-        for path, caption in self.samples:
-            try:
-                check(caption)
-            except SmaltiError as error:
-                raise SmaltiError(f"the caption of {path}: {error}") from error
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield each image once."""
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return `{"image": uint8 (3, H, W) tensor, "caption": str}`.
-
-        An index beyond the last image starts again at the first one, with other random crops.
-        """
-        index = operator.index(index)
-        if index < 0:
-            raise SmaltiError(f"index must be 0 or more, not {index}", argument="index")
-        for step in range(len(self)):
-            place = (index + step) % len(self)
-            if place in self._broken:
-                continue
-            path, caption = self.samples[place]
-            try:
-                pixels = self._read(path, Random(f"smalti crop {self._seed} {index}"))
-            except SmaltiError as error:
-                self._broken.add(place)
-                _warn(path, error)
-                continue
-            return {"image": torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), "caption": caption}
-        raise SmaltiError(f"{self.path} has no readable image left: all {len(self)} are broken")
-
-    def _read(self, path: Path, random: Random) -> np.ndarray:
-        """Read one image as uint8 (H, W, 3)."""
-        with readable(str(path)):
-            whole = to_rgb(open_image(path))
-        height, width = self.size
-        scale = min(whole.width / width, whole.height / height)
-        spare_x, spare_y = whole.width - width * scale, whole.height - height * scale
-        x, y = (random.random(), random.random()) if self._random_crop else (0.5, 0.5)
-        left, top = spare_x * x, spare_y * y
-        box = (left, top, min(left + width * scale, whole.width), min(top + height * scale, whole.height))
-        # Pillow's resize widens its filter when it shrinks, so that nothing aliases.
-        return np.array(whole.resize((width, height), Image.Resampling.LANCZOS, box=box))
+        """Raise SmaltiError with the name of the image if `check` raises it for one of its captions."""
+        for path, captions in self.samples:
+            for caption in captions:
+                try:
+                    check(caption)
+                except SmaltiError as error:
+                    raise SmaltiError(f"the caption of {path}: {error}") from error
 
 
-def _scan(folder: Path) -> list[tuple[Path, str]]:
-    """Return paths and captions of all files in `folder` with an image's suffix, sorted by path."""
-    captions: dict[Path, str] = {}
+def _scan(folder: Path, caption_lines: bool) -> tuple[list[tuple[Path, tuple[str, ...]]], dict[Path, Path]]:
+    """Return paths and captions of the images in `folder`, sorted by path, and the masks of some of them."""
+    captions: dict[Path, tuple[str, ...]] = {}
     images: list[Path] = []
     others: Counter[str] = Counter()
     for path in _walk(folder):
@@ -169,14 +157,28 @@ def _scan(folder: Path) -> list[tuple[Path, str]]:
             images.append(path)
         elif path.suffix.lower() not in CAPTION_SUFFIXES:
             others[path.suffix.lower()] += 1
+    masks = _find_masks(images)
     users: dict[Path, list[str]] = {}
-    for path in images:
+    for path in sorted(set(images) - set(masks.values())):
         if path not in captions:
-            captions[path] = read_caption(path)
+            captions[path] = read_captions(path, caption_lines)
             users.setdefault(find_caption_file(path) or path, []).append(path.name)
     _note_others(folder, others)
     _note_shared(folder, {file: names for file, names in users.items() if len(names) > 1})
-    return sorted(captions.items(), key=lambda item: item[0].as_posix())
+    return sorted(captions.items(), key=lambda item: item[0].as_posix()), masks
+
+
+def _find_masks(images: list[Path]) -> dict[Path, Path]:
+    """Return the masks of images: `cat.mask.png` is that of every `cat.SUFFIX` beside it."""
+    by_stem: dict[Path, list[Path]] = {}
+    for path in images:
+        by_stem.setdefault(path.with_suffix(""), []).append(path)
+    masks: dict[Path, Path] = {}
+    for path in images:
+        stem = path.with_suffix("")
+        if stem.suffix == MASK:
+            masks |= dict.fromkeys(by_stem.get(stem.with_suffix(""), []), path)
+    return masks
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -218,10 +220,6 @@ def _has_image_header(path: Path) -> bool:
         check_header(path)
         return True
     except SmaltiError as error:
-        _warn(path, error)
+        reason = error.reason if isinstance(error, UnreadableImageError) else error
+        logger.warning("skipping %s: %s", path, reason)
         return False
-
-
-def _warn(path: Path, error: SmaltiError) -> None:
-    reason = error.reason if isinstance(error, UnreadableImageError) else error
-    logger.warning("skipping %s: %s", path, reason)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from smalti.common.randomness import stream
+from smalti.data.images import CaptionedImage, ImageFiles
+from smalti.data.order import shuffled_rows
 
 
 class Source(Protocol):
@@ -28,31 +30,20 @@ class FileSource(Source, Protocol):
         """Return a short hash of what the samples depend on beside the configuration."""
 
 
-def shuffled_indices(length: int, start: int, count: int, seed: int) -> list[int]:
-    """Return positions `start` … `start + count − 1` of an endless stream of shuffled passes over `length` samples.
-
-    The seed and the pass's number determine each pass's permutation. Any part of the stream can therefore be computed
-    without the earlier parts.
-
-    Example:
-        >>> sorted(shuffled_indices(4, start=4, count=4, seed=0))
-        [0, 1, 2, 3]
-    """
-    indices: list[int] = []
-    while count > 0:
-        number, offset = divmod(start, length)
-        order = torch.randperm(length, generator=stream(seed, "shuffle", number))
-        part = order[offset : offset + count].tolist()
-        indices += part
-        start, count = start + len(part), count - len(part)
-    return indices
-
-
-def source_batch(source: Source, numbers: range, seed: int) -> list[dict[str, Any]]:
+def source_batch(source: Source, numbers: Sequence[int], seed: int) -> list[dict[str, Any]]:
     """Return samples of an endless row: those of an endless source in order, shuffled passes over a finite one."""
     if source.length is not None:
-        return [source[i] for i in shuffled_indices(source.length, numbers.start, len(numbers), seed)]
+        return [source[i] for i in shuffled_rows(source.length, numbers, seed)]
     return [source[i] for i in numbers]
+
+
+def read_image(source: Source, index: int) -> CaptionedImage | None:
+    """Return image number `index` of a source with what is known of it, or None if it cannot be read."""
+    if isinstance(source, ImageFiles):
+        return source.read(index)
+    sample = source[index]
+    image = sample["image"]
+    return CaptionedImage(image, (sample["caption"],), str(index), (image.shape[2], image.shape[1]))
 
 
 def stack_images(samples: list[dict[str, Any]]) -> torch.Tensor:

@@ -21,7 +21,7 @@ from smalti.editing.source import SourceImage, WorkingImage, open_source, prepar
 from smalti.errors import SmaltiError
 from smalti.generation.drawing import Generation, start
 from smalti.generation.result import PipelineOutput
-from smalti.generation.settings import GenerationSettings, check_settings
+from smalti.generation.settings import MOST_IMAGES, GenerationSettings, check_settings
 from smalti.model.prompt import PromptBatch
 from smalti.sampling.view import Step
 
@@ -212,7 +212,7 @@ def start_edit(
         >>> edit.output().image.size
         (256, 256)
     """
-    num_images_per_prompt = check_whole("num_images_per_prompt", num_images_per_prompt)
+    num_images_per_prompt = check_whole("num_images_per_prompt", num_images_per_prompt, 1, MOST_IMAGES)
     prepared = prepare_edit(
         components,
         image,

@@ -118,6 +118,12 @@ class Denoiser(nn.Module):
         """
         return self.gen_predictor.weight
 
+    @property
+    def device(self) -> torch.device:
+        """The device that grids and prompts must be on; the CPU for a denoiser without weights, on "meta"."""
+        device = self.head.device
+        return torch.device("cpu") if device.type == "meta" else device
+
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Set every weight for training from scratch, as `initial_weights` has it."""

@@ -1,4 +1,4 @@
-"""Which implementation of an operator's pass runs: plain PyTorch anywhere, a Triton kernel on a GPU."""
+"""Which implementation of an operator's pass runs, plain PyTorch or a Triton kernel, and in which dtypes."""
 
 from __future__ import annotations
 
@@ -50,3 +50,16 @@ def _warn_that_triton_is_missing() -> None:
     warnings.warn(
         "Triton is not installed: operators over the vocabulary run in plain PyTorch, slower", stacklevel=4
     )
+
+
+def exact_dtype(hidden: torch.Tensor) -> torch.dtype:
+    """Return the dtype of everything but products: float64 for float64 inputs, else float32."""
+    return torch.float64 if hidden.dtype == torch.float64 else torch.float32
+
+
+def product_dtype(hidden: torch.Tensor) -> torch.dtype:
+    """Return the dtype of products: autocast's where it is on."""
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind) and hidden.dtype == torch.float32:
+        return torch.get_autocast_dtype(kind)
+    return hidden.dtype

@@ -24,7 +24,7 @@ from smalti.common.checks import quoted
 from smalti.common.low_rank import LowRank
 from smalti.errors import SmaltiError
 from smalti.ops import gce_torch
-from smalti.ops.backend import choose_backend
+from smalti.ops.backend import choose_backend, exact_dtype, product_dtype
 from smalti.ops.low_rank import Gradients, check_low_rank
 
 # Logits of one chunk. On a CPU 2²¹ float32 values, 8 MB, stay in its cache, but a product of too few rows is slow.
@@ -85,7 +85,7 @@ class _GroupedCrossEntropy(torch.autograd.Function):
         accumulate_float32: bool,
     ) -> tuple[torch.Tensor, ...]:
         N, V, device = len(hidden), len(head_weight), hidden.device
-        exact, product = _exact(hidden), _product_dtype(hidden)
+        exact, product = exact_dtype(hidden), product_dtype(hidden)
         # The head is cast once here, not once a chunk.
         head = head_weight.to(product)
         details = token_loss, group_loss, token_hit, group_hit = _empty_details(
@@ -152,18 +152,6 @@ class _GroupedCrossEntropy(torch.autograd.Function):
             for one, dtype in zip(others, ctx.dtypes, strict=True)
         ]
         return hidden_grad, *scaled, None, None, None, None
-
-
-def _exact(hidden: torch.Tensor) -> torch.dtype:
-    return torch.float64 if hidden.dtype == torch.float64 else torch.float32
-
-
-def _product_dtype(hidden: torch.Tensor) -> torch.dtype:
-    """Return the dtype of products: autocast's where it is on."""
-    kind = hidden.device.type
-    if torch.is_autocast_enabled(kind) and hidden.dtype == torch.float32:
-        return torch.get_autocast_dtype(kind)
-    return hidden.dtype
 
 
 def _empty_details(N: int, K: int, device: torch.device, exact: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -262,7 +250,7 @@ def grouped_cross_entropy(
     _check(hidden, head_weight, targets, groups, weights, row_weight, focus, reduction)
     check_low_rank(low_rank, head_weight)
     module = choose_backend("gce", backend, hidden)
-    N, exact = len(hidden), _exact(hidden)
+    N, exact = len(hidden), exact_dtype(hidden)
     if row_weight is None:
         row_weight = hidden.new_ones(N, dtype=exact)
     row_weight = row_weight.detach().to(exact)

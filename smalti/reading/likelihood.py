@@ -75,7 +75,7 @@ def log_probabilities(
     Raises:
         SmaltiError: the denoiser's output is not finite.
     """
-    device = denoiser.head.device
+    device = denoiser.device
     tokens, masks = tokens.to(device), masks.to(device)
     result = torch.zeros(masks.shape, dtype=torch.float32, device=device)
     for first in range(0, len(masks), at_once):

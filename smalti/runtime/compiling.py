@@ -65,7 +65,7 @@ def compile_layers(denoiser: Denoiser) -> None:
     for layer in layers:
         layer.compile(dynamic=True)
     if denoiser.head.is_cuda and not streamed:
-        recorded = Recorded(denoiser.run_layers, denoiser.head.device)
+        recorded = Recorded(denoiser.run_layers, denoiser.device)
         denoiser.run_layers = recorded  # type: ignore[method-assign]  # the module's own attribute comes first
 
 

@@ -72,7 +72,7 @@ class Predictor:
             self._negative = prompt.unconditional() if negative is None else negative
         self._batched, self._prompt_every = guidance_batched, prompt_every
         self._remembers = prompt_every > 1 and denoiser.config.conditioning == "sequence"
-        self._active = torch.ones(len(prompt), dtype=torch.bool, device=denoiser.head.device)
+        self._active = torch.ones(len(prompt), dtype=torch.bool, device=denoiser.device)
         self._batches = self._make_batches()
         self._memories: list[dict[bool, list[PromptMemory]]] = []
 
@@ -132,7 +132,7 @@ class Predictor:
     ) -> TokenChoice:
         """Return a choice for the rows of the flattened grid."""
         scale = self.guidance.at(*step)
-        with autocast_off(self.denoiser.head.device):
+        with autocast_off(self.denoiser.device):
             hidden, without = self._hidden(view.tokens.unflatten(1, view.grid), scale != 0, step[0])
             choose = partial(
                 sample_tokens,

@@ -124,7 +124,7 @@ def start_state(
     Raises:
         SmaltiError: a wrong shape or dtype, an id that is no code, or a mask that must not change.
     """
-    config, device = denoiser.config, denoiser.head.device
+    config, device = denoiser.config, denoiser.device
     if tokens is None:
         tokens = torch.full(shape, config.mask_code, dtype=torch.int64, device=device)
     if editable is None:

@@ -96,3 +96,13 @@ def thumbnail(image: Image.Image) -> bytes:
     small = image.convert("RGBA" if image.mode == "RGBA" else "RGB")
     small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)
     return encode_image(small, "WEBP", quality=80)
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """Return a mask (H, W) bool as a PNG that is white where it is True.
+
+    Example:
+        >>> len(encode_mask(np.ones((512, 512), dtype=bool))) < 1000
+        True
+    """
+    return encode_image(Image.fromarray(mask), "PNG")

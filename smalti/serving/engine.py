@@ -20,12 +20,14 @@ from smalti.serving.queueing import Queue
 from smalti.serving.records import describe_region
 from smalti.serving.tasks import Drawn, Piece
 from smalti.serving.watching import BatchWatch
-from smalti.serving.worker import Worker
+from smalti.serving.worker import Drawing, WorkerLost
 
 log = logging.getLogger("smalti.serving")
 
 # Share of the newest batch in the average pace.
 _NEWEST = 0.2
+# Seconds between looks at a thread that is to end.
+_SOON = 0.05
 
 Finish = Callable[[Job, int, Drawn], None]
 
@@ -44,7 +46,7 @@ class Engine:
         ready: whether every worker has warmed up.
     """
 
-    def __init__(self, workers: Sequence[Worker], limits: Limits, finish: Finish, metrics: Metrics) -> None:
+    def __init__(self, workers: Sequence[Drawing], limits: Limits, finish: Finish, metrics: Metrics) -> None:
         self.workers, self.limits, self.metrics = list(workers), limits, metrics
         self.queue = Queue(limits.waiting, limits.waiting_per_client)
         self._finish = finish
@@ -55,6 +57,8 @@ class Engine:
         self._warm = 0
         self._running: dict[str, Job] = {}
         self._lock = threading.Lock()
+        self._end: threading.Timer | None = None
+        self._failed_all = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, args=(worker,), name=f"smalti-worker-{index}", daemon=True)
             for index, worker in enumerate(self.workers)
@@ -102,22 +106,36 @@ class Engine:
         seconds = sum(self._paces.get(job.task.model, 0) * job.work * count for job, count in waiting)
         return min(max(math.ceil(seconds / len(self.workers) / 2), 1), 120)
 
+    def begin_drain(self, seconds: float) -> None:
+        """Take no more jobs from now on, and let those fail that are not done after so many seconds."""
+        self.queue.closed = True
+        if self._end is None:
+            self._end = threading.Timer(seconds, self._fail_all)
+            self._end.daemon = True
+            self._end.start()
+
     def drain(self, seconds: float) -> None:
-        """Take no more jobs, finish those that were accepted, and cancel what is left after so many seconds."""
+        """Take no more jobs, finish those that were accepted, and end; `seconds` are those of `begin_drain`."""
+        self.begin_drain(seconds)
         self.queue.end()
-        until = time.monotonic() + seconds
         for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(max(until - time.monotonic(), 0))
-        with self._lock:
-            left = list(self._running.values())
-        for job in [*self.queue.jobs(), *left]:
-            if job.end(FAILED, ApiError(503, "the server was stopped before it was done", "shutting_down")):
-                self.queue.remove(job)
+            while thread.is_alive() and not self._failed_all.is_set():
+                thread.join(_SOON)
+        self._fail_all()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(5)
         self._encoders.shutdown()
+
+    def _fail_all(self) -> None:
+        """Let every job fail that is not done."""
+        if self._end is not None:
+            self._end.cancel()
+        with self._lock:
+            left = list(self._running.values())
+        for job in [*self.queue.jobs(), *left]:
+            self._fail(job, ApiError(503, "the server was stopped before it was done", "shutting_down"))
+        self._failed_all.set()
 
     def _check_work(self, job: Job) -> None:
         """Raise ApiError if a job would occupy a device for too long."""
@@ -134,7 +152,7 @@ class Engine:
                 name,
             )
 
-    def _work(self, worker: Worker) -> None:
+    def _work(self, worker: Drawing) -> None:
         """Draw batches until the queue ends: the thread of a worker."""
         try:
             for name, pace in worker.warm_up().items():
@@ -164,7 +182,7 @@ class Engine:
             self._fail(job, ApiError(503, message, "waited_too_long", headers=wait))
         return job.finished
 
-    def _run(self, worker: Worker, batch: list[tuple[Job, int]]) -> None:
+    def _run(self, worker: Drawing, batch: list[tuple[Job, int]], *, again: bool = False) -> None:
         """Draw a batch. If it fails, draw each job alone, so that a job fails for its own faults only."""
         jobs = list({job.id: job for job, _ in batch}.values())
         try:
@@ -172,7 +190,10 @@ class Engine:
             if pieces:
                 self._draw(worker, places, pieces)
         except Exception as error:
-            if len(jobs) > 1:
+            if isinstance(error, WorkerLost) and not again:
+                log.warning("%s; what it drew is drawn again", error)
+                self._run(worker, batch, again=True)
+            elif len(jobs) > 1:
                 log.warning("a batch of %d jobs failed; each is drawn alone", len(jobs))
                 for job in jobs:
                     self._run(worker, [(other, index) for other, index in batch if other is job])
@@ -180,7 +201,7 @@ class Engine:
                 self._fail(jobs[0], self._named(error, jobs[0]))
 
     def _prepared(
-        self, worker: Worker, batch: list[tuple[Job, int]]
+        self, worker: Drawing, batch: list[tuple[Job, int]]
     ) -> tuple[list[tuple[Job, int]], list[Piece]]:
         """Return the images that are to be drawn; edits get their tokens selected, and those that cannot be fail."""
         places, pieces = [], []
@@ -192,6 +213,8 @@ class Engine:
                         job.prepared = worker.prepare(job.task)
                         job.region = describe_region(job.prepared)
                         job.add_event("selected", {"region": job.region})
+            except WorkerLost:
+                raise
             except Exception as error:
                 self._fail(job, self._named(error, job))
             if job.stopped or index in job.handed_on:
@@ -203,7 +226,7 @@ class Engine:
             pieces.append(Piece(job.task, index, job.prepared))
         return places, pieces
 
-    def _draw(self, worker: Worker, places: list[tuple[Job, int]], pieces: list[Piece]) -> None:
+    def _draw(self, worker: Drawing, places: list[tuple[Job, int]], pieces: list[Piece]) -> None:
         started = time.perf_counter()
         watch = BatchWatch(places, self.limits, self._hand_on)
         worker.draw(pieces, watch)

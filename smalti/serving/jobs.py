@@ -94,6 +94,7 @@ class Job:
         error: why it failed.
         region: what an edit selected, ready for JSON.
         source: identifier of the image that is edited, as the client sent it.
+        mask: identifier of the mask as the server read it.
         steps_done: number of steps that its latest batch has taken.
         prepared: the edit with its tokens selected, once a worker has done so.
     """
@@ -120,6 +121,7 @@ class Job:
     error: ApiError | None = None
     region: dict[str, Any] | None = None
     source: str | None = None
+    mask: str | None = None
     steps_done: int = 0
     prepared: PreparedEdit | None = None
 

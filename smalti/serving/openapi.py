@@ -32,7 +32,7 @@ _GETS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "/api/jobs/{id}/events": ("Follow a job by server-sent events; Last-Event-ID resumes.", _ID),
     "/api/results": ("List results, the newest first.", _PAGE),
     "/api/results/{id}": ("Return a result.", _ID),
-    "/api/results/{id}/content": ("Return the file of a result, or of a job's source.", _ID),
+    "/api/results/{id}/content": ("Return the file of a result, or of a job's source or mask.", _ID),
     "/api/results/{id}/thumbnail": ("Return a small WebP.", _ID),
     "/api/selections/{id}": ("Return a selection with another threshold or share.", _ID),
     "/health": ("Say that the process answers; needs no key.", []),

@@ -1,4 +1,4 @@
-"""Looks at an image in progress: a colour for each token, which costs next to nothing, or a decoded image."""
+"""A look at an image in progress that costs next to nothing: a colour for each token."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from smalti.common.devices import autocast_off
-from smalti.common.images import to_pil
 from smalti.components import Components
-from smalti.sampling.view import Step
 
 # Number of codes that are decoded at a time for their colours.
 _AT_ONCE = 64
@@ -81,46 +78,6 @@ class Preview:
             "known": _text(np.packbits(self.known).tobytes()),
             "edited": _text(np.packbits(self.edited).tobytes()),
         }
-
-
-class Look:
-    """What may be asked about a step of a batch.
-
-    Attributes:
-        step: the step.
-        complete: whether the candidates are known at every masked position.
-    """
-
-    def __init__(self, components: Components, colors: CodeColors, step: Step, complete: bool) -> None:
-        self.step, self.complete = step, complete
-        self._components, self._colors = components, colors
-
-    def counts(self, image: int) -> dict[str, int]:
-        """Return how many tokens the step revealed, edited and remasked, how many are unknown, and of how many."""
-        step = self.step
-        unknown = step.tokens[image] == self._components.mask_code
-        return {
-            "revealed": int(step.revealed[image].sum()),
-            "edited": int(step.edited[image].sum()),
-            "remasked": int(step.remasked[image].sum()),
-            "unknown": int(unknown.sum()),
-            "tokens": unknown.numel(),
-        }
-
-    def preview(self, image: int) -> Preview:
-        """Return the colours of an image; the step must be complete."""
-        tokens, known = self._filled(image)
-        return Preview(self._colors.of(tokens), known, self.step.edited[image].cpu().numpy())
-
-    def picture(self, image: int) -> Image.Image:
-        """Return an image decoded with its candidates, at the size of the canvas; the step must be complete."""
-        tokens, _ = self._filled(image)
-        return to_pil(self._components.decode(tokens[None])[0].permute(1, 2, 0).numpy())
-
-    def _filled(self, image: int) -> tuple[torch.Tensor, np.ndarray]:
-        tokens, candidate = self.step.tokens[image], self.step.candidate[image]
-        unknown = tokens == self._components.mask_code
-        return torch.where(unknown, candidate, tokens), (~unknown).cpu().numpy()
 
 
 def _text(content: bytes) -> str:

@@ -70,6 +70,7 @@ def describe_job(job: Job, position: int | None) -> dict[str, Any]:
             "images": sum(entry is not None for entry in job.results),
         },
         "source": job.source,
+        "mask": job.mask,
         "region": job.region,
         "results": [entry for entry in job.results if entry is not None],
         "error": None if job.error is None else job.error.body()["error"],

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -24,11 +25,12 @@ from smalti.serving.protocol import bounded_protocol
 from smalti.serving.service import Service
 from smalti.serving.store import Store
 from smalti.serving.submission import Submission
-from smalti.serving.worker import Worker
+from smalti.serving.worker import Drawing, Worker
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SHORTEST_KEY = 16
 _KEEP_ALIVE_SECONDS = 75
+_NO_OTHERS: AbstractContextManager[None] = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def make_service(
     options: Options,
     version: str,
     store: Store,
-    workers: Sequence[Worker] | None = None,
+    workers: Sequence[Drawing] | None = None,
 ) -> Service:
     """Return a service.
 
@@ -166,7 +168,8 @@ class Server(uvicorn.Server):
                 h11_max_incomplete_event_size=HEADER_BYTES,
                 # Longer than clients keep an idle connection, so that none is closed under a request.
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=int(limits.drain_seconds) + 1,
+                # Answers to what fails at the end of the drain still go out.
+                timeout_graceful_shutdown=int(limits.drain_seconds) + 3,
             )
         )
         self._service, self._started = service, started
@@ -178,7 +181,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take no more work, then end; a second Ctrl-C ends at once."""
-        self._service.engine.queue.closed = True
+        self._service.engine.begin_drain(self._service.limits.drain_seconds)
         super().handle_exit(sig, frame)
 
 
@@ -187,12 +190,14 @@ def serve(
     options: Options,
     version: str,
     started: Callable[[int], None],
+    workers: AbstractContextManager[Sequence[Drawing] | None] = _NO_OTHERS,
 ) -> None:
     """Load models and answer requests until the process is told to end.
 
     Args:
         load: loads the models of each device.
         started: called with the port once requests are answered.
+        workers: runs workers in place of one a device; outlines of the models are then enough.
 
     Raises:
         SmaltiError: an option is wrong, or the address is taken.
@@ -200,9 +205,11 @@ def serve(
     listener = _listen(options)
     try:
         store = open_store(options)
-        service = make_service(load(), options, version, store)
-        server = Server(make_app(service, options.access), service, options, started)
-        server.run(sockets=[listener])
+        devices = load()
+        with workers as others:
+            service = make_service(devices, options, version, store, others)
+            server = Server(make_app(service, options.access), service, options, started)
+            server.run(sockets=[listener])
     finally:
         listener.close()
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from smalti.serving.encoding import MEDIA_TYPES, Encoder
+from smalti.serving.encoding import MEDIA_TYPES, Encoder, encode_mask
 from smalti.serving.engine import Engine
 from smalti.serving.errors import ApiError
 from smalti.serving.ids import new_id
@@ -20,7 +20,7 @@ from smalti.serving.selections import Selections
 from smalti.serving.store import File, Store
 from smalti.serving.submission import Request, Submission
 from smalti.serving.tasks import Drawn
-from smalti.serving.worker import Worker
+from smalti.serving.worker import Drawing
 
 _MEDIA = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 
@@ -40,7 +40,7 @@ class Service:
     def __init__(
         self,
         models: Models,
-        workers: Sequence[Worker],
+        workers: Sequence[Drawing],
         submission: Submission,
         store: Store,
         limits: Limits,
@@ -80,7 +80,9 @@ class Service:
         job.listed, job.keeps_results = listed, listed or urls
         if listed:
             if request.image is not None:
-                job.source = self._keep_source(job, request.image)
+                job.source = self._keep(job, "source", request.image)
+            if job.task.edit is not None and job.task.edit.selection.mask is not None:
+                job.mask = self._keep(job, "mask", encode_mask(job.task.edit.selection.mask))
             with self._lock:
                 self._live[job.id] = job
             self.store.save_job(job.owner, describe_job(job, None))
@@ -153,9 +155,10 @@ class Service:
         if not taken and job.keeps_results:
             self.store.delete(record["id"], job.owner)  # it was cancelled in the meantime
 
-    def _keep_source(self, job: Job, content: bytes) -> str:
-        kind = next(kind for start, kind in _MEDIA.items() if content.startswith(start))
-        file = File(new_id(), job.id, job.owner, "source", kind, {}, time.time())
+    def _keep(self, job: Job, kind: str, content: bytes) -> str:
+        """Keep an image that came with a job, and return its identifier."""
+        media_type = next(name for start, name in _MEDIA.items() if content.startswith(start))
+        file = File(new_id(), job.id, job.owner, kind, media_type, {}, time.time())
         self.store.add(file, content)
         return file.id
 

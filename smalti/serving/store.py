@@ -42,7 +42,7 @@ class File:
     Attributes:
         id: its identifier.
         job, owner: the job, and who may see it.
-        kind: "image" for a result, "source" for an image that was edited.
+        kind: "image" for a result, "source" for an image that was edited, "mask" for its mask.
         media_type: such as "image/png".
         record: more about it, ready for JSON.
         created: seconds since 1970.

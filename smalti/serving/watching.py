@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from smalti.serving.errors import ApiError
 from smalti.serving.jobs import FAILED, Job
 from smalti.serving.limits import Limits
-from smalti.serving.previews import Look
+from smalti.serving.steps import Orders, Seen
 from smalti.serving.tasks import Drawn
 
 
@@ -29,55 +29,63 @@ class BatchWatch:
     ) -> None:
         self._places, self._limits, self._finish = places, limits, finish
         self._jobs = list({id(job): job for job, _ in places}.values())
-        self._next = 0
         self.previews = 0
 
-    def wants_candidates(self) -> bool:
-        """Return whether a preview or an image on the way is due at the next step."""
+    def orders(self) -> Orders:
+        """Return what the jobs and their followers want from the next step on."""
         now = time.monotonic()
-        return any(
-            not job.stopped and ((job.watched and now >= job.preview_at) or self._next in partial_steps(job))
-            for job in self._jobs
-        )
-
-    def after(self, look: Look) -> Iterator[int]:
-        """Tell the followers of a step, and yield the images whose jobs have been stopped."""
-        index, now = look.step.index, time.monotonic()
-        self._next = index + 1
         for job in self._jobs:
-            job.steps_done = index + 1
-            late = job.started is not None and time.time() - job.started > self._limits.draw_seconds
-            if late and not job.finished:
-                message = f"drawing took more than {self._limits.draw_seconds:g} s: ask for less at a time"
-                job.end(FAILED, ApiError(504, message, "too_slow", headers={"x-should-retry": "false"}))
-            if not job.stopped and job.followed:
-                self._tell(job, look, now)
+            self._end_late(job)
+        dropped, previews = set(), set()
+        pictures: dict[int, tuple[int, ...]] = {}
         for image, (job, _) in enumerate(self._places):
             if job.stopped:
-                yield image
+                dropped.add(image)
+                continue
+            if job.watched and now >= job.preview_at:
+                previews.add(image)
+            if job.partials:  # the client that wants them may not listen yet
+                pictures[image] = tuple(partial_steps(job))
+        return Orders(frozenset(dropped), frozenset(previews), pictures)
+
+    def after(self, seen: Seen) -> None:
+        """Tell the followers of a step."""
+        for job in self._jobs:
+            job.steps_done = seen.step + 1
+            if not job.stopped and (job.followed or job.partials):
+                self._tell(job, seen)
 
     def finished(self, image: int, drawn: Drawn) -> None:
         """Hand an image on to be encoded."""
         job, index = self._places[image]
         self._finish(job, index, drawn)
 
-    def _tell(self, job: Job, look: Look, now: float) -> None:
-        step = look.step
+    def _end_late(self, job: Job) -> None:
+        """Let a job fail that has been drawn for too long."""
+        if job.finished or job.started is None:
+            return
+        if time.time() - job.started > self._limits.draw_seconds:
+            message = f"drawing took more than {self._limits.draw_seconds:g} s: ask for less at a time"
+            job.end(FAILED, ApiError(504, message, "too_slow", headers={"x-should-retry": "false"}))
+
+    def _tell(self, job: Job, seen: Seen) -> None:
+        """Add the events of a step to a job that someone follows."""
         mine = [(image, index) for image, (other, index) in enumerate(self._places) if other is job]
-        data = {
-            "step": step.index + 1,
-            "steps": step.steps,
-            "images": [{"image": index, **look.counts(image)} for image, index in mine],
-        }
+        counted = [{"image": index, **seen.counts[image]} for image, index in mine]
         heavy: dict[str, Any] = {}
-        if look.complete and job.watched and now >= job.preview_at:
-            job.preview_at = now + self._limits.preview_seconds
-            heavy["previews"] = [{"image": index, **look.preview(image).to_json()} for image, index in mine]
-            self.previews += len(mine)
-        job.add_event("step", data, heavy)
-        if look.complete and step.index in partial_steps(job):
-            pictures = [(index, look.picture(image)) for image, index in mine]
-            number = partial_steps(job).index(step.index)
+        previews = [
+            {"image": index, **seen.previews[image].to_json()}
+            for image, index in mine
+            if image in seen.previews
+        ]
+        if previews:
+            job.preview_at = time.monotonic() + self._limits.preview_seconds
+            heavy["previews"] = previews
+            self.previews += len(previews)
+        job.add_event("step", {"step": seen.step + 1, "steps": seen.steps, "images": counted}, heavy)
+        pictures = [(index, seen.pictures[image]) for image, index in mine if image in seen.pictures]
+        if pictures:
+            number = partial_steps(job).index(seen.step)
             job.add_event("partial", {"number": number}, {"pictures": pictures})
 
 

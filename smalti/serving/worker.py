@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -13,24 +13,45 @@ from smalti.components import Components
 from smalti.editing.edit import PreparedEdit, prepare_edit
 from smalti.generation.drawing import start
 from smalti.pipeline import Pipeline
-from smalti.serving.previews import CodeColors, Look
+from smalti.serving.previews import CodeColors
+from smalti.serving.steps import Orders, Seen, look
 from smalti.serving.tasks import Drawn, Piece, Task
 
 
 class Watch(Protocol):
-    """Whoever follows a batch: it sees every step, stops single images, and takes the results."""
+    """Whoever follows a batch: it says what is wanted of it, sees every step, and takes the results."""
 
-    def wants_candidates(self) -> bool:
-        """Return whether the next step shall know the candidates at every masked position."""
+    def orders(self) -> Orders:
+        """Return what is wanted from the next step on; asked before the first step and after each."""
         ...
 
-    def after(self, look: Look) -> Iterable[int]:
-        """See a step, and return the images of the batch that are not wanted any more."""
+    def after(self, seen: Seen) -> None:
+        """See a step."""
         ...
 
     def finished(self, image: int, drawn: Drawn) -> None:
         """Take an image of the batch."""
         ...
+
+
+class Drawing(Protocol):
+    """Whatever draws batches for a thread of the engine: a `Worker`, or one of another process."""
+
+    def prepare(self, task: Task) -> PreparedEdit:
+        """Select the tokens of an edit, as `Worker.prepare`."""
+        ...
+
+    def draw(self, pieces: Sequence[Piece], watch: Watch) -> None:
+        """Draw a batch, as `Worker.draw`."""
+        ...
+
+    def warm_up(self) -> dict[str, float]:
+        """Get ready, and return the pace of each model, as `Worker.warm_up`."""
+        ...
+
+
+class WorkerLost(Exception):
+    """What drew a batch has gone away, and another try may find something that draws it."""
 
 
 class Worker:
@@ -44,8 +65,8 @@ class Worker:
         >>> pipe = smalti.load()
         >>> task = Task("scenes", "a red circle", None, pipe.settings, (0,), (4, 0))
         >>> class Taking:
-        ...     def wants_candidates(self): return False
-        ...     def after(self, look): return []
+        ...     def orders(self): return Orders()
+        ...     def after(self, seen): pass
         ...     def finished(self, image, drawn): print(drawn.image.size)
         >>> Worker({"scenes": pipe}).draw([Piece(task, 0)], Taking())
         (256, 256)
@@ -79,12 +100,12 @@ class Worker:
 
         Args:
             pieces: images whose tasks have the same `Task.group`.
-            watch: sees every step and takes the images.
+            watch: says what is wanted, sees every step and takes the images.
         """
         task = pieces[0].task
         components = self.pipelines[task.model].components
         tokens, editable = _grids(components, pieces)
-        complete = watch.wants_candidates()
+        orders = watch.orders()
         generation = start(
             components,
             [piece.task.prompt for piece in pieces],
@@ -95,20 +116,19 @@ class Worker:
             seed=[piece.task.seeds[piece.index] for piece in pieces],
             tokens=tokens,
             editable=editable,
-            preview=complete,
+            preview=orders.need_candidates(0),
         )
-        dropped: set[int] = set()
         for step in generation:
-            look = Look(components, self._colors[task.model], step, complete)
-            for image in watch.after(look):
-                dropped.add(image)
+            watch.after(look(components, self._colors[task.model], step, orders))
+            orders = watch.orders()
+            for image in orders.dropped:
                 generation.drop(image)
-            if len(dropped) == len(pieces):
+            if len(orders.dropped) == len(pieces):
                 return
-            complete = generation.preview = watch.wants_candidates()
+            generation.preview = orders.need_candidates(step.index + 1)
         drawn = generation.output("tokens")
         for image, piece in enumerate(pieces):
-            if image not in dropped:
+            if image not in orders.dropped:
                 grid = drawn.tokens[image]
                 made = (
                     piece.edit.images(components, grid[None])[0]

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from smalti.common.checks import check_choice, quoted
 from smalti.common.devices import can_compute, find_device, free_bytes, has_bf16
@@ -21,6 +22,7 @@ from smalti.runtime.quantization import QUANTIZATIONS
 from smalti.storage.adapters import StoredAdapter, check_scales, load_adapters, read_adapters
 from smalti.storage.folder import (
     OFFLOADS,
+    load_codebook,
     load_config,
     load_denoiser,
     load_image_tokenizer,
@@ -113,9 +115,45 @@ def load_components(
     )
     if compile:
         compile_layers(denoiser)
-    name = model if isinstance(model, str) and not os.path.isdir(model) else folder.resolve().name
-    name = " + ".join([name, *map(_adapter_name, adapters, scales)])
+    name = _name(model, folder, adapters, scales)
     return _components(folder, denoiser, place, mode, name, _known_words(folder, adapters))
+
+
+def load_outline(
+    model: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    adapter: str | Path | Sequence[str | Path] | None = None,
+    adapter_scale: float | Sequence[float] | None = None,
+) -> Components:
+    """Read what a model is like without its weights: enough to check requests and to name what was drawn.
+
+    Configurations, the text tokenizer and the codebook are read. The networks are on the meta device, so a model of any
+    size takes no more memory than its codebook. It cannot draw.
+
+    Args:
+        model, revision, local_files_only, adapter, adapter_scale: as for `load_components`, whose names it gives.
+
+    Raises:
+        SmaltiError: as for `load_components`.
+
+    Example:
+        >>> load_outline("scenes").grid(256, 256)
+        (16, 16)
+    """
+    adapters = read_adapters(adapter)
+    scales = check_scales(adapter_scale, len(adapters))
+    folder = find_model(model, revision=revision, local_files_only=local_files_only)
+    image_tokenizer = load_image_tokenizer(folder, device="meta")
+    image_tokenizer.quantize.embedding.weight = nn.Parameter(load_codebook(folder), requires_grad=False)
+    return Components(
+        load_denoiser(folder, device="meta"),
+        image_tokenizer,
+        load_text_tokenizer(folder),
+        name=_name(model, folder, adapters, scales),
+        words=_known_words(folder, adapters),
+    )
 
 
 def _components(
@@ -130,6 +168,14 @@ def _components(
     return Components(
         denoiser, image_tokenizer, load_text_tokenizer(folder), name=name, mode=mode, words=words
     )
+
+
+def _name(
+    model: str | Path | None, folder: Path, adapters: Sequence[StoredAdapter], scales: Sequence[float]
+) -> str:
+    """Return the name of a model and its adapters in reports."""
+    name = model if isinstance(model, str) and not os.path.isdir(model) else folder.resolve().name
+    return " + ".join([name, *map(_adapter_name, adapters, scales)])
 
 
 def _adapter_name(stored: StoredAdapter, scale: float) -> str:

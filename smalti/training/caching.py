@@ -1,91 +1,105 @@
-"""The images of a denoiser's training as a token cache."""
+"""The images of a denoiser's training as tokens: shards that are there, or a cache that is made before training."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Iterator
-from itertools import count
-from typing import Any
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from smalti.common.devices import find_device
-from smalti.data.cache import TokenCache, build_cache
-from smalti.data.sources import FileSource, Source
+from smalti.data.sources import Source
+from smalti.data.tokens import TokenShards
 from smalti.training.config import DenoiserRunConfig
+from smalti.training.encoding import check_tokenizer, encode_source, make_plan, open_source, print_buckets
 from smalti.training.reading import name_key
-from smalti.vq.autoencoder import Encoder
-from smalti.vq.patches import PatchMemory
 from smalti.vq.tokenizer import ImageTokenizer
 
 logger = logging.getLogger(__name__)
 
+_MOST_COUNTED = 2**28  # tokens whose codes are counted; more say the same
+_ROWS_AT_ONCE = 256
 
-def make_cache(config: DenoiserRunConfig, source: Source, tokenizer: ImageTokenizer) -> TokenCache:
-    """Open the configuration's token cache, after encoding the images that it lacks.
 
-    The cache is keyed by the tokenizer's encoder, the section `data` and the number of images. Sources of files are
-    also keyed by their fingerprint, such as names, sizes, times and captions of a folder.
+class TrainingTokens(NamedTuple):
+    """The images of a training.
+
+    Attributes:
+        images: the shards of its images.
+        regularization: those of the second set, or None.
+    """
+
+    images: TokenShards
+    regularization: TokenShards | None = None
+
+    @property
+    def parts(self) -> list[TokenShards]:
+        """The sets that there are."""
+        return [self.images] if self.regularization is None else [self.images, self.regularization]
+
+
+def make_cache(
+    config: DenoiserRunConfig, source: Source | TokenShards, tokenizer: ImageTokenizer
+) -> TrainingTokens:
+    """Open the configuration's token shards, after encoding the images that a cache lacks.
+
+    Every process calls this at the same time, and encodes its share.
 
     Args:
         config: configuration of the training.
-        source: its images.
+        source: its images, as `config.data.training()` returns them.
         tokenizer: the image tokenizer that encodes them.
 
     Raises:
-        SmaltiError: the data have no usable images, or the folder holds a cache of other images.
+        SmaltiError: the data have no usable images, the folder holds tokens of other images, or the tokens are those of
+            another image tokenizer.
     """
-    device = find_device(config.loop.device)
-    tokenizer = tokenizer.eval().to(device)
-    tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's types
-    # Settings at their defaults are left out, so that a new setting leaves the caches of old configurations valid.
-    plain = {"kind": config.data.kind, "size": config.data.size}
-    data = {**plain, **config.data.model_dump(exclude_defaults=True)}
-    metadata = {"tokenizer": fingerprint(tokenizer), "data": data}
-    if isinstance(source, FileSource):
-        metadata["files"] = source.fingerprint()
-    count = config.cache.samples
-    if source.length is not None and source.length > count:
+    images = _shards_of(config, source, tokenizer)
+    second = config.regularization
+    if second is None:
+        found = TrainingTokens(images)
+    else:
+        data = config.data.model_copy(update={"path": second.path})
+        changes: dict[str, object] = {"data": data}
+        if config.cache:
+            path = str(Path(config.cache.path) / "regularization")
+            changes["cache"] = config.cache.model_copy(update={"path": path, "samples": None})
+        other = config.model_copy(update=changes)
+        with name_key("regularization"):
+            found = TrainingTokens(images, _shards_of(other, open_source(other.data), tokenizer))
+    for shards in found.parts:
+        print_buckets(shards)
+    return found
+
+
+def _shards_of(
+    config: DenoiserRunConfig, source: Source | TokenShards, tokenizer: ImageTokenizer
+) -> TokenShards:
+    """Return the token shards of one set of images."""
+    data, cache = config.data, config.cache
+    if isinstance(source, TokenShards) or data.kind == "tokens" or cache is None:
+        assert isinstance(source, TokenShards)
+        with name_key("data.path"):
+            check_tokenizer(source, tokenizer, f"tokenizer: {config.tokenizer}")
+        return source
+    if source.length is not None and cache.samples is not None and source.length > cache.samples:
         logger.warning(
             "cache.samples is %d: the other %d of the %d images are not trained on",
-            count, source.length - count, source.length,
+            cache.samples, source.length - cache.samples, source.length,
         )  # fmt: skip
-
-    by_square = PatchMemory(tokenizer) if not isinstance(tokenizer.encoder, Encoder) else None
-
-    # Images are encoded in float32 everywhere: bf16 changes about one token in four.
-    @torch.inference_mode()
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        if by_square:
-            return by_square(pixels)
-        return tokenizer.from_pixels(pixels.to(device).contiguous(memory_format=torch.channels_last))
-
     with name_key("cache.path"):
-        cache = build_cache(config.cache.path, _in_order(source), count, encode, metadata)
-    tokenizer.cpu()
-    return cache
+        plan = make_plan(cache.path, data, source, tokenizer, cache.samples)
+        return encode_source(plan, source, tokenizer, str(find_device(config.loop.device)))
 
 
-def fingerprint(tokenizer: ImageTokenizer) -> str:
-    """Return a short hash of the weights that encode images: all except the decoder's.
-
-    Tokens have a meaning for one codebook only. A new decoder leaves them as they are.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tokenizer.state_dict().items()):
-        if name.startswith(("decoder.", "post_quant_conv.")):
-            continue
-        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def short_hash(value: Any) -> str:
-    """Return a short hash of a value as JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _in_order(source: Source) -> Iterator[dict[str, Any]]:
-    """Yield the samples of a source by number without end."""
-    return (source[index] for index in count())
+def count_codes(shards: TokenShards) -> torch.Tensor:
+    """Return how often each code occurs, (V,) int64, among evenly spaced images if there are very many."""
+    tokens = sum(count * h * w for (h, w), count in shards.grids.items())
+    rows = range(0, len(shards), -(-tokens // _MOST_COUNTED))
+    counts = torch.zeros(shards.codes, dtype=torch.int64)
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        found = [shards.tokens(row)[0].ravel() for row in rows[start : start + _ROWS_AT_ONCE]]
+        counts += torch.bincount(torch.from_numpy(np.concatenate(found)), minlength=shards.codes)
+    return counts

@@ -4,44 +4,61 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from smalti.common.files import make_folder
 from smalti.data.folder import ImageFolder
+from smalti.data.tokens import TokenShards
 from smalti.errors import SmaltiError
 from smalti.model.text import TextTokenizer, train_text_tokenizer
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.reading import name_key
 
 
-def find_text_tokenizer(config: DenoiserRunConfig, captions: list[str]) -> Path:
-    """Return the file of the text tokenizer: that of `start_from`, or one that is trained on the captions.
+def find_text_tokenizer(config: DenoiserRunConfig, captions: Iterable[str]) -> Path:
+    """Return the file of the text tokenizer: that of `start_from`, or one that is trained on the first captions.
 
     The file's name holds a hash of the captions, so that other captions make another tokenizer.
     """
     if config.start_from:
         return Path(config.start_from) / "tokenizer.json"
-    captions = captions[: config.text.captions]
-    digest = hashlib.sha256("\n".join(captions).encode()).hexdigest()[:16]
-    path = Path(config.cache.path) / f"tokenizer-{config.text.vocab_size}-{digest}.json"
+    first = list(islice(captions, config.text.captions))
+    digest = hashlib.sha256("\n".join(first).encode()).hexdigest()[:16]
+    path = config.side_folder / f"tokenizer-{config.text.vocab_size}-{digest}.json"
     if not os.path.exists(path):
-        with name_key("cache.path"):
+        with name_key("cache.path" if config.cache else "output"):
             make_folder(path.parent)
-        train_text_tokenizer(captions, config.text.vocab_size, path)
+        train_text_tokenizer(first, config.text.vocab_size, path)
     return path
 
 
 def check_captions(source: ImageFolder, text: TextTokenizer, most: int) -> None:
     """Raise SmaltiError with the name of the first image whose caption has more than `most` text tokens."""
+    source.check_captions(partial(_check_caption, text=text, most=most))
 
-    def check(caption: str) -> None:
-        count = len(text.encode(caption))
-        if count > most:
-            raise SmaltiError(
-                f"it must be at most {most} text tokens long, not {count}; text.cut_captions=true cuts it"
-            )
 
-    source.check_captions(check)
+def check_token_captions(shards: TokenShards, text: TextTokenizer, most: int) -> None:
+    """Raise SmaltiError with the name of the first image of token shards that has too long a caption.
+
+    A text token is at least a byte, so that captions of few bytes need not be read.
+    """
+    for row in shards.rows_with_long_captions(most):
+        for caption in shards.captions_of(row):
+            try:
+                _check_caption(caption, text, most)
+            except SmaltiError as error:
+                raise SmaltiError(f"the caption of {shards.name(row)}: {error}") from error
+
+
+def _check_caption(caption: str, text: TextTokenizer, most: int) -> None:
+    count = len(text.encode(caption))
+    if count > most:
+        raise SmaltiError(
+            f"it must be at most {most} text tokens long, not {count}; text.cut_captions=true cuts it"
+        )
 
 
 def cut_caption(caption: str, text: TextTokenizer, most: int) -> str:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator
 
+from smalti.common.checks import quoted
 from smalti.common.strict import Seed, Strict, Text
 from smalti.data.config import DataConfig
 from smalti.model.lora import LARGEST_ALPHA, LARGEST_RANK, LINEARS, AdapterShape
+from smalti.model.words import caption_words
 from smalti.objective.masking import Mixture
 from smalti.runtime.memory import parse_memory
+from smalti.training.data_config import (
+    CacheConfig,
+    ProcessesConfig,
+    RegularizationConfig,
+    TextConfig,
+    ValidationConfig,
+)
 from smalti.worlds.scenes.config import ScenesConfig
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -19,8 +29,8 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 _MOST_STEPS = 10**9
 _MOST_BATCH = 2**16
 _MOST_ACCUMULATED = 2**20
-_MOST_IMAGES = 10**8
 _WIDEST = 2**16
+_ENDLESS = ("scenes", "objects")
 
 
 class OptimizerConfig(Strict):
@@ -42,19 +52,13 @@ class OptimizerConfig(Strict):
     )
 
 
-class LoopConfig(Strict):
+class LoopConfig(ProcessesConfig):
     """Length of a run, how it is computed, and what it leaves behind."""
 
     steps: int = Field(ge=1, le=_MOST_STEPS, description="optimizer steps")
     batch_size: int = Field(ge=1, le=_MOST_BATCH, description="most images that a process computes at once")
     accumulate: int = Field(
         1, ge=1, le=_MOST_ACCUMULATED, description="a step has batch_size · accumulate images"
-    )
-    processes: int = Field(
-        1,
-        ge=1,
-        description="number of processes that share a step's images, without torchrun; with device: cuda each uses "
-        "its own GPU",
     )
     precision: Literal["auto", "bf16", "float32"] = Field("auto", description="dtype of matrix products")
     weights: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the trained weights")
@@ -63,7 +67,6 @@ class LoopConfig(Strict):
         ge=0,
         description="k: every k-th layer keeps its input alone and is computed again for its gradient; 0 keeps all",
     )
-    device: Text = Field("cpu", description="PyTorch device")
     memory: Text | None = Field(
         None,
         description="most memory of the device that the training may need, such as 24GB; null: what is free",
@@ -213,37 +216,6 @@ class ObjectiveConfig(Strict):
         return shares
 
 
-class CacheConfig(Strict):
-    """Images encoded once, before training starts, and kept in a folder."""
-
-    path: Text = Field(description="folder of the cache")
-    samples: int = Field(ge=1, le=_MOST_IMAGES, description="number of images; a smaller folder is repeated")
-
-
-class TextConfig(Strict):
-    """The text tokenizer, trained on the captions of the data when the run starts."""
-
-    vocab_size: int = Field(512, ge=300, le=2**24, description="number of text tokens")
-    captions: int = Field(
-        20000, ge=1, le=_MOST_IMAGES, description="number of captions that it is trained on"
-    )
-    cut_captions: bool = Field(
-        False, description="whether captions that are longer than the model takes lose their last words"
-    )
-
-
-class ValidationConfig(Strict):
-    """Loss on images that training does not show, by mask ratio, with the same masks every time."""
-
-    images: int = Field(32, ge=0, description="number of images; 0 measures nothing")
-    ratios: list[Annotated[float, Field(gt=0, le=1)]] = Field(
-        [0.1, 0.3, 0.5, 0.7, 0.9, 1.0], min_length=1, description="mask ratios"
-    )
-    path: Text | None = Field(
-        None, description="folder of the images, for data of kind folder; other kinds have unseen images"
-    )
-
-
 class AdapterConfig(Strict):
     """Low-rank updates that are trained in place of the model, whose weights are frozen."""
 
@@ -263,12 +235,26 @@ class AdapterConfig(Strict):
         None,
         description="int8, int4 or fp8 stores the frozen layers in fewer bits; int8 and int4 need torchao",
     )
+    new_words: list[Text] = Field(
+        [],
+        description="words of what is new: images whose caption has none of them, or is dropped, keep the frozen "
+        "model's predictions instead of learning their tokens; none: every image is learned",
+    )
+    keep_weight: float = Field(1.0, ge=0, description="weight of those images' loss; needs new_words")
 
     @field_validator("targets")
     @classmethod
     def _are_known(cls, targets: list[str]) -> list[str]:
         AdapterShape(targets=tuple(targets))
         return targets
+
+    @field_validator("new_words")
+    @classmethod
+    def _are_words(cls, words: list[str]) -> list[str]:
+        for word in words:
+            if caption_words([word]) != [word]:
+                raise ValueError(f"must hold single words in lower case, not {quoted(word)}")
+        return words
 
     @property
     def shape(self) -> AdapterShape:
@@ -299,7 +285,12 @@ class DenoiserRunConfig(RunConfig):
         False, description="whether the layers are compiled, which takes a minute when training starts"
     )
     objective: ObjectiveConfig = ObjectiveConfig()
-    cache: CacheConfig
+    cache: CacheConfig | None = Field(
+        None, validate_default=True, description="token cache; data of kind tokens need none"
+    )
+    regularization: RegularizationConfig | None = Field(
+        None, description="second set of images, of what the model should not forget; not for worlds"
+    )
     text: TextConfig = TextConfig()
     validation: ValidationConfig = ValidationConfig()
     preview_prompts: list[Text] = Field(
@@ -307,6 +298,30 @@ class DenoiserRunConfig(RunConfig):
         min_length=1,
         description="prompts of the sample grids",
     )
+
+    @property
+    def side_folder(self) -> Path:
+        """Folder of the text tokenizer and the groups: the cache's, or `output` without a cache."""
+        return Path(self.cache.path if self.cache else self.output)
+
+    @field_validator("cache")
+    @classmethod
+    def _is_there(cls, cache: CacheConfig | None, info: ValidationInfo) -> CacheConfig | None:
+        kind = getattr(info.data.get("data"), "kind", "tokens")
+        if cache is None and kind != "tokens":
+            raise ValueError(f"must have a path for data of kind {kind}")
+        if cache is not None and cache.samples is None and kind in _ENDLESS:
+            raise ValueError(f"must have samples for data of kind {kind}, which are endless")
+        return cache
+
+    @field_validator("regularization")
+    @classmethod
+    def _has_files(
+        cls, regularization: RegularizationConfig | None, info: ValidationInfo
+    ) -> RegularizationConfig | None:
+        if regularization is not None and getattr(info.data.get("data"), "kind", "folder") in _ENDLESS:
+            raise ValueError("needs data of kind folder, shards or tokens")
+        return regularization
 
     @field_validator("adapter")
     @classmethod

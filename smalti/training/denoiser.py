@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +15,6 @@ from smalti.common.devices import find_device
 from smalti.common.files import write_text_atomic
 from smalti.common.images import save_grid
 from smalti.common.randomness import Draws
-from smalti.data.sources import shuffled_indices
 from smalti.generation.build import make_sampler
 from smalti.generation.settings import GenerationSettings
 from smalti.model.denoiser import Denoiser
@@ -26,20 +27,22 @@ from smalti.runtime.products import training_products
 from smalti.sampling.sampler import sample
 from smalti.storage.folder import NoInit, save_denoiser, save_image_tokenizer, save_words
 from smalti.training.adapting import write_adapter
-from smalti.training.caching import short_hash
+from smalti.training.captions import cut_caption
 from smalti.training.codes import add_codebook_conditioning, fold_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
+from smalti.training.encoding import short_hash
 from smalti.training.held_out import HeldOut
+from smalti.training.keeping import Keeping
 from smalti.training.launching import spread
 from smalti.training.loop import Trainer
 from smalti.training.optimizer import trainable
 from smalti.training.preparing import DenoiserParts, codebook_of, prepare
+from smalti.training.prompting import Captions
 from smalti.training.reading import name_key
+from smalti.training.showing import Showing
 from smalti.training.task import BatchLoss
 from smalti.vq.groups import file_name
 
-# Prompt ids that are encoded once at the start, half a GB; more are encoded batch by batch.
-_IDS_AHEAD = 2**26
 _CAPTIONS_MEASURED = 256  # for the mean length of a prompt
 
 
@@ -51,17 +54,26 @@ class Batch(NamedTuple):
         tokens: (B, h, w) int64, input of the denoiser.
         masked: (B, h, w) bool, True where `tokens` has the mask id.
         prompt: the captions, some of them dropped.
+        weights: (B, h, w) float, factors of the loss, or None for 1.
+        kept: (B,) bool, True for images that keep the frozen model's predictions, or None for none.
     """
 
     targets: torch.Tensor
     tokens: torch.Tensor
     masked: torch.Tensor
     prompt: PromptBatch
+    weights: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
 
     def to(self, device: str | torch.device) -> Batch:
         """Return the batch on a device."""
         return Batch(
-            self.targets.to(device), self.tokens.to(device), self.masked.to(device), self.prompt.to(device)
+            self.targets.to(device),
+            self.tokens.to(device),
+            self.masked.to(device),
+            self.prompt.to(device),
+            None if self.weights is None else self.weights.to(device),
+            None if self.kept is None else self.kept.to(device),
         )
 
 
@@ -79,23 +91,33 @@ class DenoiserTask:
         self.config = config
         self.parts = parts
         self.model = parts.model
-        self.data = short_hash(parts.cache.metadata)
+        hashed = [shards.metadata for shards in parts.tokens.parts]
+        self.data = short_hash(hashed if len(hashed) > 1 else hashed[0])
         self.context = MaskingContext(parts.counts / parts.counts.sum())
-        self.order = parts.masking.sampling_order(*parts.grid)
         self.device = find_device(config.loop.device)
         self.group_ids = [groups.ids.to(config.loop.device) for groups in parts.groups]
-        length = parts.model_config.slots(*parts.grid) + parts.model_config.max_prompt_tokens
-        few = len(parts.cache) * length <= _IDS_AHEAD
-        self.encoded = self.prompts(parts.cache.captions) if few else None
+        self.showing = Showing(parts.tokens, config)
+        most = parts.model_config.max_prompt_tokens
+        length = parts.model_config.slots(*parts.grid) + most
+        self.captions = Captions(
+            parts.tokens.parts, parts.text, most, config.text.cut_captions, self._build, length
+        )
+        self.keeping = Keeping.of(config, parts.tokens.parts)
         with name_key("preview_prompts"):
             self.prompts(config.preview_prompts)
         self.held_out = HeldOut(config, parts.image_tokenizer, self.prompts, self.device)
 
     def prompts(self, captions: list[str]) -> PromptBatch:
-        """Return captions as prompts in the model's template, with slots for its grid."""
-        config, size = self.parts.model_config, self.config.data.size
-        slots = config.slots(*self.parts.grid)
-        return build_prompts(captions, config.prompt, self.parts.text, height=size, width=size, slots=slots)
+        """Return captions as prompts in the model's template, with slots for its square grid."""
+        return self._build(captions, self.parts.grid)
+
+    def _build(self, captions: list[str], grid: tuple[int, int]) -> PromptBatch:
+        config, downscale = self.parts.model_config, self.parts.image_tokenizer.config.downscale
+        height, width = (side * downscale for side in grid)
+        slots = config.slots(*grid)
+        return build_prompts(
+            captions, config.prompt, self.parts.text, height=height, width=width, slots=slots
+        )
 
     def initial_weights(self) -> Iterator[tuple[str, torch.Tensor]] | None:
         """Return the starting weights if the model is on the meta device."""
@@ -104,19 +126,24 @@ class DenoiserTask:
     def products(self) -> float:
         """Return the floating-point operations of an image's matrix products, with gradients."""
         config, grid = self.parts.model_config, self.parts.grid
-        few = self.prompts(self.parts.cache.captions[:_CAPTIONS_MEASURED])
+        captions = islice(self.parts.tokens.images.all_captions(), _CAPTIONS_MEASURED)
+        most = self.parts.model_config.max_prompt_tokens
+        few = self.prompts([cut_caption(caption, self.parts.text, most) for caption in captions])
         text = float(few.lengths.float().mean()) - few.slots
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         whole = 2 * trained > sum(p.numel() for p in self.model.parameters())
         return training_products(config, grid, text, whole=whole)
 
-    def batch(self, images: range) -> Batch:
+    def shapes(self, images: range) -> Sequence[Hashable] | None:
+        """Return the grid of each image, or None if all images have one."""
+        return self.showing.grids_of(images)
+
+    def batch(self, images: Sequence[int]) -> Batch:
         """Return the images with these numbers. Each depends on the seed and its number alone."""
         parts, objective, seed = self.parts, self.config.objective, self.config.seed
-        rows = shuffled_indices(len(parts.cache), images.start, len(images), seed)
-        targets = parts.cache.tokens[rows].long()
+        shown = self.showing.batch(images)
         corrupted = corrupt(
-            targets,
+            shown.tokens,
             parts.masking,
             self.context,
             codebook_size=parts.model_config.codebook_size,
@@ -124,24 +151,28 @@ class DenoiserTask:
             flip_ratio=objective.flip_ratio,
             draws=Draws.of(seed, "corruption", images),
         )
-        if self.encoded is None:
-            prompt = self.prompts([parts.cache.captions[row] for row in rows])
-        else:
-            prompt = self.encoded.select(rows)
+        h, w = shown.tokens.shape[1:]
+        prompt = self.captions.prompts(shown.places, (h, w), partial(Draws.of, seed, "caption", images))
         dropped = Draws.of(seed, "prompt_drop", images).uniform() < objective.prompt_drop_rate
-        return Batch(targets, corrupted.tokens, corrupted.masked, prompt.drop(dropped))
+        kept = None if self.keeping is None else self.keeping.select(shown.places) | dropped
+        return Batch(
+            shown.tokens, corrupted.tokens, corrupted.masked, prompt.drop(dropped), shown.weights, kept
+        )
 
-    def loss(self, batch: Batch, images: range, step: int) -> BatchLoss:
+    def loss(self, batch: Batch, images: Sequence[int], step: int) -> BatchLoss:
         """Return the loss of a batch; positions weigh 1 where masked, `edit_loss_weight` elsewhere."""
         batch = batch.to(self.device)
         batch, generated = self.with_self_generated(batch, images, step)
         weights = self.parts.group_weights
+        before = self.frozen(batch)
+        hidden = self.model(batch.tokens, batch.prompt)
         loss = denoising_loss(
-            self.model(batch.tokens, batch.prompt),
+            hidden,
             self.model.gen_predictor,
             batch.targets,
             batch.masked,
             edit_loss_weight=self.config.objective.edit_loss_weight,
+            weights=_learned(batch),
             groups=self.group_ids,
             group_weights=list(weights.values()),
             focus=self.config.objective.focus,
@@ -154,9 +185,20 @@ class DenoiserTask:
         }
         for number, value, hit in zip(weights, loss.group, loss.group_accuracy, strict=True):
             numbers |= {f"loss_group_{number}": value, f"accuracy_group_{number}": hit}
-        return BatchLoss(loss.weighted_sum, loss.weight, numbers)
+        found = BatchLoss(loss.weighted_sum, loss.weight, numbers)
+        if self.keeping is None or before is None or batch.kept is None:
+            return found
+        return self.keeping.add(found, before, hidden, self.model, batch.masked, batch.kept)
 
-    def with_self_generated(self, batch: Batch, images: range, step: int) -> tuple[Batch, dict[str, Mean]]:
+    def frozen(self, batch: Batch) -> torch.Tensor | None:
+        """Return the frozen model's hidden vectors for the images that keep its predictions, or None."""
+        if self.keeping is None or batch.kept is None:
+            return None
+        return self.keeping.before(self.model, batch.tokens, batch.prompt, batch.kept)
+
+    def with_self_generated(
+        self, batch: Batch, images: Sequence[int], step: int
+    ) -> tuple[Batch, dict[str, Mean]]:
         """Return the batch with some masks filled by the model, and how many of those tokens are correct."""
         config = self.config.objective.self_generated
         if config is None:
@@ -169,7 +211,7 @@ class DenoiserTask:
             batch.prompt,
             share=config.share,
             passes=config.passes,
-            order=self.order,
+            order=self.parts.masking.sampling_order(*batch.tokens.shape[1:]),
             draws=Draws.of(self.config.seed, "self_generated", images),
             in_step=self.config.distribution.strategy == "fsdp",
         )
@@ -239,6 +281,14 @@ class DenoiserTask:
         if self.config.code_network:
             fold_codebook_conditioning(denoiser)
         return denoiser.eval()
+
+
+def _learned(batch: Batch) -> torch.Tensor | None:
+    """Return the factors of the loss against the images, (B, h, w): 0 for images that keep other predictions."""
+    if batch.kept is None:
+        return batch.weights
+    learned = (~batch.kept)[:, None, None].expand_as(batch.masked)
+    return learned if batch.weights is None else learned * batch.weights
 
 
 def train_denoiser(config: DenoiserRunConfig) -> dict[str, float]:

@@ -8,7 +8,11 @@ from pathlib import Path
 import torch
 
 from smalti.common.devices import find_device
-from smalti.data.folder import ImageFolder
+from smalti.data.config import ShardsConfig
+from smalti.data.sources import Source
+from smalti.data.tar_index import index_path
+from smalti.data.tars import find_tars
+from smalti.data.tokens import METADATA, TokenShards
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import build_prompts
@@ -17,7 +21,9 @@ from smalti.runtime.compiling import check_compiler
 from smalti.storage.folder import NoInit
 from smalti.training.caching import make_cache
 from smalti.training.config import DenoiserRunConfig, RunConfig, TokenizerRunConfig
+from smalti.training.data_config import CacheConfig
 from smalti.training.distribution import size
+from smalti.training.encoding import open_source
 from smalti.training.held_out import find_source
 from smalti.training.launching import check_gpus, under_torchrun
 from smalti.training.preparing import check_folder_captions
@@ -70,24 +76,52 @@ def _check_processes(config: RunConfig) -> None:
 
 def _check_denoiser(config: DenoiserRunConfig) -> str:
     """Check a denoiser's training, and return what is left to encode."""
-    basics = check_basics(config)
-    with name_key("validation"):
-        find_source(config)
     with tempfile.TemporaryDirectory(prefix="smalti-") as folder:
-        cache = config.cache.model_copy(update={"path": folder})
-        path = check_folder_captions(config.model_copy(update={"cache": cache}), basics)
+        scratch = _writing_to(config, folder)
+        basics = check_basics(scratch)
+        with name_key("validation"):
+            find_source(config)
+        path = check_folder_captions(scratch, basics)
         if config.start_from:
             path = Path(config.start_from) / "tokenizer.json"
         if path is not None:
             _check_text(config, basics, TextTokenizer.from_file(path))
-    if config.compile:
-        check_compiler(find_device(config.loop.device))
-    images = f"{config.cache.samples:,} images"
-    if (Path(config.cache.path) / "cache.json").exists():
-        make_cache(config, basics.source, basics.image_tokenizer)
-        return f"{images} are in {config.cache.path}"
-    of = f" of {len(basics.source):,}" if isinstance(basics.source, ImageFolder) else ""
-    return f"{images}{of} will be encoded into {config.cache.path} first"
+        if config.compile:
+            check_compiler(find_device(config.loop.device))
+        second = config.regularization
+        if second is not None:
+            with name_key("regularization"):
+                open_source(scratch.data.model_copy(update={"path": second.path}))
+        source, cache = basics.source, config.cache
+        if cache is None:
+            make_cache(config, source, basics.image_tokenizer)
+            return f"{images_of(source):,} images are token shards"
+        count = cache.samples or images_of(source)
+        if (Path(cache.path) / METADATA).exists():
+            make_cache(config.model_copy(update={"regularization": None}), source, basics.image_tokenizer)
+            return f"{count:,} images are in {cache.path}"
+    of = f" of {images_of(source):,}" if images_of(source) else ""
+    return f"{count:,} images{of} will be encoded into {cache.path} first"
+
+
+def images_of(source: Source | TokenShards) -> int:
+    """Return the number of a source's images, 0 for an endless one."""
+    return len(source) if isinstance(source, TokenShards) else source.length or 0
+
+
+def _writing_to(config: DenoiserRunConfig, folder: str) -> DenoiserRunConfig:
+    """Return a configuration whose text tokenizer and indexes of tars are written to a folder that does not stay."""
+    changes: dict[str, object] = {
+        "cache": CacheConfig(path=folder, samples=config.cache and config.cache.samples)
+    }
+    data = config.data
+    if isinstance(data, ShardsConfig):
+        index = Path(data.index) if data.index else None
+        tars = find_tars(Path(data.path)) if Path(data.path).is_dir() else []
+        paths = [index_path(tar, Path(data.path), index) for tar in tars]
+        if not all(path.exists() for path in paths):
+            changes["data"] = data.model_copy(update={"index": folder})
+    return config.model_copy(update=changes)
 
 
 def _check_text(config: DenoiserRunConfig, basics: Basics, text: TextTokenizer) -> None:

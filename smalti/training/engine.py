@@ -1,14 +1,15 @@
 """How the processes of a training compute one gradient: alone, with copies of the model (DDP), or with shards (FSDP2).
 
-A step's images are cut into ranges, one a process, and those into batches. Every process computes the same number of
-batches, because all of them take part in each exchange. A process that has fewer images repeats one with weight 0.
+A step's images are cut into ranges, one a process, and those into batches. Images of several shapes are cut into
+batches of one shape, which are dealt to the processes. Every process computes the same number of batches, because all
+of them take part in each exchange. A process that has fewer images repeats one with weight 0.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -32,25 +33,48 @@ class Part(NamedTuple):
         last: whether this is the process's last batch of the step.
     """
 
-    images: range
+    images: Sequence[int]
     counts: bool
     last: bool
 
 
-def divide(step: int, images: int, batch_size: int) -> Iterator[Part]:
+def divide(
+    step: int, images: int, batch_size: int, shapes: Sequence[Hashable] | None = None
+) -> Iterator[Part]:
     """Yield this process's batches of a step, as many as every other process has.
 
     Args:
         step: number of the step, from 0.
         images: images of a step.
         batch_size: most images of a batch.
+        shapes: shape of each image of the step, or None if all have one. The images of a batch have one shape.
     """
     first = step * images
+    if shapes is not None:
+        yield from _divide_by_shape(first, shapes, min(batch_size, math.ceil(images / size())))
+        return
     start, end = (first + images * number // size() for number in (rank(), rank() + 1))
     count = math.ceil(math.ceil(images / size()) / batch_size)
     for number in range(count):
         part = range(min(end, start + number * batch_size), min(end, start + (number + 1) * batch_size))
         yield Part(part if len(part) else range(first, first + 1), len(part) > 0, number == count - 1)
+
+
+def _divide_by_shape(first: int, shapes: Sequence[Hashable], batch_size: int) -> Iterator[Part]:
+    """Deal the batches of a step, each of one shape, to the processes in turn."""
+    groups: dict[Hashable, list[int]] = {}
+    for number, shape in enumerate(shapes, start=first):
+        groups.setdefault(shape, []).append(number)
+    batches = [
+        group[start : start + batch_size]
+        for group in groups.values()
+        for start in range(0, len(group), batch_size)
+    ]
+    count = math.ceil(len(batches) / size())
+    for number in range(count):
+        place = number * size() + rank()
+        there = place < len(batches)
+        yield Part(batches[place] if there else [first], there, number == count - 1)
 
 
 class Engine(Protocol):
@@ -186,7 +210,8 @@ class Shards:
 
 @torch.no_grad()
 def normalize_gradients(model: nn.Module, weight: torch.Tensor) -> None:
-    """Divide the summed gradients by the sum of weights, a scalar on their device."""
+    """Divide the summed gradients by the sum of weights, a scalar on their device; gradients of nothing are 0."""
+    weight = torch.where(weight > 0, weight, torch.ones_like(weight))
     gradients = [local(p.grad) for p in model.parameters() if p.grad is not None]
     for dtype in {gradient.dtype for gradient in gradients}:
         torch._foreach_div_([g for g in gradients if g.dtype == dtype], weight.to(dtype))

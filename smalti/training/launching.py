@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from smalti.errors import SmaltiError
 from smalti.training.config import RunConfig
+from smalti.training.data_config import EncodingConfig
 from smalti.training.distribution import (
     PeerLostError,
     check_same,
@@ -36,7 +37,7 @@ from smalti.training.distribution import (
 )
 from smalti.training.resuming import alone_in, check_resume
 
-ConfigT = TypeVar("ConfigT", bound=RunConfig)
+ConfigT = TypeVar("ConfigT", bound=RunConfig | EncodingConfig)
 
 # The others wait while process 0 encodes images, which may take hours. A process that dies breaks its connections, and
 # the others notice at once.
@@ -137,7 +138,7 @@ def _placed(config: ConfigT) -> ConfigT:
     if config.loop.device != "cuda":
         return config
     loop = config.loop.model_copy(update={"device": f"cuda:{local_rank()}"})
-    return config.model_copy(update={"loop": loop})
+    return cast(ConfigT, config.model_copy(update={"loop": loop}))
 
 
 def check_gpus(count: int) -> None:

@@ -202,7 +202,7 @@ class Trainer:
             return round(sum(one[name] for one in self._window) / total, 6) if total else 0.0
 
         names = [name for name in self._window[0] if f"weight {name}" in self._window[0]]
-        loss = sum(one["loss"] / one["weight"] for one in self._window) / len(self._window)
+        loss = sum(one["loss"] / (one["weight"] or 1) for one in self._window) / len(self._window)
         return {
             "loss": round(loss, 6),
             **{name: mean(name, f"weight {name}") for name in names},
@@ -289,12 +289,14 @@ class Trainer:
 
     def _batches(self) -> Generator[tuple[Part, Any], None, None]:
         """Return this process's batches of the remaining steps."""
-        parts = (
-            part
-            for step in range(self.done, self.loop.steps)
-            for part in divide(step, self.loop.images, self.loop.batch_size)
-        )
+        parts = (part for step in range(self.done, self.loop.steps) for part in self._parts(step))
         return prefetch(lambda part: self.task.batch(part.images), parts, _MAKERS.get(self.device.type, 1))
+
+    def _parts(self, step: int) -> Iterator[Part]:
+        """Return this process's parts of a step."""
+        count = self.loop.images
+        shapes = self.task.shapes(range(step * count, (step + 1) * count))
+        return divide(step, count, self.loop.batch_size, shapes)
 
     def _bar(self) -> tqdm:
         return tqdm(

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from smalti.common.devices import find_device
+from smalti.common.files import make_folder
 from smalti.common.randomness import stream
-from smalti.data.cache import TokenCache
 from smalti.data.folder import ImageFolder
 from smalti.model.config import DenoiserConfig
 from smalti.model.denoiser import Denoiser
@@ -23,8 +23,8 @@ from smalti.objective.masking import Mixture
 from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.storage.folder import NoInit, load_words
 from smalti.training.adapting import adapted_denoiser
-from smalti.training.caching import make_cache
-from smalti.training.captions import check_captions, cut_caption, find_text_tokenizer
+from smalti.training.caching import TrainingTokens, count_codes, make_cache
+from smalti.training.captions import check_captions, find_text_tokenizer
 from smalti.training.codes import add_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import first_alone
@@ -33,6 +33,8 @@ from smalti.training.starting import check_start, starting_weights
 from smalti.training.state import latest_checkpoint
 from smalti.vq.groups import CodeGroups, file_name
 from smalti.vq.tokenizer import ImageTokenizer
+
+_MOST_CAPTIONS = 2**20  # whose words are kept beside the model
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,8 +45,8 @@ class DenoiserParts:
         image_tokenizer: the trained image tokenizer, on the CPU.
         text: the text tokenizer.
         text_json: content of its tokenizer.json.
-        cache: the training images as tokens, with captions.
-        counts: (V,) int64, occurrences of each code in the cache.
+        tokens: the training images as tokens, with captions.
+        counts: (V,) int64, occurrences of each code in them.
         grid: height and width of the token grid.
         masking: the mixture of masking rules.
         group_weights: weight of each grouping of grouped cross-entropy, by its number of groups.
@@ -58,7 +60,7 @@ class DenoiserParts:
     image_tokenizer: ImageTokenizer
     text: TextTokenizer
     text_json: str
-    cache: TokenCache
+    tokens: TrainingTokens
     counts: torch.Tensor
     grid: tuple[int, int]
     masking: Mixture
@@ -77,25 +79,25 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
         SmaltiError: parts are missing or damaged, or do not fit the configuration.
     """
     basics = check_basics(config)
-    image_tokenizer, weights, source = basics.image_tokenizer, basics.group_weights, basics.source
+    image_tokenizer, weights = basics.image_tokenizer, basics.group_weights
     with first_alone():
         early = check_folder_captions(config, basics)
-        cache = make_cache(config, source, image_tokenizer)
+    tokens = make_cache(config, basics.source, image_tokenizer)
+    with first_alone():
         groups = [_make_groups(config, image_tokenizer, number) for number in weights]
-        text_path = early or find_text_tokenizer(config, cache.captions)
-    counts = torch.bincount(cache.tokens.flatten(), minlength=image_tokenizer.config.codebook_size)
+        text_path = early or find_text_tokenizer(config, tokens.images.all_captions())
+    counts = count_codes(tokens.images)
     text = TextTokenizer.from_file(text_path)
     model_config = model_config_for(config, basics, text.vocab_size)
-    if config.text.cut_captions:
-        cache.captions = [
-            cut_caption(caption, text, model_config.max_prompt_tokens) for caption in cache.captions
-        ]
+    for grid in {grid for shards in tokens.parts for grid in shards.grids}:
+        basics.masking.check(*grid)
+        model_config.slots(*grid)
     model, starting = _make_model(config, model_config, image_tokenizer, counts)
     return DenoiserParts(
         image_tokenizer=image_tokenizer,
         text=text,
         text_json=text_path.read_text(encoding="utf-8"),
-        cache=cache,
+        tokens=tokens,
         counts=counts,
         grid=basics.grid,
         masking=basics.masking,
@@ -104,7 +106,7 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
         model_config=model_config,
         model=model,
         weights=starting,
-        words=_find_words(config, cache),
+        words=_find_words(config, tokens),
     )
 
 
@@ -115,11 +117,12 @@ def codebook_of(image_tokenizer: ImageTokenizer) -> torch.Tensor:
 
 def _make_groups(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer, number: int) -> CodeGroups:
     """Return a grouping into `number` groups, and keep it in the cache's folder."""
-    path = Path(config.cache.path) / file_name("groups", number)
+    path = config.side_folder / file_name("groups", number)
     codebook = codebook_of(image_tokenizer)
     if os.path.exists(path):
         return CodeGroups.load(path, codebook)
     groups = CodeGroups.from_kmeans(codebook, number, seed=config.seed)
+    make_folder(path.parent)
     groups.save(path)
     return groups
 
@@ -134,18 +137,24 @@ def check_folder_captions(config: DenoiserRunConfig, basics: Basics) -> Path | N
     if not isinstance(source, ImageFolder):
         return None
     # The cache repeats a small folder's images, and their captions with them.
-    count = min(config.cache.samples, config.text.captions)
-    path = find_text_tokenizer(config, list(islice(cycle(source.captions), count)))
+    samples = config.cache.samples if config.cache and config.cache.samples else len(source.captions)
+    path = find_text_tokenizer(config, islice(cycle(source.captions), samples))
     text = TextTokenizer.from_file(path)
     if not config.text.cut_captions:
         check_captions(source, text, model_config_for(config, basics, text.vocab_size).max_prompt_tokens)
     return path
 
 
-def _find_words(config: DenoiserRunConfig, cache: TokenCache) -> list[str]:
-    """Return the words of the captions, and those of the model that training starts from."""
+def _find_words(config: DenoiserRunConfig, tokens: TrainingTokens) -> list[str]:
+    """Return the words of the captions, and those of the model that training starts from.
+
+    Words of very many captions say little, and there would be millions: then the result is empty.
+    """
+    if sum(shards.captions for shards in tokens.parts) > _MOST_CAPTIONS:
+        return []
     earlier = load_words(config.start_from) if config.start_from else frozenset()
-    return sorted(earlier.union(caption_words(cache.captions)))
+    found = (caption_words(shards.all_captions()) for shards in tokens.parts)
+    return sorted(earlier.union(*found))
 
 
 def _make_model(

@@ -44,7 +44,7 @@ def load_config(kind: type[ConfigT], path: str | Path, overrides: list[str] | No
     if not isinstance(values, dict):
         raise SmaltiError(f"{path} must hold keys and values, not {type(values).__name__}")
     for override in overrides or []:
-        _apply(values, override)
+        apply_override(values, override)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -69,8 +69,12 @@ def check_model_keys(model: dict[str, Any], known: set[str]) -> None:
         raise SmaltiError(f"unknown key model.{unknown[0]}; known here: {', '.join(sorted(known))}")
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Set the value that an override names, in place."""
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set the value that an override names, in place.
+
+    Raises:
+        SmaltiError: it is not key=value, or names a section inside a value.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise SmaltiError(f"override must be key=value, not {shorten(override)}")

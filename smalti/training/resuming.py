@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from smalti.common.files import make_folder
 from smalti.errors import SmaltiError
 from smalti.training.config import RunConfig
+from smalti.training.data_config import EncodingConfig
 from smalti.training.reading import explain, name_key, shorten
 from smalti.training.state import latest_checkpoint, read_state
 
@@ -71,8 +72,10 @@ def alone_in(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def check_resume(config: RunConfig) -> None:
+def check_resume(config: RunConfig | EncodingConfig) -> None:
     """Raise SmaltiError with the name of the key if the checkpoint of a run has a configuration that does not fit."""
+    if not isinstance(config, RunConfig):
+        return
     checkpoint = latest_checkpoint(Path(config.output))
     stored = read_state(checkpoint).get("config") if checkpoint else None
     if stored is None:

@@ -18,6 +18,7 @@ from smalti.common.files import write_json_atomic
 from smalti.errors import SmaltiError
 from smalti.training.distribution import PeerLostError, cause_of, is_broken, rank, wait_for_all
 from smalti.training.state import (
+    FORMAT,
     SHARDS,
     TrainingState,
     checkpoint_path,
@@ -76,7 +77,7 @@ class Saver:
             if self._sharded:
                 wait_for_all()
             self._final = final
-            self._write(state, temporary, {"step": step, **metadata}, export)
+            self._write(state, temporary, {"format": FORMAT, "step": step, **metadata}, export)
         if not self._asynchronous:
             self.finish()
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from smalti.data.sources import Source
+from smalti.data.tokens import TokenShards
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig, format_group_weights
 from smalti.model.denoiser import Denoiser
@@ -16,6 +17,7 @@ from smalti.objective.masking import Mixture
 from smalti.storage.folder import NoInit, load_config, load_image_tokenizer
 from smalti.training.adapting import adapted_shape, base_config
 from smalti.training.config import DenoiserRunConfig
+from smalti.training.encoding import open_source
 from smalti.training.fitting import check_memory
 from smalti.training.reading import check_model_keys, name_key
 from smalti.vq.tokenizer import ImageTokenizer
@@ -39,7 +41,7 @@ class Basics:
     masking: Mixture
     group_weights: dict[int, float]
     model: Denoiser
-    source: Source
+    source: Source | TokenShards
 
 
 def check_basics(config: DenoiserRunConfig) -> Basics:
@@ -55,14 +57,17 @@ def check_basics(config: DenoiserRunConfig) -> Basics:
             load_config(config.start_from)
     grid = _find_grid(config, image_tokenizer)
     masking = Mixture.parse(config.objective.masking)
-    masking.check(*grid)
     weights = _find_group_weights(config, image_tokenizer)
     shape = make_model_config(config, image_tokenizer, weights, config.text.vocab_size)
     with torch.device("meta"), NoInit():
         model = Denoiser(shape)
     check_memory(config, partial(_counted, model), shape, grid)
     with name_key("data"):
-        source = config.data.training()
+        source = open_source(config.data)
+    for one in (grid, *_further_grids(config, source, image_tokenizer.config.downscale)):
+        masking.check(*one)
+        with name_key("data.buckets"):
+            shape.slots(*one)
     return Basics(image_tokenizer, grid, masking, weights, model, source)
 
 
@@ -81,7 +86,8 @@ def make_model_config(
 ) -> DenoiserConfig:
     """Return the configuration's `model` section, completed by the fields that other sections decide.
 
-    A model that continues from another keeps its sampling settings and presets where the section has none.
+    A model that continues from another keeps its sampling settings, presets and text vocabulary where the section has
+    none.
     """
     known = {field.name for field in dataclasses.fields(DenoiserConfig)} - {"rope"} | {"rope_parameters"}
     check_model_keys(config.model, known)
@@ -105,18 +111,38 @@ def make_model_config(
 
 
 def _inherited(config: DenoiserRunConfig) -> dict[str, Any]:
-    """Return the sampling settings and presets of the model that training continues from, if there is one."""
+    """Return what a model keeps of the one that it continues from: sampling settings, presets, text vocabulary."""
     if not config.start_from:
         return {}
     start = load_config(config.start_from)
-    return {"sampling": dict(start.sampling), "presets": dict(start.presets)}
+    return {
+        "sampling": dict(start.sampling),
+        "presets": dict(start.presets),
+        "vocab_size": start.vocab_size,  # a table may have more rows than its text tokenizer has tokens
+    }
 
 
 def _find_grid(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> tuple[int, int]:
-    side, downscale = config.data.size, image_tokenizer.config.downscale
+    with name_key("data"):
+        side, downscale = config.data.size, image_tokenizer.config.downscale
     if side % downscale:
         raise SmaltiError(f"data.size must be a multiple of the tokenizer's {downscale}, not {side}")
     return side // downscale, side // downscale
+
+
+def _further_grids(
+    config: DenoiserRunConfig, source: Source | TokenShards, downscale: int
+) -> list[tuple[int, int]]:
+    """Return the grids of aspect-ratio buckets, in tokens."""
+    if isinstance(source, TokenShards):
+        return list(source.grids)
+    shapes = getattr(config.data, "shapes", None) or ()
+    for side in sorted({side for shape in shapes for side in shape}):
+        if side % downscale:
+            raise SmaltiError(
+                f"data.buckets must have sides that are multiples of the tokenizer's {downscale}, not {side}"
+            )
+    return [(height // downscale, width // downscale) for height, width in shapes]
 
 
 def _find_group_weights(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> dict[int, float]:

@@ -12,7 +12,7 @@ from smalti.model.denoiser import Denoiser
 from smalti.storage.folder import existing, load_image_tokenizer
 from smalti.storage.headers import PREFIX, read_denoisers
 from smalti.storage.mapping import FLOATS, map_tensor
-from smalti.training.caching import fingerprint
+from smalti.training.encoding import fingerprint
 from smalti.training.sizing import check_shapes
 from smalti.vq.tokenizer import ImageTokenizer
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from smalti.common.checks import quoted
 from smalti.common.files import read_json
 from smalti.errors import SmaltiError
 from smalti.training.optimizer import MOMENTS, MovingAverage, moments, trainable
@@ -26,6 +27,9 @@ from smalti.training.shards import like, local
 
 SHARDS = "shards"
 """Name of the folder that processes with shards write."""
+
+FORMAT = 1
+"""Version of what a checkpoint holds. One without a version is of the first versions of Smalti, and is read."""
 
 FILES = ("weights", "average", "optimizer")
 _PREFIX = "checkpoint-"
@@ -88,9 +92,15 @@ def read_state(folder: Path) -> dict[str, Any]:
     """Return the metadata of a checkpoint: `step`, `entry` and `seconds`, and what else was stored beside them.
 
     Raises:
-        SmaltiError: they cannot be read, or are of another kind.
+        SmaltiError: they cannot be read, are of another kind, or were written by a later version.
     """
     state = read_json(folder / "state.json")
+    version = state.get("format", 0)
+    if type(version) is not int or not 0 <= version <= FORMAT:
+        raise SmaltiError(
+            f"{folder} cannot be resumed: its format is {quoted(version)}, and this version of Smalti knows formats up "
+            f"to {FORMAT}; resume with the version that wrote it, or choose another output"
+        )
     step, entry, seconds = state.get("step"), state.setdefault("entry", {}), state.setdefault("seconds", 0.0)
     wrong = "step" if type(step) is not int or step < 0 else None
     wrong = wrong or (None if isinstance(entry, dict) else "entry")

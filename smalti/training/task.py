@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -52,10 +52,13 @@ class Task(Protocol):
     def initial_weights(self) -> Iterator[tuple[str, torch.Tensor]] | None:
         """Return the starting weights by name if the model is on the meta device, else None."""
 
-    def batch(self, images: range) -> Any:
+    def shapes(self, images: range) -> Sequence[Hashable] | None:
+        """Return the shape of each image, or None if all have one. A batch has images of one shape."""
+
+    def batch(self, images: Sequence[int]) -> Any:
         """Return the images with these numbers, on the CPU. Threads call this ahead of time, several at once."""
 
-    def loss(self, batch: Any, images: range, step: int) -> BatchLoss:
+    def loss(self, batch: Any, images: Sequence[int], step: int) -> BatchLoss:
         """Return the loss of a batch at a step."""
 
     def validate(self) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,13 +13,14 @@ from torch import nn
 from smalti.common.devices import find_device
 from smalti.common.images import save_grid
 from smalti.common.randomness import Draws, generator, stream
-from smalti.data.sources import FileSource, source_batch, stack_images
+from smalti.data.sources import FileSource, Source, source_batch, stack_images
+from smalti.data.tokens import TokenShards
 from smalti.errors import SmaltiError
 from smalti.objective.loss import Mean
 from smalti.storage.folder import load_image_tokenizer, save_image_tokenizer
-from smalti.training.caching import short_hash
 from smalti.training.config import TokenizerRunConfig
 from smalti.training.distribution import first_alone, take_from_first
+from smalti.training.encoding import open_source, short_hash
 from smalti.training.launching import spread
 from smalti.training.loop import Trainer
 from smalti.training.reading import check_model_keys, name_key
@@ -68,7 +69,7 @@ class TokenizerTask:
             state = find_start(shapes, config.start_from) if config.start_from else None
         check_room(shapes, find_device(config.loop.device))
         with name_key("data"):
-            self.source = config.data.training()
+            self.source = _images_of(config)
         # Scenes are told by the configuration.
         self.data = self.source.fingerprint() if isinstance(self.source, FileSource) else config.data.kind
         torch.manual_seed(config.seed)
@@ -111,10 +112,16 @@ class TokenizerTask:
         """Return 0: the operations of a tokenizer are not counted."""
         return 0.0
 
-    def batch(self, images: range) -> torch.Tensor:
+    def shapes(self, images: range) -> None:
+        """Return None: all images have one shape."""
+
+    def batch(self, images: Sequence[int]) -> torch.Tensor:
         """Return the images with these numbers, (B, 3, H, W) uint8, cropped where the configuration asks for it."""
         config = self.config
         pixels = stack_images(source_batch(self.source, images, config.seed))
+        if getattr(config.data, "flips", False):
+            flipped = Draws.of(config.seed, "flip", images).uniform() < 0.5
+            pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
         if config.crop is None:
             return pixels
         downscale = self.model.tokenizer.config.downscale
@@ -125,7 +132,7 @@ class TokenizerTask:
             ]
         )
 
-    def loss(self, batch: torch.Tensor, images: range, step: int) -> BatchLoss:
+    def loss(self, batch: torch.Tensor, images: Sequence[int], step: int) -> BatchLoss:
         """Return the loss of a batch, in which every image weighs 1.
 
         The terms of code usage and of the discriminator are means over a batch, so they depend on its size.
@@ -162,7 +169,7 @@ class TokenizerTask:
         return BatchLoss(total * weight, weight, means)
 
     def reconstruct(
-        self, pixels: torch.Tensor, images: range, step: int
+        self, pixels: torch.Tensor, images: Sequence[int], step: int
     ) -> tuple[torch.Tensor, Quantized | None]:
         """Return the reconstruction of a batch, and the quantizer's output in steps that train it, else None."""
         tokenizer = self.model.tokenizer
@@ -177,7 +184,7 @@ class TokenizerTask:
         tokenizer.quantize.normalize_codes()
         return tokenizer(pixels, self.config.loss.temperature)
 
-    def decode_tokens(self, pixels: torch.Tensor, images: range) -> torch.Tensor:
+    def decode_tokens(self, pixels: torch.Tensor, images: Sequence[int]) -> torch.Tensor:
         """Decode a batch's tokens, after replacing some of them by one of their nearest codes."""
         tokenizer = self.model.tokenizer
         # Images are encoded in float32 everywhere: bf16 changes about one token in four.
@@ -199,7 +206,7 @@ class TokenizerTask:
         folder = Path(config.output) / f"start-{short_hash(settings)}"
         squares = (config.data.size // tokenizer.config.downscale) ** 2
         count = max(_SEEDING_IMAGES, _SQUARES_PER_CODE * tokenizer.config.codebook_size // squares)
-        images = (source_batch(self.source, range(i, i + 1), config.seed)[0]["image"] for i in range(count))
+        images = (source_batch(self.source, [number], config.seed)[0]["image"] for number in range(count))
         with first_alone():
             if not (folder / "config.json").exists():
                 with name_key("model"):
@@ -296,6 +303,20 @@ def busiest_part(
         )
         parts.append(image[:, row : row + side, column : column + side])
     return max(parts, key=lambda part: float(part.float().diff(dim=2).abs().sum()))
+
+
+def _images_of(config: TokenizerRunConfig) -> Source:
+    """Return the images of a configuration, all squares.
+
+    Raises:
+        SmaltiError: there are none, or they are tokens or of several shapes.
+    """
+    if getattr(config.data, "buckets", None):
+        raise SmaltiError("buckets must be null for an image tokenizer, which is trained on squares")
+    source = open_source(config.data)
+    if isinstance(source, TokenShards):
+        raise SmaltiError("kind must be one of images for an image tokenizer, not tokens")
+    return source
 
 
 def find_start(shapes: dict[str, tuple[int, ...]], folder: str) -> dict[str, torch.Tensor]:

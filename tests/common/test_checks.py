@@ -48,6 +48,15 @@ def test_what_is_no_whole_number(value):
         check_whole("steps", value)
 
 
+def test_whole_numbers_have_64_bits():
+    assert check_whole("steps", 2**63 - 1) == 2**63 - 1
+    for value in (2**63, 10**400):
+        with pytest.raises(
+            SmaltiError, match="^steps must be a whole number of at least 1 and below 2⁶³, not"
+        ):
+            check_whole("steps", value)
+
+
 @pytest.mark.parametrize("value", [10**400, -(10**400), float("nan"), "1", True, [1]])
 def test_what_is_no_real_number(value):
     with pytest.raises(SmaltiError, match="^share must be a finite number") as caught:

@@ -172,7 +172,8 @@ def test_captions_as_other_tools_write_them(tmp_path: Path) -> None:
     text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
     (tmp_path / "metadata.jsonl").write_text(text, encoding="utf-8-sig")
     found = {
-        path.relative_to(tmp_path).as_posix(): caption for path, caption in ImageFolder(tmp_path, 16).samples
+        path.relative_to(tmp_path).as_posix(): captions[0]
+        for path, captions in ImageFolder(tmp_path, 16).samples
     }
     expected = ['one, "quoted" in two lines', "two", "three", "vier ★", "fi ve", "six"]
     assert [found[name] for name in names] == expected
@@ -298,3 +299,28 @@ def test_a_size_has_limits(tmp_path: Path, size: Any) -> None:
         SmaltiError, match="^size must be a whole number of pixels from 1 to 8192, or two, not "
     ):
         ImageFolder(tmp_path, size)
+
+
+def test_several_captions_and_masks(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", plain(), "one \n\n two\none\n")
+    save(tmp_path / "b.png", plain(), None)
+    save(tmp_path / "party.mask.png", plain(), "no mask, for there is no party")
+    save(tmp_path / "a.mask.png", plain(128, mode="L"), None)
+    lines = [{"file_name": "b.png", "text": ["three", " four  five "]}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    folder = ImageFolder(tmp_path, 16, caption_lines=True)
+    assert [captions for _, captions in folder.samples] == [
+        ("one", "two"),
+        ("three", "four five"),
+        ("no mask, for there is no party",),
+    ]
+    assert ImageFolder(tmp_path, 16).samples[0][1] == ("one two one",)
+    assert folder.captions == [caption for _, captions in folder.samples for caption in captions]
+    masks = [(sample := folder.read(place)) and sample.mask for place in range(3)]
+    assert masks[0] is not None and (masks[0] == 128).all() and masks[1] is masks[2] is None
+    before = folder.fingerprint()
+    os.utime(tmp_path / "a.mask.png", ns=(1, 1))
+    assert ImageFolder(tmp_path, 16, caption_lines=True).fingerprint() != before
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "b.png", "text": []}')
+    with pytest.raises(SmaltiError, match="must be an object with the text 'text'"):
+        ImageFolder(tmp_path, 16)

@@ -7,15 +7,16 @@ from pathlib import Path
 from PIL import Image
 
 from smalti.data.folder import ImageFolder
-from smalti.data.sources import shuffled_indices, source_batch, stack_images
+from smalti.data.order import shuffled_rows
+from smalti.data.sources import source_batch, stack_images
 from smalti.worlds.scenes.world import Scenes
 
 
 def test_stream_of_shuffled_passes_can_be_entered_anywhere() -> None:
-    whole = shuffled_indices(7, 0, 40, seed=3)
+    whole = shuffled_rows(7, range(40), seed=3)
     assert all(sorted(whole[start : start + 7]) == list(range(7)) for start in range(0, 35, 7))
     assert whole[:7] != whole[7:14]
-    assert shuffled_indices(7, 11, 9, seed=3) == whole[11:20]
+    assert shuffled_rows(7, range(11, 20), seed=3) == whole[11:20]
 
 
 def test_batches_of_an_endless_source_go_on_and_those_of_a_finite_one_are_shuffled_passes(

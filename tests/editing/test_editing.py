@@ -319,6 +319,10 @@ BAD_EDITS = {
     "prompt must be text": {"prompt": 3},
     "settings and preset must not both": {"settings": GenerationSettings(), "preset": "fast"},
     "num_images_per_prompt must be a whole number": {"strength": 0.5, "num_images_per_prompt": 0},
+    "num_images_per_prompt must be a whole number from 1 to 100000": {
+        "strength": 0.5,
+        "num_images_per_prompt": 2**70,
+    },
     "num_inference_steps must be at most 64": {"strength": 0.5, "num_inference_steps": 65},
     "seed must be a whole number": {"strength": 0.5, "seed": -1},
     "image must be an image, its file or the file's name, not int": {"image": 3, "strength": 0.5},

@@ -24,6 +24,7 @@ from fuzz_commands import (
     unlimited,
     yaml_files,
 )
+from fuzz_requests import requests
 from fuzz_values import TEXTS, change, damage, deep
 from PIL import Image, PngImagePlugin
 
@@ -272,6 +273,7 @@ FAMILIES: dict[str, Callable[[Random, Path], list[str]]] = {
     "adapters": adapters,
     "archives": archives,
     "python": calls,
+    "http": requests,
 }
 
 

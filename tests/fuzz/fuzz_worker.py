@@ -20,11 +20,15 @@ from pathlib import Path
 import typer.main
 from fuzz_calls import call
 from fuzz_families import make_case
+from fuzz_requests import request
 
 import smalti.pipeline
 import smalti.training.denoiser
 import smalti.training.tokenizer  # noqa: F401 - imported here, and not at the first case's expense
 from smalti.cli.main import main
+
+_OTHERS = {"python": call, "http": request}
+"""What runs cases that are no command lines, by the word that these begin with."""
 
 
 def run_case(arguments: list[str]) -> dict[str, object]:
@@ -33,7 +37,8 @@ def run_case(arguments: list[str]) -> dict[str, object]:
     started, error, code = time.process_time(), "", None
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = call(*arguments[1:]) if arguments[0] == "python" else main(arguments)
+            command, *rest = arguments
+            code = _OTHERS[command](*rest) if command in _OTHERS else main(arguments)
     except SystemExit as exit_:
         code = exit_.code
     except BaseException:

@@ -12,7 +12,7 @@ from fuzz_families import cases
 from fuzz_harness import RIGHT, Child, Result, classify, run_cases, table
 from fuzz_values import change, places
 
-_COUNT = 144  # the first inputs of `make fuzz`, twelve of each family
+_COUNT = 156  # the first inputs of `make fuzz`, twelve of each family
 _SEED = 0
 
 

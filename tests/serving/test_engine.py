@@ -12,6 +12,7 @@ from smalti.editing.selection import Selection
 from smalti.editing.source import open_source
 from smalti.errors import SmaltiError
 from smalti.serving.errors import ApiError
+from smalti.serving.steps import Orders
 from smalti.serving.tasks import EditTask, Piece
 from smalti.serving.worker import Worker
 
@@ -40,7 +41,7 @@ class GatedWorker(Worker):
             raise ValueError("poisoned /root/secret/path")
         if self.gate is not None:
             inner, gate = watch.after, self.gate
-            watch.after = lambda look: (gate.pass_through(), inner(look))[1]
+            watch.after = lambda seen: (gate.pass_through(), inner(seen))[1]
         super().draw(pieces, watch)
 
 
@@ -48,11 +49,11 @@ def alone(pipe, task, index=0):
     found = []
 
     class Taking:
-        def wants_candidates(self):
-            return False
+        def orders(self):
+            return Orders()
 
-        def after(self, look):
-            return []
+        def after(self, seen):
+            pass
 
         def finished(self, image, drawn):
             found.append(drawn)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-import time
 
 import httpx2
 import numpy as np
 import pytest
 from folders import write_tiny_model
 from PIL import Image
-from served import MODEL, Gate, events_of, running_server, until
+from served import Gate, SlowWorker, events_of, running_server, until
 
 import smalti
-from smalti.serving.worker import Worker
 
 KEYS = ["a-key-of-one-user-1", "a-key-of-another-2"]
 
@@ -34,30 +32,6 @@ def server(pipe):
 def client(server):
     with httpx2.Client(base_url=server.url, timeout=30) as made:
         yield made
-
-
-class SlowWorker(Worker):
-    """A worker whose steps wait at a gate, or last a while."""
-
-    def __init__(self, pipe, gate: Gate | None = None, seconds: float = 0) -> None:
-        super().__init__({MODEL: pipe})
-        self.gate, self.seconds, self.candidates = gate, seconds, []
-
-    def draw(self, pieces, watch) -> None:
-        inner, wants = watch.after, watch.wants_candidates
-
-        def after(look):
-            if self.gate is not None:
-                self.gate.pass_through()
-            time.sleep(self.seconds)
-            return inner(look)
-
-        def wants_candidates():
-            self.candidates.append(wants())
-            return self.candidates[-1]
-
-        watch.after, watch.wants_candidates = after, wants_candidates
-        super().draw(pieces, watch)
 
 
 def create(client, **fields):
@@ -248,6 +222,9 @@ def test_edits_as_jobs(client) -> None:
     assert job["region"]["grid"] == [8, 8] and job["region"]["chosen"] == 4
     assert job["region"]["rows"][0] == "11000000"
     assert client.get(f"/api/results/{job['source']}/content").content == png
+    kept = Image.open(io.BytesIO(client.get(f"/api/results/{job['mask']}/content").content))
+    assert np.array_equal(np.asarray(kept.convert("L")), np.asarray(mask))
+    assert job["mask"] not in client.get("/api/results").text
     names = [name for name, _, _ in follow(client, job["id"])]
     assert names == ["job"]
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import httpx2
 import pytest
 from folders import write_tiny_model
 from PIL import Image
-from served import running_server, until
+from served import Gate, SlowWorker, running_server, until
 
 import smalti
 from smalti.cli.main import main
@@ -209,6 +210,26 @@ def test_sigterm_finishes_what_was_accepted(tmp_path) -> None:
     store = Store(tmp_path / "kept", 100, 10**9)
     assert [store.job(name, "")["state"] for name in names] == ["completed"] * 6
     store.close()
+
+
+def test_what_is_not_done_in_time_is_answered_before_the_end(tmp_path) -> None:
+    pipe, gate = smalti.load(write_tiny_model(tmp_path / "tiny")), Gate()
+    with (
+        ThreadPoolExecutor(2) as threads,
+        running_server(
+            pipe, worker=SlowWorker(pipe, gate), limits={"drain_seconds": 0.3, "batch": 1}
+        ) as server,
+    ):
+        fields = {"prompt": "a red circle", "num_inference_steps": 4}
+        url = server.url + "/v1/images/generations"
+        coming = [threads.submit(httpx2.post, url, json=fields, timeout=30) for _ in range(2)]
+        gate.reached.wait(20)
+        until(lambda: len(server.service.engine.queue) == 1)
+        server.server.handle_exit(signal.SIGTERM, None)
+        for answer in coming:
+            assert answer.result().status_code == 503
+            assert answer.result().json()["error"]["code"] == "shutting_down"
+        gate.open.set()
 
 
 def test_the_command_refuses_what_cannot_work(tmp_path, capsys, monkeypatch) -> None:

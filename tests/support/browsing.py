@@ -12,10 +12,7 @@ from typing import Any
 
 import pytest
 from chromium import FLAGS, find_chromium
-from served import MODEL, Gate, RunningServer
-
-from smalti.pipeline import Pipeline
-from smalti.serving.worker import Worker
+from served import RunningServer
 
 PATIENCE = 30_000
 """Milliseconds that a test waits for something to appear; cores are shared."""
@@ -36,26 +33,6 @@ def running_chromium() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
-
-
-class SlowWorker(Worker):
-    """A worker whose steps wait at a gate, or last a while."""
-
-    def __init__(self, pipe: Pipeline, gate: Gate | None = None, seconds: float = 0) -> None:
-        super().__init__({MODEL: pipe})
-        self.gate, self.seconds = gate, seconds
-
-    def draw(self, pieces: Any, watch: Any) -> None:
-        inner = watch.after
-
-        def after(look: Any) -> Any:
-            if self.gate is not None:
-                self.gate.pass_through()
-            time.sleep(self.seconds)
-            return inner(look)
-
-        watch.after = after
-        super().draw(pieces, watch)
 
 
 class Studio:

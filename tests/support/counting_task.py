@@ -49,6 +49,9 @@ class CountingTask:
     def initial_weights(self) -> None:
         return None
 
+    def shapes(self, images: range) -> None:
+        return None
+
     def batch(self, images: range) -> Any:
         part = [number % len(self.inputs) for number in images]
         return self.inputs[part], self.targets[part], self.masked[part]

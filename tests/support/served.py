@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +22,7 @@ from smalti.serving.limits import Limits
 from smalti.serving.metrics import Metrics
 from smalti.serving.run import Options, Server, make_service, open_store
 from smalti.serving.tasks import Drawn, EditTask, Task
-from smalti.serving.worker import Worker
+from smalti.serving.worker import Drawing, Worker
 
 MODEL = "tiny"
 
@@ -56,7 +57,7 @@ class Collected:
 
 
 @contextmanager
-def running_engine(worker: Worker, **limits: Any) -> Iterator[tuple[Engine, Collected]]:
+def running_engine(worker: Drawing, **limits: Any) -> Iterator[tuple[Engine, Collected]]:
     collected = Collected()
     engine = Engine([worker], Limits(**limits), collected, Metrics())
     try:
@@ -87,6 +88,37 @@ class Gate:
         assert self.open.wait(20)
 
 
+class SlowWorker(Worker):
+    """A worker whose steps wait at a gate, or last a while.
+
+    Attributes:
+        candidates: for each step, whether it had to know its candidates.
+    """
+
+    def __init__(self, pipe: Pipeline, gate: Gate | None = None, seconds: float = 0) -> None:
+        super().__init__({MODEL: pipe})
+        self.gate, self.seconds = gate, seconds
+        self.candidates: list[bool] = []
+
+    def draw(self, pieces: Any, watch: Any) -> None:
+        inner, orders = watch.after, watch.orders
+        steps = itertools.count()
+
+        def after(seen: Any) -> None:
+            if self.gate is not None:
+                self.gate.pass_through()
+            time.sleep(self.seconds)
+            inner(seen)
+
+        def noted() -> Any:
+            found = orders()
+            self.candidates.append(found.need_candidates(next(steps)))
+            return found
+
+        watch.after, watch.orders = after, noted
+        super().draw(pieces, watch)
+
+
 class RunningServer:
     """A real server on a free port of loopback, in a thread.
 
@@ -96,11 +128,12 @@ class RunningServer:
     """
 
     def __init__(
-        self, devices: list[dict[str, Pipeline]], options: Options, worker: Worker | None = None
+        self,
+        devices: list[dict[str, Pipeline]],
+        options: Options,
+        workers: Sequence[Drawing] | None = None,
     ) -> None:
-        self.service = make_service(
-            devices, options, "0.0.0", open_store(options), [worker] if worker else None
-        )
+        self.service = make_service(devices, options, "0.0.0", open_store(options), workers)
         self._port: list[int] = []
         app = make_app(self.service, options.access)
         self.server = Server(app, self.service, options, self._port.append)
@@ -124,14 +157,16 @@ class RunningServer:
 def running_server(
     pipe: Pipeline,
     *,
-    worker: Worker | None = None,
+    worker: Drawing | None = None,
+    workers: Sequence[Drawing] | None = None,
     name: str = MODEL,
     limits: dict[str, Any] | None = None,
     **options: Any,
 ) -> Iterator[RunningServer]:
-    """Run a server while the block lasts; `worker` takes the place of the engine's own."""
+    """Run a server while the block lasts; `worker` or `workers` take the place of the engine's own."""
+    others = [worker] if worker else workers
     server = RunningServer(
-        [{name: pipe}], Options(limits=Limits(**(limits or {})), port=0, **options), worker
+        [{name: pipe}], Options(limits=Limits(**(limits or {})), port=0, **options), others
     )
     server.start()
     try:

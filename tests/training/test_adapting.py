@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_steps import adapter_steps
+from adapter_steps import ADAPTER, adapter_steps, configured, make_task_of
 from ranks import run_ranks
 from safetensors.torch import load_file
 from trainings import DENOISER, losses, write
@@ -23,21 +23,6 @@ from smalti.training.reading import load_config
 from smalti.training.shape import check_basics
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-ADAPTER = {"rank": 2, "targets": ["q_proj", "down_proj", "downsample", "head"]}
-
-
-def configured(name="adapter", adapter=None, **changes):
-    values = {
-        **DENOISER,
-        "output": name,
-        "start_from": "denoiser/model",
-        "model": {},
-        "adapter": {**ADAPTER, **(adapter or {})},
-        "loop": {**DENOISER["loop"], "steps": 4, "checkpoint_every": 2, "precision": "float32"},
-        "optimizer": {"learning_rate": 0.02, "warmup_steps": 0},
-        **changes,
-    }
-    return load_config(DenoiserRunConfig, write(f"{name}.yaml", values))
 
 
 @pytest.mark.slow
@@ -93,14 +78,6 @@ def test_the_base_is_frozen_and_stays(workspace):
     for name, value in task.model.state_dict().items():
         assert torch.equal(value, before[name]) == (".adapters.0." not in name), name
     assert task.exported() == list(trainable(task.model))
-
-
-def make_task_of(path):
-    from smalti.training.denoiser import DenoiserTask
-    from smalti.training.preparing import prepare
-
-    config = load_config(DenoiserRunConfig, path)
-    return DenoiserTask(config, prepare(config))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from PIL import Image
 from trainings import DENOISER, TOKENIZER, losses, make_task, write
 
 from smalti.common.low_discrepancy import halton_order, stratified_order
-from smalti.data.cache import TokenCache
+from smalti.data.tokens import TokenShards
 from smalti.errors import SmaltiError
 from smalti.model.words import caption_words
 from smalti.storage.folder import load_codebook, load_denoiser
@@ -42,7 +42,11 @@ def test_own_pictures(workspace: Path) -> None:
     denoiser = {**DENOISER, "output": "own", "tokenizer": "own-tokenizer/model", "data": data}
     denoiser["cache"] = {"path": "own-cache", "samples": 3}
     train_denoiser(load_config(DenoiserRunConfig, write("own.yaml", denoiser), ["loop.steps=2"]))
-    assert sorted(TokenCache("own-cache").captions) == ["something blue", "something green", "something red"]
+    assert sorted(TokenShards("own-cache").all_captions()) == [
+        "something blue",
+        "something green",
+        "something red",
+    ]
     load_denoiser("own/model")
 
 
@@ -60,7 +64,7 @@ def test_fine_tuning_starts_from_a_model(workspace: Path) -> None:
     assert after["prompt_convolution.conv.weight"].abs().max() < 1e-11
     Path("denoiser/model/words.txt").write_text("a\nzebra\n")
     words = make_task(*overrides).parts.words
-    assert "zebra" in words and set(caption_words(TokenCache("cache").captions)) < set(words)
+    assert "zebra" in words and set(caption_words(TokenShards("cache").all_captions())) < set(words)
     config = json.loads(Path("denoiser/model/config.json").read_text())
     chosen = {"sampling": {"order": "halton"}, "presets": {"fast": {"num_inference_steps": 2}}}
     Path("denoiser/model/config.json").write_text(json.dumps({**config, **chosen}))
@@ -124,10 +128,10 @@ def test_training_can_see_the_grids_of_the_sampling_order(workspace: Path) -> No
     for name, order in orders.items():
         masking = f'objective.masking={{"ordered:order={name}": 1}}'
         task = make_task("output=ordered", masking, "objective.flip_ratio=0")
-        assert task.order == order
+        assert task.parts.masking.sampling_order(*task.parts.grid) == order
         masked = task.batch(range(4)).masked.flatten(1)[:, list(order)]
         assert torch.equal(masked.sort(dim=1).values, masked)
-    assert make_task("output=uniform").order == ()
+    assert make_task("output=uniform").parts.masking.sampling_order(4, 4) == ()
     uneven = ['objective.masking={"ordered:order=stratified": 1}', "data.size=24", "cache.path=uneven"]
     with pytest.raises(SmaltiError, match="needs a square grid whose side is a power of two, not 3×3"):
         make_task("output=uneven", *uneven)
@@ -139,7 +143,7 @@ def test_cache_of_other_pictures_is_refused(workspace: Path) -> None:
 
 
 def test_a_cache_names_only_settings_that_differ_from_their_defaults(workspace: Path) -> None:
-    assert TokenCache("cache").metadata["data"] == {"kind": "scenes", "size": 32, "seed": 1}
+    assert TokenShards("cache").metadata["data"] == {"kind": "scenes", "size": 32, "seed": 1}
     make_task("data.blobs=0", "data.lattice_share=1.0")
     with pytest.raises(SmaltiError, match="cache of other images"):
         make_task("data.blobs=0.5")
@@ -165,9 +169,9 @@ def test_prompts_encoded_ahead_are_those_of_their_batch(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ahead = make_task("output=ahead")
-    monkeypatch.setattr("smalti.training.denoiser._IDS_AHEAD", 0)
+    monkeypatch.setattr("smalti.training.prompting._IDS_AHEAD", 0)
     by_batch = make_task("output=ahead")
-    assert ahead.encoded is not None and by_batch.encoded is None
+    assert ahead.captions.encoded is not None and by_batch.captions.encoded is None
     for index in range(3):
         images = range(4 * index, 4 * index + 4)
         assert torch.equal(ahead.batch(images).prompt.ids, by_batch.batch(images).prompt.ids)
@@ -175,9 +179,8 @@ def test_prompts_encoded_ahead_are_those_of_their_batch(
 
 
 def test_the_mix_of_scenes_is_the_configurations(workspace: Path) -> None:
-    captions = make_task(
-        "output=mixed", "cache.path=mixed-cache", "data.mix={counting: 1}"
-    ).parts.cache.captions
+    task = make_task("output=mixed", "cache.path=mixed-cache", "data.mix={counting: 1}")
+    captions = task.parts.tokens.images.all_captions()
     assert all(any(number in caption for number in ("two", "three", "four")) for caption in captions)
     with pytest.raises(SmaltiError, match="mix must weight some of"):
         make_task("cache.path=other", "data.mix={circles: 1}")

@@ -82,10 +82,10 @@ def test_batches_of_any_size_add_up(place: Path, alone: dict[str, Any], batch: i
     compare(found, alone["all"], f"batches of {batch}")
 
 
-def divide_unevenly(step: int, images: int, batch_size: int) -> Any:
+def divide_unevenly(step: int, images: int, batch_size: int, shapes: Any) -> Any:
     from smalti.training.engine import divide
 
-    return divide(step, images, 3)
+    return divide(step, images, 3, shapes)
 
 
 def test_two_processes(place: Path, alone: dict[str, Any], tmp_path: Path, monkeypatch) -> None:

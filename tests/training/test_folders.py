@@ -11,8 +11,9 @@ from PIL import Image
 from trainings import DENOISER, write
 
 from smalti.errors import SmaltiError
+from smalti.model.prompt import PromptBatch
 from smalti.training.config import DenoiserRunConfig
-from smalti.training.denoiser import train_denoiser
+from smalti.training.denoiser import DenoiserTask, train_denoiser
 from smalti.training.preparing import DenoiserParts, prepare
 from smalti.training.reading import load_config
 
@@ -38,16 +39,20 @@ def prepared(*overrides: str) -> DenoiserParts:
     return prepare(load_config(DenoiserRunConfig, "folder.yaml", list(overrides)))
 
 
+def captions(parts: DenoiserParts) -> list[str]:
+    return list(parts.tokens.images.all_captions())
+
+
 def test_a_cache_is_of_these_files(images: Path) -> None:
-    assert prepared().cache.captions == [f"image number {number}" for number in range(3)]
-    assert len(prepared().cache) == 3
+    assert captions(prepared()) == [f"image number {number}" for number in range(3)]
+    assert len(prepared().tokens.images) == 3
     (images / "1.txt").write_text("another caption")
     with pytest.raises(
         SmaltiError, match="cache.path: new-cache holds a cache of other images: its files differ"
     ):
         prepared()
     (images / "1.txt").write_text("image number 1")
-    assert len(prepared().cache) == 3
+    assert len(prepared().tokens.images) == 3
     os.utime(images / "2.png", ns=(1, 1))
     with pytest.raises(SmaltiError, match="its files differ"):
         prepared()
@@ -56,7 +61,7 @@ def test_a_cache_is_of_these_files(images: Path) -> None:
 def test_a_file_in_front_is_seen_while_encoding_is_interrupted(
     images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smalti.data.cache._PART", 1)
+    monkeypatch.setattr("smalti.data.encoding.SHARD_IMAGES", 1)
     real, calls = Image.open, []
 
     def interrupted(path: Path) -> Image.Image:
@@ -69,18 +74,18 @@ def test_a_file_in_front_is_seen_while_encoding_is_interrupted(
         patch.setattr(Image, "open", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepared()
-    assert Path("new-cache/part-00000.npz").exists() and not Path("new-cache/cache.json").exists()
+    assert Path("new-cache/shard-00000.safetensors").exists() and not Path("new-cache/tokens.json").exists()
     Image.new("RGB", (32, 32)).save(images / "0.5.png")
     (images / "0.5.txt").write_text("one more")
     with pytest.raises(SmaltiError, match="its files differ"):
         prepared()
     (images / "0.5.png").unlink()
-    assert prepared().cache.captions == [f"image number {number}" for number in range(3)]
+    assert captions(prepared()) == [f"image number {number}" for number in range(3)]
 
 
 def test_images_beyond_the_cache_are_noted(images: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert len(prepared("cache.samples=2").cache) == 2
+        assert len(prepared("cache.samples=2").tokens.images) == 2
     messages = [record.getMessage() for record in caplog.records]
     assert messages == ["cache.samples is 2: the other 1 of the 3 images are not trained on"]
 
@@ -92,17 +97,26 @@ def test_long_captions_are_found_before_anything_is_encoded(images: Path) -> Non
     ):
         prepared("model.max_prompt_tokens=9")
     assert not Path("new-cache/started.json").exists()
-    parts = prepared("model.max_prompt_tokens=9", "text.cut_captions=true")
-    assert parts.cache.captions[1].startswith("one") and len(parts.text.encode(parts.cache.captions[1])) <= 9
-    assert parts.cache.captions[2] == "image number 2"
+    overrides = ["model.max_prompt_tokens=9", "text.cut_captions=true", "preview_prompts=[a]"]
+    overrides += ["validation.images=0"]
+    found = prompts(*overrides)
+    most = found.slots + 10  # and <|im_end|>
+    assert int(found.lengths[1]) == most
     (images / "1.txt").write_text("x" * 3 + "yz" * 40)
-    parts = prepared("model.max_prompt_tokens=9", "text.cut_captions=true", "cache.path=third")
-    assert parts.cache.captions[1].startswith("xxx") and len(parts.text.encode(parts.cache.captions[1])) <= 9
+    assert found.slots < int(prompts(*overrides, "cache.path=third").lengths[1]) <= most
+
+
+def prompts(*overrides: str) -> PromptBatch:
+    """All captions as prompts, as they are encoded before the training."""
+    config = load_config(DenoiserRunConfig, "folder.yaml", list(overrides))
+    encoded = DenoiserTask(config, prepare(config)).captions.encoded
+    assert encoded is not None
+    return encoded
 
 
 def test_the_text_tokenizer_is_of_these_captions(images: Path) -> None:
     first = prepared("cache.path=one").text_json
-    for path in [*Path("one").glob("part*"), Path("one/cache.json"), Path("one/started.json")]:
+    for path in [*Path("one").glob("shard*"), Path("one/tokens.json"), Path("one/started.json")]:
         path.unlink()
     for number in range(3):
         (images / f"{number}.txt").write_text("completely different words, completely different letters")

@@ -25,7 +25,11 @@ from smalti.training.tokenizer import train_tokenizer
         ({}, ["loop.steps=0"], "loop.steps: .*not 0"),
         ({}, ["steps"], "override must be key=value, not 'steps'"),
         ({}, ["output.folder=x"], "output is a value, not a section"),
-        ({}, ["data.kind=videos"], "data.kind: must be 'folder', 'objects', 'scenes', not 'videos'"),
+        (
+            {},
+            ["data.kind=videos"],
+            "data.kind: must be 'folder', 'objects', 'scenes', 'shards', 'tokens', not",
+        ),
         ({}, ["data.path=images"], "unknown key data.path; known here: kind, size, seed, lattice"),
         ({}, ["data={kind: folder, size: 32}"], "config.yaml: data.path is missing"),
         (

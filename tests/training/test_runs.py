@@ -16,7 +16,7 @@ import pytest
 import torch
 from trainings import DENOISER, losses, write
 
-from smalti.data.cache import TokenCache
+from smalti.data.tokens import TokenShards
 from smalti.errors import SmaltiError
 from smalti.model.words import caption_words
 from smalti.storage.folder import load_denoiser, load_image_tokenizer
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_run_leaves_log_previews_checkpoint_and_model(workspace: Path) -> None:
     words = Path("denoiser/model/words.txt").read_text().splitlines()
-    assert words == caption_words(TokenCache("cache").captions) and "a" in words
+    assert words == caption_words(TokenShards("cache").all_captions()) and "a" in words
     for run in ("tokenizer", "denoiser"):
         assert [step for step, _ in losses(run)] == [1, 2, 3, 4, 5, 6]
         assert (workspace / run / "previews" / "step-00000006.png").exists()

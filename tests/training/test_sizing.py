@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,10 +83,10 @@ def test_a_small_folder_that_is_repeated_often_takes_no_memory(
 
     class Folder(preparing.ImageFolder):
         def __init__(self) -> None:
-            self.samples = [(Path("a.png"), "a red circle"), (Path("b.png"), "two dogs")]
+            self.samples = [(Path("a.png"), ("a red circle",)), (Path("b.png"), ("two dogs",))]
 
-    def find(config: DenoiserRunConfig, texts: list[str]) -> Path:
-        seen.append(texts)
+    def find(config: DenoiserRunConfig, texts: Iterator[str]) -> Path:
+        seen.append(list(islice(texts, config.text.captions)))
         raise SmaltiError("enough")
 
     monkeypatch.setattr(preparing, "find_text_tokenizer", find)

@@ -10,8 +10,8 @@ from trainings import TOKENIZER, make_task, write
 
 from smalti.errors import SmaltiError
 from smalti.storage.folder import load_image_tokenizer
-from smalti.training.caching import fingerprint
 from smalti.training.config import TokenizerRunConfig
+from smalti.training.encoding import fingerprint
 from smalti.training.reading import load_config
 from smalti.training.tokenizer import TokenizerTask, busiest_part, train_tokenizer
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from browsing import SlowWorker, wait
-from served import Gate
+from browsing import wait
+from served import Gate, SlowWorker
 
 pytestmark = pytest.mark.slow
 

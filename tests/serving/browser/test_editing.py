@@ -6,9 +6,9 @@ import io
 
 import numpy as np
 import pytest
-from browsing import SlowWorker, wait
+from browsing import wait
 from PIL import Image
-from served import Gate
+from served import Gate, SlowWorker
 
 pytestmark = pytest.mark.slow
 
@@ -328,6 +328,40 @@ def test_settings_of_an_edit_come_back_with_its_image(editor):
     assert page.input_value("#source_prompt") == "a red circle"
     assert page.input_value("#edit-threshold") == "0.1"
     assert page.locator("#ways input[value=words]").is_checked()
+
+
+def test_settings_of_an_edit_come_back_with_its_mask(editor):
+    page = editor.page
+    choose(page, "Mask")
+    page.fill("#prompt", "one cat")
+    page.locator("#edit-brush").fill("8")
+    stroke(page, (0.1, 0.1), (0.4, 0.1))
+    painted = saved_mask(page)
+    chosen(page)
+    run_edit(editor)
+    page.click(".triptych >> text=Before")
+    page.click("#mask-panel >> text=Clear")
+    page.fill("#prompt", "two dogs")
+    choose(page, "Vary")
+    page.click(".triptych >> text=After")
+    page.click('#stage-edit [data-act="reuse"]')
+    wait(page, lambda: page.input_value("#prompt") == "one cat")
+    assert page.locator("#ways input[value=mask]").is_checked()
+    chosen(page)
+    assert np.array_equal(saved_mask(page), painted)
+
+
+def test_a_mask_that_the_server_has_lost_is_said(editor):
+    page = editor.page
+    choose(page, "Mask")
+    page.fill("#prompt", "one cat")
+    stroke(page, (0.1, 0.1), (0.4, 0.1))
+    chosen(page)
+    job = run_edit(editor)
+    editor.server.service.store.delete(job["mask"], "")
+    page.click('#stage-edit [data-act="reuse"]')
+    page.wait_for_selector("text=The server no longer has the mask")
+    assert not saved_mask(page).any()
 
 
 def test_an_edit_survives_a_reload_and_can_be_cancelled(make_studio, pipe):

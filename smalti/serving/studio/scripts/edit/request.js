@@ -30,10 +30,10 @@ function wayFields(edit) {
 }
 
 /** Return the way in which a job chose its tokens. */
-export function wayOf({ operation, request }) {
+export function wayOf({ operation, request, mask }) {
   if (operation === "variation" || request.strength) return "vary";
   if (request.grow) return "extend";
-  return request.mask_mode ? "mask" : "words";
+  return mask || request.mask_mode ? "mask" : "words";
 }
 
 /** Return what a preview of the region asks for, as preview.js wants it, or null if there is nothing to show yet. */

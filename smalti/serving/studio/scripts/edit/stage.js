@@ -154,6 +154,17 @@ export class EditStage {
       by: "share" in request ? "share" : "threshold",
       ...Object.fromEntries(known.map((name) => [name, request[name]])),
     });
+    if (wayOf(job) === "mask") await this.#recallMask(job);
+  }
+
+  /** Put back the mask of a job, or clear the mask and say that the server no longer has it. */
+  async #recallMask(job) {
+    const blob = await (job.mask ? imageBlob(`/api/results/${job.mask}/content`) : null)?.catch(() => null);
+    if (blob) await this.#mask.load(blob);
+    else {
+      this.#mask.clear();
+      notice("The server no longer has the mask of this edit: paint it again");
+    }
   }
 
   shortcuts() {

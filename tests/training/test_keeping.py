@@ -1,0 +1,120 @@
+"""Images that keep the frozen model's predictions while an adapter learns the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from adapter_steps import adapter_steps, configured, make_task_of
+from ranks import run_ranks
+
+from smalti.data.order import Place
+from smalti.errors import SmaltiError
+from smalti.model.lora import all_adapters
+from smalti.training.keeping import Keeping
+
+CAPTIONS = ["a red circle", "two Rabbits", "a blue rabbit", "no prompt"]
+
+
+class Texts:
+    """Token shards as far as their captions go."""
+
+    def captions_of(self, row):
+        return [CAPTIONS[row]]
+
+    def all_captions(self):
+        return iter(CAPTIONS)
+
+
+def keeping_task(**changes):
+    """A task whose new word is in some captions of the tiny training and lacks in others."""
+    configured("keeping", {"new_words": ["red"], "keep_weight": 2.0, **changes})
+    return make_task_of("keeping.yaml")
+
+
+def disturb(task):
+    generator = torch.Generator().manual_seed(0)
+    for adapter in all_adapters(task.model):
+        adapter.up.data.normal_(0, 0.1, generator=generator)
+
+
+def test_captions_without_the_words():
+    keeping = Keeping([Texts()], ["rabbit"], 1.0, 0.2)
+    assert keeping.select([Place(0, row) for row in range(4)]).tolist() == [True, True, False, True]
+    both = Keeping([Texts()], ["rabbit", "rabbits"], 1.0, 0.2)
+    assert both.select([Place(0, row) for row in (2, 1, 0)]).tolist() == [False, False, True]
+
+
+def test_a_word_that_no_caption_has_is_refused():
+    with pytest.raises(SmaltiError, match="adapter.new_words must be words of the captions, .* 'cat'"):
+        Keeping([Texts()], ["rabbit", "cat"], 1.0, 0.2)
+
+
+@pytest.mark.parametrize("word", ["Rabbit", "two words", "rabbit-hole", "7"])
+def test_what_is_no_word_is_refused(word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SmaltiError, match="adapter.new_words: must hold single words in lower case"):
+        configured(adapter={"new_words": [word]})
+
+
+def test_dropped_prompts_are_kept(workspace):
+    configured("all", {"new_words": ["red"]}, objective={"prompt_drop_rate": 1.0})
+    assert make_task_of("all.yaml").batch(range(4)).kept.all()
+    configured("none", objective={"prompt_drop_rate": 1.0})
+    assert make_task_of("none.yaml").batch(range(4)).kept is None
+
+
+def test_the_loss_is_that_of_both_parts(workspace):
+    task = keeping_task()
+    images = range(10)
+    batch = task.batch(images)
+    assert 0 < int(batch.kept.sum()) < 10
+    fresh = task.loss(batch, images, 0)
+    assert fresh.numbers["divergence"].total == 0
+    disturb(task)
+    both = task.loss(batch, images, 0)
+    learned = task.loss(batch._replace(kept=torch.zeros(10, dtype=torch.bool)), images, 0)
+    only = task.loss(batch._replace(kept=torch.ones(10, dtype=torch.bool)), images, 0)
+    assert learned.numbers["divergence"].weight == 0 and only.numbers["loss_masked"].weight == 0
+    assert only.weight == pytest.approx(2 * float(learned.weight))
+    parts = [
+        task.loss(batch._replace(kept=None if keep else batch.kept), images, 0) for keep in (False, True)
+    ]
+    assert parts[1].weight == learned.weight and "divergence" not in parts[1].numbers
+    assert both.numbers["divergence"].value > 0
+    assert both.numbers["loss_masked"].weight + both.numbers["divergence"].weight == batch.masked.sum()
+
+
+def test_where_nothing_has_changed_nothing_pulls(workspace):
+    """Images that are kept have no gradient before the first step, and pull back afterwards."""
+    task = keeping_task()
+    images = range(10)
+    batch = task.batch(images)._replace(kept=torch.ones(10, dtype=torch.bool))
+    task.loss(batch, images, 0).weighted_sum.backward()
+    adapters = list(all_adapters(task.model))
+    assert all(part.grad is not None and not part.grad.any() for a in adapters for part in (a.down, a.up))
+    disturb(task)
+    before = task.loss(batch, images, 0)
+    before.weighted_sum.backward()
+    with torch.no_grad():
+        for adapter in adapters:
+            adapter.up -= 1e-3 * adapter.up.grad / adapter.up.grad.norm()
+    assert task.loss(batch, images, 0).weighted_sum < before.weighted_sum
+    assert all(adapter.strength == 1 for adapter in adapters)
+
+
+@pytest.mark.slow
+def test_two_processes(workspace, tmp_path):
+    """One process, copies of the base, or shards of base and adapter: the same five steps."""
+    configured(adapter={"new_words": ["red"]})
+    (alone,) = adapter_steps({"alone": []}).values()
+    shares = ["loop.batch_size=1", "loop.accumulate=4"]
+    cases = {"ddp": shares, "fsdp": ["distribution.strategy=fsdp", *shares]}
+    first, _ = run_ranks(2, adapter_steps, tmp_path, cases)
+    for name, found in first.items():
+        for (_, loss), (_, expected) in zip(found["losses"], alone["losses"], strict=True):
+            assert loss == pytest.approx(expected, abs=5e-6), name
+        for key, value in alone["weights"].items():
+            torch.testing.assert_close(found["weights"][key], value, rtol=1e-4, atol=1e-5)
+    assert "divergence" in Path("alone/log.jsonl").read_text()
