@@ -85,18 +85,15 @@ def is_correct(prompt: Prompt, detections: Sequence[Detection]) -> bool:
     """Return whether the objects detected in an image, best first, are those of the prompt.
 
     As in GenEval, the `count` best detections of each class count. All of them must have the colour, and the relation
-    to every object of their reference. An object that is detected as several classes counts for one of them only.
+    to every object of their reference.
 
     Args:
         prompt: prompt in GenEval's format.
         detections: detected objects, the most certain first.
     """
     matched: list[list[Detection]] = []
-    boxes: set[Box] = set()
     for entry in prompt["include"]:
-        known = [item for item in detections if item.name == entry["class"]]
-        boxes |= {item.box for item in known}
-        found = known[: entry["count"]]
+        found = [item for item in detections if item.name == entry["class"]][: entry["count"]]
         if len(found) < entry["count"]:
             return False
         if "color" in entry and any(item.color != entry["color"] for item in found):
@@ -106,8 +103,6 @@ def is_correct(prompt: Prompt, detections: Sequence[Detection]) -> bool:
             if any(relation not in relations(item, other) for item in found for other in matched[reference]):
                 return False
         matched.append(found)
-    if len(boxes) < sum(entry["count"] for entry in prompt["include"]):
-        return False
     return all(
         sum(item.name == entry["class"] for item in detections) < entry["count"]
         for entry in prompt.get("exclude", [])

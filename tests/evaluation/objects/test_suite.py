@@ -86,6 +86,20 @@ def test_what_cannot_be_judged_is_counted_apart(suite: Objects, monkeypatch: pyt
         suite.summarize([row("gryphon")])
 
 
+def test_a_thing_of_two_classes_counts_for_one_of_them(
+    suite: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    include = [{"class": "ball", "count": 1}, {"class": "box", "count": 1}]
+    both = {"tag": "two_object", "prompt": "x", "include": include}
+    one = [Detection(name, None, (0.1, 0.1, 0.4, 0.4), 0.9) for name in ("ball", "box")]
+    other = Detection("box", None, (0.6, 0.1, 0.9, 0.4), 0.5)
+    image = np.zeros((64, 64, 3), np.uint8)
+    for detections, right in (one, False), ([*one, other], True):
+        seen(monkeypatch, *detections)
+        assert suite.score(both, [image]).row.correct == [right]
+        assert suite.score(single("box"), [image]).row.correct == [True]
+
+
 def test_prompts_of_a_file(suite: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen(monkeypatch, Detection("ball", "red", (0.1, 0.1, 0.4, 0.4), 0.9))
     path = tmp_path / "prompts.jsonl"

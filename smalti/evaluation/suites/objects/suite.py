@@ -12,7 +12,7 @@ import numpy as np
 from smalti.errors import SmaltiError
 from smalti.evaluation import geneval
 from smalti.evaluation.folder import as_rgb
-from smalti.evaluation.geneval import Prompt, Row
+from smalti.evaluation.geneval import Detection, Prompt, Row
 from smalti.evaluation.lattice import lattice_places
 from smalti.evaluation.request import Request
 from smalti.evaluation.suite import Suite
@@ -97,8 +97,7 @@ class Objects(Suite):
         unclaimed = tuple(name for name in foreign if knowledge.has_sprite(name))
         without = tuple(name for name in foreign if not knowledge.has_sprite(name))
         correct = [
-            not foreign and geneval.is_correct(prompt, detect(np.asarray(as_rgb(image)), scorer))
-            for image in sample
+            not foreign and _is_correct(prompt, detect(np.asarray(as_rgb(image)), scorer)) for image in sample
         ]
         return ObjectRow(Row(prompt["tag"], bool(prompt.get("held_out")), correct), unclaimed, without)
 
@@ -142,6 +141,14 @@ class Objects(Suite):
     def _scorer(self) -> Scorer:
         """Return the trained scorer."""
         return shipped_scorer(self.scorer)
+
+
+def _is_correct(prompt: Prompt, detections: Sequence[Detection]) -> bool:
+    """Return whether an image shows a prompt; a thing of several classes counts for one of them only."""
+    wanted = {entry["class"] for entry in prompt["include"]}
+    boxes = {item.box for item in detections if item.name in wanted}
+    enough = len(boxes) >= sum(entry["count"] for entry in prompt["include"])
+    return enough and geneval.is_correct(prompt, detections)
 
 
 def _share(rows: Sequence[Row], held_out: bool) -> float | None:
