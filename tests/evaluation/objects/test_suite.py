@@ -162,6 +162,18 @@ def test_wrong_prompts_are_named(tmp_path: Path, entry: dict[str, object], named
         read_prompts(tmp_path / "p.jsonl", Objects().check_prompt)
 
 
+def test_renderings_show_the_sprites_of_one_split(suite: Objects) -> None:
+    other = Objects(archive=suite.archive, scorer=suite.scorer, split="train")
+    prompts = [single("ball")]
+    first, second = (
+        next(iter(own.ground_truth(prompts, Request(images_per_prompt=1), (64, 64))))
+        for own in (suite, other)
+    )
+    assert not np.array_equal(first[0], second[0])
+    with pytest.raises(SmaltiError, match="split must be 'train' or 'test'"):
+        find_suite("objects:split=all")
+
+
 def test_a_wrong_lattice_is_named() -> None:
     with pytest.raises(SmaltiError, match="lattice must be 0 or a multiple of 8 up to 65536, not 5"):
         find_suite("objects:lattice=5")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from smalti.common.checks import check_choice
 from smalti.errors import SmaltiError
 from smalti.evaluation import geneval
 from smalti.evaluation.folder import as_rgb
@@ -18,7 +19,8 @@ from smalti.evaluation.request import Request
 from smalti.evaluation.suite import Suite
 from smalti.evaluation.suites.objects.detector import detect
 from smalti.evaluation.suites.objects.scorer import Scorer, shipped_scorer
-from smalti.evaluation.suites.objects.truth import held_out_composer, renderings
+from smalti.evaluation.suites.objects.truth import renderings, truth_composer
+from smalti.worlds.arguments import SPLITS
 from smalti.worlds.objects.colors import COLOR_NAMES
 from smalti.worlds.objects.prompts import objects_prompts
 from smalti.worlds.tasks import TAGS
@@ -42,17 +44,19 @@ class ObjectRow(NamedTuple):
 class Objects(Suite):
     """Score images of real named things by GenEval's protocol: six tasks, their mean, and held-out pairs.
 
-    A small network finds things, another names them. Prompts with classes that the scorer does not claim are counted
-    apart. Ground-truth renderings need an archive of sprites and show held-out drawings.
+    A small network finds things, others name them. Prompts with classes that the scorer does not claim are counted
+    apart. Ground-truth renderings need an archive of sprites.
 
     Attributes:
         archive: archive of sprites, or its folder, for ground-truth renderings.
         lattice: number of positions a side at which ground-truth renderings place boxes; 0 means any position.
+        split: sprites of ground-truth renderings: "test" has drawings that the scorer has not seen, "train" the others.
         scorer: file of the trained scorer; by default the one in the package.
     """
 
     archive: str = "objects"
     lattice: int = 0
+    split: str = "test"
     scorer: str = ""
     controls: ClassVar[frozenset[str]] = Suite.controls | {"ground_truth", "tokenized", "prompts"}
     count: ClassVar[int] = 402
@@ -60,6 +64,7 @@ class Objects(Suite):
 
     def __post_init__(self) -> None:
         lattice_places(self.lattice)
+        check_choice("split", self.split, SPLITS)
 
     def prompts(self, count: int, seed: int) -> list[Prompt]:
         """Return prompts over the claimed nouns, one task after the other."""
@@ -72,13 +77,13 @@ class Objects(Suite):
     def ground_truth(
         self, prompts: Sequence[Prompt], request: Request, size: tuple[int, int]
     ) -> Iterator[list[Any]]:
-        """Yield renderings of held-out sprites that satisfy each prompt; none where the archive has no such sprite.
+        """Yield renderings of sprites that satisfy each prompt; none where the split has no such sprite.
 
         Raises:
             SmaltiError: the archive is missing or damaged.
         """
         return renderings(
-            held_out_composer(self.archive),
+            truth_composer(self.archive, self.split),
             prompts,
             self._scorer().knowledge.classes,
             number=request.images_per_prompt,

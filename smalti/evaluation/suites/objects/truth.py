@@ -1,4 +1,4 @@
-"""Ground-truth renderings of prompts with held-out sprites, as far as there are such sprites."""
+"""Ground-truth renderings of prompts with the sprites of one split, as far as there are such sprites."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from smalti.worlds.objects.composing import SIZES, Composer
 from smalti.worlds.objects.scene import render
 
 
-def held_out_composer(path: str) -> Composer:
-    """Return a composer of the held-out sprites of an archive.
+def truth_composer(path: str, split: str) -> Composer:
+    """Return a composer of the sprites of an archive in a split, "test" for the held-out ones.
 
     Raises:
         SmaltiError: the archive is missing or damaged.
@@ -28,7 +28,7 @@ def held_out_composer(path: str) -> Composer:
         raise SmaltiError(
             f"ground-truth renderings need sprites (--set archive=FOLDER): {error}", argument="archive"
         ) from error
-    return Composer.of(Collection(archive, "test"))
+    return Composer.of(Collection(archive, split))
 
 
 def renderings(
@@ -41,10 +41,10 @@ def renderings(
     seed: int,
     lattice: int | None,
 ) -> Iterator[list[np.ndarray]]:
-    """Yield renderings, (H, W, 3) uint8, that satisfy each prompt; none where no held-out sprite shows it.
+    """Yield renderings, (H, W, 3) uint8, that satisfy each prompt; none where no sprite shows it.
 
     Args:
-        composer: composer of held-out sprites.
+        composer: composer of the sprites.
         prompts: prompts in GenEval's format.
         classes: the nouns of each class that the scorer claims.
         number: number of renderings of a prompt.
