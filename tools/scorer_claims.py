@@ -16,8 +16,11 @@ from smalti.evaluation.suites.objects.networks import Segmenter
 from smalti.worlds.objects.nouns import GENEVAL_NOUNS
 
 THRESHOLD = 0.1
-_LEAST_RECALL, _MOST_CONFUSED = 0.75, 0.5
-_SEEN = 2  # sprites of each drawing
+_LEAST_CERTAINTY, _MOST_CONFUSED = 0.3, 0.5
+_FLOOR = 0.003  # added to probabilities, so that one miss does not decide
+_FEW = (
+    0.7  # how much less certain, in nats, a class is with one unseen drawing; with more, by the square root
+)
 _STRANGERS = 400  # sprites without a noun of the classifiers
 
 
@@ -27,11 +30,13 @@ class Looks(NamedTuple):
     Attributes:
         shares: (n, nouns + 1) probabilities.
         labels: (n,) the noun that it is, by number.
+        drawings: (n,) the drawing, by number.
         weights: (n,) float64; drawings of one noun have equal weights, whose sum is 1.
     """
 
     shares: np.ndarray
     labels: np.ndarray
+    drawings: np.ndarray
     weights: np.ndarray
 
 
@@ -65,21 +70,18 @@ def choose_claims(juries: Sequence[nn.Module], segmenter: Segmenter, material: M
 
 def look_aside(juries: Sequence[nn.Module], segmenter: Segmenter, material: Material, seed: int) -> Looks:
     """Return what each jury says of the drawings that it has not seen."""
-    shares, labels, weights = [], [], []
+    shares, rows = [], []
     for fold in range(FOLDS):
-        numbers, own, shown = [], [], []
+        first = len(rows)
         for label, drawings in enumerate(material.parts[f"aside {fold}"]):
             for drawing in drawings:
-                some = sorted({drawing[len(drawing) // 3], drawing[-1]})[:_SEEN]
-                numbers += some
-                own += [label] * len(some)
-                shown += [1 / len(some)] * len(some)
-        shares.append(look(material, np.array(numbers), segmenter, juries[fold], seed + fold).numpy())
-        labels.append(np.array(own))
-        weights.append(np.array(shown))
-    label, weight = np.concatenate(labels), np.concatenate(weights)
-    total = np.bincount(label, weight, len(material.nouns))
-    return Looks(np.concatenate(shares), label, weight / total[label])
+                some = sorted({drawing[len(drawing) // 3], drawing[-1]})
+                rows += [(number, label, drawing[0], 1 / len(some)) for number in some]
+        numbers = np.array([row[0] for row in rows[first:]])
+        shares.append(look(material, numbers, segmenter, juries[fold], seed + fold).numpy())
+    _, labels, first_sprites, weights = (np.array(column) for column in zip(*rows, strict=True))
+    total = np.bincount(labels, weights, len(material.nouns))
+    return Looks(np.concatenate(shares), labels, first_sprites, weights / total[labels])
 
 
 def possible_classes(material: Material) -> dict[str, tuple[str, ...]]:
@@ -109,7 +111,8 @@ def claims_at(
 ) -> Claims:
     """Return the classes that a threshold allows to claim.
 
-    A class is claimed if most of its unseen drawings are found, and if few things of other nouns are taken for it.
+    A class is claimed if its unseen drawings are certain, and if few things of other nouns are taken for it. Few
+    drawings tell less than many.
 
     Args:
         threshold: smallest probability of a class that counts.
@@ -123,14 +126,16 @@ def claims_at(
     hits, misses = [], []
     for name, own in classes.items():
         numbers = [place[noun] for noun in own]
-        accepted = known.shares[:, numbers].sum(axis=1) >= threshold
-        inside = np.isin(known.labels, numbers)
+        probability = known.shares[:, numbers].sum(axis=1)
+        inside, accepted = np.isin(known.labels, numbers), probability >= threshold
         total = known.weights[inside].sum()
         if not total:
             continue
+        certainty = np.average(np.log(probability[inside] + _FLOOR), weights=known.weights[inside])
+        certainty -= _FEW / len(np.unique(known.drawings[inside])) ** 0.5
         hit = known.weights[inside & accepted].sum()
         wrong = known.weights[~inside & accepted].sum()
-        if hit >= _LEAST_RECALL * total and wrong <= _MOST_CONFUSED * (hit + wrong):
+        if certainty >= np.log(_LEAST_CERTAINTY) and wrong <= _MOST_CONFUSED * (hit + wrong):
             claimed[name] = own
             hits.append(hit / total)
             misses.append(wrong / (hit + wrong))

@@ -172,18 +172,23 @@ def test_looks_are_at_the_sprites_of_each_quarter(
         assert row[0] == (0 if number in missed else number) and row[-1] == (number in missed)
 
 
-def test_claims_need_drawings_that_are_found_and_few_others(tool: ModuleType) -> None:
+def test_claims_need_drawings_that_are_found_and_few_others(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = sys.modules["scorer_claims"]
-    labels = np.repeat([0, 1, 2], 10)
+    labels, drawings = np.repeat([0, 1, 2], 10), np.arange(30)
     shares = np.zeros((30, 4))
     shares[np.arange(30), labels] = 0.8
     shares[10:13] = 0.8, 0, 0, 0.2  # three of ten "b" are taken for "a"
     shares[13] = 0.05, 0.05, 0.0, 0.9
-    known = module.Looks(shares, labels, np.full(30, 0.1))
+    known = module.Looks(shares, labels, drawings, np.full(30, 0.1))
     classes = {"a": ("a",), "b": ("b",), "c": ("c",), "kind": ("a", "b")}
     strange = np.array([[0.0, 0.0, 0.7, 0.3], [0.0, 0.0, 0.05, 0.95]])
     found = module.claims_at(0.1, classes, "abc", known, strange)
     assert set(found.classes) == {"a", "c", "kind"}  # six of ten "b" are found
     assert found.report["claimed"] == 2 and found.report["strangers"] == 0.5
     assert found.report["right"] == pytest.approx(26 / 30, abs=1e-4)
-    assert set(module.claims_at(0.9, classes, "abc", known, strange).classes) == set()
+    single = module.Looks(shares, labels, labels, np.full(30, 0.1))
+    monkeypatch.setattr(module, "_LEAST_CERTAINTY", 0.5)
+    assert set(module.claims_at(0.1, classes, "abc", known, strange).classes) == {"a", "c", "kind"}
+    assert set(module.claims_at(0.1, classes, "abc", single, strange).classes) == set()
