@@ -24,6 +24,7 @@ LINES_BYTES = 2**32
 """Largest size in bytes of a file of lines, such as the captions of a large data folder."""
 
 _MOST_LEVELS = 100
+_CONTAINERS = (dict, list)
 
 # A file without a byte-order mark is UTF-8. The mark of UTF-32 begins with that of UTF-16.
 _ENCODINGS = {
@@ -167,15 +168,15 @@ def parse_json(text: str | bytes, what: str) -> Any:
     except ValueError as error:  # numbers of thousands of digits, too
         raise SmaltiError(f"{what} is not JSON: {error}") from error
     # What Python can just parse it may fail to print or to compare.
-    level = [value]
-    for _ in range(_MOST_LEVELS):
+    level = [value] if isinstance(value, _CONTAINERS) else []
+    for _ in range(_MOST_LEVELS - 1):
         level = [
             entry
             for outer in level
-            if isinstance(outer, dict | list)
             for entry in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(entry, _CONTAINERS)
         ]
-    if level:
+    if any(level):
         raise SmaltiError(deep)
     return value
 
