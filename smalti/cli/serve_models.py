@@ -33,6 +33,13 @@ def load_models(models: Sequence[str | None], loading: Mapping[str, Any]) -> dic
     return _by_name(models, lambda model: options.load_pipeline({**loading, "model": model}))
 
 
+def load_on(
+    devices: Sequence[str], models: Sequence[str | None], loading: Mapping[str, Any]
+) -> list[dict[str, Pipeline]]:
+    """Return the models of each device; the other arguments are those of `load_models`, without the device."""
+    return [load_models(models, {**loading, "device": device}) for device in devices]
+
+
 @dataclass(frozen=True)
 class OnRay:
     """The models in replicas on Ray.
