@@ -6,14 +6,13 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from smalti.cli import options
-from smalti.cli.serve_models import load_on, on_ray
+from smalti.cli.serve_models import in_this_process, on_ray
 from smalti.common.checks import check_real, check_whole
 from smalti.errors import SmaltiError
 
@@ -241,17 +240,14 @@ def serve(
 
     import smalti
 
-    run.show_log()
-    models: list[str | None] = [*model] if model else [None]
     devices = device or ["cpu"]
+    load, workers = in_this_process(model or [], devices, loading)
     if ray or ray_config is not None:
-        cluster = on_ray(models, devices, loading, ray_config, replicas, limits)
-        run.serve(cluster.outlines, found, smalti.__version__, started, cluster.running())
+        load, workers = on_ray(model or [], devices, loading, ray_config, replicas, limits)
     elif replicas is not None:
         raise SmaltiError("--replicas needs --ray")
-    else:
-        load = partial(load_on, devices, models, loading)
-        run.serve(load, found, smalti.__version__, started)
+    with run.shown_log():
+        run.serve(load, found, smalti.__version__, started, workers)
 
 
 def _server() -> Any:
