@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -235,8 +235,9 @@ def _listen(options: Options) -> socket.socket:
     return listener
 
 
-def show_log() -> None:
-    """Write the server's log to the standard error."""
+@contextmanager
+def shown_log() -> Iterator[None]:
+    """Write the server's log to the standard error while the block lasts."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log = logging.getLogger("smalti.serving")
@@ -244,3 +245,7 @@ def show_log() -> None:
     log.setLevel(logging.INFO)
     # It warns of every damaged form, whose sender is told.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
