@@ -67,8 +67,9 @@ class Server:
 
 
 def throughput(model: str | None, rounds: int, batch: int) -> dict[str, Any]:
-    """Compare requests of `batch` images with the pipeline's batches of as many, in turn."""
+    """Compare requests of `batch` images with the pipeline's batches of as many, in turn; both make PNG files."""
     import smalti
+    from smalti.common.images import encode_image
 
     pipe, server = smalti.load(model), Server(model, "--batch-size", str(batch))
     found: dict[str, list[float]] = {name: [] for name in ("direct", "direct_cpu", "server", "server_cpu")}
@@ -76,7 +77,8 @@ def throughput(model: str | None, rounds: int, batch: int) -> dict[str, Any]:
         for index in range(rounds + 1):
             seeds = list(range(index * batch, (index + 1) * batch))
             clock, cpu = time.perf_counter(), time.process_time()
-            pipe([PROMPT] * batch, seed=seeds)
+            for image in pipe([PROMPT] * batch, seed=seeds).images:
+                encode_image(image, "PNG")
             direct = time.perf_counter() - clock, time.process_time() - cpu
             clock, cpu = time.perf_counter(), server.cpu()
             answer = client.post(
