@@ -158,6 +158,9 @@ def _launch(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[s
     count = config.loop.processes
     if config.loop.device == "cuda":
         check_gpus(count)
+    # PyTorch 2.11 does not have this setting.
+    known = "shutdown_timeout" in LaunchConfig.__dataclass_fields__
+    grace: dict[str, Any] = {"shutdown_timeout": _GRACE_SECONDS} if known else {}
     with tempfile.TemporaryDirectory(prefix="smalti-") as folder, _quiet(), _forwarding_signals():
         launch = LaunchConfig(
             min_nodes=1,
@@ -170,7 +173,7 @@ def _launch(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[s
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             signals_to_handle="SIGQUIT",  # Ctrl-C and SIGTERM are passed on, see `_forwarding_signals`
-            shutdown_timeout=_GRACE_SECONDS,
+            **grace,
         )
         threads = max(1, torch.get_num_threads() // count)
         said = Path(folder) / "said"
