@@ -37,7 +37,7 @@ from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
 
 _VALIDATION_IMAGES = 64
 _SEEDING_IMAGES = 1024  # images that codes start from, or more for a large codebook
-_SQUARES_PER_CODE = 8
+_SQUARES_PER_CODE = 256
 _NEAREST = 4  # codes, the own one included, from which code noise draws
 
 
