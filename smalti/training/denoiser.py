@@ -132,7 +132,14 @@ class DenoiserTask:
         text = float(few.lengths.float().mean()) - few.slots
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         whole = 2 * trained > sum(p.numel() for p in self.model.parameters())
-        return training_products(config, grid, text, whole=whole)
+        return training_products(config, grid, text, whole=whole, kept=self._kept_share())
+
+    def _kept_share(self) -> float:
+        """Return the expected share of the shown images for which the frozen model is computed, too."""
+        if self.keeping is None:
+            return 0.0
+        second = self.config.regularization
+        return self.keeping.share(second.share if second else 0.0, self.config.objective.prompt_drop_rate)
 
     def shapes(self, images: range) -> Sequence[Hashable] | None:
         """Return the grid of each image, or None if all images have one."""

@@ -17,6 +17,8 @@ from smalti.objective.keeping import frozen_hidden, keeping_loss
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.task import BatchLoss
 
+_IMAGES_COUNTED = 1024  # of a set, for the share of images that are kept
+
 
 class Keeping:
     """Images whose caption has none of the new words, or is dropped, stay as the frozen model would draw them.
@@ -55,6 +57,19 @@ class Keeping:
         """Return (B,) bool, True where no caption of a training image has a new word."""
         texts = (self._parts[part].captions_of(row) for part, row in places)
         return torch.tensor([self._words.isdisjoint(caption_words(captions)) for captions in texts])
+
+    def share(self, second: float, dropped: float) -> float:
+        """Return the expected share of the shown images that are kept, from some images of each set.
+
+        Args:
+            second: share of the second set, 0 without one.
+            dropped: share of the prompts that are dropped.
+        """
+        learned = 0.0
+        for part, (shards, weight) in enumerate(zip(self._parts, (1 - second, second), strict=False)):
+            rows = range(0, len(shards), -(-len(shards) // _IMAGES_COUNTED))
+            learned += weight * float((~self.select([Place(part, row) for row in rows])).float().mean())
+        return 1 - learned * (1 - dropped)
 
     def before(
         self, denoiser: Denoiser, tokens: torch.Tensor, prompt: PromptBatch, kept: torch.Tensor

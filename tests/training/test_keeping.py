@@ -8,10 +8,13 @@ import pytest
 import torch
 from adapter_steps import adapter_steps, configured, make_task_of
 from ranks import run_ranks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from smalti.data.order import Place
 from smalti.errors import SmaltiError
 from smalti.model.lora import all_adapters
+from smalti.runtime.products import forward_products
 from smalti.training.keeping import Keeping
 
 CAPTIONS = ["a red circle", "two Rabbits", "a blue rabbit", "no prompt"]
@@ -19,6 +22,9 @@ CAPTIONS = ["a red circle", "two Rabbits", "a blue rabbit", "no prompt"]
 
 class Texts:
     """Token shards as far as their captions go."""
+
+    def __len__(self):
+        return len(CAPTIONS)
 
     def captions_of(self, row):
         return [CAPTIONS[row]]
@@ -44,6 +50,33 @@ def test_captions_without_the_words():
     assert keeping.select([Place(0, row) for row in range(4)]).tolist() == [True, True, False, True]
     both = Keeping([Texts()], ["rabbit", "rabbits"], 1.0, 0.2)
     assert both.select([Place(0, row) for row in (2, 1, 0)]).tolist() == [False, False, True]
+
+
+def test_the_share_of_images_that_are_kept():
+    keeping = Keeping([Texts()], ["rabbit"], 1.0, 0.2)
+    assert keeping.share(0.0, 0.0) == 0.75
+    assert keeping.share(0.0, 0.2) == pytest.approx(0.8)
+    both = Keeping([Texts(), Texts()], ["rabbit"], 1.0, 0.2)
+    assert both.share(0.5, 0.2) == pytest.approx(0.8)
+
+
+def test_the_frozen_models_pass_counts_among_the_products(workspace):
+    """A kept image costs a forward pass more, by PyTorch's counter and in what a task reports."""
+    task = keeping_task(targets=["q_proj"])
+    images = range(8)
+    batch = task.batch(images)
+    counted = []
+    for kept in (None, torch.ones(8, dtype=torch.bool)):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            task.loss(batch._replace(kept=kept), images, 0).weighted_sum.backward()
+        counted.append(counter.get_total_flops() / len(images))
+    text = batch.prompt.ids.shape[1] - batch.prompt.slots
+    frozen = forward_products(task.parts.model_config, task.parts.grid, text)
+    assert counted[1] - counted[0] == pytest.approx(frozen, rel=0.05)
+    share = task._kept_share()
+    assert 0 < share < 1
+    keeping, task.keeping = task.products(), None
+    assert keeping == pytest.approx(task.products() * (2 + share) / 2)
 
 
 def test_a_word_that_no_caption_has_is_refused():
