@@ -27,10 +27,10 @@ from smalti.runtime.products import training_products
 from smalti.sampling.sampler import sample
 from smalti.storage.folder import NoInit, save_denoiser, save_image_tokenizer, save_words
 from smalti.training.adapting import write_adapter
+from smalti.training.caching import hash_of
 from smalti.training.captions import cut_caption
 from smalti.training.codes import add_codebook_conditioning, fold_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
-from smalti.training.encoding import short_hash
 from smalti.training.held_out import HeldOut
 from smalti.training.keeping import Keeping
 from smalti.training.launching import spread
@@ -91,8 +91,7 @@ class DenoiserTask:
         self.config = config
         self.parts = parts
         self.model = parts.model
-        hashed = [shards.metadata for shards in parts.tokens.parts]
-        self.data = short_hash(hashed if len(hashed) > 1 else hashed[0])
+        self.data = hash_of([shards.metadata for shards in parts.tokens.parts])
         self.context = MaskingContext(parts.counts / parts.counts.sum())
         self.device = find_device(config.loop.device)
         self.group_ids = [groups.ids.to(config.loop.device) for groups in parts.groups]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -38,12 +38,7 @@ class Keeping:
     ) -> None:
         self._parts, self._words = parts, frozenset(words)
         self._weight, self._edit_loss_weight = weight, edit_loss_weight
-        found = frozenset(caption_words(caption for shards in parts for caption in shards.all_captions()))
-        for word in words:
-            if word not in found:
-                raise SmaltiError(
-                    f"adapter.new_words must be words of the captions, and none has {quoted(word)}"
-                )
+        check_words(words, (caption for shards in parts for caption in shards.all_captions()))
 
     @classmethod
     def of(cls, config: DenoiserRunConfig, parts: Sequence[TokenShards]) -> Keeping | None:
@@ -112,6 +107,14 @@ class Keeping:
             loss.weight + found.weight,
             {**loss.numbers, "divergence": found.divergence},
         )
+
+
+def check_words(words: Sequence[str], captions: Iterable[str]) -> None:
+    """Raise SmaltiError if no caption has one of the words."""
+    missing = frozenset(words).difference(caption_words(captions))
+    for word in words:
+        if word in missing:
+            raise SmaltiError(f"adapter.new_words must be words of the captions, and none has {quoted(word)}")
 
 
 def _images(kept: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,23 @@ def prepared(*overrides: str) -> DenoiserParts:
 
 def captions(parts: DenoiserParts) -> list[str]:
     return list(parts.tokens.images.all_captions())
+
+
+def test_other_captions_at_a_resume_are_refused_before_the_cache_is_blamed(images: Path) -> None:
+    def train(steps: int) -> None:
+        train_denoiser(
+            load_config(DenoiserRunConfig, "folder.yaml", [f"loop.steps={steps}", "output=resumed"])
+        )
+
+    train(1)
+    (images / "1.txt").write_text("another caption")
+    for _ in range(2):
+        with pytest.raises(
+            SmaltiError, match="cannot be resumed: it was trained on other images or captions"
+        ):
+            train(2)
+        shutil.rmtree("new-cache", ignore_errors=True)
+    assert not list(Path().glob("new-cache/shard-*"))
 
 
 def test_a_cache_is_of_these_files(images: Path) -> None:

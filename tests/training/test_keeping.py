@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_steps import adapter_steps, configured, make_task_of
+from PIL import Image
 from ranks import run_ranks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -82,6 +83,17 @@ def test_the_frozen_models_pass_counts_among_the_products(workspace):
 def test_a_word_that_no_caption_has_is_refused():
     with pytest.raises(SmaltiError, match="adapter.new_words must be words of the captions, .* 'cat'"):
         Keeping([Texts()], ["rabbit", "cat"], 1.0, 0.2)
+
+
+def test_a_folder_without_the_words_is_refused_before_it_is_encoded(workspace):
+    Path("photos").mkdir()
+    Image.new("RGB", (32, 32)).save("photos/a.png")
+    Path("photos/a.txt").write_text("a red fox")
+    data = {"kind": "folder", "path": "photos", "size": 32}
+    configured("fox", {"new_words": ["cat"]}, data=data, cache={"path": "fox-cache"})
+    with pytest.raises(SmaltiError, match="adapter.new_words must be words of the captions, .* 'cat'"):
+        make_task_of("fox.yaml")
+    assert not list(Path().glob("fox-cache/shard-*"))
 
 
 @pytest.mark.parametrize("word", ["Rabbit", "two words", "rabbit-hole", "7"])
