@@ -194,7 +194,7 @@ class DenoiserTask:
         found = BatchLoss(loss.weighted_sum, loss.weight, numbers)
         if self.keeping is None or before is None or batch.kept is None:
             return found
-        return self.keeping.add(found, before, hidden, self.model, batch.masked, batch.kept)
+        return self.keeping.add(found, before, hidden, self.model, batch.masked, batch.kept, batch.weights)
 
     def frozen(self, batch: Batch) -> torch.Tensor | None:
         """Return the frozen model's hidden vectors for the images that keep its predictions, or None."""

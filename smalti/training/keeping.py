@@ -87,6 +87,7 @@ class Keeping:
         denoiser: Denoiser,
         masked: torch.Tensor,
         kept: torch.Tensor,
+        factors: torch.Tensor | None = None,
     ) -> BatchLoss:
         """Return the loss of a batch with the part of the images that are kept, whose weight in it is 0.
 
@@ -97,9 +98,12 @@ class Keeping:
             denoiser: the model with its adapter.
             masked: (B, h, w) bool.
             kept: (B,) bool.
+            factors: (B, h, w) float, factors of the loss, such as those of mask images, or None for 1.
         """
         images = _images(kept)
         weights = torch.where(masked[images], 1.0, self._edit_loss_weight) * kept[images, None, None]
+        if factors is not None:
+            weights = weights * factors[images]
         head = denoiser.gen_predictor
         found = keeping_loss(before, hidden[images], head, masked[images], self._weight * weights)
         return BatchLoss(

@@ -131,6 +131,22 @@ def test_the_loss_is_that_of_both_parts(workspace):
     assert both.numbers["loss_masked"].weight + both.numbers["divergence"].weight == batch.masked.sum()
 
 
+def test_factors_of_the_loss_count_for_kept_images(workspace):
+    """Masks and the weight of a second set are factors of whatever loss an image has."""
+    task = keeping_task()
+    disturb(task)
+    images = range(4)
+    batch = task.batch(images)._replace(kept=torch.ones(4, dtype=torch.bool))
+    whole = task.loss(batch, images, 0)
+    half = task.loss(batch._replace(weights=torch.full(batch.masked.shape, 0.5)), images, 0)
+    assert float(half.weight) == pytest.approx(float(whole.weight) / 2)
+    assert half.weighted_sum.item() == pytest.approx(whole.weighted_sum.item() / 2, rel=1e-5)
+    black = torch.ones(batch.masked.shape)
+    black[0] = 0
+    rest = task.loss(batch._replace(weights=black), images, 0)
+    assert float(rest.weight) < float(whole.weight)
+
+
 def test_where_nothing_has_changed_nothing_pulls(workspace):
     """Images that are kept have no gradient before the first step, and pull back afterwards."""
     task = keeping_task()
