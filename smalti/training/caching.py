@@ -66,12 +66,15 @@ def make_cache(
         SmaltiError: the data have no usable images, the folder holds tokens of other images, or the tokens are those of
             another image tokenizer.
     """
-    images, other = _shards_of(config, source, tokenizer), second_set(config)
+    other = second_set(config)
     if other is None:
-        found = TrainingTokens(images)
+        found = TrainingTokens(_shards_of(config, source, tokenizer))
     else:
         with name_key("regularization"):
-            found = TrainingTokens(images, _shards_of(other, open_source(other.data), tokenizer))
+            second = open_source(other.data)  # before the first set is encoded for nothing
+        images = _shards_of(config, source, tokenizer)
+        with name_key("regularization"):
+            found = TrainingTokens(images, _shards_of(other, second, tokenizer))
     for shards in found.parts:
         print_buckets(shards)
     return found

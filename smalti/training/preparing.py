@@ -15,6 +15,7 @@ from smalti.common.devices import find_device
 from smalti.common.files import make_folder
 from smalti.common.randomness import stream
 from smalti.data.folder import ImageFolder
+from smalti.data.sources import Source
 from smalti.data.tokens import TokenShards
 from smalti.model.config import DenoiserConfig
 from smalti.model.denoiser import Denoiser
@@ -144,9 +145,10 @@ def check_folder_captions(config: DenoiserRunConfig, basics: Basics) -> Path | N
     The text tokenizer is then trained on the captions as the cache will hold them. The result is None for other
     sources, whose captions come with their images.
     """
-    source = basics.source
-    if isinstance(source, ImageFolder | TokenShards):
-        _check_new_words(config, source)
+    source, sets = basics.source, _known_sets(config, basics.source)
+    if sets and config.adapter:
+        captions = (one.all_captions() if isinstance(one, TokenShards) else one.captions for one in sets)
+        check_words(config.adapter.new_words, chain.from_iterable(captions))
     if not isinstance(source, ImageFolder):
         return None
     # The cache repeats a small folder's images, and their captions with them.
@@ -154,25 +156,24 @@ def check_folder_captions(config: DenoiserRunConfig, basics: Basics) -> Path | N
     path = find_text_tokenizer(config, islice(cycle(source.captions), samples))
     text = TextTokenizer.from_file(path)
     if not config.text.cut_captions:
-        check_captions(source, text, model_config_for(config, basics, text.vocab_size).max_prompt_tokens)
+        most = model_config_for(config, basics, text.vocab_size).max_prompt_tokens
+        for one in sets:
+            if isinstance(one, ImageFolder):
+                check_captions(one, text, most)
     return path
 
 
-def _check_new_words(config: DenoiserRunConfig, source: ImageFolder | TokenShards) -> None:
-    """Check `adapter.new_words` against the captions of images that are not encoded yet."""
-    words = config.adapter.new_words if config.adapter else []
-    if not words:
-        return
-    sets: list[ImageFolder | TokenShards] = [source]
+def _known_sets(config: DenoiserRunConfig, source: Source | TokenShards) -> list[ImageFolder | TokenShards]:
+    """Return the sets of images whose captions can be read before the images; none for tars and worlds."""
+    if not isinstance(source, ImageFolder | TokenShards):
+        return []
     other = second_set(config)
-    if other is not None:
-        with name_key("regularization"):
-            second = open_source(other.data)
-        assert isinstance(second, ImageFolder | TokenShards)  # the kind of the first
-        sets.append(second)
-    check_words(
-        words, chain(*(one.all_captions() if isinstance(one, TokenShards) else one.captions for one in sets))
-    )
+    if other is None:
+        return [source]
+    with name_key("regularization"):
+        second = open_source(other.data)
+    assert isinstance(second, ImageFolder | TokenShards)  # as the first one
+    return [source, second]
 
 
 def _find_words(config: DenoiserRunConfig, tokens: TrainingTokens) -> list[str]:

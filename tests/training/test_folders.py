@@ -61,6 +61,19 @@ def test_other_captions_at_a_resume_are_refused_before_the_cache_is_blamed(image
     assert not list(Path().glob("new-cache/shard-*"))
 
 
+def test_a_wrong_second_set_is_refused_before_the_first_is_encoded(images: Path) -> None:
+    second = Path("second")
+    second.mkdir()
+    Image.new("RGB", (32, 32)).save(second / "a.png")
+    changes = ["regularization={path: second}", "cache.path=fresh", "model.max_prompt_tokens=9"]
+    with pytest.raises(SmaltiError, match="regularization: .*a.png has no caption"):
+        prepared(*changes)
+    (second / "a.txt").write_text("word " * 99)
+    with pytest.raises(SmaltiError, match="the caption of .*a.png: it must be at most 9 text tokens long"):
+        prepared(*changes)
+    assert not list(Path().glob("fresh/shard-*"))
+
+
 def test_a_cache_is_of_these_files(images: Path) -> None:
     assert captions(prepared()) == [f"image number {number}" for number in range(3)]
     assert len(prepared().tokens.images) == 3
