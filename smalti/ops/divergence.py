@@ -19,7 +19,7 @@ from smalti.errors import SmaltiError
 from smalti.ops.backend import exact_dtype, product_dtype
 from smalti.ops.low_rank import Gradients, check_low_rank
 
-# Logits of one chunk; about six matrices of that size exist at a time.
+# Logits of one chunk; up to seven matrices of that size exist at a time.
 _CHUNK_ELEMENTS = {"cpu": 2**20}
 _CHUNK_ELEMENTS_ELSEWHERE = 2**24
 _LEAST_ROWS = 64

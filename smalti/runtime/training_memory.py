@@ -19,6 +19,9 @@ _SHORT = (
 _SPARE = 300_000_000  # workspaces of libraries, rounding of the allocator
 _CHUNK_BYTES = {"cpu": 2**23}  # logits of a chunk in smalti/ops/gce.py
 _CHUNK_BYTES_ELSEWHERE = 2**28
+_DIVERGENCE = {"cpu": 2**20}  # numbers of a chunk in smalti/ops/divergence.py, of so many rows at least
+_DIVERGENCE_ELSEWHERE = 2**24
+_LEAST_ROWS = 64
 _GATHERED = 2  # sharded layers whose weights are whole at a time: one computes, one is gathered
 _MOMENT_BYTES = {"adamw8bit": 2 * (1 + 4 / 256)}  # two bytes a weight, and a scale for 256 of them
 
@@ -40,6 +43,7 @@ class TrainingMode:
         device: kind of the device, such as "cuda".
         base: dtype of a frozen base and of what passes between its layers; None means that of the trained weights.
         quantized: whether a frozen base stores its layers in fewer bits, and unpacks a matrix at a time.
+        keeps: whether images keep a frozen model's predictions, see smalti/objective/keeping.py.
     """
 
     batch: int
@@ -54,6 +58,7 @@ class TrainingMode:
     device: str = "cuda"
     base: torch.dtype | None = None
     quantized: bool = False
+    keeps: bool = False
 
     @property
     def stream(self) -> int:
@@ -100,6 +105,7 @@ def training_need(
         "activations": mode.batch * kept_bytes(config, mode),
         "converted": _converted_bytes(config, mode),
         "head": _head_bytes(config, mode, trained > frozen),
+        "kept predictions": kept_prediction_bytes(config, mode) if mode.keeps else 0.0,
         "unpacked": config.hidden_size * config.intermediate_size * _product_bytes(mode) * mode.quantized,
         "gathered": _gathered_bytes(config, mode, trained, frozen),
         "spare": _SPARE if mode.device == "cuda" else 0.0,
@@ -162,9 +168,27 @@ def _converted_bytes(config: DenoiserConfig, mode: TrainingMode) -> float:
 def _head_bytes(config: DenoiserConfig, mode: TrainingMode, trained: bool) -> float:
     """Return the bytes of the head: hidden vectors, their rows and gradient, a chunk of logits, its new gradient."""
     hidden = 3 * mode.batch * mode.grid[0] * mode.grid[1] * config.hidden_size * _product_bytes(mode)
-    chunk = _CHUNK_BYTES.get(mode.device, _CHUNK_BYTES_ELSEWHERE)
     gradient = config.codebook_size * config.hidden_size * mode.weights.itemsize if trained else 0
-    return hidden + chunk + gradient
+    return hidden + _chunk_bytes(mode) + gradient
+
+
+def kept_prediction_bytes(config: DenoiserConfig, mode: TrainingMode) -> float:
+    """Return the bytes of the frozen model's predictions beyond those of the head, if a whole batch keeps them.
+
+    The frozen model's pass keeps nothing else, and ends before the pass with gradients begins. Its hidden vectors, both
+    models' rows, the gradient and a chunk of smalti/ops/divergence.py take the place of what `_head_bytes` counts.
+    """
+    rows, D, codes = mode.batch * mode.grid[0] * mode.grid[1], config.hidden_size, config.codebook_size
+    product = _product_bytes(mode)
+    at_once = min(rows, max(_LEAST_ROWS, _DIVERGENCE.get(mode.device, _DIVERGENCE_ELSEWHERE) // codes))
+    # Four matrices of log-probabilities and probabilities are in float32, three of logits and their gradient in the
+    # products' dtype: those of one chunk stay until the next one replaces them.
+    chunk = at_once * codes * (4 * 4 + 3 * product)
+    return 3 * rows * D * mode.stream + max(0, chunk - _chunk_bytes(mode))
+
+
+def _chunk_bytes(mode: TrainingMode) -> int:
+    return _CHUNK_BYTES.get(mode.device, _CHUNK_BYTES_ELSEWHERE)
 
 
 def _gathered_bytes(config: DenoiserConfig, mode: TrainingMode, trained: float, frozen: float) -> float:

@@ -230,10 +230,17 @@ def save_image_tokenizer(
 
 
 def existing(folder: str | Path) -> Path:
-    """Return the folder as a path, or raise SmaltiError if it does not exist."""
+    """Return the folder as a path, or raise SmaltiError if it does not exist or is clearly of another kind."""
     folder = check_path("model folder", folder)
     if not os.path.isdir(folder):
         raise SmaltiError(f"model folder {folder} does not exist")
+    if not os.path.isfile(folder / "config.json"):
+        if os.path.isfile(folder / "adapter_config.json"):
+            raise SmaltiError(
+                f"{folder} is an adapter, not a model: name its base as the model, and it as adapter"
+            )
+        if os.path.isfile(folder / "model" / "config.json"):
+            raise SmaltiError(f"{folder} is no model, but {folder / 'model'} is one")
     return folder
 
 

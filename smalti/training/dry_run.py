@@ -19,7 +19,7 @@ from smalti.model.prompt import build_prompts
 from smalti.model.text import TextTokenizer
 from smalti.runtime.compiling import check_compiler
 from smalti.storage.folder import NoInit
-from smalti.training.caching import make_cache
+from smalti.training.caching import check_same_data, make_cache, second_set
 from smalti.training.config import DenoiserRunConfig, RunConfig, TokenizerRunConfig
 from smalti.training.data_config import CacheConfig
 from smalti.training.distribution import size
@@ -88,12 +88,13 @@ def _check_denoiser(config: DenoiserRunConfig) -> str:
             _check_text(config, basics, TextTokenizer.from_file(path))
         if config.compile:
             check_compiler(find_device(config.loop.device))
-        second = config.regularization
-        if second is not None:
+        other = second_set(scratch)
+        if other is not None:
             with name_key("regularization"):
-                open_source(scratch.data.model_copy(update={"path": second.path}))
+                open_source(other.data)
+        check_same_data(config, basics.source, basics.image_tokenizer)
         source, cache = basics.source, config.cache
-        if cache is None:
+        if cache is None or isinstance(source, TokenShards):
             make_cache(config, source, basics.image_tokenizer)
             return f"{images_of(source):,} images are token shards"
         count = cache.samples or images_of(source)

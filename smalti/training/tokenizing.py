@@ -20,7 +20,7 @@ from smalti.storage.folder import load_image_tokenizer
 from smalti.training.data_config import EncodingConfig
 from smalti.training.encoding import encode_source, make_plan, open_source, print_buckets
 from smalti.training.launching import spread
-from smalti.training.reading import apply_override, explain
+from smalti.training.reading import apply_override, explain, name_key
 
 WORLDS = ("scenes", "objects")
 """Sources that are no folders."""
@@ -74,7 +74,8 @@ def tokenize(config: EncodingConfig) -> dict[str, Any]:
 
 
 def _run(config: EncodingConfig) -> dict[str, Any]:
-    tokenizer = load_image_tokenizer(config.tokenizer)
+    with name_key("tokenizer"):
+        tokenizer = load_image_tokenizer(config.tokenizer)
     source = open_source(config.data)
     if isinstance(source, TokenShards):
         raise SmaltiError(f"{config.data.path} holds tokens already")  # type: ignore[union-attr]
