@@ -38,10 +38,11 @@ class ApiError(Exception):
         param: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        line = " ".join(message.split())
+        line = encodable(" ".join(message.split()))
         self.message = line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
         super().__init__(self.message)
-        self.status, self.code, self.param, self.headers = status, code, param, headers or {}
+        self.status, self.code, self.headers = status, code, headers or {}
+        self.param = None if param is None else encodable(param)
 
     def body(self) -> dict[str, Any]:
         """Return the error object."""
@@ -49,6 +50,11 @@ class ApiError(Exception):
         return {
             "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code},
         }
+
+
+def encodable(text: str) -> str:
+    """Return a text that an answer can hold: what a client wrote may have lone surrogates, which no codec takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def invalid(message: str, param: str | None, code: str = "invalid_value") -> ApiError:
