@@ -13,6 +13,7 @@ _TYPES = {
     429: "rate_limit_error",
     500: "server_error",
     503: "server_error",
+    507: "server_error",
 }
 _LONGEST = 300
 # Arguments that a request has under another name.
@@ -82,6 +83,12 @@ def not_found(what: str, name: str) -> ApiError:
 def expired(what: str) -> ApiError:
     """Return the error of something that existed and is gone."""
     return ApiError(410, f"{what} has expired or was deleted", "expired")
+
+
+def not_kept() -> ApiError:
+    """Return the error of a store that cannot be written; trying again at once would not help."""
+    message = "the server cannot keep jobs and images: its disk is full, or cannot be written"
+    return ApiError(507, message, "storage_full", headers={"x-should-retry": "false"})
 
 
 def internal() -> ApiError:
