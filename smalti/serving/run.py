@@ -258,9 +258,11 @@ def shown_log() -> Iterator[None]:
     log = logging.getLogger("smalti.serving")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    log.propagate = False  # the command shows warnings of all loggers, and would show these again
     # It warns of every damaged form, whose sender is told.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     try:
         yield
     finally:
+        log.propagate = True
         log.removeHandler(handler)
