@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from smalti.cli.output import to_path
+
 if TYPE_CHECKING:
     from smalti.training.config import RunConfig
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)]
+Config = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False, parser=to_path)
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
