@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from smalti.common.files import make_folder
+from smalti.common.files import check_regular, make_folder
 from smalti.errors import SmaltiError
 from smalti.training.config import RunConfig
 from smalti.training.data_config import EncodingConfig
@@ -56,6 +56,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     with name_key("output"):
         make_folder(folder)
     path = folder / _LOCK
+    check_regular(path)
     try:
         with path.open("a") as file:
             if not _lock(file):

@@ -245,3 +245,15 @@ def test_a_pipe_in_a_checkpoint_is_refused_at_once(config: RunConfig, file: str)
     os.mkfifo(path)
     with pytest.raises(SmaltiError, match=f"cannot be resumed .*{file}.safetensors is not a regular file"):
         spread(run, config)
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", ".lock"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_a_folder_in_a_run_is_refused_at_once(
+    config: RunConfig, name: str, make: Callable[[Path], None]
+) -> None:
+    path = Path(config.output) / name
+    path.unlink(missing_ok=True)
+    make(path)
+    with pytest.raises(SmaltiError, match=f"{name} is not a regular file"):
+        spread(run, changed(config, "loop.steps", 4))
