@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.cli import options
+from smalti.cli.output import to_path
 from smalti.cli.serve_models import in_this_process, on_ray
 from smalti.common.checks import check_real, check_whole
 from smalti.errors import SmaltiError
@@ -27,7 +28,10 @@ _LOADING = ("dtype", "quantize", "offload", "memory", "compile", "hub_revision",
 
 
 def _option(name: str, metavar: str, help: str, panel: str = _SERVER) -> Any:
-    return typer.Option(name, metavar=metavar, help=help, show_default=False, rich_help_panel=panel)
+    parser = to_path if metavar in ("FILE", "FOLDER") else None
+    return typer.Option(
+        name, metavar=metavar, help=help, show_default=False, rich_help_panel=panel, parser=parser
+    )
 
 
 Models = Annotated[

@@ -40,15 +40,17 @@ OFFLOADS = ("layers",)
 
 
 class NoInit(TorchFunctionMode):
-    """A mode in which new modules get no random weights, because the weights are read next.
+    """A mode in which new modules get no random weights and no ones, because the weights are read next.
 
-    On the meta device PyTorch would import its compiler to draw them, which takes a second.
+    On the meta device PyTorch would import its compiler to draw them, which takes a second. Ones go through Python.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(function, "__module__", None) == "torch.nn.init":
             return kwargs.get("tensor", *args[:1])
+        if function is torch.ones:
+            function = torch.empty
         return function(*args, **kwargs)
 
 

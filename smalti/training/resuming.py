@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from smalti.common.files import make_folder
+from smalti.common.files import check_regular, make_folder
 from smalti.errors import SmaltiError
 from smalti.storage.adapters import base_fingerprint, read_adapter
 from smalti.storage.folder import existing
@@ -59,6 +59,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     with name_key("output"):
         make_folder(folder)
     path = folder / _LOCK
+    check_regular(path)
     try:
         with path.open("a") as file:
             if not _lock(file):
