@@ -23,7 +23,9 @@ FRONT = 60  # degrees to either side
 
 def main() -> None:
     """Write the copy and print how large it is."""
-    parser = argparse.ArgumentParser(description="Write a small copy of a sprite archive.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("archive", help="folder of the archive")
     parser.add_argument("output", type=Path, help="folder of the copy")
     parser.add_argument("--quality", type=int, default=78, help="quality of WebP, from 0 to 100")
