@@ -243,7 +243,7 @@ def test_a_pipe_in_a_checkpoint_is_refused_at_once(config: RunConfig, file: str)
     path = checkpoint(config) / f"{file}.safetensors"
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(SmaltiError, match=f"cannot be resumed .*{file}.safetensors is not a regular file"):
+    with pytest.raises(SmaltiError, match=f"cannot be resumed: .*{file}.safetensors is not a regular file"):
         spread(run, config)
 
 
