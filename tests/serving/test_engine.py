@@ -39,7 +39,7 @@ class GatedWorker(Worker):
     def draw(self, pieces, watch) -> None:
         self.batches.append([piece.task.prompt for piece in pieces])
         if self.poison in self.batches[-1]:
-            raise ValueError("poisoned /root/secret/path")
+            raise ValueError("poisoned /srv/secret/path")
         if self.gate is not None:
             inner, gate = watch.after, self.gate
             watch.after = lambda seen: (gate.pass_through(), inner(seen))[1]
