@@ -19,7 +19,6 @@ from smalti.training.encoding import (
     check_tokenizer,
     encode_source,
     make_plan,
-    open_source,
     print_buckets,
     short_hash,
 )
@@ -51,7 +50,10 @@ class TrainingTokens(NamedTuple):
 
 
 def make_cache(
-    config: DenoiserRunConfig, source: Source | TokenShards, tokenizer: ImageTokenizer
+    config: DenoiserRunConfig,
+    source: Source | TokenShards,
+    tokenizer: ImageTokenizer,
+    second: Source | TokenShards | None = None,
 ) -> TrainingTokens:
     """Open the configuration's token shards, after encoding the images that a cache lacks.
 
@@ -61,27 +63,26 @@ def make_cache(
         config: configuration of the training.
         source: its images, as `config.data.training()` returns them.
         tokenizer: the image tokenizer that encodes them.
+        second: the second set of images, or None to leave it out.
 
     Raises:
         SmaltiError: the data have no usable images, the folder holds tokens of other images, or the tokens are those of
             another image tokenizer.
     """
-    other = second_set(config)
-    if other is None:
-        found = TrainingTokens(_shards_of(config, source, tokenizer))
-    else:
+    found, other = TrainingTokens(_shards_of(config, source, tokenizer)), second_set(config)
+    if other is not None and second is not None:
         with name_key("regularization"):
-            second = open_source(other.data)  # before the first set is encoded for nothing
-        images = _shards_of(config, source, tokenizer)
-        with name_key("regularization"):
-            found = TrainingTokens(images, _shards_of(other, second, tokenizer))
+            found = found._replace(regularization=_shards_of(other, second, tokenizer))
     for shards in found.parts:
         print_buckets(shards)
     return found
 
 
 def check_same_data(
-    config: DenoiserRunConfig, source: Source | TokenShards, tokenizer: ImageTokenizer
+    config: DenoiserRunConfig,
+    source: Source | TokenShards,
+    tokenizer: ImageTokenizer,
+    second: Source | TokenShards | None,
 ) -> None:
     """Raise SmaltiError if a run's checkpoint was trained on other images, before they are encoded for nothing.
 
@@ -91,15 +92,16 @@ def check_same_data(
         config: configuration of the training.
         source: its images.
         tokenizer: the image tokenizer.
+        second: the second set of images, or None without one.
     """
     checkpoint = latest_checkpoint(Path(config.output))
     stored = read_state(checkpoint).get("data") if checkpoint else None
     if stored is None:
         return
     found, other = [_metadata_of(config, source, tokenizer)], second_set(config)
-    if other is not None:
+    if other is not None and second is not None:
         with name_key("regularization"):
-            found.append(_metadata_of(other, open_source(other.data), tokenizer))
+            found.append(_metadata_of(other, second, tokenizer))
     if hash_of(found) != stored:
         raise SmaltiError(
             f"{checkpoint} cannot be resumed: it was trained on other images or captions, or with another image "

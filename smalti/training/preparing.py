@@ -15,7 +15,6 @@ from smalti.common.devices import find_device
 from smalti.common.files import make_folder
 from smalti.common.randomness import stream
 from smalti.data.folder import ImageFolder
-from smalti.data.sources import Source
 from smalti.data.tokens import TokenShards
 from smalti.model.config import DenoiserConfig
 from smalti.model.denoiser import Denoiser
@@ -25,20 +24,12 @@ from smalti.objective.masking import Mixture
 from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.storage.folder import NoInit, load_words
 from smalti.training.adapting import adapted_denoiser
-from smalti.training.caching import (
-    TrainingTokens,
-    check_same_data,
-    count_codes,
-    make_cache,
-    second_set,
-)
+from smalti.training.caching import TrainingTokens, check_same_data, count_codes, make_cache
 from smalti.training.captions import check_captions, find_text_tokenizer
 from smalti.training.codes import add_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import first_alone
-from smalti.training.encoding import open_source
 from smalti.training.keeping import check_words
-from smalti.training.reading import name_key
 from smalti.training.shape import Basics, check_basics, model_config_for
 from smalti.training.starting import check_start, starting_weights
 from smalti.training.state import latest_checkpoint
@@ -91,10 +82,10 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
     """
     basics = check_basics(config)
     image_tokenizer, weights = basics.image_tokenizer, basics.group_weights
-    check_same_data(config, basics.source, image_tokenizer)
+    check_same_data(config, basics.source, image_tokenizer, basics.second)
     with first_alone():
         early = check_folder_captions(config, basics)
-    tokens = make_cache(config, basics.source, image_tokenizer)
+    tokens = make_cache(config, basics.source, image_tokenizer, basics.second)
     with first_alone():
         groups = [_make_groups(config, image_tokenizer, number) for number in weights]
         text_path = early or find_text_tokenizer(config, tokens.images.all_captions())
@@ -145,7 +136,9 @@ def check_folder_captions(config: DenoiserRunConfig, basics: Basics) -> Path | N
     The text tokenizer is then trained on the captions as the cache will hold them. The result is None for other
     sources, whose captions come with their images.
     """
-    source, sets = basics.source, _known_sets(config, basics.source)
+    source = basics.source
+    # The captions of tars and worlds come with their images.
+    sets = [one for one in (source, basics.second) if isinstance(one, ImageFolder | TokenShards)]
     if sets and config.adapter:
         captions = (one.all_captions() if isinstance(one, TokenShards) else one.captions for one in sets)
         check_words(config.adapter.new_words, chain.from_iterable(captions))
@@ -161,19 +154,6 @@ def check_folder_captions(config: DenoiserRunConfig, basics: Basics) -> Path | N
             if isinstance(one, ImageFolder):
                 check_captions(one, text, most)
     return path
-
-
-def _known_sets(config: DenoiserRunConfig, source: Source | TokenShards) -> list[ImageFolder | TokenShards]:
-    """Return the sets of images whose captions can be read before the images; none for tars and worlds."""
-    if not isinstance(source, ImageFolder | TokenShards):
-        return []
-    other = second_set(config)
-    if other is None:
-        return [source]
-    with name_key("regularization"):
-        second = open_source(other.data)
-    assert isinstance(second, ImageFolder | TokenShards)  # as the first one
-    return [source, second]
 
 
 def _find_words(config: DenoiserRunConfig, tokens: TrainingTokens) -> list[str]:
