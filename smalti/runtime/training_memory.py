@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from smalti.model.config import DenoiserConfig
+from smalti.ops.divergence import chunk_rows
 
 _SHORT = (
     512  # keys up to which training on a CPU keeps all logits of attention, see smalti/model/attention.py
@@ -19,9 +20,6 @@ _SHORT = (
 _SPARE = 300_000_000  # workspaces of libraries, rounding of the allocator
 _CHUNK_BYTES = {"cpu": 2**23}  # logits of a chunk in smalti/ops/gce.py
 _CHUNK_BYTES_ELSEWHERE = 2**28
-_DIVERGENCE = {"cpu": 2**20}  # numbers of a chunk in smalti/ops/divergence.py, of so many rows at least
-_DIVERGENCE_ELSEWHERE = 2**24
-_LEAST_ROWS = 64
 _GATHERED = 2  # sharded layers whose weights are whole at a time: one computes, one is gathered
 _MOMENT_BYTES = {"adamw8bit": 2 * (1 + 4 / 256)}  # two bytes a weight, and a scale for 256 of them
 
@@ -180,7 +178,7 @@ def kept_prediction_bytes(config: DenoiserConfig, mode: TrainingMode) -> float:
     """
     rows, D, codes = mode.batch * mode.grid[0] * mode.grid[1], config.hidden_size, config.codebook_size
     product = _product_bytes(mode)
-    at_once = min(rows, max(_LEAST_ROWS, _DIVERGENCE.get(mode.device, _DIVERGENCE_ELSEWHERE) // codes))
+    at_once = min(rows, chunk_rows(codes, mode.device))
     # Four matrices of log-probabilities and probabilities are in float32, three of logits and their gradient in the
     # products' dtype: those of one chunk stay until the next one replaces them.
     chunk = at_once * codes * (4 * 4 + 3 * product)
