@@ -15,10 +15,10 @@ from smalti.common.checks import check_seed
 # PyTorch's CPU generator is a Mersenne twister of 624 words. `manual_seed` uses 32 bits of a seed.
 _WORDS = 624
 _NARROW = 2**32
-_STEP = np.uint64(0x9E3779B97F4A7C15)  # between two states of SplitMix64: 2⁶⁴ over the golden ratio
-
 # Its state: the seed (8 bytes), two numbers and a place (16), then the words, 8 bytes each.
 _SEED, _STATE = slice(0, 8), slice(24, 24 + 8 * _WORDS)
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)  # between two states of SplitMix64: 2⁶⁴ over the golden ratio
 
 
 def generator(seed: int) -> torch.Generator:
@@ -84,7 +84,7 @@ class Draws:
     Attributes:
         keys: (N,) uint64, a hash of seed, purpose and number for every item.
         taken: (N,) uint64, how many numbers were drawn of every item. Every draw raises it.
-        rows: (B,) int64, the items that these draws are for.
+        rows: (B,) int64, the items that these draws are for, each of them once.
 
     Example:
         >>> whole, part = Draws.of(0, "corruption", range(4)), Draws.of(0, "corruption", range(2, 4))
