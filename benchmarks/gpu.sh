@@ -109,14 +109,18 @@ train() {
 objects() {
     local archive=${ARCHIVE:-objects} tokenizer=${TOKENIZER:-runs/objects-tokenizer/model} tokens=runs/objects-tokens
     [[ -n ${CARRIED:-} ]] && cat "$CARRIED"/*.tar.* | tar x
-    run objects-tokens "$PYTHON" -m smalti tokenize objects "archive=$archive" size=256 seed=11 lattice=8 \
-        lattice_share="${LATTICE_SHARE:-0.7}" -o "$tokens" --tokenizer "$tokenizer" --samples "${SAMPLES:-262144}" \
-        --processes "${CORES:-$(nproc)}"
+    local settings # of the configuration's data
+    mapfile -t settings < <("$PYTHON" -c '
+import json, yaml
+data = yaml.safe_load(open("configs/objects.yaml"))["data"]
+print("\n".join(f"{key}={json.dumps(value)}" for key, value in data.items() if key not in ("kind", "archive")))')
+    OMP_NUM_THREADS=1 run objects-tokens "$PYTHON" -m smalti tokenize objects "archive=$archive" "${settings[@]}" \
+        -o "$tokens" --tokenizer "$tokenizer" --samples "${SAMPLES:-262144}" --processes "${CORES:-$(nproc)}"
     LIMIT=${TRAINING:-300} \
         run objects "$PYTHON" -m smalti train configs/objects.yaml "tokenizer=$tokenizer" \
         "data={kind: tokens, path: $tokens}" cache=null "loop.device=$DEVICE" loop.preview_every=1000000 \
         output=runs/objects loop.batch_size="$BATCH" loop.steps="$STEPS" loop.log_every=50 \
-        loop.checkpoint_every=500 ${OVERRIDES:-}
+        loop.checkpoint_every=500 "compile=${COMPILE:-true}" ${OVERRIDES:-}
     pack objects
 }
 
@@ -125,7 +129,8 @@ pack() { # the newest model, cut into files of at most 15 MB: cat model.tar.* | 
     for model in "$run/model" "$run"/checkpoint-*; do # the model, or what a stopped training left
         [[ -d $model ]] && break
     done
-    tar cf - "$model" "$run/log.jsonl" | split -b 15M - "$OUT/${1:-model}.tar."
+    # The image tokenizer is at hand already.
+    tar cf - --exclude="$model/vq" "$model" "$run/log.jsonl" | split -b 15M - "$OUT/${1:-model}.tar."
 }
 
 for stage in "${@:-check}"; do

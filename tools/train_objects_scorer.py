@@ -9,7 +9,7 @@ The training goes in five phases, and a run that was stopped goes on from the fi
 2. crops of training drawings, as the segmenter finds them in scenes;
 3. three classifiers over maps of edges, each on the crops of two thirds of the training drawings;
 4. four classifiers over descriptions of edges: three on the same thirds, the last one on all training drawings;
-5. the choice of claimed nouns: each drawing is named by the classifiers that have not seen it.
+5. the choice of claimed classes: each drawing is named by all classifiers, and by those that have not seen it.
 
 The scorer has the three classifiers of phase 3 and the last one of phase 4. Held-out drawings are in no phase.
 Training uses one thread, because another order of sums would give other weights.
@@ -23,14 +23,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import scorer_batches as batches
 import torch
 import torch.nn.functional as F
-from scorer_claims import THRESHOLD, choose_claims
-from scorer_crops import crops, junk
-from scorer_harvest import Harvest, harvest
-from scorer_material import FOLDS, Material
-from scorer_training import fit
+from scorer import batches
+from scorer.claims import THRESHOLD, choose_claims
+from scorer.crops import crops, junk
+from scorer.harvest import Harvest, harvest
+from scorer.material import FOLDS, Material
+from scorer.training import fit
 from torch import nn
 
 from smalti.common.randomness import stream
@@ -83,9 +83,9 @@ def train(options: argparse.Namespace, material: Material) -> dict[str, object]:
     mapped = [train_mapped(options, material, fold, harvested) for fold in range(FOLDS)]
     described = train_described(options, material, harvested)
     juries = [assemble(len(material.nouns), [mapped[fold]], [described[fold]]) for fold in range(FOLDS)]
-    claims = choose_claims(juries, segmenter, material, options.seed)
-    knowledge = material.knowledge(claims.classes, THRESHOLD)
     classifier = assemble(len(material.nouns), mapped, [described[FOLDS]])
+    claims = choose_claims(classifier, juries, segmenter, material, options.seed)
+    knowledge = material.knowledge(claims.classes, THRESHOLD)
     save_scorer(Scorer(segmenter, classifier, knowledge), options.output)
     return {
         "seed": options.seed,

@@ -65,7 +65,7 @@ def screenshot(url: str) -> bytes:
             page.fill("#seed", str(number))
             page.fill("#prompt", prompt)
             page.press("#prompt", "Control+Enter")
-            page.wait_for_selector(f"#gallery li:nth-child({number + 1}) img.in")
+            page.wait_for_selector(f"#images li:nth-child({number + 1}) img.in")
             page.wait_for_selector("#queue-section", state="hidden")
         page.click("#presets label:has-text('Quality')")
         page.fill("#seed", "1")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from smalti.cli import options
+from smalti.cli.output import to_path
 from smalti.common.checks import check_real
 
 _FOLDER = "Folder of a model, or a name on the Hugging Face hub."
@@ -32,6 +33,7 @@ def average(
             metavar="FOLDER",
             help="Folder of the new model; not one of the two.",
             show_default=False,
+            parser=to_path,
         ),
     ],
     share: Annotated[

@@ -12,6 +12,7 @@ import typer
 
 from smalti.cli import options, output
 from smalti.cli.edit_options import RESULT, ImageFile, Prompt
+from smalti.cli.output import to_path
 from smalti.common.checks import check_real, check_seed, check_whole
 from smalti.errors import SmaltiError
 from smalti.generation.settings import MOST_IMAGES
@@ -46,6 +47,7 @@ def edit(
             metavar="MASK.png",
             help="Edit only where this mask, as large as IMAGE, is white.",
             show_default=False,
+            parser=to_path,
         ),
     ] = None,
     strength: Annotated[
@@ -104,6 +106,7 @@ def inpaint(
             metavar="MASK.png",
             help="Mask as large as IMAGE: white areas are painted again. Every token that it touches is filled again.",
             show_default=False,
+            parser=to_path,
         ),
     ],
     strength: Annotated[

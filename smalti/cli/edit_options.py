@@ -8,13 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from smalti.cli import options
+from smalti.cli.output import to_path
 
 _IMAGE_HELP = (
     "The image: any size, any format. A PNG that Smalti made brings its tokens along. What an edit leaves alone then "
     "stays as it is, however many edits follow."
 )
 
-ImageFile = Annotated[Path, typer.Argument(metavar="IMAGE", help=_IMAGE_HELP, show_default=False)]
+ImageFile = Annotated[
+    Path, typer.Argument(metavar="IMAGE", help=_IMAGE_HELP, show_default=False, parser=to_path)
+]
 Prompt = Annotated[
     str, typer.Argument(metavar="PROMPT", help="The whole image as it should be.", show_default=False)
 ]
@@ -27,12 +30,16 @@ Out = Annotated[
         help="The result, as large as IMAGE, or as the grown canvas: a .png, .jpg or .webp file, or a folder. Several "
         "(-n) become OUT-0.png, OUT-1.png, ...",
         show_default=False,
+        parser=to_path,
     ),
 ]
 ShowMask = Annotated[
     Path | None,
     typer.Option(
-        metavar="MAP.png", help="Draw over the image which tokens were selected.", show_default=False
+        metavar="MAP.png",
+        help="Draw over the image which tokens were selected.",
+        show_default=False,
+        parser=to_path,
     ),
 ]
 Count = Annotated[

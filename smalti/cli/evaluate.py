@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.cli import options, output
+from smalti.cli.output import to_path
 from smalti.errors import SmaltiError
 from smalti.generation.settings import GenerationSettings
 
@@ -64,6 +65,7 @@ Folder = Annotated[
         metavar="DIR",
         help="Score images that exist: DIR/00000/metadata.jsonl and DIR/00000/samples/*.png.",
         show_default=False,
+        parser=to_path,
     ),
 ]
 GroundTruth = Annotated[
@@ -97,7 +99,9 @@ Prompts = Annotated[
 ]
 Save = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Write the images, as --folder reads them.", show_default=False),
+    typer.Option(
+        metavar="DIR", help="Write the images, as --folder reads them.", show_default=False, parser=to_path
+    ),
 ]
 
 

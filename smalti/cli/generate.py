@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.cli import options, output
+from smalti.cli.output import to_path
 from smalti.common.checks import check_seed, check_whole
 from smalti.errors import SmaltiError
 from smalti.generation.settings import MOST_IMAGES
@@ -31,6 +32,7 @@ Out = Annotated[
         help="A .png, .jpg or .webp file, or a folder. Several images (-n, or several prompts) become OUT-0.png, "
         "OUT-1.png, ..., those of the first prompt first.",
         show_default=False,
+        parser=to_path,
     ),
 ]
 Count = Annotated[
@@ -51,6 +53,7 @@ Frames = Annotated[
         help="The unmasking as an animation: 0.12 s per step, then 2 s of the image. Equal steps in a row are one "
         "frame that lasts as long. Several images become OUT-0.gif, OUT-1.gif, ...",
         show_default=False,
+        parser=to_path,
     ),
 ]
 SaveTokens = Annotated[
@@ -59,6 +62,7 @@ SaveTokens = Annotated[
         metavar="TOKENS.npy",
         help="The final grid of tokens, int32 (rows, columns); for several images (images, rows, columns).",
         show_default=False,
+        parser=to_path,
     ),
 ]
 BatchSize = Annotated[

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from smalti.cli import options, output
+from smalti.cli.output import to_path
 from smalti.common.checks import check_seed, check_whole
 from smalti.errors import SmaltiError
 
@@ -50,6 +51,7 @@ Out = Annotated[
         metavar="OUT.safetensors",
         help="By default groups-N.safetensors, or neighbours-N.safetensors, in MODEL's folder.",
         show_default=False,
+        parser=to_path,
     ),
 ]
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from smalti.cli import options
+from smalti.cli.output import to_path
 
 
 def merge(
@@ -26,7 +27,14 @@ def merge(
     ],
     out: Annotated[
         Path,
-        typer.Option("-o", "--output", metavar="FOLDER", help="Folder of the new model.", show_default=False),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            help="Folder of the new model.",
+            show_default=False,
+            parser=to_path,
+        ),
     ],
     adapter_scale: options.AdapterScale = None,
     as_json: options.Json = False,

@@ -145,7 +145,7 @@ _NAMED = {
     *_LOADING,
     *("preset", "seed", "negative_prompt", "source_prompt", "mask", "strength", "share", "threshold"),
     *("host", "port", "api_key_file", "keep", "alias", "cors_origin"),
-    *("styles", "jobs", "samples"),
+    *("styles", "jobs", "samples", "per_tar"),
 }
 
 

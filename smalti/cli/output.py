@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from smalti.common.checks import quoted
 from smalti.errors import SmaltiError, one_line
 
@@ -24,6 +26,17 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 _LONGEST_NAME = 60
 _MOST_WORDS = 8
+
+
+def to_path(name: str) -> Path:
+    """Return the path of an argument or option; a blank name would be the folder that the process works in.
+
+    Raises:
+        typer.BadParameter: it is blank.
+    """
+    if not name.strip():
+        raise typer.BadParameter("the name must not be blank")
+    return Path(name)
 
 
 def check_writable(path: Path, suffixes: Sequence[str], option: str) -> None:
@@ -98,6 +111,10 @@ def numbered(path: Path, count: int) -> list[Path]:
 
 def is_folder(path: Path, option: str = "-o") -> bool:
     """Return whether an output names a folder: one that exists, or a name without a suffix."""
+    if path.name.lower() in IMAGE_SUFFIXES:
+        raise SmaltiError(
+            f"{option} must have a name before its suffix, not {quoted(str(path))}", argument=option
+        )
     with _named(path, option):
         return path.is_dir() or not path.suffix
 

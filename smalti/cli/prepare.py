@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.cli import options, output
+from smalti.cli.output import to_path
 
 if TYPE_CHECKING:
     from smalti.worlds.objects.archive import Sprite
@@ -28,6 +29,7 @@ Folder = Annotated[
         metavar="FOLDER",
         help="Folder for the archive, the packages and the parts that are ready.",
         show_default=False,
+        parser=to_path,
     ),
 ]
 Styles = Annotated[

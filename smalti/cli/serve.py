@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.cli import options
-from smalti.cli.serve_models import load_models, on_ray
+from smalti.cli.output import to_path
+from smalti.cli.serve_models import in_this_process, on_ray
 from smalti.common.checks import check_real, check_whole
 from smalti.errors import SmaltiError
 
@@ -27,7 +28,10 @@ _LOADING = ("dtype", "quantize", "offload", "memory", "compile", "hub_revision",
 
 
 def _option(name: str, metavar: str, help: str, panel: str = _SERVER) -> Any:
-    return typer.Option(name, metavar=metavar, help=help, show_default=False, rich_help_panel=panel)
+    parser = to_path if metavar in ("FILE", "FOLDER") else None
+    return typer.Option(
+        name, metavar=metavar, help=help, show_default=False, rich_help_panel=panel, parser=parser
+    )
 
 
 Models = Annotated[
@@ -53,13 +57,16 @@ KeyFile = Annotated[
     _option(
         "--api-key-file",
         "FILE",
-        f"Keys of which clients must send one, a line each. The variable {_KEYS} may hold them instead.",
+        f"File of keys, one a line; a client must send one of them. The variable {_KEYS} may hold them instead, with "
+        "spaces between.",
     ),
 ]
 NoAuth = Annotated[
     bool,
     typer.Option(
-        "--no-auth", help="Let everyone in who reaches an address beyond loopback.", rich_help_panel=_SERVER
+        "--no-auth",
+        help="Listen beyond loopback without keys: everyone who reaches the address may draw.",
+        rich_help_panel=_SERVER,
     ),
 ]
 Keep = Annotated[
@@ -73,34 +80,52 @@ Aliases = Annotated[
 Hosts = Annotated[
     list[str] | None,
     _option(
-        "--allow-host", "NAME", "Another name under which the server is reached, such as behind a proxy."
+        "--allow-host",
+        "NAME",
+        "Another name under which clients reach the server, such as that of a proxy in front; repeat it for more.",
     ),
 ]
 Origins = Annotated[
     list[str] | None,
-    _option("--cors-origin", "ORIGIN", "Origin of another site whose pages may send requests."),
+    _option(
+        "--cors-origin",
+        "ORIGIN",
+        "Another site whose pages may send requests, such as https://example.org; repeat it for more.",
+    ),
 ]
 StrictSize = Annotated[
     bool,
     typer.Option(
         "--strict-size",
-        help="Refuse sizes that the model does not draw; do not resample.",
+        help="Refuse sizes that the model does not draw, in place of resampling its images to them.",
         rich_help_panel=_SERVER,
     ),
 ]
 IgnoreUnknown = Annotated[
     bool,
     typer.Option(
-        "--ignore-unknown", help="Ignore fields that are not known, and list them.", rich_help_panel=_SERVER
+        "--ignore-unknown",
+        help="Ignore unknown fields of a request and list them in the answer, in place of an error.",
+        rich_help_panel=_SERVER,
     ),
 ]
 BatchSize = Annotated[
     int,
-    typer.Option(metavar="N", help="Images drawn at a time; it changes no image.", rich_help_panel=_LIMITS),
+    typer.Option(
+        metavar="N",
+        help="Images that are drawn together; the number changes no image.",
+        rich_help_panel=_LIMITS,
+    ),
 ]
-Queue = Annotated[int, typer.Option(metavar="N", help="Requests that may wait.", rich_help_panel=_LIMITS)]
+Queue = Annotated[
+    int,
+    typer.Option(
+        metavar="N", help="Requests that may wait; the next one is refused.", rich_help_panel=_LIMITS
+    ),
+]
 QueuePerClient = Annotated[
-    int, typer.Option(metavar="N", help="Those of one key or address.", rich_help_panel=_LIMITS)
+    int,
+    typer.Option(metavar="N", help="Requests of one key or address that may wait.", rich_help_panel=_LIMITS),
 ]
 Rate = Annotated[
     float,
@@ -111,13 +136,17 @@ Rate = Annotated[
 MostSeconds = Annotated[
     float,
     typer.Option(
-        metavar="S", help="Seconds of the device that one request may take.", rich_help_panel=_LIMITS
+        metavar="S",
+        help="Seconds of drawing that one request may take, by the pace that was measured.",
+        rich_help_panel=_LIMITS,
     ),
 ]
 DrainSeconds = Annotated[
     float,
     typer.Option(
-        metavar="S", help="Seconds to finish accepted requests after SIGTERM.", rich_help_panel=_LIMITS
+        metavar="S",
+        help="Seconds to finish accepted requests after Ctrl-C or SIGTERM.",
+        rich_help_panel=_LIMITS,
     ),
 ]
 Ray = Annotated[
@@ -182,9 +211,11 @@ def serve(
     replicas: Replicas = None,
     ray_config: RayConfig = None,
 ) -> None:
-    """Serve models over HTTP: OpenAI's Images API, jobs, and a web studio at /.
+    """Serve models over HTTP: OpenAI's Images API, jobs, and a web studio.
 
-    Example: smalti serve --port 8000
+    Then open http://127.0.0.1:8000/ in a browser. docs/serving.md says more.
+
+    Example: smalti serve --alias gpt-image-1 --keep jobs
     """
     run = _server()
     limits = _limits(
@@ -213,21 +244,14 @@ def serve(
 
     import smalti
 
-    run.show_log()
-    models: list[str | None] = [*model] if model else [None]
     devices = device or ["cpu"]
+    load, workers = in_this_process(model or [], devices, loading)
     if ray or ray_config is not None:
-        cluster = on_ray(models, devices, loading, ray_config, replicas, limits)
-        run.serve(cluster.outlines, found, smalti.__version__, started, cluster.running())
-        return
-    if replicas is not None:
+        load, workers = on_ray(model or [], devices, loading, ray_config, replicas, limits)
+    elif replicas is not None:
         raise SmaltiError("--replicas needs --ray")
-    run.serve(
-        lambda: [load_models(models, {**loading, "device": place}) for place in devices],
-        found,
-        smalti.__version__,
-        started,
-    )
+    with run.shown_log():
+        run.serve(load, found, smalti.__version__, started, workers)
 
 
 def _server() -> Any:

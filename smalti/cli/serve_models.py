@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,68 +14,43 @@ from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
     from smalti.pipeline import Pipeline
-    from smalti.serving.cluster.config import ClusterConfig
     from smalti.serving.limits import Limits
     from smalti.serving.worker import Drawing, Worker
 
 
-def load_models(models: Sequence[str | None], loading: Mapping[str, Any]) -> dict[str, Pipeline]:
-    """Return models by name.
+Load = Callable[[], "list[dict[str, Pipeline]]"]
+Workers = AbstractContextManager["Sequence[Drawing] | None"]
+
+
+def in_this_process(
+    models: Sequence[str], devices: Sequence[str], loading: Mapping[str, Any]
+) -> tuple[Load, Workers]:
+    """Return what loads the models of each device, and a context without workers of other processes.
 
     Args:
-        models: folders and names, None for the bundled one.
-        loading: the options of loading by their names, with the device.
-
-    Raises:
-        SmaltiError: there is no such model, two have one name, or an option is wrong.
-    """
-    return _by_name(models, lambda model: options.load_pipeline({**loading, "model": model}))
-
-
-@dataclass(frozen=True)
-class OnRay:
-    """The models in replicas on Ray.
-
-    Attributes:
-        models: as for `load_models`.
-        loading: the options of loading, with the device.
-        config: the cluster.
-        limits: bounds of the server.
+        models: folders and names; none is the bundled one.
+        devices: names of devices.
+        loading: the other options of loading, by their names.
     """
 
-    models: Sequence[str | None]
-    loading: Mapping[str, Any]
-    config: ClusterConfig
-    limits: Limits
+    def load() -> list[dict[str, Pipeline]]:
+        return [load_models(models, {**loading, "device": device}) for device in devices]
 
-    def outlines(self) -> list[dict[str, Pipeline]]:
-        """Return what this process has to know of the models."""
-        return [_by_name(self.models, partial(_outline, loading=self.loading))]
-
-    def running(self) -> AbstractContextManager[Sequence[Drawing]]:
-        """Return the context in which the replicas run."""
-        from smalti.serving.cluster.running import running_cluster
-
-        return running_cluster(
-            self.config,
-            partial(make_worker, self.models, self.loading),
-            device=self.loading["device"],
-            select_seconds=self.limits.draw_seconds,
-        )
+    return load, nullcontext()
 
 
 def on_ray(
-    models: Sequence[str | None],
+    models: Sequence[str],
     devices: Sequence[str],
     loading: Mapping[str, Any],
     path: Path | None,
     replicas: int | None,
     limits: Limits,
-) -> OnRay:
-    """Return the models in replicas.
+) -> tuple[Load, Workers]:
+    """Return what reads the outlines of the models, and the context in which replicas on Ray run.
 
     Args:
-        models, loading: as for `load_models`, without the device.
+        models, loading: as for `in_this_process`.
         devices: the device of a replica, one alone.
         path: the configuration of the cluster, or None.
         replicas: number of replicas in place of the configuration's, or None.
@@ -86,6 +60,7 @@ def on_ray(
         SmaltiError: the configuration is wrong, or the device.
     """
     from smalti.serving.cluster.config import read_cluster_config
+    from smalti.serving.cluster.running import running_cluster
 
     if list(devices) not in (["cpu"], ["cuda"]):
         raise SmaltiError(
@@ -95,14 +70,29 @@ def on_ray(
     if replicas is not None:
         check_whole("--replicas", replicas)
     config = read_cluster_config(path, replicas)
-    return OnRay(models, {**loading, "device": devices[0]}, config, limits)
+    make = partial(make_worker, models, {**loading, "device": devices[0]})
+    workers = running_cluster(config, make, device=devices[0], select_seconds=limits.draw_seconds)
+    return lambda: [_by_name(models, partial(_outline, loading=loading))], workers
 
 
-def make_worker(models: Sequence[str | None], loading: Mapping[str, Any]) -> Worker:
+def make_worker(models: Sequence[str], loading: Mapping[str, Any]) -> Worker:
     """Return the worker of a replica: the arguments are those of `load_models`. It is called where the replica is."""
     from smalti.serving.worker import Worker
 
     return Worker(load_models(models, loading))
+
+
+def load_models(models: Sequence[str], loading: Mapping[str, Any]) -> dict[str, Pipeline]:
+    """Return models by name.
+
+    Args:
+        models: folders and names; none is the bundled one.
+        loading: the options of loading by their names, with the device.
+
+    Raises:
+        SmaltiError: there is no such model, two have one name, or an option is wrong.
+    """
+    return _by_name(models, lambda model: options.load_pipeline({**loading, "model": model}))
 
 
 def _outline(model: str | None, loading: Mapping[str, Any]) -> Pipeline:
@@ -119,9 +109,11 @@ def _outline(model: str | None, loading: Mapping[str, Any]) -> Pipeline:
     )
 
 
-def _by_name(models: Sequence[str | None], read: Callable[[str | None], Pipeline]) -> dict[str, Pipeline]:
+def _by_name(models: Sequence[str], read: Callable[[str | None], Pipeline]) -> dict[str, Pipeline]:
+    """Read models; none is the bundled one."""
     found: dict[str, Pipeline] = {}
-    for model in models:
+    wanted: list[str | None] = [*models] or [None]
+    for model in wanted:
         pipe = read(model)
         if pipe.components.name in found:
             raise SmaltiError(

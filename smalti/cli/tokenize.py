@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from smalti.cli import options
+from smalti.cli.output import to_path
 
 Source = Annotated[
     str,
@@ -27,7 +28,10 @@ Settings = Annotated[
     ),
 ]
 Folder = Annotated[
-    Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder of the shards.", show_default=False)
+    Path,
+    typer.Option(
+        "-o", "--output", metavar="FOLDER", help="Folder of the shards.", show_default=False, parser=to_path
+    ),
 ]
 Samples = Annotated[
     int | None,

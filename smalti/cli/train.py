@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from smalti.cli.output import to_path
+from smalti.errors import SmaltiError
+
 if TYPE_CHECKING:
     from smalti.training.config import RunConfig
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)]
+Config = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False, parser=to_path)
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -58,13 +63,18 @@ def train_tokenizer(config: Config, overrides: Overrides = None, dry_run: DryRun
 
 def _report(train: Callable[[Any], dict[str, Any]], config: RunConfig, dry_run: bool) -> None:
     """Run or check a training, and end with the exit code of Ctrl-C if it was stopped before its last step."""
-    if dry_run:
-        from smalti.training import dry_run as checking
+    try:
+        if dry_run:
+            from smalti.training import dry_run as checking
 
-        print(checking.dry_run(config))
-        return
-    from smalti.training.launching import under_torchrun
+            print(checking.dry_run(config))
+            return
+        from smalti.training.launching import under_torchrun
 
-    # A launcher would take the exit code for a failure.
-    if train(config)["step"] < config.loop.steps and not under_torchrun():
-        raise typer.Exit(INTERRUPTED)
+        # A launcher would take the exit code for a failure.
+        if train(config)["step"] < config.loop.steps and not under_torchrun():
+            raise typer.Exit(INTERRUPTED)
+    except SmaltiError as error:
+        if error.argument != "device":
+            raise
+        raise SmaltiError(error.named("loop.device")) from error  # it is a key here, not an option

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from smalti.common.files import atomic_path, parse_json
+from smalti.common.files import atomic_path, check_regular, parse_json
 from smalti.errors import SmaltiError
 
 _DTYPES = {"U8": "|u1", "U16": "<u2", "U32": "<u4", "I64": "<i8"}
@@ -75,6 +75,7 @@ class ArrayFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        check_regular(self.path)
         try:
             with open(self.path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size

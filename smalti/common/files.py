@@ -23,7 +23,9 @@ TEXT_BYTES = 2**26
 LINES_BYTES = 2**32
 """Largest size in bytes of a file of lines, such as the captions of a large data folder."""
 
+_SMALL_BYTES = 2**16
 _MOST_LEVELS = 100
+_CONTAINERS = (dict, list)
 
 # A file without a byte-order mark is UTF-8. The mark of UTF-32 begins with that of UTF-16.
 _ENCODINGS = {
@@ -117,11 +119,14 @@ def read_text(path: str | Path, *, limit: int = TEXT_BYTES) -> str:
     """
     path = Path(path)
     try:
-        regular = stat.S_ISREG(path.stat().st_mode)
+        status = path.stat()
+        regular = stat.S_ISREG(status.st_mode)
         data = b""
         if regular:
+            # Python makes room for all that is asked for. Files of the system say that they have no bytes.
+            room = max(status.st_size, _SMALL_BYTES)
             with open(path, "rb") as file:
-                data = file.read(limit + 1)
+                data = file.read(min(limit, room) + 1)
     except FileNotFoundError as error:
         raise SmaltiError(f"{path} does not exist") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -130,11 +135,26 @@ def read_text(path: str | Path, *, limit: int = TEXT_BYTES) -> str:
         raise SmaltiError(f"{path} is not a regular file")
     if len(data) > limit:
         raise SmaltiError(f"{path} must have at most {limit} bytes")
+    return decode_text(data, str(path))
+
+
+def decode_text(data: bytes, what: str) -> str:
+    r"""Return a text in UTF-8, or in the encoding of its byte-order mark; lines end with \n.
+
+    Raises:
+        SmaltiError: it cannot be decoded; `what` names it.
+    """
     encoding = next((name for mark, name in _ENCODINGS.items() if data.startswith(mark)), "utf-8")
     try:
         return data.decode(encoding).replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise SmaltiError(f"cannot read {path}: it is not {error.encoding} text") from error
+        raise SmaltiError(f"cannot read {what}: it is not {error.encoding} text") from error
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise SmaltiError if a path leads to something other than a file: opening a pipe would wait for ever."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise SmaltiError(f"{path} is not a regular file")
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
@@ -167,15 +187,15 @@ def parse_json(text: str | bytes, what: str) -> Any:
     except ValueError as error:  # numbers of thousands of digits, too
         raise SmaltiError(f"{what} is not JSON: {error}") from error
     # What Python can just parse it may fail to print or to compare.
-    level = [value]
-    for _ in range(_MOST_LEVELS):
+    level = [value] if isinstance(value, _CONTAINERS) else []
+    for _ in range(_MOST_LEVELS - 1):
         level = [
             entry
             for outer in level
-            if isinstance(outer, dict | list)
             for entry in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(entry, _CONTAINERS)
         ]
-    if level:
+    if any(level):
         raise SmaltiError(deep)
     return value
 

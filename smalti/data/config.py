@@ -129,8 +129,8 @@ class TokensConfig(Strict):
     @property
     def size(self) -> int:
         """Side of the images in pixels, as the shards say."""
-        data = read_description(Path(self.path)).get("metadata", {}).get("data", {})
-        size = data.get("size")
+        data = read_description(Path(self.path))["metadata"].get("data")
+        size = data.get("size") if isinstance(data, dict) else None
         if type(size) is not int or not 16 <= size <= 4096:
             raise SmaltiError(f"{self.path} must say the size of its images, not {size!r}")
         return size

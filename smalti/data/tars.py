@@ -17,7 +17,7 @@ from PIL import Image
 
 from smalti.common.arrays import ArrayFile
 from smalti.common.checks import check_path, quoted
-from smalti.common.files import parse_json
+from smalti.common.files import decode_text, parse_json
 from smalti.common.images import to_rgb
 from smalti.common.opening import open_image
 from smalti.data.buckets import Shape
@@ -188,7 +188,7 @@ def parse_place(text: str) -> str:
 def _texts(content: bytes, key: str) -> list[str]:
     """Return the texts of a text member, or those under a key of a JSON member."""
     if not key:
-        return [content.decode("utf-8-sig")]
+        return [decode_text(content, "its caption")]
     found = parse_json(content, "its JSON")
     value = found.get(key) if isinstance(found, dict) else None
     values = value if isinstance(value, list) else [value]

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from smalti.common.arrays import ArrayFile
+from smalti.common.checks import quoted
 from smalti.common.files import read_json
 from smalti.data.buckets import Bucket
 from smalti.data.records import LARGEST_CODEBOOK, unpack_record
@@ -63,7 +64,7 @@ class TokenShards:
         values = read_description(self.folder)
         try:
             self._read(values)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise SmaltiError(f"{self.folder / METADATA} is damaged: {error}") from error
         self._check_sizes()
         self._opened = lru_cache(_OPEN)(self._open)
@@ -208,6 +209,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     values = read_json(path)
     if values.get("format") != FORMAT:
         raise SmaltiError(f"{path} must have format {FORMAT}, not {values.get('format')!r}: encode again")
+    metadata = values.get("metadata")
+    if not isinstance(metadata, dict):
+        raise SmaltiError(f"{path} is damaged: its metadata must be an object, not {quoted(metadata)}")
     return values
 
 

@@ -86,9 +86,7 @@ def open_mask(mask: Any, size: tuple[int, int], grid: tuple[int, int]) -> np.nda
         SmaltiError: it is none of these, has another size, is empty, or covers everything.
     """
     if isinstance(mask, torch.Tensor):
-        known = mask.dtype in (torch.bool, torch.uint8)
-        # Other dtypes are refused as arrays are; NumPy lacks bfloat16.
-        mask = mask.cpu().numpy() if known else mask.detach().cpu().double().numpy()
+        mask = _to_array(mask)
     sizes = [size]
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype in (np.bool_, np.uint8):
         values = mask if mask.dtype == np.bool_ else mask >= _HALF
@@ -115,6 +113,18 @@ def open_mask(mask: Any, size: tuple[int, int], grid: tuple[int, int]) -> np.nda
     return values
 
 
+def _to_array(mask: torch.Tensor) -> np.ndarray:
+    """Return a tensor as an array; other dtypes than a mask's become float64, which are refused as arrays are."""
+    known = mask.dtype in (torch.bool, torch.uint8)
+    try:
+        return mask.cpu().numpy() if known else mask.detach().cpu().double().numpy()
+    except (RuntimeError, TypeError) as error:  # on the meta device, sparse, or quantized
+        kind = f"{mask.dtype} {mask.layout} on {mask.device}".replace("torch.", "")
+        raise SmaltiError(
+            f"mask must be a dense tensor of bool or uint8, not {kind}", argument="mask"
+        ) from error
+
+
 def _open(image: Any, name: str) -> Image.Image:
     """Return an image decoded and upright, in its own mode, with the texts of its file in `info`."""
     if isinstance(image, np.ndarray):
@@ -137,9 +147,10 @@ def _open(image: Any, name: str) -> Image.Image:
             return decode(image, "its content", LARGEST_PIXELS)
         if named:
             return open_image(image, LARGEST_PIXELS)
-        if image.seekable():
-            image.seek(0)
-        content = image.read()
+        with readable("its content"):  # the file may be closed, or of text in another encoding
+            if image.seekable():
+                image.seek(0)
+            content = image.read()
         if not isinstance(content, bytes):
             raise SmaltiError("its content is not a readable image: it is text, not bytes")
         return open_image(BytesIO(content), LARGEST_PIXELS)

@@ -119,7 +119,11 @@ def random_share(
     check_real("share", share, 0, 1, above=True)
     height, width = nll.shape
     noise = torch.rand(
-        math.ceil(height / block), math.ceil(width / block), generator=generator, dtype=torch.float32
+        math.ceil(height / block),
+        math.ceil(width / block),
+        generator=generator,
+        dtype=torch.float32,
+        device=generator.device,
     )
     noise = -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))
     noise = noise.repeat_interleave(block, 0).repeat_interleave(block, 1)[:height, :width]
@@ -139,7 +143,7 @@ def touched_tokens(mask: np.ndarray, side: int) -> torch.Tensor:
 def _without_weak_groups(chosen: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
     """Return the selection without groups of neighbours whose summed loss is far below the largest group's."""
     labels = _groups(chosen)
-    sums = torch.zeros(int(labels.max()) + 1, dtype=torch.float32).index_add(
+    sums = torch.zeros(int(labels.max()) + 1, dtype=torch.float32, device=loss.device).index_add(
         0, labels.flatten(), (loss * chosen).flatten()
     )
     return chosen & (sums >= _LEAST_GROUP * sums.max())[labels]
@@ -150,7 +154,8 @@ def _groups(chosen: torch.Tensor) -> torch.Tensor:
 
     Tokens that touch, corners included, are of one group.
     """
-    numbers = torch.arange(1, chosen.numel() + 1, dtype=torch.float64).view(chosen.shape) * chosen
+    numbers = torch.arange(1, chosen.numel() + 1, dtype=torch.float64, device=chosen.device)
+    numbers = numbers.view(chosen.shape) * chosen
     while True:
         # Each token takes the largest number around it, until every group has a single number.
         spread = F.max_pool2d(numbers[None, None], 3, stride=1, padding=1)[0, 0] * chosen

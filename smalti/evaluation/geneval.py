@@ -173,7 +173,7 @@ def check_prompt(prompt: Any, names: Collection[str] | None, colors: Collection[
         colors: colours that a prompt may ask for.
     """
     check_text(prompt)
-    if prompt.get("tag") not in TAGS:
+    if not _is_one_of(prompt.get("tag"), TAGS):
         raise SmaltiError(f"tag must be one of {list(TAGS)}, not {quoted(prompt.get('tag'))}")
     include, exclude = prompt.get("include"), prompt.get("exclude", [])
     if not isinstance(include, list) or not include or not isinstance(exclude, list):
@@ -181,7 +181,7 @@ def check_prompt(prompt: Any, names: Collection[str] | None, colors: Collection[
     for index, entry in enumerate([*include, *exclude]):
         _check_entry(entry, names, colors)
         position = entry.get("position", ["above", 0])
-        known = isinstance(position, list) and len(position) == 2 and position[0] in RELATIONS
+        known = isinstance(position, list) and len(position) == 2 and _is_one_of(position[0], RELATIONS)
         if not known or ("position" in entry and position[1] not in range(min(index, len(include)))):
             raise SmaltiError(
                 f"position must be [relation, index of an earlier object] with one of {list(RELATIONS)}, "
@@ -198,5 +198,10 @@ def _check_entry(entry: Any, names: Collection[str] | None, colors: Collection[s
     count = entry.get("count")
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise SmaltiError(f"count must be a positive whole number, not {quoted(count)}")
-    if "color" in entry and entry["color"] not in colors:
+    if "color" in entry and not _is_one_of(entry["color"], colors):
         raise SmaltiError(f"color must be one of {list(colors)}, not {quoted(entry['color'])}")
+
+
+def _is_one_of(value: Any, names: Collection[str]) -> bool:
+    """Return whether a value of JSON is one of some names; a list cannot be looked up."""
+    return isinstance(value, str) and value in names

@@ -44,10 +44,12 @@ class Generation:
         self.seeds, self.settings = seeds, settings
         self._components, self._steps = components, steps
         self._seconds = {"prompt": prompt_seconds, "denoise": 0.0}
-        self._edited, self._remasked, self._passes = torch.zeros(3, len(prompts), dtype=torch.int64)
+        self._edited, self._remasked, self._passes = torch.zeros(
+            3, len(prompts), dtype=torch.int64, device="cpu"
+        )
         self._tokens: torch.Tensor | None = None
         self.preview = preview
-        self._wanted, self._told = torch.ones(len(prompts), dtype=torch.bool), preview
+        self._wanted, self._told = torch.ones(len(prompts), dtype=torch.bool, device="cpu"), preview
 
     def drop(self, image: int) -> None:
         """Leave an image as it is from the next step on; the others are drawn as if nothing had happened.

@@ -130,7 +130,7 @@ class PromptBatch:
 
     def unconditional(self) -> PromptBatch:
         """Return the batch with every prompt made unconditional."""
-        return self.drop(torch.ones(len(self), dtype=torch.bool))
+        return self.drop(torch.ones(len(self), dtype=torch.bool, device=self.ids.device))
 
     def to(self, device: torch.device | str) -> PromptBatch:
         """Return the batch on another device."""
@@ -226,10 +226,10 @@ def build_prompts(
         encoded.append((ids, slot_start, prefix_end))
     length = max(len(ids) for ids, _, _ in encoded)
     return PromptBatch(
-        ids=torch.tensor([ids + [0] * (length - len(ids)) for ids, _, _ in encoded]),
-        lengths=torch.tensor([len(ids) for ids, _, _ in encoded]),
-        slot_start=torch.tensor([start for _, start, _ in encoded]),
-        prefix_end=torch.tensor([end for _, _, end in encoded]),
+        ids=torch.tensor([ids + [0] * (length - len(ids)) for ids, _, _ in encoded], device="cpu"),
+        lengths=torch.tensor([len(ids) for ids, _, _ in encoded], device="cpu"),
+        slot_start=torch.tensor([start for _, start, _ in encoded], device="cpu"),
+        prefix_end=torch.tensor([end for _, _, end in encoded], device="cpu"),
         slots=slots,
         unconditional_id=template.unconditional_id,
     )

@@ -35,7 +35,7 @@ def inverse_frequencies(rope: RopeConfig, dim: int) -> tuple[torch.Tensor, float
     YaRN (section 3.2) keeps frequencies that turn more than beta_fast times over the original length. It divides those
     that turn less than beta_slow times by `factor`, and blends linearly between.
     """
-    powers = rope.rope_theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    powers = rope.rope_theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
     extrapolated = 1.0 / powers
     if rope.rope_type == "default":
         return extrapolated, 1.0
@@ -48,7 +48,7 @@ def inverse_frequencies(rope: RopeConfig, dim: int) -> tuple[torch.Tensor, float
     low = max(math.floor(pair_that_turns(rope.beta_fast)), 0)
     high = min(math.ceil(pair_that_turns(rope.beta_slow)), dim - 1)
     width = high - low if high != low else 0.001
-    ramp = ((torch.arange(dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
+    ramp = ((torch.arange(dim // 2, dtype=torch.float32, device="cpu") - low) / width).clamp(0, 1)
     kept = 1.0 - ramp
 
     def attention_scale(mscale: float) -> float:

@@ -126,10 +126,9 @@ class OrderedMasking:
         B, height, width = tokens.shape
         n = height * width
         visible = ((n + 1) ** draws.uniform() - 1).floor().clamp(max=n - 1)
-        # The last position to be revealed has the lowest key, and the lowest keys are masked.
-        keys = torch.empty(n)
-        keys[torch.tensor(self.indices(height, width))] = torch.arange(n - 1, -1, -1, dtype=torch.float32)
-        return Masked(_lowest(keys.expand(B, n), n - visible, tokens.shape), visible / n)
+        place = torch.empty(n)
+        place[torch.tensor(self.indices(height, width))] = torch.arange(n, dtype=torch.float32)
+        return Masked((place >= visible[:, None]).reshape(tokens.shape), visible / n)
 
 
 @dataclass(frozen=True)
@@ -244,8 +243,8 @@ _ORDERS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
 
 def _lowest(keys: torch.Tensor, count: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """Return a mask of `shape` that is True at the `count` (B,) lowest of the keys (B, n)."""
-    places = keys.argsort(dim=1).argsort(dim=1)
-    return (places < count[:, None]).reshape(shape)
+    chosen = torch.arange(keys.shape[1]) < count[:, None]
+    return torch.empty_like(chosen).scatter_(1, keys.argsort(dim=1), chosen).reshape(shape)
 
 
 def _spans(side: int, draws: Draws) -> torch.Tensor:

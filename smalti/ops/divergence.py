@@ -19,10 +19,15 @@ from smalti.errors import SmaltiError
 from smalti.ops.backend import exact_dtype, product_dtype
 from smalti.ops.low_rank import Gradients, check_low_rank
 
-# Logits of one chunk; about six matrices of that size exist at a time.
+# Logits of one chunk; up to seven matrices of that size exist at a time.
 _CHUNK_ELEMENTS = {"cpu": 2**20}
 _CHUNK_ELEMENTS_ELSEWHERE = 2**24
 _LEAST_ROWS = 64
+
+
+def chunk_rows(codes: int, device: str) -> int:
+    """Return how many rows of logits over `codes` codes are computed at a time on a kind of device."""
+    return max(_LEAST_ROWS, _CHUNK_ELEMENTS.get(device, _CHUNK_ELEMENTS_ELSEWHERE) // codes)
 
 
 class Divergence(NamedTuple):
@@ -60,8 +65,7 @@ class _Divergence(torch.autograd.Function):
             update = Gradients(reduced, up, column_scale, wants[1:], product, exact)
         hidden_grad = torch.empty_like(hidden) if wants[0] else None
         values = torch.empty(N, dtype=exact, device=hidden.device)
-        elements = _CHUNK_ELEMENTS.get(hidden.device.type, _CHUNK_ELEMENTS_ELSEWHERE)
-        size = max(_LEAST_ROWS, elements // V)
+        size = chunk_rows(V, hidden.device.type)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, N, size):
                 part = slice(start, start + size)

@@ -51,8 +51,8 @@ def complementary_masks(
         raise SmaltiError(
             f"count must be at most {rows * columns}, the number of blocks, not {count}", argument="count"
         )
-    place = torch.randperm(rows * columns, generator=generator) % count
-    masks = place.view(rows, columns) != torch.arange(count)[:, None, None]
+    place = torch.randperm(rows * columns, generator=generator, device=generator.device) % count
+    masks = place.view(rows, columns) != torch.arange(count, device=place.device)[:, None, None]
     return masks.repeat_interleave(block, 1).repeat_interleave(block, 2)
 
 
@@ -146,7 +146,7 @@ def likelihood_drop(
             "passes must be 1, or at least 3 for two complementary masks, not 2", argument="passes"
         )
     height, width = tokens.shape
-    masks = torch.ones(1, height, width, dtype=torch.bool)
+    masks = torch.ones(1, height, width, dtype=torch.bool, device="cpu")
     if passes > 1:
         block = 2 if denoiser.config.downsample else 1
         generator = torch.Generator().manual_seed(0)
@@ -154,7 +154,9 @@ def likelihood_drop(
     new, old = (
         log_probabilities(denoiser, one, tokens, masks, at_once=at_once) for one in (prompt, reference)
     )
-    floor = torch.tensor(math.log(_FLOOR / denoiser.config.codebook_size), dtype=torch.float32)
+    floor = torch.tensor(
+        math.log(_FLOOR / denoiser.config.codebook_size), dtype=torch.float32, device=old.device
+    )
     difference = torch.logaddexp(old, floor) - torch.logaddexp(new, floor)
     if passes == 1:
         return difference[0]

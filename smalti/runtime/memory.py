@@ -27,6 +27,7 @@ _HEAD_LOGITS, _HEAD_ROWS, _HEAD_SWEPT = 2**26, 256, 2**25
 # map that smalti/vq/banded.py then holds beside it.
 _WHOLE_MAP, _BAND, _KEPT = 2**28, 2**24, 2**28
 _BANDS = 6
+_MOST_UNITS = 1e12  # a size beyond all memory
 _SPARE = 300_000_000  # workspaces of libraries, rounding of the allocator
 
 
@@ -245,7 +246,7 @@ def parse_memory(text: object) -> int:
     """
     units = {"MB": 1e6, "GB": 1e9, "MIB": 2**20, "GIB": 2**30}
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text) if isinstance(text, str) else None
-    if match is None or match[2].upper() not in units or not float(match[1]):
+    if match is None or match[2].upper() not in units or not 0 < float(match[1]) < _MOST_UNITS:
         raise SmaltiError(f"memory must be a size such as 8GB, 7.5GiB or 900MB, not {quoted(text)}")
     return int(float(match[1]) * units[match[2].upper()])
 

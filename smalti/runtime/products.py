@@ -37,7 +37,7 @@ def forward_products(config: DenoiserConfig, grid: tuple[int, int], text: float)
 
 
 def training_products(
-    config: DenoiserConfig, grid: tuple[int, int], text: float, *, whole: bool = True
+    config: DenoiserConfig, grid: tuple[int, int], text: float, *, whole: bool = True, kept: float = 0.0
 ) -> float:
     """Return the operations of one image's training: forward, and both products of each gradient.
 
@@ -48,5 +48,6 @@ def training_products(
         grid: height and width of the grid in tokens.
         text: text ids of the prompt, without the image's slots.
         whole: whether the weights are trained. A frozen matrix needs one product less.
+        kept: share of the images for which a frozen model computes a further forward pass.
     """
-    return (3 if whole else 2) * forward_products(config, grid, text)
+    return ((3 if whole else 2) + kept) * forward_products(config, grid, text)

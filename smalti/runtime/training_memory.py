@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from smalti.model.config import DenoiserConfig
+from smalti.ops.divergence import chunk_rows
 
 _SHORT = (
     512  # keys up to which training on a CPU keeps all logits of attention, see smalti/model/attention.py
@@ -40,6 +41,7 @@ class TrainingMode:
         device: kind of the device, such as "cuda".
         base: dtype of a frozen base and of what passes between its layers; None means that of the trained weights.
         quantized: whether a frozen base stores its layers in fewer bits, and unpacks a matrix at a time.
+        keeps: whether images keep a frozen model's predictions, see smalti/objective/keeping.py.
     """
 
     batch: int
@@ -54,6 +56,7 @@ class TrainingMode:
     device: str = "cuda"
     base: torch.dtype | None = None
     quantized: bool = False
+    keeps: bool = False
 
     @property
     def stream(self) -> int:
@@ -100,6 +103,7 @@ def training_need(
         "activations": mode.batch * kept_bytes(config, mode),
         "converted": _converted_bytes(config, mode),
         "head": _head_bytes(config, mode, trained > frozen),
+        "kept predictions": kept_prediction_bytes(config, mode) if mode.keeps else 0.0,
         "unpacked": config.hidden_size * config.intermediate_size * _product_bytes(mode) * mode.quantized,
         "gathered": _gathered_bytes(config, mode, trained, frozen),
         "spare": _SPARE if mode.device == "cuda" else 0.0,
@@ -162,9 +166,27 @@ def _converted_bytes(config: DenoiserConfig, mode: TrainingMode) -> float:
 def _head_bytes(config: DenoiserConfig, mode: TrainingMode, trained: bool) -> float:
     """Return the bytes of the head: hidden vectors, their rows and gradient, a chunk of logits, its new gradient."""
     hidden = 3 * mode.batch * mode.grid[0] * mode.grid[1] * config.hidden_size * _product_bytes(mode)
-    chunk = _CHUNK_BYTES.get(mode.device, _CHUNK_BYTES_ELSEWHERE)
     gradient = config.codebook_size * config.hidden_size * mode.weights.itemsize if trained else 0
-    return hidden + chunk + gradient
+    return hidden + _chunk_bytes(mode) + gradient
+
+
+def kept_prediction_bytes(config: DenoiserConfig, mode: TrainingMode) -> float:
+    """Return the bytes of the frozen model's predictions beyond those of the head, if a whole batch keeps them.
+
+    The frozen model's pass keeps nothing else, and ends before the pass with gradients begins. Its hidden vectors, both
+    models' rows, the gradient and a chunk of smalti/ops/divergence.py take the place of what `_head_bytes` counts.
+    """
+    rows, D, codes = mode.batch * mode.grid[0] * mode.grid[1], config.hidden_size, config.codebook_size
+    product = _product_bytes(mode)
+    at_once = min(rows, chunk_rows(codes, mode.device))
+    # Four matrices of log-probabilities and probabilities are in float32, three of logits and their gradient in the
+    # products' dtype: those of one chunk stay until the next one replaces them.
+    chunk = at_once * codes * (4 * 4 + 3 * product)
+    return 3 * rows * D * mode.stream + max(0, chunk - _chunk_bytes(mode))
+
+
+def _chunk_bytes(mode: TrainingMode) -> int:
+    return _CHUNK_BYTES.get(mode.device, _CHUNK_BYTES_ELSEWHERE)
 
 
 def _gathered_bytes(config: DenoiserConfig, mode: TrainingMode, trained: float, frozen: float) -> float:

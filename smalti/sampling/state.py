@@ -150,5 +150,8 @@ def start_state(
 
 def random_numbers(generators: list[torch.Generator], like: torch.Tensor) -> torch.Tensor:
     """Return uniform numbers in [0, 1), (B, n) float32, each row from its image's generator."""
-    rows = [torch.rand(like.shape[1], generator=generator, dtype=torch.float32) for generator in generators]
+    rows = [
+        torch.rand(like.shape[1], generator=generator, dtype=torch.float32, device=generator.device)
+        for generator in generators
+    ]
     return torch.stack(rows).to(like.device)

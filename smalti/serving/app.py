@@ -15,7 +15,7 @@ from smalti.serving.gate import Access, Gate
 from smalti.serving.images_api import ImagesApi
 from smalti.serving.jobs_api import JobsApi
 from smalti.serving.service import Service
-from smalti.serving.site import Site
+from smalti.serving.site import Site, StudioRoute
 
 
 def make_app(service: Service, access: Access) -> ASGIApp:
@@ -71,6 +71,6 @@ def _routes(images: ImagesApi, jobs: JobsApi, site: Site) -> list[Route]:
         Route("/ready", site.ready, methods=["GET"]),
         Route("/metrics", site.metrics, methods=["GET"]),
         Route("/openapi.json", site.openapi, methods=["GET"]),
-        Route("/", site.studio, methods=["GET"]),
-        Route("/{path:path}", site.studio, methods=["GET"]),
+        StudioRoute("/", site.studio, methods=["GET"]),
+        StudioRoute("/{path:path}", site.studio, methods=["GET"]),
     ]

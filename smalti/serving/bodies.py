@@ -65,6 +65,10 @@ def _from_json(content: bytes, files: bool) -> Body:
         raise invalid(str(error), None, "invalid_json") from error
     if not isinstance(values, dict):
         raise invalid(f"the body must be a JSON object, not {type(values).__name__}", None, "invalid_json")
+    if len(values) > _MOST_FIELDS:
+        raise invalid(
+            f"the body may have at most {_MOST_FIELDS} fields, not {len(values)}", None, "invalid_json"
+        )
     body = Body({name: value for name, value in values.items() if name not in ("image", "images", "mask")})
     if not files:
         for name in ("image", "images", "mask"):

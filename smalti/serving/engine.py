@@ -89,7 +89,10 @@ class Engine:
         self.queue.put(job, self.retry_after())
         job.when_ended(lambda ended: self.metrics.ended.labels(ended.state).inc())
         self.metrics.accepted.labels(job.operation).inc()
-        job.add_event("queued", {"position": self.queue.position(job) or 0})
+        position = self.queue.position(job) or 0
+        job.add_event("queued", {"position": position})
+        if position + 1 < len(self.queue):
+            self._tell_positions()
 
     def cancel(self, job: Job) -> None:
         """Stop a job, whether it waits or is drawn; one that has ended stays as it is."""

@@ -13,6 +13,7 @@ _TYPES = {
     429: "rate_limit_error",
     500: "server_error",
     503: "server_error",
+    507: "server_error",
 }
 _LONGEST = 300
 # Arguments that a request has under another name.
@@ -38,10 +39,11 @@ class ApiError(Exception):
         param: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        line = " ".join(message.split())
+        line = encodable(" ".join(message.split()))
         self.message = line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
         super().__init__(self.message)
-        self.status, self.code, self.param, self.headers = status, code, param, headers or {}
+        self.status, self.code, self.headers = status, code, headers or {}
+        self.param = None if param is None else encodable(param)
 
     def body(self) -> dict[str, Any]:
         """Return the error object."""
@@ -49,6 +51,11 @@ class ApiError(Exception):
         return {
             "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code},
         }
+
+
+def encodable(text: str) -> str:
+    """Return a text that an answer can hold: what a client wrote may have lone surrogates, which no codec takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def invalid(message: str, param: str | None, code: str = "invalid_value") -> ApiError:
@@ -76,6 +83,12 @@ def not_found(what: str, name: str) -> ApiError:
 def expired(what: str) -> ApiError:
     """Return the error of something that existed and is gone."""
     return ApiError(410, f"{what} has expired or was deleted", "expired")
+
+
+def not_kept() -> ApiError:
+    """Return the error of a store that cannot be written; trying again at once would not help."""
+    message = "the server cannot keep jobs and images: its disk is full, or cannot be written"
+    return ApiError(507, message, "storage_full", headers={"x-should-retry": "false"})
 
 
 def internal() -> ApiError:

@@ -12,7 +12,7 @@ from smalti.common.checks import LARGEST_SEED, check_whole, quoted
 from smalti.errors import SmaltiError
 from smalti.generation.declaration import Choice, Kind, Real, Whole, declaration
 from smalti.generation.settings import PRESETS, GenerationSettings
-from smalti.serving.errors import ApiError, from_smalti, invalid
+from smalti.serving.errors import ApiError, encodable, from_smalti, invalid
 
 OPERATIONS = ("generation", "edit", "variation", "selection")
 """What a request may ask for."""
@@ -270,7 +270,7 @@ def read_fields(raw: Mapping[str, Any], operation: str, *, ignore_unknown: bool 
         if field is None or operation not in field.operations:
             if not ignore_unknown:
                 raise _unknown(name, operation)
-            ignored.append(name[:80])
+            ignored.append(encodable(name[:80]))
         elif field.idle:
             ignored.append(name)
         else:

@@ -7,11 +7,11 @@ import hashlib
 import hmac
 import ipaddress
 import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -22,6 +22,7 @@ from smalti.serving.limits import Limits
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _MOST_BUCKETS = 10_000
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:@/\[\]]+))(?::[0-9]{0,5})?")
 
 HEADER_BYTES = 16_384
 """Largest size of a request's address and headers."""
@@ -98,7 +99,7 @@ class Gate:
             return None
         if origin in self._access.origins:
             return origin
-        if origin != "null" and urlsplit(origin).netloc == headers.get("host", ""):
+        if origin.partition("://")[2] == headers["host"]:  # without parsing it, which may fail
             return None
         raise ApiError(
             403, "the Origin header is that of another site; see --cors-origin", "origin_not_allowed"
@@ -205,10 +206,9 @@ def _needs_key(path: str) -> bool:
 
 
 def _host_name(host: str) -> str:
-    """Return the name or the address in a Host header, without the port, in lower case."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
+    """Return the name or the address in a Host header, without the port, in lower case; "" if it has another form."""
+    found = _HOST.fullmatch(host)
+    return "" if found is None else (found[1] or found[2]).lower()
 
 
 def _is_address(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -16,6 +17,8 @@ from smalti.serving.encoding import Output
 from smalti.serving.errors import ApiError
 from smalti.serving.ids import new_id
 from smalti.serving.tasks import Task
+
+log = logging.getLogger("smalti.serving")
 
 QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED = "queued", "running", "completed", "failed", "cancelled"
 FINISHED = (COMPLETED, FAILED, CANCELLED)
@@ -228,6 +231,9 @@ class Job:
             self.state, self.error, self.ended = state, error, time.time()
             calls, self._ends = self._ends, []
         for call in calls:
-            call(self)
+            try:
+                call(self)
+            except Exception:  # neither the followers nor the worker that ended the job are to suffer
+                log.exception("what follows the end of job %s failed", self.id)
         self.add_event(state, {} if error is None else error.body())
         return True

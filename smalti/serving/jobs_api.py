@@ -58,11 +58,7 @@ class JobsApi:
 
     async def delete(self, request: Request) -> Response:
         """Answer DELETE /api/jobs/{id}: cancel it, and delete it with its results."""
-        name, owner = _id(request, "job"), request.state.owner
-        job = self._service.live(name, owner)
-        if job is not None:
-            await run_in_threadpool(self._service.engine.cancel, job)
-        await run_in_threadpool(self._service.store.delete_job, name, owner)
+        await run_in_threadpool(self._service.delete, _id(request, "job"), request.state.owner)
         return Response(status_code=204)
 
     async def events(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The queue: bounded, in order of arrival, and cut into batches of images that belong together."""
+"""The queue: bounded, with turns for each client, and cut into batches of images that belong together."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Queue:
             raise ApiError(429, message, "queue_full", headers=wait)
 
     def put(self, job: Job, retry_after: int) -> None:
-        """Append a job.
+        """Add a job: its client's second one comes after every other client's first one, and so on.
 
         Args:
             retry_after: seconds after which a refused client may try again.
@@ -71,8 +71,20 @@ class Queue:
                 )
                 wait = {"retry-after": str(retry_after)}
                 raise ApiError(429, message, "too_many_requests", headers=wait)
-            self._jobs.append(job)
+            self._jobs.insert(self._place(job.client), job)
             self._changed.notify()
+
+    def _place(self, client: str) -> int:
+        """Return where the next job of a client goes: clients take turns, and each one's jobs stay in order."""
+        own = [place for place, other in enumerate(self._jobs) if other.client == client]
+        after = own[-1] + 1 if own else 0
+        turns = Counter(other.client for other in self._jobs[:after])
+        for place in range(after, len(self._jobs)):
+            other = self._jobs[place].client
+            turns[other] += 1
+            if turns[other] > len(own) + 1:
+                return place
+        return len(self._jobs)
 
     def take(self, most: int) -> list[tuple[Job, int]] | None:
         """Wait for the next batch: the first job's images, and as many others of its group as there is room for.

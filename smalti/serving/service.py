@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from smalti.serving.encoding import MEDIA_TYPES, Encoder, encode_mask
@@ -74,31 +75,49 @@ class Service:
             urls: whether results are kept to be fetched by their address.
 
         Raises:
-            ApiError: it is wrong, or the queue is full.
+            ApiError: it is wrong, the queue is full, or the store cannot be written.
         """
         job = self._submission.job(request)
         job.listed, job.keeps_results = listed, listed or urls
-        if listed:
-            if request.image is not None:
-                job.source = self._keep(job, "source", request.image)
-            if job.task.edit is not None and job.task.edit.selection.mask is not None:
-                job.mask = self._keep(job, "mask", encode_mask(job.task.edit.selection.mask))
-            with self._lock:
-                self._live[job.id] = job
-            self.store.save_job(job.owner, describe_job(job, None))
-            job.when_ended(self._ended)
         try:
+            if listed:
+                self._list(job, request)
             self.engine.submit(job)
         except ApiError:
+            with self._lock:
+                self._live.pop(job.id, None)
             if listed:
-                with self._lock:
-                    self._live.pop(job.id, None)
-                self.store.delete_job(job.id, job.owner)
+                with suppress(ApiError):  # of a full disk; the client is told the first reason
+                    self.store.discard_job(job.id)
             raise
         return job
 
+    def _list(self, job: Job, request: Request) -> None:
+        """Keep a job of the jobs API, with the image and the mask that came with it."""
+        if request.image is not None:
+            job.source = self._keep(job, "source", request.image)
+        if job.task.edit is not None and job.task.edit.selection.mask is not None:
+            job.mask = self._keep(job, "mask", encode_mask(job.task.edit.selection.mask))
+        self.store.save_job(job.owner, describe_job(job, None))
+        with self._lock:
+            self._live[job.id] = job
+        job.when_ended(self._ended)
+
+    def delete(self, name: str, owner: str) -> None:
+        """Cancel a job, and delete it with its results.
+
+        Raises:
+            ApiError: 404, 410, or 507 if the store cannot be written.
+        """
+        job = self.live(name, owner)
+        if job is not None:
+            self.engine.cancel(job)
+        self.store.delete_job(name, owner)
+        with self._lock:
+            self._live.pop(name, None)
+
     def live(self, name: str, owner: str) -> Job | None:
-        """Return a job that has not ended, or None."""
+        """Return a job that has not ended, or whose end is not written yet, or None."""
         with self._lock:
             job = self._live.get(name)
         return job if job is not None and job.owner == owner else None
@@ -164,8 +183,13 @@ class Service:
 
     def _ended(self, job: Job) -> None:
         """Write the last record of a job, before anyone hears that it has ended."""
-        try:
-            self.store.save_job(job.owner, describe_job(job, None))
-        finally:
+        with self._lock:
+            # Earlier ones are those that a full disk did not take; until it does, they stay at hand.
+            ended = [other for other in self._live.values() if other.finished]
+        for other in ended:
+            try:
+                self.store.update_job(describe_job(other, None))
+            except ApiError:
+                return
             with self._lock:
-                self._live.pop(job.id, None)
+                self._live.pop(other.id, None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import mimetypes
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from smalti.components import Components
 from smalti.generation.settings import PRESETS
@@ -40,6 +42,22 @@ _TYPES = {
     ".svg": "image/svg+xml",
     ".webmanifest": "application/manifest+json",
 }
+
+
+class StudioRoute(Route):
+    """The route of the studio's files, which matches their names and nothing else."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Return how a request matches: an unknown name is nobody's, whatever its method."""
+        match, child = super().matches(scope)
+        known = match != Match.NONE and child["path_params"].get("path", "index.html") in studio_files()
+        return (match, child) if known else (Match.NONE, {})
+
+
+@cache
+def studio_files() -> dict[str, Path]:
+    """Return the studio's files by the name in their address, which is never joined with what a client wrote."""
+    return {path.relative_to(STUDIO).as_posix(): path for path in STUDIO.rglob("*") if path.is_file()}
 
 
 class Site:
@@ -90,13 +108,7 @@ class Site:
 
     async def studio(self, request: Request) -> Response:
         """Answer GET / and the files below it."""
-        name = request.path_params.get("path", "") or "index.html"
-        known = {
-            str(path.relative_to(STUDIO).as_posix()): path for path in STUDIO.rglob("*") if path.is_file()
-        }
-        path = known.get(name)  # never joined with what a client wrote
-        if path is None:
-            raise HTTPException(404)
+        path = studio_files()[request.path_params.get("path", "index.html")]
         kind = _TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         return Response(path.read_bytes(), media_type=kind, headers={"cache-control": "no-cache"})
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smalti.common.files import atomic_path, make_folder
 from smalti.errors import SmaltiError
-from smalti.serving.errors import expired, not_found
+from smalti.serving.errors import expired, not_found, not_kept
+
+log = logging.getLogger("smalti.serving")
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, owner TEXT, created REAL, state TEXT, record TEXT);
@@ -75,6 +80,16 @@ def _file(row: Any) -> File:
     return File(name, job, owner, kind, media_type, json.loads(record), created)
 
 
+@contextmanager
+def _written() -> Iterator[None]:
+    """Turn faults of writing, such as a full disk, into an error that names no path; the log has the reason."""
+    try:
+        yield
+    except (sqlite3.OperationalError, OSError, SmaltiError) as error:
+        log.error("jobs and images cannot be kept: %s", error)
+        raise not_kept() from error
+
+
 class Store:
     """Keeps jobs and files, the newest ones first to be found and the oldest ones first to go.
 
@@ -82,6 +97,8 @@ class Store:
         folder: where they are kept, or None for the memory. One server at a time may use a folder.
         most: largest number of jobs, and of results.
         most_bytes: largest sum of the files' sizes.
+
+    What cannot be written is an ApiError: 507.
 
     Raises:
         SmaltiError: the folder cannot be written, or another server uses it.
@@ -115,10 +132,17 @@ class Store:
             self._recover(folder / "files")
 
     def save_job(self, owner: str, record: dict[str, Any]) -> None:
-        """Write what is known of a job, over what was known before."""
+        """Write what is known of a new job."""
         values = (record["id"], owner, record["created"], record["state"], json.dumps(record))
-        with self._lock, self._base:
-            self._base.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?)", values)
+        with _written(), self._lock, self._base:
+            self._base.execute("INSERT INTO jobs VALUES (?, ?, ?, ?, ?)", values)
+            self._drop_old()
+
+    def update_job(self, record: dict[str, Any]) -> None:
+        """Write what is known of a job over what was known before, unless it was deleted in the meantime."""
+        values = (record["state"], json.dumps(record), record["id"])
+        with _written(), self._lock, self._base:
+            self._base.execute("UPDATE jobs SET state = ?, record = ? WHERE id = ?", values)
             self._drop_old()
 
     def job(self, name: str, owner: str) -> dict[str, Any]:
@@ -142,7 +166,11 @@ class Store:
     def delete_job(self, name: str, owner: str) -> None:
         """Delete a job with its files; the errors are those of `job`."""
         self.job(name, owner)
-        with self._lock, self._base:
+        self.discard_job(name)
+
+    def discard_job(self, name: str) -> None:
+        """Delete what there is of a job: its record, its files, or nothing."""
+        with _written(), self._lock, self._base:
             for (file,) in self._base.execute("SELECT id FROM files WHERE job = ?", (name,)).fetchall():
                 self._drop(file)
             self._base.execute("DELETE FROM jobs WHERE id = ?", (name,))
@@ -150,19 +178,23 @@ class Store:
 
     def add(self, file: File, content: bytes) -> None:
         """Keep a file: first its content, whole or not at all, then its record."""
-        with self._lock:
-            if self._folder is None:
-                self._contents[file.id] = content
-            else:
-                with atomic_path(self._folder / "files" / file.id) as temporary:
-                    temporary.write_bytes(content)
-            values = (file.id, file.job, file.owner, file.kind, file.created, len(content))
-            with self._base:
-                self._base.execute(
-                    "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*values, file.media_type, json.dumps(file.record)),
-                )
-                self._drop_old()
+        values = (file.id, file.job, file.owner, file.kind, file.created, len(content))
+        with _written(), self._lock:
+            try:
+                if self._folder is None:
+                    self._contents[file.id] = content
+                else:
+                    with atomic_path(self._folder / "files" / file.id) as temporary:
+                        temporary.write_bytes(content)
+                with self._base:
+                    self._base.execute(
+                        "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                        (*values, file.media_type, json.dumps(file.record)),
+                    )
+                    self._drop_old()
+            except Exception:
+                self._remove(file.id)
+                raise
 
     def file(self, name: str, owner: str) -> File:
         """Return a file without its content; the errors are those of `job`."""
@@ -170,8 +202,8 @@ class Store:
 
     def content(self, name: str, owner: str) -> tuple[File, bytes]:
         """Return a file with its content; the errors are those of `job`."""
-        file = self.file(name, owner)
         with self._lock:
+            file = self.file(name, owner)
             if self._folder is None:
                 return file, self._contents[name]
             try:
@@ -193,7 +225,7 @@ class Store:
     def delete(self, name: str, owner: str) -> None:
         """Delete a file; the errors are those of `job`."""
         self.file(name, owner)
-        with self._lock, self._base:
+        with _written(), self._lock, self._base:
             self._drop(name)
 
     def close(self) -> None:
@@ -235,6 +267,10 @@ class Store:
         """Delete a file; its record first, so that none leads nowhere."""
         self._base.execute("DELETE FROM files WHERE id = ?", (name,))
         self._forget(name)
+        self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        """Delete the content of a file."""
         self._contents.pop(name, None)
         if self._folder is not None:
             (self._folder / "files" / name).unlink(missing_ok=True)

@@ -135,6 +135,13 @@ class Submission:
                 raise invalid(f"{name} is not a field of this request: an edit has the image's size", name)
             if values.get("size", "auto") != "auto":
                 raise invalid("size must not be given beside height and width", "size")
+            most, (height, width) = self._limits.output_pixels, settings.size
+            if height * width > most:
+                name = "height" if "height" in changes else "width"
+                raise invalid(
+                    f"height and width must be at most {most} pixels together (height × width), not {height}×{width}",
+                    name,
+                )
             return settings, Size(settings.size)
         text = values.get("size", "auto") if request.operation == "generation" else "auto"
         size = plan_size(text, pipe.components, own, strict=self._strict_size, limits=self._limits)

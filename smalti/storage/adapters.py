@@ -67,11 +67,12 @@ def read_adapter(folder: str | Path) -> StoredAdapter:
     Raises:
         SmaltiError: a file is missing, damaged or of another kind, or the adapter changes what cannot be adapted.
     """
-    folder = Path(folder)
-    if not os.path.isdir(folder):
+    # Path("") would be the folder that the process works in.
+    if folder == "" or not os.path.isdir(folder):
         raise SmaltiError(
             f"adapter must be a folder that exists, not {quoted(str(folder))}", argument="adapter"
         )
+    folder = Path(folder)
     config = read_adapter_config(folder)
     path = folder / ADAPTER
     if not os.path.isfile(path):

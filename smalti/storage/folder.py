@@ -40,15 +40,17 @@ OFFLOADS = ("layers",)
 
 
 class NoInit(TorchFunctionMode):
-    """A mode in which new modules get no random weights, because the weights are read next.
+    """A mode in which new modules get no random weights and no ones, because the weights are read next.
 
-    On the meta device PyTorch would import its compiler to draw them, which takes a second.
+    On the meta device PyTorch would import its compiler to draw them, which takes a second. Ones go through Python.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(function, "__module__", None) == "torch.nn.init":
             return kwargs.get("tensor", *args[:1])
+        if function is torch.ones:
+            function = torch.empty
         return function(*args, **kwargs)
 
 
@@ -230,10 +232,17 @@ def save_image_tokenizer(
 
 
 def existing(folder: str | Path) -> Path:
-    """Return the folder as a path, or raise SmaltiError if it does not exist."""
+    """Return the folder as a path, or raise SmaltiError if it does not exist or is clearly of another kind."""
     folder = check_path("model folder", folder)
     if not os.path.isdir(folder):
         raise SmaltiError(f"model folder {folder} does not exist")
+    if not os.path.isfile(folder / "config.json"):
+        if os.path.isfile(folder / "adapter_config.json"):
+            raise SmaltiError(
+                f"{folder} is an adapter, not a model: name its base as the model, and it as adapter"
+            )
+        if os.path.isfile(folder / "model" / "config.json"):
+            raise SmaltiError(f"{folder} is no model, but {folder / 'model'} is one")
     return folder
 
 

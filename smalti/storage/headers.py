@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from smalti.common.checks import quoted
-from smalti.common.files import parse_json, read_json
+from smalti.common.files import check_regular, parse_json, read_json
 from smalti.errors import SmaltiError
 
 WEIGHTS = "model.safetensors"
@@ -131,6 +131,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     Raises:
         SmaltiError: the file cannot be read, is truncated, or is of another format.
     """
+    check_regular(path)  # a pipe would be waited for
     try:
         with open(path, "rb") as file:
             # The library checks that the tensors are contiguous, fill the file and have the sizes of their shapes.

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from smalti.common.checks import check_choice, quoted
+from smalti.common.checks import check_choice, check_flag, quoted
 from smalti.common.devices import can_compute, find_device, free_bytes, has_bf16
 from smalti.common.host import host_bytes
 from smalti.components import Components
@@ -92,6 +92,8 @@ def load_components(
         check_choice("quantize", quantize, QUANTIZATIONS)
     if offload is not None:
         check_choice("offload", offload, OFFLOADS)
+    check_flag("compile", compile)
+    check_flag("local_files_only", local_files_only)
     budget = None if memory is None else parse_memory(memory)
     place = find_device(device)
     float32_first = dtype is None and place.type == "cpu" and not has_bf16(place)
@@ -142,6 +144,7 @@ def load_outline(
         >>> load_outline("scenes").grid(256, 256)
         (16, 16)
     """
+    check_flag("local_files_only", local_files_only)
     adapters = read_adapters(adapter)
     scales = check_scales(adapter_scale, len(adapters))
     folder = find_model(model, revision=revision, local_files_only=local_files_only)

@@ -58,7 +58,10 @@ def _check_count(
 
 
 def _numbers(names: Iterable[str], start: str) -> Iterable[str]:
-    return (found[1] for name in names if (found := re.match(re.escape(start) + r"(\d+)\.", name)))
+    number = re.compile(r"(\d+)\.")
+    return (
+        found[1] for name in names if name.startswith(start) and (found := number.match(name, len(start)))
+    )
 
 
 def _refuse(field: str, found: int, value: int, source: str) -> None:

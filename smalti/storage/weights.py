@@ -72,19 +72,20 @@ def read_weights(
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise SmaltiError(f"dtype must be floating-point, not {dtype}")
     check_weights(module, entries, prefix, folder)
+    modules = dict(module.named_modules(remove_duplicate=False))
     # In the order of the files, because disks read fastest in sequence.
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].path, item[1].offset)):
         name = name.removeprefix(prefix)
         found = special(name, entry) if special else None
         if found is None:
             found = read_tensor(entry, device, dtype or FLOATS[entry.dtype])
-        owner, _, leaf = name.rpartition(".")
+        place, _, leaf = name.rpartition(".")
         if isinstance(found, nn.Module):
-            parent, _, leaf = owner.rpartition(".")
-            setattr(module.get_submodule(parent), leaf, found)
-        else:
-            trainable = module.get_parameter(name).requires_grad
-            setattr(module.get_submodule(owner), leaf, nn.Parameter(found, requires_grad=trainable))
+            place, _, leaf = place.rpartition(".")
+        owner = modules[place]
+        if not isinstance(found, nn.Module):
+            found = nn.Parameter(found, requires_grad=getattr(owner, leaf).requires_grad)
+        setattr(owner, leaf, found)
 
 
 def write_weights(

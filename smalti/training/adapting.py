@@ -55,8 +55,6 @@ def adapted_denoiser(config: DenoiserRunConfig) -> Denoiser:
     """
     assert config.adapter is not None and config.start_from is not None
     sharded = config.distribution.strategy == "fsdp"
-    if sharded and config.adapter.quantize:
-        raise SmaltiError("adapter.quantize needs distribution.strategy=ddp: stored integers are not sharded")
     denoiser = load_denoiser(
         config.start_from,
         device="cpu" if sharded else find_device(config.loop.device),
@@ -74,9 +72,11 @@ def adapted_shape(config: DenoiserRunConfig, shape: DenoiserConfig) -> Denoiser:
     A large text embedding, which stays in its file, is empty.
 
     Raises:
-        SmaltiError: the base lacks a target.
+        SmaltiError: the base lacks a target, or is quantized and sharded.
     """
     assert config.adapter is not None
+    if config.distribution.strategy == "fsdp" and config.adapter.quantize:
+        raise SmaltiError("adapter.quantize needs distribution.strategy=ddp: stored integers are not sharded")
     dtype, mapped = base_dtype(config), _mapped(config, shape)
     with torch.device("meta"), NoInit():
         denoiser = Denoiser(shape).to(dtype)

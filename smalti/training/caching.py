@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +13,17 @@ import torch
 from smalti.common.devices import find_device
 from smalti.data.sources import Source
 from smalti.data.tokens import TokenShards
+from smalti.errors import SmaltiError
 from smalti.training.config import DenoiserRunConfig
-from smalti.training.encoding import check_tokenizer, encode_source, make_plan, open_source, print_buckets
+from smalti.training.encoding import (
+    check_tokenizer,
+    encode_source,
+    make_plan,
+    print_buckets,
+    short_hash,
+)
 from smalti.training.reading import name_key
+from smalti.training.state import latest_checkpoint, read_state
 from smalti.vq.tokenizer import ImageTokenizer
 
 logger = logging.getLogger(__name__)
@@ -41,7 +50,10 @@ class TrainingTokens(NamedTuple):
 
 
 def make_cache(
-    config: DenoiserRunConfig, source: Source | TokenShards, tokenizer: ImageTokenizer
+    config: DenoiserRunConfig,
+    source: Source | TokenShards,
+    tokenizer: ImageTokenizer,
+    second: Source | TokenShards | None = None,
 ) -> TrainingTokens:
     """Open the configuration's token shards, after encoding the images that a cache lacks.
 
@@ -51,27 +63,78 @@ def make_cache(
         config: configuration of the training.
         source: its images, as `config.data.training()` returns them.
         tokenizer: the image tokenizer that encodes them.
+        second: the second set of images, or None to leave it out.
 
     Raises:
         SmaltiError: the data have no usable images, the folder holds tokens of other images, or the tokens are those of
             another image tokenizer.
     """
-    images = _shards_of(config, source, tokenizer)
-    second = config.regularization
-    if second is None:
-        found = TrainingTokens(images)
-    else:
-        data = config.data.model_copy(update={"path": second.path})
-        changes: dict[str, object] = {"data": data}
-        if config.cache:
-            path = str(Path(config.cache.path) / "regularization")
-            changes["cache"] = config.cache.model_copy(update={"path": path, "samples": None})
-        other = config.model_copy(update=changes)
+    found, other = TrainingTokens(_shards_of(config, source, tokenizer)), second_set(config)
+    if other is not None and second is not None:
         with name_key("regularization"):
-            found = TrainingTokens(images, _shards_of(other, open_source(other.data), tokenizer))
+            found = found._replace(regularization=_shards_of(other, second, tokenizer))
     for shards in found.parts:
         print_buckets(shards)
     return found
+
+
+def check_same_data(
+    config: DenoiserRunConfig,
+    source: Source | TokenShards,
+    tokenizer: ImageTokenizer,
+    second: Source | TokenShards | None,
+) -> None:
+    """Raise SmaltiError if a run's checkpoint was trained on other images, before they are encoded for nothing.
+
+    Every process calls this at the same time.
+
+    Args:
+        config: configuration of the training.
+        source: its images.
+        tokenizer: the image tokenizer.
+        second: the second set of images, or None without one.
+    """
+    checkpoint = latest_checkpoint(Path(config.output))
+    stored = read_state(checkpoint).get("data") if checkpoint else None
+    if stored is None:
+        return
+    found, other = [_metadata_of(config, source, tokenizer)], second_set(config)
+    if other is not None and second is not None:
+        with name_key("regularization"):
+            found.append(_metadata_of(other, second, tokenizer))
+    if hash_of(found) != stored:
+        raise SmaltiError(
+            f"{checkpoint} cannot be resumed: it was trained on other images or captions, or with another image "
+            "tokenizer; another training needs another output and cache.path"
+        )
+
+
+def hash_of(metadata: Sequence[Mapping[str, Any]]) -> str:
+    """Return a short hash of what the tokens of one set or of two depend on."""
+    return short_hash(metadata if len(metadata) > 1 else metadata[0])
+
+
+def second_set(config: DenoiserRunConfig) -> DenoiserRunConfig | None:
+    """Return the configuration of a training on the second set of images alone, or None without one."""
+    second = config.regularization
+    if second is None:
+        return None
+    changes: dict[str, object] = {"data": config.data.model_copy(update={"path": second.path})}
+    if config.cache:
+        path = str(Path(config.cache.path) / "regularization")
+        changes["cache"] = config.cache.model_copy(update={"path": path, "samples": None})
+    return config.model_copy(update=changes)
+
+
+def _metadata_of(
+    config: DenoiserRunConfig, source: Source | TokenShards, tokenizer: ImageTokenizer
+) -> dict[str, Any]:
+    """Return what the tokens of one set depend on."""
+    if isinstance(source, TokenShards) or config.cache is None:
+        assert isinstance(source, TokenShards)
+        return source.metadata
+    with name_key("cache.path"):
+        return make_plan(config.cache.path, config.data, source, tokenizer, config.cache.samples).wanted
 
 
 def _shards_of(

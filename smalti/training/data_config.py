@@ -9,7 +9,10 @@ from pydantic import Field
 from smalti.common.strict import Strict, Text
 from smalti.data.config import DataConfig
 
-_MOST_IMAGES = 10**8  # far beyond known trainings: a slip of a key must not cost days
+MOST_IMAGES = 10**8
+"""Largest number of images, far beyond known trainings: a slip of a key must not cost days."""
+
+_MOST_PROCESSES = 256  # of one machine; each holds PyTorch
 
 
 class ProcessesConfig(Strict):
@@ -18,6 +21,7 @@ class ProcessesConfig(Strict):
     processes: int = Field(
         1,
         ge=1,
+        le=_MOST_PROCESSES,
         description="number of processes that share the images, without torchrun; with device: cuda each uses its "
         "own GPU",
     )
@@ -37,7 +41,7 @@ class EncodingConfig(Strict):
     tokenizer: Text = Field(description="folder of a trained image tokenizer, or of a model that has one")
     data: DataConfig = Field(description="the images")
     samples: int | None = Field(
-        None, ge=1, le=_MOST_IMAGES, description="number of images; null takes each once"
+        None, ge=1, le=MOST_IMAGES, description="number of images; null takes each once"
     )
     loop: EncodingLoopConfig = EncodingLoopConfig()
 
@@ -49,7 +53,7 @@ class CacheConfig(Strict):
     samples: int | None = Field(
         None,
         ge=1,
-        le=_MOST_IMAGES,
+        le=MOST_IMAGES,
         description="number of images; a smaller folder is repeated; null takes each image of a folder once",
     )
 
@@ -66,9 +70,7 @@ class TextConfig(Strict):
     """The text tokenizer, trained on the captions of the data when the run starts."""
 
     vocab_size: int = Field(512, ge=300, le=2**24, description="number of text tokens")
-    captions: int = Field(
-        20000, ge=1, le=_MOST_IMAGES, description="number of captions that it is trained on"
-    )
+    captions: int = Field(20000, ge=1, le=MOST_IMAGES, description="number of captions that it is trained on")
     cut_captions: bool = Field(
         False, description="whether captions that are longer than the model takes lose their last words"
     )

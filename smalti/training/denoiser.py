@@ -27,10 +27,10 @@ from smalti.runtime.products import training_products
 from smalti.sampling.sampler import sample
 from smalti.storage.folder import NoInit, save_denoiser, save_image_tokenizer, save_words
 from smalti.training.adapting import write_adapter
+from smalti.training.caching import hash_of
 from smalti.training.captions import cut_caption
 from smalti.training.codes import add_codebook_conditioning, fold_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
-from smalti.training.encoding import short_hash
 from smalti.training.held_out import HeldOut
 from smalti.training.keeping import Keeping
 from smalti.training.launching import spread
@@ -91,8 +91,7 @@ class DenoiserTask:
         self.config = config
         self.parts = parts
         self.model = parts.model
-        hashed = [shards.metadata for shards in parts.tokens.parts]
-        self.data = short_hash(hashed if len(hashed) > 1 else hashed[0])
+        self.data = hash_of([shards.metadata for shards in parts.tokens.parts])
         self.context = MaskingContext(parts.counts / parts.counts.sum())
         self.device = find_device(config.loop.device)
         self.group_ids = [groups.ids.to(config.loop.device) for groups in parts.groups]
@@ -132,7 +131,14 @@ class DenoiserTask:
         text = float(few.lengths.float().mean()) - few.slots
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         whole = 2 * trained > sum(p.numel() for p in self.model.parameters())
-        return training_products(config, grid, text, whole=whole)
+        return training_products(config, grid, text, whole=whole, kept=self._kept_share())
+
+    def _kept_share(self) -> float:
+        """Return the expected share of the shown images for which the frozen model is computed, too."""
+        if self.keeping is None:
+            return 0.0
+        second = self.config.regularization
+        return self.keeping.share(second.share if second else 0.0, self.config.objective.prompt_drop_rate)
 
     def shapes(self, images: range) -> Sequence[Hashable] | None:
         """Return the grid of each image, or None if all images have one."""
@@ -188,7 +194,7 @@ class DenoiserTask:
         found = BatchLoss(loss.weighted_sum, loss.weight, numbers)
         if self.keeping is None or before is None or batch.kept is None:
             return found
-        return self.keeping.add(found, before, hidden, self.model, batch.masked, batch.kept)
+        return self.keeping.add(found, before, hidden, self.model, batch.masked, batch.kept, batch.weights)
 
     def frozen(self, batch: Batch) -> torch.Tensor | None:
         """Return the frozen model's hidden vectors for the images that keep its predictions, or None."""

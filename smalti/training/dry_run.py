@@ -19,11 +19,10 @@ from smalti.model.prompt import build_prompts
 from smalti.model.text import TextTokenizer
 from smalti.runtime.compiling import check_compiler
 from smalti.storage.folder import NoInit
-from smalti.training.caching import make_cache
+from smalti.training.caching import check_same_data, make_cache
 from smalti.training.config import DenoiserRunConfig, RunConfig, TokenizerRunConfig
 from smalti.training.data_config import CacheConfig
 from smalti.training.distribution import size
-from smalti.training.encoding import open_source
 from smalti.training.held_out import find_source
 from smalti.training.launching import check_gpus, under_torchrun
 from smalti.training.preparing import check_folder_captions
@@ -88,17 +87,14 @@ def _check_denoiser(config: DenoiserRunConfig) -> str:
             _check_text(config, basics, TextTokenizer.from_file(path))
         if config.compile:
             check_compiler(find_device(config.loop.device))
-        second = config.regularization
-        if second is not None:
-            with name_key("regularization"):
-                open_source(scratch.data.model_copy(update={"path": second.path}))
-        source, cache = basics.source, config.cache
-        if cache is None:
-            make_cache(config, source, basics.image_tokenizer)
+        source, tokenizer, cache = basics.source, basics.image_tokenizer, config.cache
+        check_same_data(config, source, tokenizer, basics.second)
+        if cache is None or isinstance(source, TokenShards):
+            make_cache(config, source, tokenizer, basics.second)
             return f"{images_of(source):,} images are token shards"
         count = cache.samples or images_of(source)
         if (Path(cache.path) / METADATA).exists():
-            make_cache(config.model_copy(update={"regularization": None}), source, basics.image_tokenizer)
+            make_cache(config, source, tokenizer)
             return f"{count:,} images are in {cache.path}"
     of = f" of {images_of(source):,}" if images_of(source) else ""
     return f"{count:,} images{of} will be encoded into {cache.path} first"

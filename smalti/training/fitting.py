@@ -89,6 +89,7 @@ def mode_of(
         device=device.type,
         base=base_dtype(config) if config.adapter else None,
         quantized=config.adapter is not None and config.adapter.quantize is not None,
+        keeps=config.adapter is not None and bool(config.adapter.new_words),
     )
 
 

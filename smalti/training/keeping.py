@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -16,6 +16,8 @@ from smalti.model.words import caption_words
 from smalti.objective.keeping import frozen_hidden, keeping_loss
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.task import BatchLoss
+
+_IMAGES_COUNTED = 1024  # of a set, for the share of images that are kept
 
 
 class Keeping:
@@ -36,12 +38,7 @@ class Keeping:
     ) -> None:
         self._parts, self._words = parts, frozenset(words)
         self._weight, self._edit_loss_weight = weight, edit_loss_weight
-        found = frozenset(caption_words(caption for shards in parts for caption in shards.all_captions()))
-        for word in words:
-            if word not in found:
-                raise SmaltiError(
-                    f"adapter.new_words must be words of the captions, and none has {quoted(word)}"
-                )
+        check_words(words, (caption for shards in parts for caption in shards.all_captions()))
 
     @classmethod
     def of(cls, config: DenoiserRunConfig, parts: Sequence[TokenShards]) -> Keeping | None:
@@ -55,6 +52,19 @@ class Keeping:
         """Return (B,) bool, True where no caption of a training image has a new word."""
         texts = (self._parts[part].captions_of(row) for part, row in places)
         return torch.tensor([self._words.isdisjoint(caption_words(captions)) for captions in texts])
+
+    def share(self, second: float, dropped: float) -> float:
+        """Return the expected share of the shown images that are kept, from some images of each set.
+
+        Args:
+            second: share of the second set, 0 without one.
+            dropped: share of the prompts that are dropped.
+        """
+        learned = 0.0
+        for part, (shards, weight) in enumerate(zip(self._parts, (1 - second, second), strict=False)):
+            rows = range(0, len(shards), -(-len(shards) // _IMAGES_COUNTED))
+            learned += weight * float((~self.select([Place(part, row) for row in rows])).float().mean())
+        return 1 - learned * (1 - dropped)
 
     def before(
         self, denoiser: Denoiser, tokens: torch.Tensor, prompt: PromptBatch, kept: torch.Tensor
@@ -77,6 +87,7 @@ class Keeping:
         denoiser: Denoiser,
         masked: torch.Tensor,
         kept: torch.Tensor,
+        factors: torch.Tensor | None = None,
     ) -> BatchLoss:
         """Return the loss of a batch with the part of the images that are kept, whose weight in it is 0.
 
@@ -87,9 +98,12 @@ class Keeping:
             denoiser: the model with its adapter.
             masked: (B, h, w) bool.
             kept: (B,) bool.
+            factors: (B, h, w) float, factors of the loss, such as those of mask images, or None for 1.
         """
         images = _images(kept)
         weights = torch.where(masked[images], 1.0, self._edit_loss_weight) * kept[images, None, None]
+        if factors is not None:
+            weights = weights * factors[images]
         head = denoiser.gen_predictor
         found = keeping_loss(before, hidden[images], head, masked[images], self._weight * weights)
         return BatchLoss(
@@ -97,6 +111,14 @@ class Keeping:
             loss.weight + found.weight,
             {**loss.numbers, "divergence": found.divergence},
         )
+
+
+def check_words(words: Sequence[str], captions: Iterable[str]) -> None:
+    """Raise SmaltiError if no caption has one of the words."""
+    missing = frozenset(words).difference(caption_words(captions))
+    for word in words:
+        if word in missing:
+            raise SmaltiError(f"adapter.new_words must be words of the captions, and none has {quoted(word)}")
 
 
 def _images(kept: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from smalti.errors import SmaltiError
 from smalti.training.config import RunConfig
@@ -65,6 +67,8 @@ def spread(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[st
         SmaltiError: there are fewer GPUs than processes, a process ended early, or `run` raises it. Another
             process trains in the same folder, or the folder holds a training with another configuration.
     """
+    # The bars' own lock is a semaphore of the system. A process that is killed leaves it behind, with a warning.
+    tqdm.set_lock(threading.RLock())
     if under_torchrun() and not dist.is_initialized():
         return _join(run, config)
     if config.loop.processes == 1 or dist.is_initialized():
@@ -158,6 +162,9 @@ def _launch(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[s
     count = config.loop.processes
     if config.loop.device == "cuda":
         check_gpus(count)
+    # PyTorch 2.11 does not have this setting.
+    known = "shutdown_timeout" in LaunchConfig.__dataclass_fields__
+    grace: dict[str, Any] = {"shutdown_timeout": _GRACE_SECONDS} if known else {}
     with tempfile.TemporaryDirectory(prefix="smalti-") as folder, _quiet(), _forwarding_signals():
         launch = LaunchConfig(
             min_nodes=1,
@@ -170,7 +177,7 @@ def _launch(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[s
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             signals_to_handle="SIGQUIT",  # Ctrl-C and SIGTERM are passed on, see `_forwarding_signals`
-            shutdown_timeout=_GRACE_SECONDS,
+            **grace,
         )
         threads = max(1, torch.get_num_threads() // count)
         said = Path(folder) / "said"
@@ -181,8 +188,15 @@ def _launch(run: Callable[[ConfigT], dict[str, Any]], config: ConfigT) -> dict[s
                 raise SmaltiError(said.read_text(encoding="utf-8")) from None
             number, failure = error.get_first_failure()
             raise SmaltiError(
-                f"process {number} of the training ended early, with exit code {failure.exitcode}"
+                f"process {number} of the training ended early, {_end(failure.exitcode)}: "
+                "what was saved before is complete"
             ) from None
+
+
+def _end(code: int) -> str:
+    """Return how a process ended, by its exit code, which is negative after a signal."""
+    names = {-number: number.name for number in signal.Signals}
+    return f"killed by {names[code]}" if code in names else f"with exit code {code}"
 
 
 def _work(
@@ -193,12 +207,23 @@ def _work(
         # All processes are on this machine, whose name need not resolve.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(threads)
+    tqdm.set_lock(threading.RLock())
     try:
-        return _join(run, config)
+        result = _join(run, config)
     except SmaltiError as error:
         if not isinstance(error.__cause__, PeerLostError):
             Path(said).write_text(str(error), encoding="utf-8")
         sys.exit(1)
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
+    return result
+
+
+def _end_with_launcher() -> None:
+    """Wait until the launcher is gone, and end this process, which would wait forever to hand over its result."""
+    launcher = multiprocessing.parent_process()
+    if launcher is not None:
+        launcher.join()
+        os._exit(1)
 
 
 @contextmanager

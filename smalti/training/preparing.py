@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from smalti.common.devices import find_device
 from smalti.common.files import make_folder
 from smalti.common.randomness import stream
 from smalti.data.folder import ImageFolder
+from smalti.data.tokens import TokenShards
 from smalti.model.config import DenoiserConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.text import TextTokenizer
@@ -23,11 +24,12 @@ from smalti.objective.masking import Mixture
 from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.storage.folder import NoInit, load_words
 from smalti.training.adapting import adapted_denoiser
-from smalti.training.caching import TrainingTokens, count_codes, make_cache
+from smalti.training.caching import TrainingTokens, check_same_data, count_codes, make_cache
 from smalti.training.captions import check_captions, find_text_tokenizer
 from smalti.training.codes import add_codebook_conditioning
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import first_alone
+from smalti.training.keeping import check_words
 from smalti.training.shape import Basics, check_basics, model_config_for
 from smalti.training.starting import check_start, starting_weights
 from smalti.training.state import latest_checkpoint
@@ -80,9 +82,10 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
     """
     basics = check_basics(config)
     image_tokenizer, weights = basics.image_tokenizer, basics.group_weights
+    check_same_data(config, basics.source, image_tokenizer, basics.second)
     with first_alone():
         early = check_folder_captions(config, basics)
-    tokens = make_cache(config, basics.source, image_tokenizer)
+    tokens = make_cache(config, basics.source, image_tokenizer, basics.second)
     with first_alone():
         groups = [_make_groups(config, image_tokenizer, number) for number in weights]
         text_path = early or find_text_tokenizer(config, tokens.images.all_captions())
@@ -134,6 +137,11 @@ def check_folder_captions(config: DenoiserRunConfig, basics: Basics) -> Path | N
     sources, whose captions come with their images.
     """
     source = basics.source
+    # The captions of tars and worlds come with their images.
+    sets = [one for one in (source, basics.second) if isinstance(one, ImageFolder | TokenShards)]
+    if sets and config.adapter:
+        captions = (one.all_captions() if isinstance(one, TokenShards) else one.captions for one in sets)
+        check_words(config.adapter.new_words, chain.from_iterable(captions))
     if not isinstance(source, ImageFolder):
         return None
     # The cache repeats a small folder's images, and their captions with them.
@@ -141,7 +149,10 @@ def check_folder_captions(config: DenoiserRunConfig, basics: Basics) -> Path | N
     path = find_text_tokenizer(config, islice(cycle(source.captions), samples))
     text = TextTokenizer.from_file(path)
     if not config.text.cut_captions:
-        check_captions(source, text, model_config_for(config, basics, text.vocab_size).max_prompt_tokens)
+        most = model_config_for(config, basics, text.vocab_size).max_prompt_tokens
+        for one in sets:
+            if isinstance(one, ImageFolder):
+                check_captions(one, text, most)
     return path
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from smalti.common.files import parse_json, write_text_atomic
+from smalti.common.files import check_regular, parse_json, read_json, write_text_atomic
 from smalti.errors import SmaltiError
 
 
@@ -59,7 +59,7 @@ class Wandb:
             import wandb
         self._wandb = wandb
         kept = run / "wandb.json"
-        before = parse_json(kept.read_text(encoding="utf-8"), str(kept)) if os.path.exists(kept) else {}
+        before = read_json(kept) if os.path.exists(kept) else {}
         self._run = wandb.init(
             project="smalti", name=run.name, dir=str(run), config=config, id=before.get("id"), resume="allow"
         )
@@ -101,6 +101,7 @@ class Log:
 
     def __init__(self, run: Path, step: int, places: Sequence[str], config: dict[str, Any]) -> None:
         self._path = run / "log.jsonl"
+        check_regular(self._path)
         trim_log(self._path, step)
         self._writers: list[Writer] = [WRITERS[name](run, config) for name in places]
 

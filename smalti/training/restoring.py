@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.distributed.checkpoint.api import CheckpointException
 
+from smalti.common.files import check_regular
 from smalti.errors import SmaltiError
 from smalti.training.distribution import PeerLostError, cause_of, is_broken
 from smalti.training.optimizer import set_moments, trainable
@@ -56,14 +57,14 @@ def _read_files(folder: Path, state: TrainingState, count: int | None) -> None:
     weights, average = trainable(state.model), state.average.values
     # Older versions stored the weights that are not trained, too.
     known = {**state.model.state_dict(), **weights}
-    with safe_open(folder / "weights.safetensors", "pt") as file:
+    with _open(folder / "weights.safetensors") as file:
         for name in _checked("weights.safetensors", file, weights, known):
             _fill(weights[name].detach(), file, name)
     if average:
-        with safe_open(folder / "average.safetensors", "pt") as file:
+        with _open(folder / "average.safetensors") as file:
             for name in _checked("average.safetensors", file, average, known):
                 _fill(average[name], file, name)
-    with safe_open(folder / "optimizer.safetensors", "pt") as file:
+    with _open(folder / "optimizer.safetensors") as file:
         names = moment_names(set(file.keys()), weights, count)
         shapes = {f"{name}|{key}": moment_like(weights[name], key) for name in names for key in moment_keys()}
         _checked("optimizer.safetensors", file, shapes, shapes)
@@ -72,6 +73,12 @@ def _read_files(folder: Path, state: TrainingState, count: int | None) -> None:
             for key, value in values.items():
                 _fill(value, file, f"{name}|{key}")
             set_moments(state.optimizer, weights[name], values)
+
+
+def _open(path: Path) -> Any:
+    """Open a file of tensors."""
+    check_regular(path)
+    return safe_open(path, "pt")
 
 
 def _checked(

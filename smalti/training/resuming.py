@@ -10,9 +10,12 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from smalti.common.files import make_folder
+from smalti.common.files import check_regular, make_folder
 from smalti.errors import SmaltiError
-from smalti.training.config import RunConfig
+from smalti.storage.adapters import base_fingerprint, read_adapter
+from smalti.storage.folder import existing
+from smalti.storage.headers import read_header
+from smalti.training.config import DenoiserRunConfig, RunConfig
 from smalti.training.data_config import EncodingConfig
 from smalti.training.reading import explain, name_key, shorten
 from smalti.training.state import latest_checkpoint, read_state
@@ -56,6 +59,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     with name_key("output"):
         make_folder(folder)
     path = folder / _LOCK
+    check_regular(path)
     try:
         with path.open("a") as file:
             if not _lock(file):
@@ -78,7 +82,7 @@ def check_resume(config: RunConfig | EncodingConfig) -> None:
         return
     checkpoint = latest_checkpoint(Path(config.output))
     stored = read_state(checkpoint).get("config") if checkpoint else None
-    if stored is None:
+    if checkpoint is None or stored is None:
         return
     try:
         # Keys that are newer than the checkpoint get their defaults.
@@ -100,6 +104,29 @@ def check_resume(config: RunConfig | EncodingConfig) -> None:
                 f"{checkpoint} cannot be resumed: {key} must stay {old}, not {new}; "
                 "another training needs another output"
             )
+    _check_files(checkpoint)
+    _check_base(checkpoint, config)
+
+
+def _check_files(checkpoint: Path) -> None:
+    """Raise SmaltiError with the name of a checkpoint's file that is cut short or damaged."""
+    for path in sorted(checkpoint.rglob("*.safetensors")):
+        try:
+            read_header(path)
+        except SmaltiError as error:
+            raise SmaltiError(f"{checkpoint} cannot be resumed: {error}") from error
+
+
+def _check_base(checkpoint: Path, config: RunConfig) -> None:
+    """Raise SmaltiError if an adapter's checkpoint belongs to another base than the folder now holds."""
+    if not isinstance(config, DenoiserRunConfig) or not config.adapter or not config.start_from:
+        return
+    with name_key("start_from"):
+        own = base_fingerprint(existing(config.start_from))
+    if read_adapter(checkpoint / "model").base not in (None, own):
+        raise SmaltiError(
+            f"{checkpoint} cannot be resumed: start_from, {config.start_from}, holds another model than at its start"
+        )
 
 
 def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -16,6 +16,7 @@ from smalti.model.denoiser import Denoiser
 from smalti.objective.masking import Mixture
 from smalti.storage.folder import NoInit, load_config, load_image_tokenizer
 from smalti.training.adapting import adapted_shape, base_config
+from smalti.training.caching import second_set
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.encoding import open_source
 from smalti.training.fitting import check_memory
@@ -34,6 +35,7 @@ class Basics:
         group_weights: weight of each grouping of grouped cross-entropy, by its number of groups.
         model: the denoiser on the meta device, with the size of the text vocabulary that the configuration asks for.
         source: the training images.
+        second: the second set of images, or None without one.
     """
 
     image_tokenizer: ImageTokenizer
@@ -42,6 +44,7 @@ class Basics:
     group_weights: dict[int, float]
     model: Denoiser
     source: Source | TokenShards
+    second: Source | TokenShards | None = None
 
 
 def check_basics(config: DenoiserRunConfig) -> Basics:
@@ -64,11 +67,15 @@ def check_basics(config: DenoiserRunConfig) -> Basics:
     check_memory(config, partial(_counted, model), shape, grid)
     with name_key("data"):
         source = open_source(config.data)
+    other, second = second_set(config), None
+    if other is not None:
+        with name_key("regularization"):
+            second = open_source(other.data)
     for one in (grid, *_further_grids(config, source, image_tokenizer.config.downscale)):
         masking.check(*one)
         with name_key("data.buckets"):
             shape.slots(*one)
-    return Basics(image_tokenizer, grid, masking, weights, model, source)
+    return Basics(image_tokenizer, grid, masking, weights, model, source, second)
 
 
 def _counted(model: Denoiser, config: DenoiserRunConfig) -> Denoiser:

@@ -37,7 +37,7 @@ from smalti.vq.tokenizer import ImageTokenizer, to_float, to_uint8
 
 _VALIDATION_IMAGES = 64
 _SEEDING_IMAGES = 1024  # images that codes start from, or more for a large codebook
-_SQUARES_PER_CODE = 8
+_SQUARES_READ_PER_CODE = 32  # of which about a third are different
 _NEAREST = 4  # codes, the own one included, from which code noise draws
 
 
@@ -205,7 +205,7 @@ class TokenizerTask:
         settings = [config.seed, config.model, config.data.model_dump(mode="json"), self.data]
         folder = Path(config.output) / f"start-{short_hash(settings)}"
         squares = (config.data.size // tokenizer.config.downscale) ** 2
-        count = max(_SEEDING_IMAGES, _SQUARES_PER_CODE * tokenizer.config.codebook_size // squares)
+        count = max(_SEEDING_IMAGES, _SQUARES_READ_PER_CODE * tokenizer.config.codebook_size // squares)
         images = (source_batch(self.source, [number], config.seed)[0]["image"] for number in range(count))
         with first_alone():
             if not (folder / "config.json").exists():

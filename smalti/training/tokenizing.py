@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from smalti.common.checks import check_whole
 from smalti.common.devices import find_device
 from smalti.data.config import DataConfig, DataSection
 from smalti.data.folder import ImageFolder
@@ -17,10 +18,10 @@ from smalti.data.tars import TarShards
 from smalti.data.tokens import TokenShards
 from smalti.errors import SmaltiError
 from smalti.storage.folder import load_image_tokenizer
-from smalti.training.data_config import EncodingConfig
+from smalti.training.data_config import MOST_IMAGES, EncodingConfig
 from smalti.training.encoding import encode_source, make_plan, open_source, print_buckets
 from smalti.training.launching import spread
-from smalti.training.reading import apply_override, explain
+from smalti.training.reading import apply_override, explain, name_key
 
 WORLDS = ("scenes", "objects")
 """Sources that are no folders."""
@@ -74,7 +75,8 @@ def tokenize(config: EncodingConfig) -> dict[str, Any]:
 
 
 def _run(config: EncodingConfig) -> dict[str, Any]:
-    tokenizer = load_image_tokenizer(config.tokenizer)
+    with name_key("tokenizer"):
+        tokenizer = load_image_tokenizer(config.tokenizer)
     source = open_source(config.data)
     if isinstance(source, TokenShards):
         raise SmaltiError(f"{config.data.path} holds tokens already")  # type: ignore[union-attr]
@@ -104,6 +106,8 @@ def pack(values: dict[str, Any], folder: str | Path, samples: int | None, per_ta
     Raises:
         SmaltiError: the images cannot be read, or the folder cannot be written.
     """
+    samples = None if samples is None else check_whole("samples", samples, 1, MOST_IMAGES)
+    per_tar = check_whole("per_tar", per_tar, 1, MOST_IMAGES)
     try:
         data: DataSection = TypeAdapter(DataConfig).validate_python(values)
     except ValidationError as error:

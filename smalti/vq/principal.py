@@ -19,8 +19,8 @@ from smalti.vq.autoencoder import LinearEncoder
 from smalti.vq.kmeans import kmeans
 from smalti.vq.tokenizer import ImageTokenizer, to_float
 
-_SQUARES_PER_CODE = 32  # squares that k-means sees, if there are as many
-_ITERATIONS = 5
+_SQUARES_PER_CODE = 64  # different squares that k-means sees, if there are as many
+_ITERATIONS = 12
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def principal_start(tokenizer: ImageTokenizer, images: Iterable[torch.Tensor], s
         seed: seed of the squares that k-means sees, and of its start.
 
     Raises:
-        SmaltiError: the encoder is not linear, or there are fewer squares than codes.
+        SmaltiError: the encoder is not linear, or there are fewer different squares than codes.
 
     Example:
         >>> import torch
@@ -59,10 +59,16 @@ def principal_start(tokenizer: ImageTokenizer, images: Iterable[torch.Tensor], s
         raise SmaltiError(
             f"z_channels must be at least embed_dim ({config.embed_dim}), not {config.z_channels}"
         )
-    squares = torch.cat([_squares(image, config.downscale) for image in images])
+    numbers = 3 * config.downscale**2
+    if config.embed_dim > numbers:
+        raise SmaltiError(
+            f"embed_dim must be at most {numbers}, the numbers of a square, not {config.embed_dim}"
+        )
+    # Grounds repeat the same squares. They need one code each, and things need all others.
+    squares = _different_squares(images, config.downscale)
     if len(squares) < config.codebook_size:
         raise SmaltiError(
-            f"codebook_size must be at most the number of squares that it starts from ({len(squares)}), "
+            f"codebook_size must be at most the number of different squares that it starts from ({len(squares)}), "
             f"not {config.codebook_size}"
         )
     mean, directions = _directions(squares, config.embed_dim)
@@ -81,17 +87,19 @@ def principal_start(tokenizer: ImageTokenizer, images: Iterable[torch.Tensor], s
     _fit_squares(tokenizer, ids, few)
 
 
-def _squares(image: torch.Tensor, side: int) -> torch.Tensor:
-    """Return the squares of an image, (h · w, 3 · side²) float32 in [-1, 1]."""
-    return F.pixel_unshuffle(to_float(image)[None], side)[0].flatten(1).T
+def _different_squares(images: Iterable[torch.Tensor], side: int) -> torch.Tensor:
+    """Return the different squares of images in the order in which they occur, (N, 3 · side²) float32 in [-1, 1]."""
+    known = {
+        square.tobytes(): None
+        for image in images
+        for square in F.pixel_unshuffle(image[None], side)[0].flatten(1).T.contiguous().numpy()
+    }
+    flat = torch.frombuffer(bytearray().join(known), dtype=torch.uint8)
+    return to_float(flat.reshape(len(known), -1))
 
 
 def _directions(squares: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the mean square (D,), and the directions (D, count) of most variance, scaled to a mean variance of 1."""
-    if count > squares.shape[1]:
-        raise SmaltiError(
-            f"embed_dim must be at most {squares.shape[1]}, the numbers of a square, not {count}"
-        )
     mean = squares.mean(dim=0)
     centred = squares - mean
     values, vectors = torch.linalg.eigh((centred.T @ centred).double() / len(squares))

@@ -212,3 +212,16 @@ def test_names_of_thousands_of_letters(line, tmp_path, monkeypatch, capfd):
     message = capfd.readouterr().err
     assert message.startswith("smalti: ") and message.count("\n") == 1 and len(message) < 300
     assert re.search("must be|does not exist|cannot be written|cannot write|File name too long", message)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_blank_name_is_not_the_folder_of_the_process(run, name):
+    before = sorted(os.listdir())
+    code, _, error = run("generate", "a red circle", "-o", name)
+    assert code == 2 and error == "smalti: Invalid value for '-o' / '--output': the name must not be blank\n"
+    assert sorted(os.listdir()) == before
+
+
+def test_a_suffix_alone_is_no_name(run):
+    code, _, error = run("generate", "a red circle", "-o", ".png")
+    assert code == 2 and error == "smalti: -o must have a name before its suffix, not '.png'\n"

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from smalti.common.files import _delete_old, atomic_path, parse_json, read_json, read_text, write_text_atomic
+from smalti.common.arrays import ArrayFile
+from smalti.common.files import (
+    _delete_old,
+    atomic_path,
+    parse_json,
+    read_json,
+    read_json_lines,
+    read_text,
+    write_text_atomic,
+)
 from smalti.errors import SmaltiError
 
 
@@ -78,3 +88,27 @@ def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path: Path)
     path = tmp_path / ("x" * 250 + ".json")
     write_text_atomic(path, "1")
     assert path.read_text() == "1"
+
+
+def test_a_small_file_takes_little_room_whatever_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b"[1]\n" * 3)
+    tracemalloc.start()
+    try:
+        assert len(list(read_json_lines(path))) == 3
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_files_of_the_system_are_read() -> None:
+    path = Path("/proc/self/status")
+    if not path.exists():
+        pytest.skip("a system without /proc")
+    assert "Name:" in read_text(path)
+
+
+def test_a_pipe_among_arrays_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "index.safetensors")
+    with pytest.raises(SmaltiError, match="index.safetensors is not a regular file"):
+        ArrayFile(tmp_path / "index.safetensors")

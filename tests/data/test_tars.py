@@ -185,7 +185,7 @@ def test_what_cannot_be_read_is_named_once_and_skipped(
         "it has no caption",
         "it has no caption",
         "its mask is black",
-        "can't decode",
+        "it is not utf-8 text",
     ]
     for number, (message, reason) in enumerate(zip(messages, reasons, strict=True), start=1):
         assert message.startswith(f"skipping a.tar: {number}.png: ") and reason in message
@@ -229,3 +229,9 @@ def test_masks_are_cropped_like_their_images(tmp_path: Path) -> None:
     assert found is not None and found.mask is not None and found.size == (40, 16)
     assert (found.mask[:, :7] == 0).all() and (found.mask[:, 9:] == 255).all()
     assert TarShards(tmp_path, 16).read(1) is None  # other proportions
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_captions_are_read_by_their_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    write_tar(tmp_path / "a.tar", {"0.png": png(), "0.txt": "ein Stern ★\r\n".encode(encoding)})
+    assert TarShards(tmp_path, 16).captions_of(0) == ("ein Stern ★",)

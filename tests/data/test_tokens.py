@@ -15,6 +15,7 @@ import torch
 
 from smalti.common.arrays import ArrayFile
 from smalti.data import encoding
+from smalti.data.config import TokensConfig
 from smalti.data.encoding import TokenPlan
 from smalti.data.images import CaptionedImage
 from smalti.data.tokens import TokenShards
@@ -165,6 +166,9 @@ def test_damage_inside_a_shard_is_named_when_it_is_met(tmp_path: Path) -> None:
         ("buckets", [{"x": 1}]),
         ("grids", []),
         ("metadata", None),
+        ("metadata", [1]),
+        ("codes", float("inf")),
+        ("shards", 10**30),
     ],
 )
 def test_odd_descriptions_are_named(tmp_path: Path, key: str, value: Any) -> None:
@@ -173,8 +177,6 @@ def test_odd_descriptions_are_named(tmp_path: Path, key: str, value: Any) -> Non
     values = json.loads(path.read_text())
     for changed in ({**values, key: value}, {name: other for name, other in values.items() if name != key}):
         path.write_text(json.dumps(changed))
-        if key == "metadata" and key in changed:
-            continue
         with pytest.raises(SmaltiError, match=r"tokens.json (is damaged|must have format 1)"):
             TokenShards(tmp_path)
 
@@ -210,3 +212,12 @@ def test_a_full_disk_loses_one_shard_alone(tmp_path: Path, monkeypatch: pytest.M
 def test_a_cache_cannot_be_a_file() -> None:
     with pytest.raises(SmaltiError, match="cannot write /dev/null"):
         plan(Path("/dev/null")).begin()
+
+
+@pytest.mark.parametrize("metadata", [{}, {"data": [1]}, {"data": {"size": "x"}}])
+def test_tokens_say_the_size_of_their_images(tmp_path: Path, metadata: Any) -> None:
+    build(plan(tmp_path, 1))
+    values = json.loads((tmp_path / "tokens.json").read_text())
+    (tmp_path / "tokens.json").write_text(json.dumps({**values, "metadata": metadata}))
+    with pytest.raises(SmaltiError, match="must say the size of its images"):
+        TokensConfig(path=str(tmp_path)).size  # noqa: B018 - a property that reads

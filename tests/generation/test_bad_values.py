@@ -195,3 +195,45 @@ def test_a_wrong_size_in_the_model_is_the_models(tmp_path, capsys, changes):
         smalti.load(broken)
     assert main(["generate", PROMPT, "-o", "a.png", "--model", str(broken)]) == 2
     assert "config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.zeros(8, 8, dtype=torch.bool, device="meta"),
+        torch.eye(8).to_sparse(),
+        torch.eye(8, dtype=torch.bool).to_sparse(),
+    ],
+    ids=["meta", "sparse", "sparse bool"],
+)
+def test_tensors_without_their_numbers_are_no_masks(folder, mask):
+    with pytest.raises(SmaltiError, match="mask must be a dense tensor of bool or uint8, not "):
+        smalti.load(folder).edit(Image.new("RGB", (64, 64)), "a cat", mask=mask)
+
+
+def test_files_that_cannot_be_read_are_no_images(folder, tmp_path):
+    path = tmp_path / "image.png"
+    Image.new("RGB", (64, 64)).save(path)
+    pipe = smalti.load(folder)
+    with (
+        open(path, encoding="utf-8") as text,
+        pytest.raises(SmaltiError, match="image: its content is not a"),
+    ):
+        pipe.edit(text, "a cat", strength=0.5)
+    with open(path, "rb") as closed:
+        pass
+    with pytest.raises(SmaltiError, match="image: its content is not a readable image: I/O operation"):
+        pipe.edit(closed, "a cat", strength=0.5)
+
+
+@pytest.mark.parametrize("name", ["compile", "local_files_only"])
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_flags_of_loading_are_true_or_false(folder, name, value):
+    with pytest.raises(SmaltiError, match=f"{name} must be True or False, not ") as caught:
+        smalti.load(folder, **{name: value})
+    assert caught.value.argument == name
+
+
+def test_a_blank_adapter_is_no_folder(folder):
+    with pytest.raises(SmaltiError, match="adapter must be a folder that exists, not ''"):
+        smalti.load(folder, adapter="")

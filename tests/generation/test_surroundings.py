@@ -66,6 +66,14 @@ def test_the_default_dtype_changes_nothing(folder, expected, dtype):
         torch.set_default_dtype(torch.float32)
 
 
+def test_the_default_device_changes_nothing(folder, expected):
+    pipe = smalti.load(folder)
+    # The one device that is always there beside the CPU. Tensors without a device would have no numbers on it.
+    with torch.device("meta"):
+        assert same(results(pipe), expected)
+        assert same(results(smalti.load(folder)), expected)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("part", ["decoder.conv_out.bias", "encoder.conv_out.bias"])
 def test_weights_that_are_not_finite(folder, tmp_path, value, part):

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny import tiny_config, tiny_prompts
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from smalti.model.config import DenoiserConfig
 from smalti.model.denoiser import Denoiser
-from smalti.runtime.training_memory import TrainingMode, _converted_bytes, kept_bytes, training_need
+from smalti.objective.keeping import keeping_loss
+from smalti.runtime import training_memory
+from smalti.runtime.training_memory import (
+    TrainingMode,
+    _converted_bytes,
+    kept_bytes,
+    kept_prediction_bytes,
+    training_need,
+)
 from smalti.storage.folder import NoInit
 
 GRID, IMAGES = (16, 16), 2
@@ -91,6 +102,55 @@ def test_parts_of_a_whole_training_and_of_a_frozen_one() -> None:
     denoiser.norm.weight.requires_grad_()
     parts = training_need(denoiser.parameters(), denoiser.config, mode).parts
     assert parts["gradients"] == 4 * 96 and parts["weights"] == 4 * count
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes of tensors that exist at once, of those that are made inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if torch.is_tensor(one)}
+        result = func(*args, **(kwargs or {}))
+        for one in tree_leaves(result):
+            storage = one.untyped_storage() if torch.is_tensor(one) else None
+            if storage is not None and storage._cdata not in self.known | given:
+                self.known.add(storage._cdata)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self.forget, storage._cdata, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return result
+
+    def forget(self, key: int, count: int) -> None:
+        self.known.discard(key)
+        self.now -= count
+
+
+@pytest.mark.parametrize("codes", [64, 4096])
+def test_what_kept_predictions_need(codes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few codes the vectors count, with many the chunk of log-probabilities."""
+    monkeypatch.setattr(training_memory, "_CHUNK_BYTES", {"cpu": 0})
+    denoiser = made(codebook_size=codes).requires_grad_(False)
+    before = torch.randn(IMAGES, GRID[0] * GRID[1], 96)
+    hidden = torch.randn_like(before, requires_grad=True)
+    masked = torch.ones(IMAGES, *GRID, dtype=torch.bool)
+    with Peak() as peak:
+        taken = hidden[torch.arange(IMAGES)]
+        loss = keeping_loss(before, taken, denoiser.gen_predictor, masked, masked.float())
+        del taken
+        loss.weighted_sum.backward()
+    mode = TrainingMode(IMAGES, GRID, 0, bf16=False, device="cpu", keeps=True)
+    config = denoiser.config
+    computed = kept_prediction_bytes(config, mode)
+    need = training_need(denoiser.parameters(), config, mode)
+    without = training_need(denoiser.parameters(), config, replace(mode, keeps=False))
+    assert need.total - without.total == round(computed)
+    # The rows and the gradient of the head's own part are counted there; the frozen vectors were made before.
+    vectors = before.numel() * before.element_size()
+    assert peak.most == pytest.approx(computed + vectors, rel=0.15)
 
 
 def test_the_reference_model_in_bf16_with_8_bit_moments_needs_less_than_one_large_gpu() -> None:

@@ -49,7 +49,7 @@ class Poisoned(Worker):
 
     def draw(self, pieces, watch) -> None:
         if any(piece.task.prompt == "a blue square" for piece in pieces):
-            raise ValueError("poisoned /root/secret/path")
+            raise ValueError("poisoned /srv/secret/path")
         super().draw(pieces, watch)
 
 
@@ -198,7 +198,7 @@ def test_a_fault_fails_its_job_alone(pipe, caplog) -> None:
         until(lambda: all(job.finished for job in jobs))
     assert [job.state for job in jobs] == ["completed", "failed", "completed"]
     assert jobs[1].error.status == 500 and "secret" not in jobs[1].error.message
-    assert "poisoned /root/secret/path" in caplog.text  # the log has the replica's traceback
+    assert "poisoned /srv/secret/path" in caplog.text  # the log has the replica's traceback
 
 
 def test_an_edit_that_cannot_be_prepared_fails_alone(pipe) -> None:

@@ -12,6 +12,7 @@ from smalti.editing.selection import Selection
 from smalti.editing.source import open_source
 from smalti.errors import SmaltiError
 from smalti.serving.errors import ApiError
+from smalti.serving.queueing import Queue
 from smalti.serving.steps import Orders
 from smalti.serving.tasks import EditTask, Piece
 from smalti.serving.worker import Worker
@@ -38,7 +39,7 @@ class GatedWorker(Worker):
     def draw(self, pieces, watch) -> None:
         self.batches.append([piece.task.prompt for piece in pieces])
         if self.poison in self.batches[-1]:
-            raise ValueError("poisoned /root/secret/path")
+            raise ValueError("poisoned /srv/secret/path")
         if self.gate is not None:
             inner, gate = watch.after, self.gate
             watch.after = lambda seen: (gate.pass_through(), inner(seen))[1]
@@ -127,6 +128,24 @@ def test_cancelling_one_leaves_its_batch_mates(pipe) -> None:
     for job in (jobs[0], jobs[2]):
         assert torch.equal(collected.tokens[job.id, 0], alone(pipe, job.task).tokens)
     assert (jobs[1].id, 0) not in collected.tokens
+
+
+def test_clients_take_turns(pipe) -> None:
+    queue = Queue(20, 10)
+    waiting = {}
+    for number, client in enumerate("aaaabbca"):
+        job = make_job(pipe, f"{number} dogs", client=client, num_inference_steps=number + 1)
+        queue.put(job, 1)
+        waiting[job.id] = f"{client}{number}"
+    assert [waiting[job.id] for job in queue.jobs()] == ["a0", "b4", "c6", "a1", "b5", "a2", "a3", "a7"]
+    taken = queue.take(8)
+    assert taken is not None and [waiting[job.id] for job, _ in taken] == ["a0"]
+    queue.remove(queue.jobs()[0])
+    for number, client in enumerate("ac", start=8):
+        job = make_job(pipe, f"{number} dogs", client=client, num_inference_steps=number + 1)
+        queue.put(job, 1)
+        waiting[job.id] = f"{client}{number}"
+    assert [waiting[job.id] for job in queue.jobs()] == ["c6", "a1", "b5", "a2", "c9", "a3", "a7", "a8"]
 
 
 def test_cancelling_a_waiting_job_leaves_the_running_one(pipe) -> None:

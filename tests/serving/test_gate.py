@@ -76,7 +76,18 @@ def png(width=8, height=8, **changes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "", "[::2]", "10.0.0.1"]
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "localhost:80@evil.example",
+        "localhost/evil.example",
+        "",
+        "[",
+        "[::2]",
+        "10.0.0.1",
+    ],
 )
 def test_another_host_is_refused(client, host) -> None:
     for path in ("/", "/health", "/v1/models", "/api/jobs"):
@@ -90,7 +101,10 @@ def test_own_hosts_are_allowed(client, host) -> None:
     assert client.get("/health", headers={"host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "file://", "x"])
+@pytest.mark.parametrize(
+    "origin",
+    ["https://evil.example", "null", "http://127.0.0.1:1", "file://", "x", "http://[evil", "http://[::1"],
+)
 def test_another_origin_is_refused(client, origin) -> None:
     for method, path in (("POST", "/v1/images/edits"), ("POST", "/api/jobs"), ("GET", "/api/results")):
         answer = client.request(method, path, headers={"origin": origin})
@@ -250,6 +264,8 @@ def test_content_types_that_pages_can_send_are_refused(client, kind) -> None:
         b"[" * 100_000,
         b'{"n":' + b"9" * 5000 + b"}",
         b'{"a":' * 200 + b"1" + b"}" * 200,
+        b'{"prompt":"x","\\ud800":1}',
+        json.dumps({f"a{number}": 1 for number in range(100)}).encode(),
     ],
 )
 def test_broken_json_is_refused(client, body) -> None:
@@ -350,12 +366,18 @@ def test_the_studio_s_files_are_the_only_ones(client, server) -> None:
 
 
 def test_methods_that_do_not_fit(client) -> None:
-    for method, path in (
-        ("GET", "/v1/images/edits"),
-        ("PUT", "/api/jobs"),
-        ("DELETE", "/v1/models"),
-        ("TRACE", "/"),
+    for method, path, status in (
+        ("GET", "/v1/images/edits", 405),
+        ("PUT", "/api/jobs", 405),
+        ("DELETE", "/v1/models", 405),
+        ("TRACE", "/", 405),
+        ("POST", "/styles/base.css", 405),
+        ("POST", "/v1/chat/completions", 404),
+        ("GET", "/v1/images", 404),
     ):
         answer = client.request(method, path)
-        assert answer.status_code in (404, 405)
-        assert answer.json()["error"]["code"] in ("not_found", "method_not_allowed")
+        code = answer.json()["error"]["code"]
+        assert (answer.status_code, code) == (
+            status,
+            {404: "not_found", 405: "method_not_allowed"}[status],
+        ), path

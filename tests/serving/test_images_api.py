@@ -94,6 +94,8 @@ def test_fields_without_effect_are_listed(client) -> None:
         ({"size": "big"}, "size"),
         ({"size": "64x1024"}, "size"),
         ({"height": 65}, "height"),
+        ({"height": 2048, "width": 2080}, "height"),
+        ({"width": 2**17}, "width"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": None}, "prompt"),
         ({"prompt": "x" * 5000}, "prompt"),

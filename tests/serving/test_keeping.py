@@ -19,12 +19,12 @@ import httpx2
 import pytest
 from folders import write_tiny_model
 from PIL import Image
-from served import Gate, SlowWorker, running_server, until
+from served import Gate, SlowWorker, events_of, running_server, until
 
 import smalti
 from smalti.cli.main import main
 from smalti.errors import SmaltiError
-from smalti.serving.errors import ApiError
+from smalti.serving.errors import ApiError, not_kept
 from smalti.serving.ids import new_id
 from smalti.serving.store import File, Store
 
@@ -38,6 +38,11 @@ def file_of(job: str, owner: str = "", kind: str = "image", created: float | Non
 @pytest.fixture(params=["memory", "folder"])
 def folder(request, tmp_path) -> Path | None:
     return tmp_path / "kept" if request.param == "folder" else None
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory):
+    return smalti.load(write_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
 
 
 def test_files_come_back_as_they_were(folder) -> None:
@@ -82,6 +87,63 @@ def test_a_job_goes_with_its_files(folder) -> None:
         store.job("j", "")
     assert error.value.status == 410
     store.close()
+
+
+def fill(store: Store) -> None:
+    """Let the store's disk be full: SQLite then says so, and files fail as they do on such a disk."""
+    store._base.execute("PRAGMA max_page_count = 1")  # it is at least what is used already
+
+
+def empty(store: Store) -> None:
+    store._base.execute("PRAGMA max_page_count = 1000000")
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(pipe, tmp_path) -> None:
+    body = {"prompt": "a red circle", "num_inference_steps": 1}
+    with running_server(pipe, keep=tmp_path / "kept") as server, httpx2.Client(base_url=server.url) as client:
+        store = server.service.store
+        fill(store)
+        for path, more in (("/api/jobs", {}), ("/v1/images/generations", {"response_format": "url"})):
+            tries = (
+                client.post(path, json={**body, **more}) for _ in range(100)
+            )  # used pages have some room
+            answer = next(answer for answer in tries if answer.status_code not in (200, 202, 429))
+            assert answer.status_code == 507 and answer.headers["x-should-retry"] == "false"
+            assert answer.json()["error"]["code"] == "storage_full" and str(tmp_path) not in answer.text
+        until(
+            lambda: all(
+                job["state"] in ("completed", "failed") for job in client.get("/api/jobs").json()["data"]
+            )
+        )
+        assert client.post("/v1/images/generations", json=body).status_code == 200  # nothing of it is kept
+        kept = {row[0] for row in store._base.execute("SELECT id FROM files")}
+        assert {path.name for path in (tmp_path / "kept" / "files").iterdir()} == kept
+        empty(store)
+        answer = client.post("/api/jobs", json=body)
+        assert answer.status_code == 202
+        until(lambda: client.get(f"/api/jobs/{answer.json()['id']}").json()["state"] == "completed")
+        until(lambda: not server.service._live)
+        states = {row[0] for row in store._base.execute("SELECT state FROM jobs")}
+        assert states <= {"completed", "failed"}  # also those whose end the full disk did not take
+
+
+def test_an_end_that_cannot_be_written_is_seen_all_the_same(pipe, tmp_path, monkeypatch) -> None:
+    worker = SlowWorker(pipe, seconds=0.05)
+    with running_server(pipe, worker=worker, keep=tmp_path / "kept") as server:
+        with httpx2.Client(base_url=server.url) as client:
+            name = client.post("/api/jobs", json={"prompt": "a red circle"}).json()["id"]
+
+            def fail(record: dict) -> None:
+                raise not_kept()
+
+            with monkeypatch.context() as patch:
+                patch.setattr(server.service.store, "update_job", fail)
+                with client.stream("GET", f"/api/jobs/{name}/events") as events:
+                    assert [event for event, _, _ in events_of(events)][-2:] == ["completed", "job"]
+                assert client.get(f"/api/jobs/{name}").json()["state"] == "completed"
+                assert client.get("/api/jobs").json()["data"][0]["state"] == "completed"
+            assert client.delete(f"/api/jobs/{name}").status_code == 204
+            assert client.get(f"/api/jobs/{name}").status_code == 410
 
 
 def test_a_killed_server_s_jobs_are_marked(tmp_path) -> None:

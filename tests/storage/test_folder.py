@@ -188,6 +188,8 @@ class TestStrictness:
         fails(model, "tokenizer.json", load_text_tokenizer)
         (model / "config.json").unlink()
         fails(model, "config.json does not exist")
+        (model / "adapter_config.json").touch()
+        fails(model, "is an adapter, not a model: name its base as the model")
 
     def test_missing_tensors(self, model):
         self.rewrite(model, lambda weights: weights.pop("encoder.norm.weight"))

@@ -80,7 +80,7 @@ class Studio:
 
     def edit_first(self) -> None:
         """Open the newest image of the gallery in the editor."""
-        self.page.click("#gallery .thumb >> nth=0")
+        self.page.click("#images .thumb >> nth=0")
         self.page.wait_for_selector(".frame-image.in")
         self.page.click('#stage-draw [data-act="edit"]')
         self.page.wait_for_selector(".source-name")
@@ -104,7 +104,7 @@ class Studio:
         return json.loads(self.page.evaluate("localStorage.getItem('smalti.studio')"))
 
     def thumbs(self) -> int:
-        return self.page.locator("#gallery .thumb").count()
+        return self.page.locator("#images .thumb").count()
 
     def drop(self, content: bytes, name: str = "image.png", kind: str = "image/png") -> None:
         """Drop a file on the page."""

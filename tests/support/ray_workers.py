@@ -25,7 +25,7 @@ class MarkedWorker(Worker):
         (self.folder / str(os.getpid())).touch()
         prompts = [piece.task.prompt for piece in pieces]
         if POISON in prompts:
-            raise ValueError("poisoned /root/secret/path")
+            raise ValueError("poisoned /srv/secret/path")
         if SLOW in prompts:
             inner = watch.after
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from adapter_steps import ADAPTER, adapter_steps, configured, make_task_of
 from ranks import run_ranks
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from trainings import DENOISER, losses, write
 
 import smalti
@@ -138,6 +139,19 @@ def test_bytes_before_the_base_is_read(kind, quantize, workspace):
 
 def describe(name, parameter):
     return name, parameter.shape, parameter.dtype, parameter.requires_grad
+
+
+def test_a_base_that_changed_is_refused_when_a_run_resumes(workspace):
+    shutil.copytree("denoiser/model", "base")
+    config = configured("resumed", start_from="base")
+    losses_of(config)
+    again = configured("resumed", start_from="base", loop={**config.loop.model_dump(), "steps": 5})
+    weights = load_file("base/model.safetensors")
+    save_file({name: value * 1.5 for name, value in weights.items()}, "base/model.safetensors")
+    with pytest.raises(SmaltiError, match="cannot be resumed: start_from, base, holds another model than at"):
+        train_denoiser(again)
+    save_file(weights, "base/model.safetensors")
+    assert len(losses_of(again)) == 5
 
 
 def test_quantized_weights_are_not_sharded(workspace):

@@ -146,7 +146,7 @@ def test_a_cache_names_only_settings_that_differ_from_their_defaults(workspace: 
     assert TokenShards("cache").metadata["data"] == {"kind": "scenes", "size": 32, "seed": 1}
     make_task("data.blobs=0", "data.lattice_share=1.0")
     with pytest.raises(SmaltiError, match="cache of other images"):
-        make_task("data.blobs=0.5")
+        make_task("data.blobs=0.5", "output=other")
 
 
 def test_self_generated_inputs_come_after_the_warm_up_and_every_weight_still_learns(workspace: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,36 @@ def prepared(*overrides: str) -> DenoiserParts:
 
 def captions(parts: DenoiserParts) -> list[str]:
     return list(parts.tokens.images.all_captions())
+
+
+def test_other_captions_at_a_resume_are_refused_before_the_cache_is_blamed(images: Path) -> None:
+    def train(steps: int) -> None:
+        train_denoiser(
+            load_config(DenoiserRunConfig, "folder.yaml", [f"loop.steps={steps}", "output=resumed"])
+        )
+
+    train(1)
+    (images / "1.txt").write_text("another caption")
+    for _ in range(2):
+        with pytest.raises(
+            SmaltiError, match="cannot be resumed: it was trained on other images or captions"
+        ):
+            train(2)
+        shutil.rmtree("new-cache", ignore_errors=True)
+    assert not list(Path().glob("new-cache/shard-*"))
+
+
+def test_a_wrong_second_set_is_refused_before_the_first_is_encoded(images: Path) -> None:
+    second = Path("second")
+    second.mkdir()
+    Image.new("RGB", (32, 32)).save(second / "a.png")
+    changes = ["regularization={path: second}", "cache.path=fresh", "model.max_prompt_tokens=9"]
+    with pytest.raises(SmaltiError, match="regularization: .*a.png has no caption"):
+        prepared(*changes)
+    (second / "a.txt").write_text("word " * 99)
+    with pytest.raises(SmaltiError, match="the caption of .*a.png: it must be at most 9 text tokens long"):
+        prepared(*changes)
+    assert not list(Path().glob("fresh/shard-*"))
 
 
 def test_a_cache_is_of_these_files(images: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_process_that_is_killed_ends_the_others_in_one_line(
     said = lines_of(process)
     assert time.monotonic() - killed < 30
     assert process.returncode not in (0, None)
-    assert len(said) == 1 and "ended early" in said[0], said
+    assert len(said) == 1 and "ended early" in said[0] and "saved before is complete" in said[0], said
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     checkpoint = latest_checkpoint(Path("killed"))
     assert checkpoint is not None and (checkpoint / "state.json").exists()
@@ -110,6 +110,26 @@ def test_a_process_that_is_killed_ends_the_others_in_one_line(
     processes.append(again)
     assert lines_of(again) == [] and again.returncode == 0
     assert losses("killed")[-1][0] == step + 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells processes that their launcher is gone")
+def test_a_launcher_that_is_killed_leaves_no_process_behind(
+    workspace: Path, processes: list[subprocess.Popen]
+) -> None:
+    command = [sys.executable, "-m", "smalti", "train", "denoiser.yaml", *LONG, "output=alone"]
+    process = start(*command, "loop.processes=2")
+    processes.append(process)
+    wait_for_checkpoint(process, "alone")
+    workers = children(process.pid)
+    assert len(workers) == 2
+    process.kill()
+    process.communicate(timeout=30)  # until the last process has closed its end
+    deadline = time.monotonic() + 10
+    while [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    checkpoint = latest_checkpoint(Path("alone"))
+    assert checkpoint is not None and (checkpoint / "state.json").exists()
 
 
 def test_torchrun_and_our_own_processes_take_the_same_steps(

@@ -48,6 +48,8 @@ from smalti.training.tokenizer import train_tokenizer
         ({}, ['output=""'], "output: .*not blank"),
         ({}, ['loop.device="\\0"'], "loop.device: .*without NUL"),
         ({}, ["data={kind: folder, path: ' '}"], "data.path: .*not blank"),
+        ({}, ["loop.processes=1000"], "loop.processes: .*less than or equal to 256, not 1000"),
+        ({}, ["loop.memory=" + "9" * 400 + "GB"], "loop.memory: memory must be a size such as 8GB"),
         ({}, ["loop.steps=1:30"], "loop.steps: .*not '1:30'"),
         ({}, ["seed=" + "9" * 5000], "override 'seed=9+…: the value is not YAML: a number is too long"),
         ({}, ["optimizer.learning_rate=" + "9" * 390], "optimizer.learning_rate: .*, not 9+…"),

@@ -184,7 +184,7 @@ def test_a_dry_run_checks_and_leaves_nothing(
         (["loop.memory=1MB"], "the training needs 9.* MB on cpu, which has 1.0 MB"),
         (["loop.memory=much"], "loop.memory: memory must be a size such as 8GB"),
         (["data.seed=9"], "cache holds a cache of other images: its data differ"),
-        (["loop.device=cuda:9"], "device must be one that PyTorch has here"),
+        (["loop.device=cuda:9"], "smalti: loop.device must be one that PyTorch has here"),
     ],
 )
 def test_a_dry_run_names_what_is_wrong(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -235,3 +236,24 @@ def test_a_stopped_training_ends_like_ctrl_c(workspace: Path, monkeypatch: pytes
     assert main([*arguments, "loop.steps=2"]) == 0
     assert main(arguments) == 0
     assert threading.active_count() < 50
+
+
+@pytest.mark.parametrize("file", ["optimizer", "average", "weights"])
+def test_a_pipe_in_a_checkpoint_is_refused_at_once(config: RunConfig, file: str) -> None:
+    path = checkpoint(config) / f"{file}.safetensors"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(SmaltiError, match=f"cannot be resumed: .*{file}.safetensors is not a regular file"):
+        spread(run, config)
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", ".lock"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_a_folder_in_a_run_is_refused_at_once(
+    config: RunConfig, name: str, make: Callable[[Path], None]
+) -> None:
+    path = Path(config.output) / name
+    path.unlink(missing_ok=True)
+    make(path)
+    with pytest.raises(SmaltiError, match=f"{name} is not a regular file"):
+        spread(run, changed(config, "loop.steps", 4))

@@ -94,7 +94,7 @@ def test_a_small_folder_that_is_repeated_often_takes_no_memory(
     write_json_atomic("config.yaml", DENOISER)
     config = load_config(DenoiserRunConfig, "config.yaml", ["cache.samples=100000000", "text.captions=5"])
     with pytest.raises(SmaltiError, match="enough"):
-        preparing.check_folder_captions(config, SimpleNamespace(source=Folder()))  # type: ignore[arg-type]
+        preparing.check_folder_captions(config, SimpleNamespace(source=Folder(), second=None))  # type: ignore[arg-type]
     assert seen == [["a red circle", "two dogs", "a red circle", "two dogs", "a red circle"]]
 
 

@@ -143,7 +143,8 @@ def test_a_process_that_fails_ends_the_others_in_one_line(images: list[str]) -> 
         (["images", "size"], "override must be key=value, not 'size'"),
         (["scenes", "size=32"], "--samples must be given for scenes, which are endless"),
         (["images", "size=32", "--samples", "0"], "samples: "),
-        (["images", "size=32", "--tokenizer", "nowhere"], "model folder nowhere does not exist"),
+        (["images", "size=32", "--tokenizer", "nowhere"], "tokenizer: model folder nowhere does not exist"),
+        (["images", "size=32", "--processes", "9" * 20], "loop.processes: "),
         (["images", "size=32", "flips=true"], "tokens holds a cache of other images: its data differ"),
         (["bare", "size=32"], "bare/a.png has no caption"),
         (["empty"], "empty has no readable image"),
@@ -179,3 +180,13 @@ def test_a_packed_folder_gives_the_same_tokens(images: list[str], capsys: pytest
     capsys.readouterr()
     assert main([*of_tars, "again"]) == 2
     assert "00002.index.safetensors does not fit 00002.tar" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--samples", "--per-tar"])
+@pytest.mark.parametrize("value", ["0", "-1", "9" * 20])
+def test_counts_of_tars_are_checked(
+    images: list[str], option: str, value: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["pack", "images", "-o", "tars", option, value]) == 2
+    error = capsys.readouterr().err
+    assert option in error and error.count("\n") == 1 and not Path("tars").exists()

@@ -24,18 +24,10 @@ from smalti.worlds.objects.textures import RGB
 SIZES = {1: (0.45, 0.85), 2: (0.34, 0.47), 3: (0.3, 0.44), 4: (0.28, 0.42)}
 """Smallest and largest side of a box, by the number of things."""
 
-LATTICE_SIZES: dict[int, tuple[float, ...]] = {
-    1: (0.5, 0.75),
-    2: (0.5, 0.5, 0.375),
-    3: (0.375, 0.375, 0.5),
-    4: (0.375, 0.375, 0.5),
-}
-"""Sides of boxes on a lattice, by the number of things. All things of a scene have the same size."""
+LATTICE_SIZE = 0.5
+"""Side of every box on a lattice. A model learns each thing at one size: three sizes are four times as much."""
 
-_LARGE = {
-    True: (0.5, 0.75),
-    False: (0.52, 0.72),
-}  # sides up to which a thing is small and from which it is large
+_LARGE = (0.52, 0.72)  # sides up to which a lone thing is small and from which it is large
 _SIZE_WORD_SHARE = 0.2
 _TURN, _TURN_SHARE, _MIRROR_SHARE = 12.0, 0.5, 0.5
 
@@ -181,7 +173,7 @@ def _boxes(metadata: dict[str, Any], count: int, random: Random, lattice: int | 
     if count not in SIZES:
         raise SmaltiError(f"a scene has 1 to {max(SIZES)} things, not {count}")
     if lattice:
-        layout, sizes = Layout(0, 0, lattice), [random.choice(LATTICE_SIZES[count])] * count
+        layout, sizes = Layout(0, 0, lattice), [LATTICE_SIZE] * count
     else:
         layout, (smallest, largest) = Layout(0.01, 0.01), SIZES[count]
         sizes = [random.uniform(smallest, largest) for _ in range(count)]
@@ -218,8 +210,8 @@ def _draw_shadow(ground: Ground, random: Random, lattice: int | None) -> str:
 
 
 def _size_word(things: tuple[Thing, ...], random: Random, lattice: bool) -> str:
-    small, large = _LARGE[lattice]
-    if len(things) > 1 or small < things[0].size < large or random.random() >= _SIZE_WORD_SHARE:
+    small, large = _LARGE
+    if lattice or len(things) > 1 or small < things[0].size < large or random.random() >= _SIZE_WORD_SHARE:
         return ""
     return "small" if things[0].size <= small else "large"
 

@@ -37,8 +37,8 @@ class Objects:
             the held-out sprites alone. `smalti.worlds.objects.splits` says what is held out.
         mix: weight of each tag; None means `TRAINING_MIX`.
         lattice: None lets things have any size and place, turned a little or mirrored. A number L, a multiple of 8,
-            makes scenes that are easier to learn. Sides of boxes are 3, 4 or 6 eighths of the image's side, and their
-            left and upper edges are multiples of 1/L. Things are never turned, and textures always have the same place.
+            makes scenes that are easier to learn. Boxes are half as wide as the image, and their left and upper edges
+            are multiples of 1/L. Things are never turned, and textures always have the same place.
         lattice_share: probability that a scene is on the lattice.
         styles: weight of each style of sprites; None weighs styles by their numbers of sprites.
         grounds: weight of each kind of ground; None means `GROUNDS`.

@@ -32,7 +32,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_classifiers_share_no_drawing_aside(tool: ModuleType, archive: Path) -> None:
-    module = sys.modules["scorer_material"]
+    module = sys.modules["scorer.material"]
     material = module.Material.read(archive)
     assert material.nouns == tuple(sorted(NOUNS)) and material.scored == set(NOUNS)
     for label in range(len(NOUNS)):
@@ -51,8 +51,8 @@ def test_classifiers_share_no_drawing_aside(tool: ModuleType, archive: Path) -> 
 
 @pytest.mark.slow
 def test_scenes_have_cover_and_centres(tool: ModuleType, archive: Path) -> None:
-    batches = sys.modules["scorer_batches"]
-    material = sys.modules["scorer_material"].Material.read(archive)
+    batches = sys.modules["scorer.batches"]
+    material = sys.modules["scorer.material"].Material.read(archive)
     generator = torch.Generator().manual_seed(0)
     images, cover, offsets = batches.scenes(
         material.sprites, np.array([[0, -1], [-1, -1], [1, 2]]), generator, 128
@@ -74,7 +74,7 @@ def test_a_training_goes_on_where_it_stopped(
     small = {"_SCENES": 2, "_CROPS": 8, "_JUNK": 6, "_HARVESTED": 3, "_WIDE": 12, "_HARVESTED_WIDE": 4}
     for name, number in small.items():
         monkeypatch.setattr(tool, name, number)
-    material = sys.modules["scorer_material"].Material.read(archive)
+    material = sys.modules["scorer.material"].Material.read(archive)
 
     def run(folder: str) -> dict[str, torch.Tensor]:
         output = tmp_path / f"{folder}.safetensors"
@@ -93,14 +93,14 @@ def test_a_training_goes_on_where_it_stopped(
         return dict(load_scorer(output).classifier.state_dict())
 
     # What an untrained segmenter finds is no matter here.
-    monkeypatch.setattr(sys.modules["scorer_harvest"], "pieces_near", quarter)
+    monkeypatch.setattr(sys.modules["scorer.harvest"], "pieces_near", quarter)
     monkeypatch.setattr(
-        sys.modules["scorer_claims"],
+        sys.modules["scorer.claims"],
         "look",
         lambda material, numbers, *rest: torch.full((len(numbers), len(NOUNS) + 1), 0.14),
     )
     whole = run("whole")
-    stopped = sys.modules["scorer_training"]
+    stopped = sys.modules["scorer.training"]
     monkeypatch.setattr(stopped, "_SAVED", -1)
     saves = []
     save = stopped._save
@@ -129,8 +129,8 @@ def quarter(owners: np.ndarray, spot: tuple[float, float], reach: float) -> np.n
 def test_crops_are_harvested_from_scenes(
     tool: ModuleType, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules["scorer_harvest"]
-    material = sys.modules["scorer_material"].Material.read(archive)
+    module = sys.modules["scorer.harvest"]
+    material = sys.modules["scorer.material"].Material.read(archive)
     monkeypatch.setattr(module, "pieces_near", quarter)
     path = tmp_path / "harvest.safetensors"
     made = module.harvest(material, Segmenter().eval(), 6, 0, path, False)
@@ -147,8 +147,8 @@ def test_crops_are_harvested_from_scenes(
 def test_looks_are_at_the_sprites_of_each_quarter(
     tool: ModuleType, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules["scorer_looks"]
-    material = sys.modules["scorer_material"].Material.read(archive)
+    module = sys.modules["scorer.looks"]
+    material = sys.modules["scorer.material"].Material.read(archive)
     shown: list[tuple[int, ...]] = []
     draw = module.draw_scene
 
@@ -175,7 +175,7 @@ def test_looks_are_at_the_sprites_of_each_quarter(
 def test_claims_need_drawings_that_are_found_and_few_others(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules["scorer_claims"]
+    module = sys.modules["scorer.claims"]
     labels, drawings = np.repeat([0, 1, 2], 10), np.arange(30)
     shares = np.zeros((30, 4))
     shares[np.arange(30), labels] = 0.8
@@ -184,11 +184,11 @@ def test_claims_need_drawings_that_are_found_and_few_others(
     known = module.Looks(shares, labels, drawings, np.full(30, 0.1))
     classes = {"a": ("a",), "b": ("b",), "c": ("c",), "kind": ("a", "b")}
     strange = np.array([[0.0, 0.0, 0.7, 0.3], [0.0, 0.0, 0.05, 0.95]])
-    found = module.claims_at(0.1, classes, "abc", known, strange)
-    assert set(found.classes) == {"a", "c", "kind"}  # six of ten "b" are found
-    assert found.report["claimed"] == 2 and found.report["strangers"] == 0.5
-    assert found.report["right"] == pytest.approx(26 / 30, abs=1e-4)
-    single = module.Looks(shares, labels, labels, np.full(30, 0.1))
-    monkeypatch.setattr(module, "_LEAST_CERTAINTY", 0.5)
-    assert set(module.claims_at(0.1, classes, "abc", known, strange).classes) == {"a", "c", "kind"}
-    assert set(module.claims_at(0.1, classes, "abc", single, strange).classes) == set()
+    found = module.claims_at(0.1, classes, "abc", known, known, strange)
+    assert set(found.classes) == {"c", "kind"}  # six of ten "b" are found, three of thirteen "a" are none
+    assert found.report["claimed"] == 1 and found.report["strangers"] == 0.5
+    assert found.report["found"] == 1.0  # a taken "b" is still of its kind
+    monkeypatch.setattr(module, "_MOST_CONFUSED", 0.25)
+    assert set(module.claims_at(0.1, classes, "abc", known, known, strange).classes) == {"a", "c", "kind"}
+    monkeypatch.setattr(module, "_MOST_CONFUSED_UNSEEN", 0.2)
+    assert set(module.claims_at(0.1, classes, "abc", known, known, strange).classes) == {"c", "kind"}

@@ -115,6 +115,17 @@ def test_missing_tasks_are_none_and_left_out_of_the_mean() -> None:
         ('{"tag": "colors", "prompt": "x", "include": []}', "at least one object"),
         ('{"tag": "colors", "prompt": "x", "include": [{"class": "dog", "count": 1}]}', "dog"),
         ('{"tag": "colors", "prompt": "x", "include": [{"class": "star", "count": "1"}]}', "count"),
+        ('{"tag": [], "prompt": "x", "include": []}', r"tag must be one of .*, not \[\]"),
+        ('{"tag": "colors", "prompt": "x", "include": [{"class": ["star"], "count": 1}]}', "class must be"),
+        (
+            '{"tag": "colors", "prompt": "x", "include": [{"class": "star", "count": 1, "color": ["red"]}]}',
+            "color must be",
+        ),
+        (
+            '{"tag": "position", "prompt": "x", "include": [{"class": "star", "count": 1}, '
+            '{"class": "star", "count": 1, "position": [["above"], 0]}]}',
+            "position must be",
+        ),
         (
             '{"tag": "colors", "prompt": "x", "include": [{"class": "star", "count": 1, "color": "teal"}]}',
             "teal",

@@ -149,7 +149,7 @@ def test_a_server_with_keys_asks_once(make_studio):
     page.fill("#prompt", "one cat")
     page.press("#prompt", "Control+Enter")
     page.wait_for_selector(".frame-image.in")
-    page.wait_for_selector("#gallery .thumb img.in")
+    page.wait_for_selector("#images .thumb img.in")
     page.reload()
     page.wait_for_selector(".frame-image.in")
     assert page.locator("#access-dialog[open]").count() == 0
@@ -176,6 +176,27 @@ def test_a_phone_has_one_column_and_targets_for_fingers(make_studio, view):
             .map(([, html]) => html)"""
     )
     assert small == []
+
+
+def test_every_view_of_a_phone_begins_with_its_image(make_studio):
+    studio = make_studio(size=PHONE, context=TOUCH)
+    page = studio.open()
+    studio.draw("a red circle", n="10")
+    page.tap(".tabs >> text=Gallery")
+    wait(page, lambda: page.locator("#gallery-title").bounding_box()["y"] > 50)
+    wait(page, lambda: page.locator("#images .thumb img.in").count() == 10)
+    page.evaluate("scrollTo(0, 1e6)")
+    left = page.evaluate("scrollY")
+    assert left > 0
+    page.tap("#images .thumb >> nth=8")
+    wait(page, lambda: page.evaluate("scrollY") == 0)
+    page.tap(".tabs >> text=Gallery")
+    wait(page, lambda: page.evaluate("scrollY") == left)
+    page.tap(".tabs >> text=Draw")
+    page.tap('[data-act="edit"]')
+    page.click("#ways label:has-text('Vary')")
+    page.tap("#go")
+    wait(page, lambda: page.evaluate("scrollY") == 0)
 
 
 def test_fingers_paint_the_mask_and_two_of_them_zoom(make_studio):

@@ -141,7 +141,7 @@ def test_a_second_tab_sees_the_job_and_its_image(gated):
     page.click("#go")
     other.wait_for_selector("#queue li")
     gate.open.set()
-    other.wait_for_selector("#gallery .thumb img.in", state="attached")
+    other.wait_for_selector("#images .thumb img.in", state="attached")
 
 
 def test_several_images_are_shown_together_and_one_by_one(studio):

@@ -108,6 +108,16 @@ def test_before_tokens_and_after(editor):
     assert page.locator(".easel .compare-range").input_value() == "49"
 
 
+def test_another_way_starts_from_the_image_again(editor):
+    page = editor.page
+    choose(page, "Vary")
+    run_edit(editor)
+    assert page.get_attribute(".panel-button:has-text('After')", "aria-pressed") == "true"
+    choose(page, "Mask")
+    stroke(page, (0.1, 0.1), (0.4, 0.1))
+    assert chosen(page) > 0
+
+
 def test_a_painted_mask_changes_its_tokens_and_nothing_else(editor):
     page = editor.page
     before = pixels(editor.content(editor.results[0]))

@@ -39,7 +39,7 @@ def test_arrows_walk_through_the_gallery(studio):
     page = studio.open()
     for prompt in ("one cat", "two dogs", "a red circle"):
         studio.draw(prompt)
-    page.locator("#gallery .thumb >> nth=0").focus()
+    page.locator("#images .thumb >> nth=0").focus()
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.title") == "two dogs"
     page.keyboard.press("Enter")
@@ -63,7 +63,7 @@ def test_a_deleted_image_comes_back_or_goes_for_good(studio):
     page.wait_for_selector(".frame-image[alt='two dogs'].in")
     assert studio.thumbs() == 2
     assert len(studio.results) == 2
-    page.locator("#gallery .thumb >> nth=0").focus()
+    page.locator("#images .thumb >> nth=0").focus()
     page.keyboard.press("Delete")
     assert page.evaluate("document.activeElement.title") == "one cat"
     wait(page, lambda: len(studio.results) == 1)
@@ -87,7 +87,7 @@ def test_settings_of_an_image_come_back(studio):
     page.fill("#prompt", "two dogs")
     page.fill("#seed", "")
     page.click("#reset-settings")
-    page.click("#gallery .thumb >> nth=0")
+    page.click("#images .thumb >> nth=0")
     page.click('[data-act="reuse"]')
     assert page.input_value("#prompt") == "one cat"
     assert page.input_value("#seed") == "13"

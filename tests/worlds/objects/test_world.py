@@ -18,7 +18,7 @@ from smalti.data.sources import FileSource
 from smalti.errors import SmaltiError
 from smalti.worlds.layout import RELATIONS
 from smalti.worlds.objects.archive import SpriteArchive
-from smalti.worlds.objects.composing import LATTICE_SIZES, SIZES
+from smalti.worlds.objects.composing import LATTICE_SIZE, SIZES
 from smalti.worlds.objects.config import ObjectsConfig
 from smalti.worlds.objects.grounds import GROUNDS
 from smalti.worlds.objects.scene import INSET, Scene, render
@@ -54,18 +54,16 @@ def test_things_lie_inside_and_apart(archive: SpriteArchive, lattice: int | None
             if lattice is None:
                 assert smallest <= item.size <= largest
             else:
-                assert item.size in LATTICE_SIZES[len(scene.things)] and not item.turn and not item.mirrored
+                assert item.size == LATTICE_SIZE and not item.turn and not item.mirrored
                 for edge in (item.x - item.size / 2, item.y - item.size / 2):
                     assert abs(edge * lattice - round(edge * lattice)) < 1e-9
-                assert len({other.size for other in scene.things}) == 1
         if lattice:
             assert scene.ground.shift == (0, 0) and (scene.ground.horizon * lattice).is_integer()
 
 
 def test_some_scenes_can_be_on_a_lattice_and_others_not(archive: SpriteArchive) -> None:
-    sizes = {size for options in LATTICE_SIZES.values() for size in options}
     scenes = scenes_of(archive, 300, lattice=16, lattice_share=0.7)
-    assert 0.6 < np.mean([scene.things[0].size in sizes for scene in scenes]) < 0.8
+    assert 0.6 < np.mean([scene.things[0].size == LATTICE_SIZE for scene in scenes]) < 0.8
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -242,7 +240,7 @@ def test_scenes_of_a_seed_stay_what_they_were(archive: SpriteArchive) -> None:
     for lattice in (None, 16):
         for scene in scenes_of(archive, 100, seed=11, lattice=lattice):
             digest.update(repr(scene).encode())
-    assert digest.hexdigest() == "de4d484bb7e261833bcabbf6a06e0114df0d539dba86dc6810b33d0cea0b1169"
+    assert digest.hexdigest() == "de6cbe519037be3c5c6d2040f89cc9a0c6bca8eea4b32f8d761e529833dc9ae2"
 
 
 @pytest.mark.parametrize(

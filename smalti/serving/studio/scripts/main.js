@@ -85,8 +85,8 @@ async function submit(parts) {
       // A job that is being watched is not taken from the stage by one that has to wait.
       if (!parts.draw.job || finished(parts.draw.job)) parts.draw.show(job);
       else announce("Queued");
-      if (matchMedia("(max-width: 760px)").matches) scrollTo({ top: 0, behavior: "smooth" });
     }
+    if (matchMedia("(max-width: 760px)").matches) scrollTo({ top: 0, behavior: "smooth" });
   } catch (error) {
     showError(error);
   } finally {

@@ -19,22 +19,26 @@ export function go(name) {
 
 /** Follow the address, and tell the others with an event "view" of the window. */
 export function followAddress() {
+  let browsed = 0; // where the gallery was left
   const show = () => {
     const name = named();
+    if (view() === "gallery") browsed = scrollY;
     document.body.dataset.view = name;
+    // On a phone the page itself scrolls: every view begins with its image, and the gallery goes on where it was.
+    scrollTo(0, name === "gallery" ? browsed : 0);
     for (const tab of $$(".tabs a")) {
       if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");
       else tab.removeAttribute("aria-current");
     }
     document.title = `${name[0].toUpperCase()}${name.slice(1)} · Smalti studio`;
-    $(".skip").href = name === "gallery" ? "#gallery" : "#prompt";
+    $(".skip").href = name === "gallery" ? "#images" : "#prompt";
     dispatchEvent(new Event("view"));
   };
   addEventListener("hashchange", show);
   // The skip link's target is no view.
   $(".skip").addEventListener("click", (event) => {
     event.preventDefault();
-    (view() === "gallery" ? ($("#gallery .thumb") ?? $("#rail")) : $("#prompt")).focus();
+    (view() === "gallery" ? ($("#images .thumb") ?? $("#rail")) : $("#prompt")).focus();
   });
   show();
 }

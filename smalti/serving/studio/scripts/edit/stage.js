@@ -6,7 +6,7 @@ import { saved } from "../base/saved.js";
 import { view } from "../base/views.js";
 import { chosenModel } from "../panel/recipe.js";
 import { imageBlob } from "../server/api.js";
-import { jobs } from "../server/jobs.js";
+import { finished, jobs } from "../server/jobs.js";
 import { blank } from "../stage/blank.js";
 import { Compare } from "../stage/compare.js";
 import { Foot } from "../stage/foot.js";
@@ -202,6 +202,10 @@ export class EditStage {
       this.#update();
     });
     saved.on("change", () => this.#update());
+    // A mask and sides are drawn on the image itself, not on what became of it.
+    $("#ways").addEventListener("change", ({ target }) => {
+      if (["mask", "extend"].includes(target.value) && this.job && finished(this.job)) this.show("before");
+    });
     addEventListener("view", () => this.#update());
     jobs.on("job", (job) => job.id === this.#run?.id && this.#update());
     jobs.on("list", () => this.#run && this.#update());

@@ -26,7 +26,7 @@ export class Gallery extends Emitter {
     this.act = act;
     jobs.on("result", (result) => this.#add([result]));
     $("#older").addEventListener("click", () => this.older().catch(problem));
-    $("#gallery").addEventListener("keydown", (event) => this.#key(event));
+    $("#images").addEventListener("keydown", (event) => this.#key(event));
     addEventListener("pagehide", () => this.#deleteAll());
   }
 
@@ -122,7 +122,7 @@ export class Gallery extends Emitter {
   }
 
   #show() {
-    const list = $("#gallery");
+    const list = $("#images");
     const wanted = new Set(this.#results.map(({ id }) => id));
     for (const [id, item] of this.#items) {
       if (wanted.has(id)) continue;
@@ -204,7 +204,7 @@ export class Gallery extends Emitter {
 
   /** One image of the list takes the focus by Tab; arrows do the rest. */
   #roving() {
-    const thumbs = $$(".thumb", $("#gallery"));
+    const thumbs = $$(".thumb", $("#images"));
     const chosen = thumbs.find((thumb) => thumb.result.id === this.#current) ?? thumbs[0];
     for (const thumb of thumbs) thumb.tabIndex = thumb === chosen ? 0 : -1;
   }
@@ -212,7 +212,7 @@ export class Gallery extends Emitter {
   #key(event) {
     const thumb = event.target.closest(".thumb");
     if (!thumb || event.ctrlKey || event.metaKey || event.altKey) return;
-    const thumbs = $$(".thumb", $("#gallery"));
+    const thumbs = $$(".thumb", $("#images"));
     const at = thumbs.indexOf(thumb);
     const columns =
       thumbs.filter(

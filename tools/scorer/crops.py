@@ -6,10 +6,10 @@ Held-out drawings differ from those of the training in outline, colours and shad
 from __future__ import annotations
 
 import numpy as np
-import scorer_drawing as drawing
 import torch
 import torch.nn.functional as F
-from scorer_batches import Sprites, recolor, uniform
+from scorer import drawing
+from scorer.batches import Sprites, recolor, uniform
 
 from smalti.evaluation.suites.objects.crops import MARGIN, on_grey
 from smalti.evaluation.suites.objects.edges import CROP

@@ -5,9 +5,9 @@ from __future__ import annotations
 from random import Random
 
 import numpy as np
-import scorer_drawing as drawing
 import torch
-from scorer_material import Material
+from scorer import drawing
+from scorer.material import Material
 from torch import nn
 
 from smalti.common.randomness import stream

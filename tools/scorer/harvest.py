@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from scorer_batches import uniform
-from scorer_crops import restyle
-from scorer_looks import draw_scene, pieces_near, spots
-from scorer_material import Material
+from scorer.batches import uniform
+from scorer.crops import restyle
+from scorer.looks import draw_scene, pieces_near, spots
+from scorer.material import Material
 from tqdm import tqdm
 
 from smalti.common.files import atomic_path

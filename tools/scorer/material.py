@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scorer_batches import Sprites
+from scorer.batches import Sprites
 
 from smalti.evaluation.suites.objects.scorer import Knowledge
 from smalti.worlds.objects.archive import SpriteArchive

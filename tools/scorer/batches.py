@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import scorer_drawing as drawing
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from scorer import drawing
 
 from smalti.common.files import atomic_path
 from smalti.evaluation.suites.objects.networks import FINE, STRIDE
