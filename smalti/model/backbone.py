@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from smalti.model.attention import attend
+from smalti.model.cells import KeptLayer
 from smalti.model.config import DenoiserConfig
 from smalti.model.reuse import LayerMemory
 from smalti.model.rotary import RotaryTables, rotate
@@ -45,7 +46,7 @@ class Attention(nn.Module):
         *,
         tables: RotaryTables | None = None,
         visible: torch.Tensor | None = None,
-        memory: LayerMemory | None = None,
+        memory: LayerMemory | KeptLayer | None = None,
     ) -> torch.Tensor:
         """Attend from x to itself or to `context`.
 
@@ -54,7 +55,7 @@ class Attention(nn.Module):
             context: (B, K, D), or None for x itself.
             tables: rotary positions of x, or None for no rotation.
             visible: (B, 1, 1, K) bool, False on padding, or None if nothing is padded.
-            memory: keys and values to join to those of x; an empty memory is filled with those of x.
+            memory: keys and values of an earlier pass to join to those of x; an empty memory is filled with those of x.
 
         Returns:
             (B, L, D).
@@ -122,7 +123,7 @@ class Layer(nn.Module):
         visible: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
         text_visible: torch.Tensor | None = None,
-        memory: LayerMemory | None = None,
+        memory: LayerMemory | KeptLayer | None = None,
     ) -> torch.Tensor:
         """Run the layer: (B, L, D) → (B, L, D); `text` (B, K, D) is the encoded prompt, the rest as in `Attention`."""
         if self.recomputed and torch.is_grad_enabled() and memory is None:
@@ -138,7 +139,7 @@ class Layer(nn.Module):
         visible: torch.Tensor | None,
         text: torch.Tensor | None,
         text_visible: torch.Tensor | None,
-        memory: LayerMemory | None,
+        memory: LayerMemory | KeptLayer | None,
     ) -> torch.Tensor:
         x = x + self.self_attn(self.input_layernorm(x), tables=tables, visible=visible, memory=memory)
         if self.cross_attention:

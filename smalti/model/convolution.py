@@ -48,3 +48,20 @@ class CausalConv(nn.Conv1d):
         width = self.kernel_size[0]
         windows = F.pad(x, (width - 1, 0)).unfold(2, width, 1).permute(0, 2, 1, 3)
         return F.linear(windows.flatten(2), self.weight.flatten(1)).transpose(1, 2)
+
+
+class PromptConvolution(nn.Module):
+    """A causal convolution over a prompt's embeddings, added to them.
+
+    Without it a small model has to learn by attention which words are neighbours, before it can bind a colour to its
+    object. Short causal convolutions in every layer are known as Canon layers (Allen-Zhu, Physics of Language Models,
+    part 4.1); this is one at the embeddings alone.
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.conv = CausalConv(dim, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve: (B, L, D) → (B, L, D)."""
+        return x + self.conv(x.transpose(1, 2)).transpose(1, 2).to(x.dtype)

@@ -9,76 +9,16 @@ from torch import nn
 
 from smalti.errors import SmaltiError
 from smalti.model.backbone import Layer, RMSNorm
+from smalti.model.cells import CellMemory, tokens_of
+from smalti.model.compression import DownsampleStage, UpsampleStage
 from smalti.model.config import EXTRA_CODES, DenoiserConfig
-from smalti.model.convolution import BlockConv, BlockConvTranspose, CausalConv
+from smalti.model.convolution import PromptConvolution
 from smalti.model.head import Head
 from smalti.model.prompt import PromptBatch
 from smalti.model.reuse import LayerMemory, PromptMemory
 from smalti.model.rotary import RotaryTables, axial_positions, axial_tables, raster_tables
 
-# Epsilon of the compression's norms; the backbone's is in its configuration (docs/format.md, section 3).
-_MAP_NORM_EPS = 1e-6
 _CACHED_TABLES = 8
-
-
-class Downsample(nn.Module):
-    """Compression of 2×2 token vectors into one: RMSNorm over channels, then a 2×2 convolution without bias."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = RMSNorm(dim, _MAP_NORM_EPS)
-        self.conv = BlockConv(dim, dim, 2, stride=2, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compress 2×2 blocks: (B, h, w, D) → (B, h/2 · w/2, D)."""
-        return self.conv(self.norm(x).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
-
-
-class Upsample(nn.Module):
-    """Expansion of one vector into 2×2: RMSNorm over channels, then a transposed convolution without bias."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = RMSNorm(dim, _MAP_NORM_EPS)
-        self.conv = BlockConvTranspose(dim)
-
-    def forward(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        """Expand to 2×2 blocks: (B, rows · columns, D) → (B, 4 · rows · columns, D), both in raster order."""
-        maps = self.norm(x).transpose(1, 2).unflatten(2, (rows, columns))
-        return self.conv(maps).permute(0, 2, 3, 1).flatten(1, 2)
-
-
-class DownsampleStage(nn.Module):
-    """The compression under the name of the reference model's tensors."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.downsample = Downsample(dim)
-
-
-class UpsampleStage(nn.Module):
-    """The expansion under the name of the reference model's tensors."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.upsample = Upsample(dim)
-
-
-class PromptConvolution(nn.Module):
-    """A causal convolution over a prompt's embeddings, added to them.
-
-    Without it a small model has to learn by attention which words are neighbours, before it can bind a colour to its
-    object. Short causal convolutions in every layer are known as Canon layers (Allen-Zhu, Physics of Language Models,
-    part 4.1); this is one at the embeddings alone.
-    """
-
-    def __init__(self, dim: int, width: int) -> None:
-        super().__init__()
-        self.conv = CausalConv(dim, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve: (B, L, D) → (B, L, D)."""
-        return x + self.conv(x.transpose(1, 2)).transpose(1, 2).to(x.dtype)
 
 
 class Denoiser(nn.Module):
@@ -158,7 +98,7 @@ class Denoiser(nn.Module):
             layer.recomputed = every > 0 and number % every == 0
 
     def forward(
-        self, tokens: torch.Tensor, prompt: PromptBatch, memory: PromptMemory | None = None
+        self, tokens: torch.Tensor, prompt: PromptBatch, memory: PromptMemory | CellMemory | None = None
     ) -> torch.Tensor:
         """Predict every token from all the others and the prompt.
 
@@ -166,8 +106,9 @@ class Denoiser(nn.Module):
             tokens: (B, h, w) int64, `config.mask_code` where masked.
             prompt: B prompts with `config.slots(h, w)` reserved slots each, on the same device. With k·B prompts, as in
                 guidance, the grids are embedded once and used k times in turn.
-            memory: keys and values of the prompt's positions. An empty memory is filled by this pass; a filled one
-                replaces their computation. Only for prompts in the sequence, of one length.
+            memory: what earlier passes left, for prompts of one length. An empty memory is filled by this pass. A
+                filled one replaces the computation of the prompt's positions. A cell memory also replaces that of all
+                cells but the chosen ones (`smalti.model.cells`).
 
         Returns:
             (prompts, h·w, D) hidden vectors in raster order.
@@ -184,27 +125,48 @@ class Denoiser(nn.Module):
             )
         if prompt.slots != slots:
             raise SmaltiError(f"prompts must reserve {slots} slots for a grid of {h}×{w}, not {prompt.slots}")
-        image = self.gen_embedding(tokens)
-        image = self.downsample_gen.downsample(image) if self.config.downsample else image.flatten(1, 2)
-        # Autocast changes matrix products only: the residual stream keeps the weights' dtype.
-        image = image.to(self.norm.weight.dtype)
+        kept = memory if isinstance(memory, CellMemory) else None
+        if kept is not None and kept.layers:
+            return self._over_cells(tokens, prompt, kept)
+        image = self.embed_image(tokens)
         if len(prompt) > B:
             image = image.repeat(len(prompt) // B, 1, 1)
         if self.config.conditioning == "sequence":
             hidden = self._in_sequence(image, prompt, rows, columns, memory)
         else:
-            hidden = self._across(image, prompt, rows, columns)
+            hidden = self._across(image, prompt, rows, columns, kept)
+        hidden = self.expand(hidden, rows, columns)
+        if kept is not None:
+            kept.output = hidden
+        return hidden
+
+    def embed_image(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the image's vectors for the backbone: (B, h, w) int64 → (B, S, D)."""
+        image = self.gen_embedding(tokens)
+        image = self.downsample_gen.downsample(image) if self.config.downsample else image.flatten(1, 2)
+        # Autocast changes matrix products only: the residual stream keeps the weights' dtype.
+        return image.to(self.norm.weight.dtype)
+
+    def expand(self, hidden: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """Return one vector a token, in raster order, of the backbone's: (B, rows · columns, D) → (B, h·w, D)."""
         return self.upsample_gen.upsample(hidden, rows, columns) if self.config.downsample else hidden
 
     def _in_sequence(
-        self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int, memory: PromptMemory | None
+        self,
+        image: torch.Tensor,
+        prompt: PromptBatch,
+        rows: int,
+        columns: int,
+        memory: PromptMemory | CellMemory | None,
     ) -> torch.Tensor:
         """Run the backbone over the prompt with the image in its slots: (B, S, D) → (B, S, D)."""
         S = image.shape[1]
         start = prompt.common_start
-        if memory is not None:
-            if start is None or prompt.padded:
-                raise SmaltiError("a prompt memory needs prompts of one length")
+        if memory is not None and (start is None or prompt.padded):
+            raise SmaltiError("a prompt memory needs prompts of one length")
+        if isinstance(memory, CellMemory):
+            memory.begin(len(self.layers))
+        elif memory is not None and start is not None:
             if memory.layers:
                 return self._beside(image, prompt, start, rows, columns, memory)
             memory.layers += [LayerMemory(start, S) for _ in range(len(self.layers))]
@@ -217,7 +179,7 @@ class Denoiser(nn.Module):
             index = index[..., None].expand_as(image)
             x = self._embed(prompt.ids).scatter(1, index, image)
         visible = self._visible(prompt)
-        tables = self._rotary(x, prompt.slot_start, start, rows, columns)
+        tables = self.rotary(x, prompt.slot_start, start, rows, columns)
         x = self.run_layers(x, tables, visible=visible, memory=memory)
         x = x[:, start : start + S] if start is not None else x.gather(1, index)
         return self.norm(x)
@@ -234,11 +196,39 @@ class Denoiser(nn.Module):
         """Run the backbone over the image alone, with a remembered prompt: (B, S, D) → (B, S, D)."""
         # Positions are those of the image in the whole sequence; tables are cached by its length.
         sequence = image.new_empty(1, 1, 1).expand(*prompt.ids.shape, 1)
-        tables = self._rotary(sequence, prompt.slot_start, start, rows, columns)
+        tables = self.rotary(sequence, prompt.slot_start, start, rows, columns)
         tables = tables.part(start, image.shape[1])
         return self.norm(self.run_layers(image, tables, memory=memory))
 
-    def _across(self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int) -> torch.Tensor:
+    def _over_cells(self, tokens: torch.Tensor, prompt: PromptBatch, memory: CellMemory) -> torch.Tensor:
+        """Compute the memory's chosen cells; return all outputs of its chosen prompts, (p, h·w, D).
+
+        Args:
+            tokens: (p / k, h, w) int64, the grids of the chosen prompts, each used k times in turn.
+            prompt: the p chosen prompts.
+        """
+        (B, h, w), cells = tokens.shape, memory.cells
+        rows, columns = self.config.positions(h, w)
+        in_sequence = self.config.conditioning == "sequence"
+        start = prompt.common_start if in_sequence else 0
+        assert start is not None and memory.output is not None  # an earlier pass filled the memory
+        index = tokens_of(cells, columns, w, self.config.cell)
+        # The cells beside each other are a grid of their own: blocks of 2×2 tokens do not overlap.
+        part = tokens.flatten(1).gather(1, index[:B].flatten(1)).unflatten(1, index.shape[1:])
+        image = self.embed_image(part).repeat(len(prompt) // B, 1, 1)
+        length = prompt.ids.shape[1] if in_sequence else rows * columns
+        sequence = image.new_empty(1, 1, 1).expand(len(prompt), length, 1)
+        first = prompt.slot_start if in_sequence else torch.zeros_like(prompt.slot_start)
+        memory.positions = cells + start
+        tables = self.rotary(sequence, first, start, rows, columns).at(memory.positions)
+        text = None if memory.text is None else memory.text[memory.rows]
+        hidden = self.norm(self.run_layers(image, tables, text=text, memory=memory))
+        memory.output[memory.rows[:, None], index.flatten(1)] = self.expand(hidden, 1, cells.shape[1])
+        return memory.output if len(memory.rows) == len(memory.output) else memory.output[memory.rows]
+
+    def _across(
+        self, image: torch.Tensor, prompt: PromptBatch, rows: int, columns: int, memory: CellMemory | None
+    ) -> torch.Tensor:
         """Run the backbone over the image, attending to the encoded prompt: (B, S, D) → (B, S, D)."""
         visible = self._visible(prompt)
         text = self._embed(prompt.ids)
@@ -246,8 +236,13 @@ class Denoiser(nn.Module):
         for layer in self.text_layers:
             text = layer(text, tables, visible=visible)
         text = self.text_norm(text)
-        tables = self._rotary(image, torch.zeros_like(prompt.slot_start), 0, rows, columns)
-        return self.norm(self.run_layers(image, tables, text=text, text_visible=visible))
+        if memory is not None:
+            if visible is not None:
+                raise SmaltiError("a prompt memory needs prompts of one length")
+            memory.begin(len(self.layers))
+            memory.text = text
+        tables = self.rotary(image, torch.zeros_like(prompt.slot_start), 0, rows, columns)
+        return self.norm(self.run_layers(image, tables, text=text, text_visible=visible, memory=memory))
 
     def run_layers(
         self,
@@ -257,7 +252,7 @@ class Denoiser(nn.Module):
         visible: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
         text_visible: torch.Tensor | None = None,
-        memory: PromptMemory | None = None,
+        memory: PromptMemory | CellMemory | None = None,
     ) -> torch.Tensor:
         """Run all layers in turn: (B, L, D) → (B, L, D); arguments as in `Layer`, `memory` for all layers."""
         for number, layer in enumerate(self.layers):
@@ -292,7 +287,7 @@ class Denoiser(nn.Module):
         index = torch.arange(prompt.ids.shape[1], device=prompt.ids.device)
         return (index < prompt.lengths[:, None])[:, None, None]
 
-    def _rotary(
+    def rotary(
         self, x: torch.Tensor, slot_start: torch.Tensor, start: int | None, rows: int, columns: int
     ) -> RotaryTables:
         """Return tables for a sequence x, (B, L, D), that holds a rows × columns map from `slot_start` on."""

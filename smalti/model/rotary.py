@@ -28,6 +28,16 @@ class RotaryTables(NamedTuple):
         scale = None if self.query_scale is None else self.query_scale.narrow(-2, start, length)
         return RotaryTables(self.cos.narrow(-2, start, length), self.sin.narrow(-2, start, length), scale)
 
+    def at(self, positions: torch.Tensor) -> RotaryTables:
+        """Return the tables of some positions of each prompt, (p, N) int64, from tables that all prompts share."""
+
+        def pick(table: torch.Tensor) -> torch.Tensor:
+            # A table is (L, d), or (1, 1, L, d) where one start is all prompts'.
+            return table.reshape(table.shape[-2:])[positions][:, None]
+
+        scale = None if self.query_scale is None else pick(self.query_scale)
+        return RotaryTables(pick(self.cos), pick(self.sin), scale)
+
 
 def inverse_frequencies(rope: RopeConfig, dim: int) -> tuple[torch.Tensor, float]:
     """Return radians a position for the pairs of dimensions, (dim/2,) float32, and YaRN's attention factor.

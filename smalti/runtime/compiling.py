@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from smalti.errors import SmaltiError
+from smalti.model.cells import CellMemory
 from smalti.model.denoiser import Denoiser
 from smalti.model.reuse import PromptMemory
 from smalti.model.rotary import RotaryTables
@@ -90,7 +91,7 @@ class Recorded:
         visible: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
         text_visible: torch.Tensor | None = None,
-        memory: PromptMemory | None = None,
+        memory: PromptMemory | CellMemory | None = None,
     ) -> torch.Tensor:
         """Run the layers; without a recording if there is a memory, which is not a tensor, or gradients."""
         if memory is not None or torch.is_grad_enabled():
