@@ -34,6 +34,7 @@ class Components:
         name: name of the model in reports.
         mode: loading mode that was chosen to fit into memory, or None.
         words: words of the training captions, lower-case; empty where they are not known.
+        verifier: a smaller model with the same image tokenizer, which some budgets ask what to accept, or None.
 
     Raises:
         SmaltiError: the denoiser and the image tokenizer have different codebook sizes.
@@ -45,6 +46,7 @@ class Components:
     name: str = "unnamed"
     mode: Mode | None = None
     words: frozenset[str] = frozenset()
+    verifier: Components | None = None
 
     def __post_init__(self) -> None:
         expected, found = self.denoiser.config.codebook_size, self.image_tokenizer.config.codebook_size

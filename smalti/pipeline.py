@@ -41,6 +41,7 @@ def load(
     local_files_only: bool = False,
     adapter: str | Path | Sequence[str | Path] | None = None,
     adapter_scale: float | Sequence[float] | None = None,
+    verifier: str | Path | None = None,
 ) -> Pipeline:
     """Read a model.
 
@@ -59,6 +60,7 @@ def load(
         local_files_only: whether a model on the hub is taken from the cache, without the network.
         adapter: adapter folder in peft's layout, or several, whose changes add up.
         adapter_scale: factor of what each adapter changes: one number for all, or one an adapter; None is 1.
+        verifier: a smaller model with the same image tokenizer, named like `model`, for `budget="verified"`.
 
     Raises:
         SmaltiError: there is no such model, or it is broken; an argument that is wrong, by name; memory that is too
@@ -82,6 +84,7 @@ def load(
             local_files_only=local_files_only,
             adapter=adapter,
             adapter_scale=adapter_scale,
+            verifier=verifier,
         )
     )
 

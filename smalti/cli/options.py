@@ -94,6 +94,14 @@ AdapterScale = Annotated[
         "FACTOR",
     ),
 ]
+Verifier = Annotated[
+    str | None,
+    _model_option(
+        "--verifier",
+        "Smaller model with the same image tokenizer, which --budget verified asks what to accept.",
+        "MODEL",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 NegativePrompt = Annotated[
     str | None,
@@ -133,6 +141,7 @@ _LOADING: dict[str, tuple[Any, Any]] = {
     "hub_revision": (HubRevision, None),
     "adapter": (Adapter, None),
     "adapter_scale": (AdapterScale, None),
+    "verifier": (Verifier, None),
 }
 # Other arguments whose option has another name than theirs with dashes.
 _OTHER_NAMES = {
@@ -224,6 +233,7 @@ def load_pipeline(params: Mapping[str, Any]) -> Pipeline:
         revision=params["hub_revision"],
         adapter=params["adapter"] or None,
         adapter_scale=scales(params["adapter_scale"]),
+        verifier=params["verifier"],
     )
     if params["memory"] is not None:
         note(f"--memory {params['memory']}: {pipe.components.mode}")
@@ -253,6 +263,7 @@ def _warn_of_no_effect(
     params: Mapping[str, Any], changes: Mapping[str, Any], settings: GenerationSettings, pipe: Pipeline
 ) -> None:
     """Say on stderr, in one line, which options were given and have no effect."""
+    from smalti.generation.build import make_sampler
     from smalti.generation.effects import without_effect
 
     names = {name: option_name(name) for name in _FIELDS}
@@ -260,7 +271,10 @@ def _warn_of_no_effect(
         f"{names[name]} has no effect {text.format_map(names)}"
         for name, text in without_effect(settings, changes)
     ]
-    if "reuse" in changes and settings.reuse == "prompt" and pipe.denoiser.config.conditioning != "sequence":
+    if params["verifier"] is not None and not make_sampler(settings).budget.verifies:
+        found.append("--verifier has no effect without --budget verified")
+    prompt_alone = settings.reuse.partition(":")[0] == "prompt"
+    if "reuse" in changes and prompt_alone and pipe.denoiser.config.conditioning != "sequence":
         found.append("--reuse prompt has no effect with this model, whose prompts are not in the sequence")
     if params["offload"] is not None and pipe.components.device.type == "cpu":
         found.append(f"--offload {params['offload']} has no effect on a CPU")

@@ -24,7 +24,17 @@ _SERVER = "Server"
 _LIMITS = "Limits"
 _RAY = "Several machines"
 _KEYS = "SMALTI_API_KEYS"
-_LOADING = ("dtype", "quantize", "offload", "memory", "compile", "hub_revision", "adapter", "adapter_scale")
+_LOADING = (
+    "dtype",
+    "quantize",
+    "offload",
+    "memory",
+    "compile",
+    "hub_revision",
+    "adapter",
+    "adapter_scale",
+    "verifier",
+)
 
 
 def _option(name: str, metavar: str, help: str, panel: str = _SERVER) -> Any:
@@ -200,6 +210,7 @@ def serve(
     hub_revision: options.HubRevision = None,
     adapter: options.Adapter = None,
     adapter_scale: options.AdapterScale = None,
+    verifier: options.Verifier = None,
     batch_size: BatchSize = 8,
     queue: Queue = 64,
     queue_per_client: QueuePerClient = 8,

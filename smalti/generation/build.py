@@ -37,9 +37,17 @@ def make_sampler(settings: GenerationSettings, *, guidance_batched: bool = True)
         argmax=settings.draw == "argmax",
         temperature_schedule=rules["temperature_schedule"],
         final=settings.final,
-        prompt_every=settings.reuse_every if settings.reuse == "prompt" else 1,
+        reuse=_every(rules["reuse"], settings.reuse_every),
+        guidance_passes=rules["guidance_passes"],
         guidance_batched=guidance_batched,
     )
+
+
+def _every(rule: Any, every: int | None) -> Any:
+    """Return a rule with its field `every` set, if it has one and `every` is not None."""
+    if every is None or not hasattr(rule, "every"):
+        return rule
+    return dataclasses.replace(rule, every=every)
 
 
 def _rules(settings: GenerationSettings) -> dict[str, Any]:

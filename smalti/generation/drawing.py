@@ -17,7 +17,8 @@ from smalti.generation.build import make_sampler
 from smalti.generation.result import OUTPUT_TYPES, PipelineOutput
 from smalti.generation.seeds import image_seeds
 from smalti.generation.settings import GenerationSettings, check_settings
-from smalti.sampling.sampler import sample
+from smalti.sampling.sampler import Sampler, sample
+from smalti.sampling.verifier import Verifier
 from smalti.sampling.view import Control, Step
 
 
@@ -173,14 +174,13 @@ def start(
     prompts = _as_list("prompt", prompt)
     num_images_per_prompt = check_whole("num_images_per_prompt", num_images_per_prompt)
     seeds = image_seeds(seed, generator, len(prompts), num_images_per_prompt)
-    height, width = settings.size
-    grid = components.grid(height, width)
+    grid = components.grid(*settings.size)
     _check_steps(settings.num_inference_steps, grid[0] * grid[1])
     sampler = make_sampler(settings, guidance_batched=components.guidance_batched)
     sampler.check(*grid)
     negatives = _negatives(negative_prompt, len(prompts), settings)
     batch, negative = (
-        components.prompts(texts, height, width, name=name).repeat_interleave(num_images_per_prompt)
+        components.prompts(texts, *settings.size, name=name).repeat_interleave(num_images_per_prompt)
         if texts
         else None
         for name, texts in (("prompt", prompts), ("negative_prompt", negatives))
@@ -196,6 +196,7 @@ def start(
         tokens=tokens,
         editable=editable,
         preview=preview,
+        verifier=_verifier(components, prompts, settings, sampler, num_images_per_prompt),
     )
     return Generation(
         components,
@@ -207,6 +208,22 @@ def start(
         time.perf_counter() - started,
         preview,
     )
+
+
+def _verifier(
+    components: Components, prompts: list[str], settings: GenerationSettings, sampler: Sampler, count: int
+) -> Verifier | None:
+    """Return the second model with the prompts, each `count` times; None if the budget asks for none."""
+    if not sampler.budget.verifies:
+        return None
+    second = components.verifier
+    if second is None:
+        name = settings.budget.partition(":")[0]
+        raise SmaltiError(
+            f"budget {name!r} asks a second model what to accept: load one with verifier=FOLDER (--verifier FOLDER)",
+            argument="budget",
+        )
+    return Verifier(second.denoiser, second.prompts(prompts, *settings.size).repeat_interleave(count))
 
 
 def _as_list(name: str, prompt: Any) -> list[str]:

@@ -25,6 +25,7 @@ def without_effect(settings: GenerationSettings, given: Collection[str]) -> list
     sampler = make_sampler(settings)
     cooled = settings.temperature_schedule != "constant"
     limited = settings.guidance_interval != (0.0, 1.0)
+    skips = sampler.guidance_passes.skips
     order = sampler.order
     schedule = getattr(order, "schedule", "constant")
     conditions = [
@@ -38,8 +39,9 @@ def without_effect(settings: GenerationSettings, given: Collection[str]) -> list
             "with {budget} adaptive",
         ),
         ("final", settings.final == "release" and not sampler.revision.enabled, "without {revision}"),
-        ("reuse_every", settings.reuse == "none", "without {reuse} prompt"),
-        ("reuse", settings.reuse == "prompt" and settings.reuse_every == 1, "with {reuse_every} 1"),
+        ("reuse_every", not hasattr(sampler.reuse, "every"), "without {reuse}"),
+        ("reuse", getattr(sampler.reuse, "every", 0) == 1, "with {reuse_every} 1"),
+        ("guidance_passes", skips and not settings.guidance_scale, "with {guidance_scale} 0"),
         (
             "order",
             schedule != "constant" and not getattr(order, "temperature", 0),

@@ -107,13 +107,20 @@ class GenerationSettings:
     )
     reuse: str = setting(
         "none",
-        Choice("none", "prompt"),
-        metavar="NAME",
-        help="prompt recomputes the prompt's part of every layer only every --reuse-every steps: faster, an "
-        "approximation. none is exact.",
+        Rule("smalti.sampling.reuse:REUSES"),
+        help="What a step takes from earlier ones, such as cells:every=8: faster, an approximation. none is exact.",
     )
-    reuse_every: int = setting(
-        4, Whole(1), metavar="N", help="Steps from one computation of the prompt's part to the next."
+    reuse_every: int | None = setting(
+        None,
+        Whole(1, optional=True),
+        metavar="N",
+        help="Steps from one computation of everything to the next with --reuse. By default the rule's own.",
+    )
+    guidance_passes: str = setting(
+        "all",
+        Rule("smalti.sampling.guidance_passes:GUIDANCE_PASSES"),
+        help="Which guided steps compute the unconditional pass, such as skip:every=2; the others extrapolate it, an "
+        "approximation. all is exact.",
     )
     height: int | None = setting(
         None, Whole(1, optional=True), metavar="PIXELS", help="Height in pixels. By default the model's own."

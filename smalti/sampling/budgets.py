@@ -13,6 +13,7 @@ import torch
 from smalti.common.checks import check_real, check_whole
 from smalti.errors import SmaltiError
 from smalti.sampling.curves import check_shift, progress_points, shifted
+from smalti.sampling.ranking import places
 from smalti.sampling.view import StepView
 
 
@@ -29,6 +30,9 @@ class Budget(Protocol):
     planned: ClassVar[bool] = True
     """Whether `counts` alone decides. Otherwise sampling ends when no image has a mask left, and an image that is
     full takes no further edits while others are filled."""
+
+    verifies: ClassVar[bool] = False
+    """Whether the rule reads `StepView.agreement`, for which a second model looks at every step's candidates."""
 
     def counts(self, tokens: int, steps: int) -> list[int]:
         """Return `steps` numbers of at least 1 that sum to `tokens`: the plan."""
@@ -116,10 +120,55 @@ class AdaptiveBudget(Budget):
 
     def remaining(self, view: StepView) -> torch.Tensor:
         """Return what is masked less the probable positions, between floor and ceiling, or the plan if less, (B,)."""
-        n = view.masked.shape[1]
-        least, most = (max(round(share * n), 1) for share in (self.floor, self.ceiling))
-        count = self.first(view).sum(dim=1).clamp(least, most)
-        return torch.minimum((view.masked.sum(dim=1) - count).clamp_min(0), view.remaining)
+        return _remaining(view, self.first(view), self.floor, self.ceiling)
+
+
+@dataclass(frozen=True)
+class VerifiedBudget(Budget):
+    """Reveal all positions whose candidate a second, smaller model agrees with, between a floor and a ceiling.
+
+    The second model sees the grid with all candidates in place, in one pass, as in FlashDLM's guided diffusion (arXiv
+    2505.21467). It changes no candidate. The floor, the ceiling and the plan are those of the adaptive budget.
+
+    Attributes:
+        agreement: least p(x₀) of the second model, as a share of its largest p, from 0 to 1; at 1 the candidate must be
+            its own first choice.
+        floor: least share of the grid that a step reveals; at least one token.
+        ceiling: largest share of the grid that a step reveals, unless the plan asks for more.
+        prefix: whether the positions, most probable candidates first, end at the first that the second model rejects,
+            as in the paper.
+    """
+
+    agreement: float = 0.5
+    floor: float = 0.0
+    ceiling: float = 0.25
+    prefix: bool = False
+    planned: ClassVar[bool] = False
+    verifies: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_real("agreement", self.agreement, 0, 1)
+        check_real("floor", self.floor, 0, 1)
+        check_real("ceiling", self.ceiling, self.floor, 1)
+
+    def counts(self, tokens: int, steps: int) -> list[int]:
+        """Return the plan: `steps` numbers of at least 1 that sum to `tokens`."""
+        return CosineBudget().counts(tokens, steps)
+
+    def first(self, view: StepView) -> torch.Tensor:
+        """Return the masked positions that the second model accepts, (B, n) bool."""
+        if view.agreement is None:
+            return torch.zeros_like(view.masked)
+        accepted = view.masked & (view.agreement >= self.agreement)
+        if not self.prefix:
+            return accepted
+        place = places(view.masked, view.probability)
+        rejected = place.masked_fill(~view.masked | accepted, place.shape[1])
+        return accepted & (place < rejected.amin(dim=1, keepdim=True))
+
+    def remaining(self, view: StepView) -> torch.Tensor:
+        """Return what is masked less the accepted positions, between floor and ceiling, or the plan if less, (B,)."""
+        return _remaining(view, self.first(view), self.floor, self.ceiling)
 
 
 BUDGETS: dict[str, type[Budget]] = {
@@ -127,6 +176,7 @@ BUDGETS: dict[str, type[Budget]] = {
     "cosine": CosineBudget,
     "linear": LinearBudget,
     "adaptive": AdaptiveBudget,
+    "verified": VerifiedBudget,
 }
 """Every budget by the name that settings use."""
 
@@ -138,6 +188,14 @@ def check_steps(steps: int, tokens: int | None = None) -> None:
         raise SmaltiError(
             f"steps must be at most {tokens}, the number of tokens, not {steps}", argument="steps"
         )
+
+
+def _remaining(view: StepView, first: torch.Tensor, floor: float, ceiling: float) -> torch.Tensor:
+    """Return what is masked less `first`, between two shares of the grid, or the plan if less, (B,) int64."""
+    n = view.masked.shape[1]
+    least, most = (max(round(share * n), 1) for share in (floor, ceiling))
+    count = first.sum(dim=1).clamp(least, most)
+    return torch.minimum((view.masked.sum(dim=1) - count).clamp_min(0), view.remaining)
 
 
 def _counts(sigma: Callable[[float], float], tokens: int, steps: int) -> list[int]:

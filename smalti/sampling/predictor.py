@@ -7,15 +7,17 @@ from functools import partial
 
 import torch
 
-from smalti.common.checks import check_real, check_whole
+from smalti.common.checks import check_real
 from smalti.common.devices import autocast_off
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
-from smalti.model.reuse import PromptMemory
 from smalti.ops.sample import TokenChoice, check_filters, sample_tokens
-from smalti.sampling.batches import Batch, make_batches
+from smalti.sampling.answers import Answers
 from smalti.sampling.guidance import Guidance
+from smalti.sampling.guidance_passes import GuidancePasses
+from smalti.sampling.passes import Asked, Hidden, Passes
+from smalti.sampling.reuse import Reuse
 from smalti.sampling.view import StepView
 
 
@@ -42,7 +44,7 @@ class Draw:
 
 
 class Predictor:
-    """A denoiser with its prompts, guidance and prompt memories.
+    """A denoiser with its prompts, guidance, and what is kept from step to step.
 
     Args:
         denoiser: the model.
@@ -50,8 +52,8 @@ class Predictor:
         guidance: how strongly the prompt is followed.
         negative: B prompts in place of the empty one in the unconditional pass, or None.
         guidance_batched: whether the passes with and without the prompt are one batch.
-        prompt_every: steps between passes that compute the prompt's positions. In the others their keys and values
-            are those of an earlier step, which is an approximation; 1 is exact.
+        guidance_passes: which guided steps compute the unconditional pass; None is all.
+        reuse: what passes take from earlier ones; None is nothing, which is exact.
     """
 
     def __init__(
@@ -62,26 +64,32 @@ class Predictor:
         *,
         negative: PromptBatch | None = None,
         guidance_batched: bool = True,
-        prompt_every: int = 1,
+        guidance_passes: GuidancePasses | None = None,
+        reuse: Reuse | None = None,
     ) -> None:
-        check_whole("prompt_every", prompt_every)
         check_real("guidance scale", guidance.scale)
         self.denoiser, self.prompt, self.guidance = denoiser, prompt, guidance
-        self._negative = None
-        if guidance.scale:
-            self._negative = prompt.unconditional() if negative is None else negative
-        self._batched, self._prompt_every = guidance_batched, prompt_every
-        self._remembers = prompt_every > 1 and denoiser.config.conditioning == "sequence"
-        self._active = torch.ones(len(prompt), dtype=torch.bool, device=denoiser.device)
-        self._batches = self._make_batches()
-        self._memories: list[dict[bool, list[PromptMemory]]] = []
+        if not guidance.scale:
+            negative = None
+        elif negative is None:
+            negative = prompt.unconditional()
+        self._passes = Passes(
+            denoiser, prompt, negative, batched=guidance_batched, reuse=reuse, skipping=guidance_passes
+        )
+        self._answers: Answers | None = None
+
+    @property
+    def guesses(self) -> bool:
+        """Whether it helps to know which positions a step would reveal by the last predictions."""
+        return self._passes.keeps_cells and self._answers is not None
 
     def keep(self, active: torch.Tensor) -> None:
         """Pass only the images in `active`, (B,) bool, from now on."""
-        # Remembered prompts stay together: computed afresh, they would make an image depend on when others end.
-        if not self._remembers and not torch.equal(self._active, active):
-            self._active = active
-            self._batches = self._make_batches()
+        self._passes.keep(active)
+
+    def last(self, view: StepView) -> StepView:
+        """Return the view with what the model last said at each position."""
+        return view if self._answers is None else self._answers.put(view, self._answers.known)
 
     def look(
         self,
@@ -92,6 +100,7 @@ class Predictor:
         uniform: torch.Tensor | None,
         current: bool,
         step: tuple[int, int],
+        expected: torch.Tensor | None = None,
     ) -> StepView:
         """Return the view with what the model says at some positions.
 
@@ -101,85 +110,59 @@ class Predictor:
             uniform: (B, n) float in [0, 1), random numbers of the draw, or None for argmax.
             current: whether the probability of the tokens that are there is wanted.
             step: (index, steps), the number of the step from 0 and how many there are.
+            expected: (B, n) bool, positions that the step reveals, as far as that is known; None is all masked ones.
 
         Raises:
             SmaltiError: the model's output is not finite.
         """
-        rows = asked.flatten().nonzero()[:, 0]
-        drawn = None if uniform is None else uniform.flatten()[rows]
-        choice = self._choose(view, rows, draw, drawn, current, step)
+        scale = self.guidance.at(*step)
+        expected = view.masked if expected is None else expected
+        with torch.inference_mode(), autocast_off(self.denoiser.device):
+            hidden = self._passes.hidden(
+                view.tokens.unflatten(1, view.grid), scale != 0, step, Asked(expected, self._doubt(view))
+            )
+            # Where nothing was computed, the last answer stands.
+            rows = self._unanswered(asked, hidden.fresh, scale).flatten().nonzero()[:, 0]
+            drawn = None if uniform is None else uniform.flatten()[rows]
+            choice = self._choose(view, rows, hidden, draw, drawn, current, scale)
         if bool(choice.probability.isnan().any()):
             raise SmaltiError("the denoiser's output is not finite: its weights or its dtype are unfit")
-        now = _spread(choice.current_probability, rows, view.current_probability)
-        return replace(
-            view,
-            candidate=_spread(choice.candidate, rows, view.tokens),
-            probability=_spread(choice.probability, rows, view.probability),
-            current_probability=now,
-            entropy=_spread(choice.entropy, rows, view.entropy),
-            confidence=torch.maximum(view.confidence, now),
-        )
+        answers = Answers.of(view, self._answers, rows, choice, hidden.fresh, scale)
+        self._answers = answers if self._passes.keeps_cells else None
+        return answers.put(view, asked)
 
-    @torch.inference_mode()
+    def _doubt(self, view: StepView) -> torch.Tensor:
+        """Return 1 − p(current) of visible tokens when last asked, (B, n); 0 elsewhere."""
+        if self._answers is None:
+            return torch.zeros_like(view.probability)
+        return torch.where(view.visible & self._answers.known, 1 - self._answers.current_probability, 0.0)
+
+    def _unanswered(self, asked: torch.Tensor, fresh: torch.Tensor, scale: float) -> torch.Tensor:
+        """Return the positions whose answer would be another one, or was never asked for."""
+        if self._answers is None or self._answers.scale != scale:
+            return asked
+        return asked & (fresh | ~self._answers.known)
+
     def _choose(
         self,
         view: StepView,
         rows: torch.Tensor,
+        hidden: Hidden,
         draw: Draw,
         uniform: torch.Tensor | None,
         current: bool,
-        step: tuple[int, int],
+        scale: float,
     ) -> TokenChoice:
         """Return a choice for the rows of the flattened grid."""
-        scale = self.guidance.at(*step)
-        with autocast_off(self.denoiser.device):
-            hidden, without = self._hidden(view.tokens.unflatten(1, view.grid), scale != 0, step[0])
-            choose = partial(
-                sample_tokens,
-                uniform=uniform,
-                hidden_uncond=None if without is None else without.flatten(0, 1)[rows],
-                guidance_scale=scale,
-                temperature=draw.temperature,
-                top_k=draw.top_k,
-                top_p=draw.top_p,
-                current_tokens=view.tokens.flatten()[rows] if current else None,
-            )
-            return self.denoiser.gen_predictor.run(choose, hidden.flatten(0, 1)[rows])
-
-    def _hidden(
-        self, tokens: torch.Tensor, guided: bool, index: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the hidden states, (B, h·w, D), with the prompt and, with guidance, without it."""
-        if self._remembers and index % self._prompt_every == 0:
-            # One memory for every batch that is passed, by whether guidance is on.
-            self._memories = [
-                {False: [PromptMemory()], True: [PromptMemory() for _ in batch.guided]}
-                for batch in self._batches
-            ]
-        shape = (*tokens.shape[:1], tokens[0].numel(), self.denoiser.config.hidden_size)
-        hidden = without = None
-        for number, batch in enumerate(self._batches):
-            part = tokens[batch.images]
-            prompts = batch.guided if guided else [batch.prompt]
-            memories = self._memories[number][guided] if self._memories else [None] * len(prompts)
-            passes = [
-                self.denoiser(part, prompt, memory) for prompt, memory in zip(prompts, memories, strict=True)
-            ]
-            if guided:
-                found, other = passes if len(passes) == 2 else passes[0].chunk(2)
-                without = other.new_empty(shape) if without is None else without
-                without[batch.images] = other
-            else:
-                found = passes[0]
-            hidden = found.new_empty(shape) if hidden is None else hidden
-            hidden[batch.images] = found
-        assert hidden is not None  # at least one image is active
-        return hidden, without
-
-    def _make_batches(self) -> list[Batch]:
-        return make_batches(self.prompt, self._negative, self._active, batched=self._batched)
-
-
-def _spread(values: torch.Tensor | None, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Return `values` at `rows` of the flattened (B, n) grid, `others` elsewhere, everywhere without values."""
-    return others if values is None else others.flatten().scatter(0, rows, values).view(others.shape)
+        without = hidden.without
+        choose = partial(
+            sample_tokens,
+            uniform=uniform,
+            hidden_uncond=None if without is None else without.flatten(0, 1)[rows],
+            guidance_scale=scale,
+            temperature=draw.temperature,
+            top_k=draw.top_k,
+            top_p=draw.top_p,
+            current_tokens=view.tokens.flatten()[rows] if current else None,
+        )
+        return self.denoiser.gen_predictor.run(choose, hidden.prompted.flatten(0, 1)[rows])

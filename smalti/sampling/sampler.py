@@ -8,19 +8,22 @@ from itertools import accumulate
 
 import torch
 
-from smalti.common.checks import check_choice, check_whole
+from smalti.common.checks import check_choice
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
 from smalti.sampling.budgets import Budget, ShiftBudget, check_steps
 from smalti.sampling.guidance import Guidance
+from smalti.sampling.guidance_passes import AllPasses, GuidancePasses
 from smalti.sampling.orders import ConfidenceOrder, Order
 from smalti.sampling.predictor import Draw, Predictor
 from smalti.sampling.ranking import first_among
 from smalti.sampling.refinement import NoRefinement, Refinement
+from smalti.sampling.reuse import NoReuse, Reuse
 from smalti.sampling.revision import NoRevision, Revision
 from smalti.sampling.state import Change, State, random_numbers, start_state
 from smalti.sampling.temperatures import ConstantTemperature, TemperatureSchedule
+from smalti.sampling.verifier import Verifier
 from smalti.sampling.view import Control, Step, StepView
 
 
@@ -47,8 +50,8 @@ class Sampler:
         temperature_schedule: rule that multiplies the temperature step by step.
         final: "grid" ends with the grid as it was filled. "release" ends as the reference model does: while revision is
             on, with the last step's candidate at every position.
-        prompt_every: steps between passes that compute the prompt's positions, for prompts in the sequence. In the
-            others their keys and values are those of an earlier step, an approximation; 1 is exact.
+        reuse: what passes take from earlier ones. Anything but nothing is an approximation.
+        guidance_passes: which guided steps compute the unconditional pass. Anything but all is an approximation.
         guidance_batched: whether the passes with and without the prompt are computed as one batch. One after the other
             takes less memory and gives the same result up to rounding.
     """
@@ -63,12 +66,12 @@ class Sampler:
     argmax: bool = False
     temperature_schedule: TemperatureSchedule = ConstantTemperature()
     final: str = "grid"
-    prompt_every: int = 1
+    reuse: Reuse = NoReuse()
+    guidance_passes: GuidancePasses = AllPasses()
     guidance_batched: bool = True
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
-        check_whole("prompt_every", self.prompt_every)
         check_choice("final", self.final, ("grid", "release"))
         if self.refinement.steps(self.steps) and not self.budget.planned:
             raise SmaltiError(
@@ -119,6 +122,10 @@ class Sampler:
         keys = [self.order.priority(view)] if first is None else [first, self.order.priority(view)]
         return first_among(view.masked, counts, *keys)
 
+    def expects(self, view: StepView) -> torch.Tensor:
+        """Return the positions that the rules would reveal if the view were that after the pass, (B, n) bool."""
+        return self.decide(replace(view, remaining=self.budget.remaining(view)), None).revealed
+
     def decide(self, view: StepView, revealed: torch.Tensor | None) -> Change:
         """Return what the rules make of a step; `revealed` is given where it was known before the pass."""
         # Where nothing is left to reveal afterwards, nothing may be masked again.
@@ -138,6 +145,7 @@ def sample(
     tokens: torch.Tensor | None = None,
     editable: torch.Tensor | None = None,
     preview: bool = False,
+    verifier: Verifier | None = None,
 ) -> Generator[Step, Control | None, None]:
     """Fill grids, yielding a `Step` after every pass of the denoiser. Close the generator to stop early.
 
@@ -156,6 +164,7 @@ def sample(
         tokens: (B, h, w) int64, the grid to start from, the mask id where it is to be filled; None is all masks.
         editable: (B, h, w) bool, False at visible tokens that must stay as they are; None is True everywhere.
         preview: whether `Step.candidate` is wanted at every masked position. It costs time and changes no token.
+        verifier: second model with B prompts, for budgets that ask one what to accept, or None.
 
     Raises:
         SmaltiError: at once, before the first step, for anything that does not fit together.
@@ -179,6 +188,10 @@ def sample(
     for name, items in (("generators", generators), ("negative", negative)):
         if items is not None and len(items) != len(prompt):
             raise SmaltiError(f"{name} must be one an image, {len(prompt)}, not {len(items)}", argument=name)
+    if sampler.budget.verifies and verifier is None:
+        raise SmaltiError(
+            "this budget asks a second model what to accept, and none is loaded", argument="budget"
+        )
     state = start_state(denoiser, (len(prompt), *grid), tokens, editable)
     predictor = Predictor(
         denoiser,
@@ -186,13 +199,19 @@ def sample(
         sampler.guidance,
         negative=negative,
         guidance_batched=sampler.guidance_batched,
-        prompt_every=sampler.prompt_every,
+        guidance_passes=sampler.guidance_passes,
+        reuse=sampler.reuse,
     )
-    return _steps(predictor, sampler, generators, state, preview)
+    return _steps(predictor, sampler, generators, state, preview, verifier)
 
 
 def _steps(
-    predictor: Predictor, sampler: Sampler, generators: list[torch.Generator], state: State, preview: bool
+    predictor: Predictor,
+    sampler: Sampler,
+    generators: list[torch.Generator],
+    state: State,
+    preview: bool,
+    verifier: Verifier | None,
 ) -> Generator[Step, Control | None, None]:
     """Run the loop of `sample`."""
     steps, (filling, refining) = sampler.steps, sampler.parts()
@@ -211,7 +230,20 @@ def _steps(
         asked = asked & state.active[:, None]
         draw = replace(sampler.draw, temperature=temperatures[index])
         current = sampler.revision.enabled
-        view = predictor.look(view, asked, draw=draw, uniform=uniform, current=current, step=(index, steps))
+        expected = revealed
+        if revealed is None and predictor.guesses:
+            expected = sampler.expects(predictor.last(view))
+        view = predictor.look(
+            view,
+            asked,
+            draw=draw,
+            uniform=uniform,
+            current=current,
+            step=(index, steps),
+            expected=expected,
+        )
+        if verifier is not None and sampler.budget.verifies:
+            view = verifier.judge(view, state.active)
         view = replace(view, remaining=sampler.budget.remaining(view))
         change = sampler.decide(view, revealed)
         state.apply(view, change, past=sampler.order.past)

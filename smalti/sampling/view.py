@@ -30,6 +30,8 @@ class StepView:
             0 at masked positions and where the head was never applied to a token.
         remaining: (B,) int64, how many positions the budget leaves masked after this step.
         past: (candidate, probability) of earlier steps, newest first, at most as many as the order asks for.
+        agreement: float32 in [0, 1], a second model's p(x₀) at masked positions as a share of its largest p there. None
+            unless the budget asks for it.
     """
 
     index: int
@@ -46,6 +48,7 @@ class StepView:
     confidence: torch.Tensor
     remaining: torch.Tensor
     past: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
+    agreement: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

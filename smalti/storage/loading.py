@@ -29,6 +29,7 @@ from smalti.storage.folder import (
     load_text_tokenizer,
     load_words,
 )
+from smalti.storage.verifier import verifier_bytes, with_verifier
 
 _MODELS = Path(__file__).parents[1] / "models"
 BUNDLED_MODELS = {"scenes": _MODELS / "scenes"}
@@ -53,6 +54,7 @@ def load_components(
     local_files_only: bool = False,
     adapter: str | Path | Sequence[str | Path] | None = None,
     adapter_scale: float | Sequence[float] | None = None,
+    verifier: str | Path | None = None,
 ) -> Components:
     """Read a model.
 
@@ -68,8 +70,7 @@ def load_components(
             instructions takes it, too. A CPU without them is several times as slow in bfloat16. The image tokenizer
             stays in float32, unless `memory` decides otherwise.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
-        offload: "layers" keeps the layers in the host's memory and copies each to the GPU while the one before works.
-            On a CPU it changes nothing.
+        offload: "layers" streams the layers from the host's memory to the GPU; on a CPU it changes nothing.
         memory: such as "8GB" (10⁹ bytes) or "8GiB". Smalti takes the first combination of the options above, and of
             smaller savings, whose computed need fits; `Components.mode` names it. `quantize` and `offload`, if given,
             are kept.
@@ -79,6 +80,7 @@ def load_components(
         local_files_only: whether a model on the hub is taken from the cache, without the network.
         adapter: adapter folder in peft's layout, or several, whose changes add up.
         adapter_scale: factor of what each adapter changes: one number for all, or one an adapter; None is 1.
+        verifier: a smaller model with the same image tokenizer, named like `model`, for `budget="verified"`.
 
     Raises:
         SmaltiError: a model or an adapter that is missing or broken, an adapter of another base; a wrong argument, by
@@ -88,12 +90,11 @@ def load_components(
         >>> load_components("scenes").denoiser.config.image_size
         256
     """
-    if quantize is not None:
-        check_choice("quantize", quantize, QUANTIZATIONS)
-    if offload is not None:
-        check_choice("offload", offload, OFFLOADS)
-    check_flag("compile", compile)
-    check_flag("local_files_only", local_files_only)
+    for name, value, known in (("quantize", quantize, QUANTIZATIONS), ("offload", offload, OFFLOADS)):
+        if value is not None:
+            check_choice(name, value, known)
+    for name, flag in (("compile", compile), ("local_files_only", local_files_only)):
+        check_flag(name, flag)
     budget = None if memory is None else parse_memory(memory)
     place = find_device(device)
     float32_first = dtype is None and place.type == "cpu" and not has_bf16(place)
@@ -103,7 +104,8 @@ def load_components(
     adapters = read_adapters(adapter)
     scales = check_scales(adapter_scale, len(adapters))
     folder = find_model(model, revision=revision, local_files_only=local_files_only)
-    reserved = sum(stored.bytes for stored in adapters)
+    second = None if verifier is None else find_model(verifier, local_files_only=local_files_only)
+    reserved = sum(stored.bytes for stored in adapters) + verifier_bytes(folder, second, precision)
     budget = None if budget is None else max(0, budget - reserved)
     mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile, float32_first, reserved)
     denoiser = load_denoiser(
@@ -117,8 +119,8 @@ def load_components(
     )
     if compile:
         compile_layers(denoiser)
-    name = _name(model, folder, adapters, scales)
-    return _components(folder, denoiser, place, mode, name, _known_words(folder, adapters))
+    name, words = _name(model, folder, adapters, scales), _known_words(folder, adapters)
+    return with_verifier(_components(folder, denoiser, place, mode, name, words), second, DTYPES[mode.dtype])
 
 
 def load_outline(

@@ -120,6 +120,7 @@ def test_every_option_is_a_setting(run, folder):
         "--final": "release",
         "--reuse": "prompt",
         "--reuse-every": 2,
+        "--guidance-passes": "skip:every=3",
         "--height": 32,
         "--width": 96,
     }

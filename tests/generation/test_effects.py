@@ -32,8 +32,9 @@ IDLE = {
     "--guidance-interval has no effect with --guidance 0": ["--guidance-interval", 0, 0.5, "--guidance", 0],
     "--refinement has no effect with --budget adaptive": ["--refinement", "rare", "--budget", "adaptive:0.5"],
     "--final has no effect without --revise": ["--final", "release", "--revise", "none"],
-    "--reuse-every has no effect without --reuse prompt": ["--reuse-every", 3],
+    "--reuse-every has no effect without --reuse": ["--reuse-every", 3],
     "--reuse has no effect with --reuse-every 1": ["--reuse", "prompt", "--reuse-every", 1],
+    "--guidance-passes has no effect with --guidance 0": ["--guidance-passes", "skip", "--guidance", 0],
     "--order has no effect in its schedule without a temperature": ["--order", "history:schedule=cosine"],
     "--offload layers has no effect on a CPU": ["--offload", "layers"],
 }
@@ -53,9 +54,7 @@ def test_several_are_one_line(folder, tmp_path, monkeypatch, capfd):
     Image.fromarray(np.zeros((64, 64), np.uint8)).save("a.png")
     line = ["vary", "a.png", PROMPT, "-o", "b.png", "--steps", "2", "--model", str(folder)]
     assert main([*line, "--reuse-every", "3", "--no-blend", "--no-keep-pixels"]) == 0
-    expected = (
-        "--reuse-every has no effect without --reuse prompt; --no-blend has no effect with --no-keep-pixels"
-    )
+    expected = "--reuse-every has no effect without --reuse; --no-blend has no effect with --no-keep-pixels"
     assert capfd.readouterr().err == f"smalti: {expected}\n"
 
 

@@ -22,6 +22,7 @@ from smalti.runtime import compiling
 from smalti.runtime.compiling import check_compiler, compile_layers
 from smalti.runtime.streaming import StreamedLayers
 from smalti.sampling.guidance import Guidance
+from smalti.sampling.reuse import CellReuse, NoReuse, PromptReuse
 from smalti.sampling.sampler import Sampler, sample
 from smalti.storage.adapters import load_adapters, read_adapter
 from smalti.storage.folder import load_denoiser, save_denoiser
@@ -74,17 +75,23 @@ def without_code(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("variant", "every"),
-    [({}, 2), (dict(conditioning="cross_attention"), 1), (dict(image_positions="axial"), 1)],
+    ("variant", "reuse"),
+    [
+        ({}, PromptReuse(2)),
+        (dict(conditioning="cross_attention"), NoReuse()),
+        (dict(image_positions="axial"), NoReuse()),
+        ({}, CellReuse(3, near=0)),
+        (dict(conditioning="cross_attention"), CellReuse(3, near=0)),
+    ],
     ids=str,
 )
-def test_what_it_goes_with(variant, every, monkeypatch):
-    """With guidance in two passes, on and off from step to step, and with the prompt's part from an earlier step."""
+def test_what_it_goes_with(variant, reuse, monkeypatch):
+    """With guidance in two passes, on and off from step to step, and with parts from an earlier step."""
     without_code(monkeypatch)
     denoiser = tiny_denoiser(**variant)
     prompt = tiny_prompts(denoiser, TEXTS[::2])
     sampler = Sampler(
-        steps=6, guidance=Guidance(2.0, (0.3, 0.6)), argmax=True, prompt_every=every, guidance_batched=False
+        steps=6, guidance=Guidance(2.0, (0.3, 0.6)), argmax=True, reuse=reuse, guidance_batched=False
     )
 
     def tokens():

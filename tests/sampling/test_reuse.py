@@ -10,6 +10,7 @@ from smalti.errors import SmaltiError
 from smalti.model.config import RopeConfig
 from smalti.model.reuse import PromptMemory
 from smalti.sampling.guidance import Guidance
+from smalti.sampling.reuse import PromptReuse
 from smalti.sampling.sampler import Sampler, sample
 
 TEXT = ["a red circle"]
@@ -86,7 +87,7 @@ def test_sampling_recomputes_when_asked(guidance, conditioning, monkeypatch):
         ].tokens
 
     exact = tokens()
-    reused, lengths = tokens(prompt_every=3), list(shapes)
+    reused, lengths = tokens(reuse=PromptReuse(3)), list(shapes)
     # One layer: what is remembered does not depend on the picture.
     assert torch.equal(exact, reused)
     passes_over_the_picture_alone = lengths.count(4)  # 4 × 4 tokens, compressed
@@ -97,5 +98,5 @@ def test_sampling_recomputes_when_asked(guidance, conditioning, monkeypatch):
 
 
 def test_a_wrong_interval_is_named():
-    with pytest.raises(SmaltiError, match="prompt_every"):
-        Sampler(prompt_every=0)
+    with pytest.raises(SmaltiError, match="every"):
+        PromptReuse(0)

@@ -19,6 +19,7 @@ from smalti.sampling.budgets import AdaptiveBudget, CosineBudget, ShiftBudget
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.orders import ConfidenceOrder, HaltonOrder, HistoryOrder, RandomOrder
 from smalti.sampling.ranking import first_among, places
+from smalti.sampling.reuse import CellReuse, NoReuse, PromptReuse
 from smalti.sampling.revision import (
     NoRevision,
     RunningConfidenceRevision,
@@ -191,8 +192,8 @@ class TestLoop:
                         assert torch.equal(getattr(step, name)[index], getattr(one, name)[0])
         assert len(together) == max(lengths)
 
-    @pytest.mark.parametrize("prompt_every", [1, 3])
-    def test_images_end_on_their_own_and_take_no_further_edits(self, denoiser, prompt_every):
+    @pytest.mark.parametrize("reuse", [NoReuse(), PromptReuse(3), CellReuse(3, warmup=0)], ids=str)
+    def test_images_end_on_their_own_and_take_no_further_edits(self, denoiser, reuse):
         """One image is full from the start, one has three masks, one sixteen."""
         mask = denoiser.config.mask_code
         start = torch.arange(48).reshape(3, *GRID)
@@ -202,7 +203,7 @@ class TestLoop:
             steps=8,
             budget=AdaptiveBudget(1.0),
             revision=ThresholdRevision(0.01),
-            prompt_every=prompt_every,
+            reuse=reuse,
         )
         taken = run(denoiser, sampler, TEXTS[:3], range(3), tokens=start)
         assert [sum(bool(step.active[image]) for step in taken) for image in range(3)] == [1, 3, 8]

@@ -20,6 +20,7 @@ from smalti.sampling.guidance import Guidance
 from smalti.sampling.orders import ConfidenceOrder, DrawOrder, HaltonOrder, RandomOrder, StratifiedOrder
 from smalti.sampling.predictor import Draw
 from smalti.sampling.refinement import RareRefinement
+from smalti.sampling.reuse import CellReuse, NoReuse, PromptReuse
 from smalti.sampling.revision import NoRevision, ThresholdRevision
 from smalti.sampling.sampler import Sampler, sample
 from smalti.sampling.temperatures import (
@@ -556,8 +557,8 @@ def test_prompts_of_one_length_are_one_pass(denoiser):
     assert sizes == [2, 1, 1]
 
 
-@pytest.mark.parametrize("prompt_every", [1, 2])
-def test_guidance_in_two_passes_is_the_same(prompt_every):
+@pytest.mark.parametrize("reuse", [NoReuse(), PromptReuse(2), CellReuse(2, warmup=0)], ids=str)
+def test_guidance_in_two_passes_is_the_same(reuse):
     """One batch of two or two passes: the same tokens, whatever the prompts' lengths."""
     denoiser = tiny_denoiser()
     prompt = tiny_prompts(denoiser, ["a cat", "two red dogs", "a bat"])
@@ -568,7 +569,7 @@ def test_guidance_in_two_passes_is_the_same(prompt_every):
             guidance=Guidance(2.0, (0.3, 1.0)),
             revision=ThresholdRevision(0.2),
             guidance_batched=batched,
-            prompt_every=prompt_every,
+            reuse=reuse,
         )
         steps = list(sample(denoiser, prompt, grid=(4, 4), sampler=sampler, generators=generators(1, 2, 3)))
         results.append(steps[-1])
