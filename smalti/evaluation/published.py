@@ -68,5 +68,6 @@ def _source(
     if request.save is not None:
         with first_alone():
             open_run(request.save, run)
-    metadata |= {**run, "prompts": str(request.prompts), "subset": request.images is not None}
+    file = None if request.prompts is None else str(request.prompts)
+    metadata |= {**run, "prompts": file, "subset": request.images is not None}
     return prompts, draw_missing(suite, model, prompts, share(len(prompts)), request), metadata

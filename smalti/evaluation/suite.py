@@ -133,6 +133,7 @@ SUITES: dict[str, str | type[Suite]] = {
     "contrast": "smalti.evaluation.suites.contrast:Contrast",
     "tokenizer": "smalti.evaluation.suites.tokenizer:Tokenizer",
     "geneval": "smalti.evaluation.suites.geneval.suite:GenEval",
+    "dpg": "smalti.evaluation.suites.dpg.suite:Dpg",
 }
 """Every suite by name: a class, or "MODULE:CLASS", which is imported when a caller asks for it."""
 

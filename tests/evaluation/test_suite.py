@@ -35,7 +35,7 @@ SMALLEST = {
 }
 
 # Benchmarks need prompts and a scorer from outside; their own tests run them.
-PUBLISHED = {"geneval"}
+PUBLISHED = {"geneval", "dpg"}
 
 
 @dataclass(frozen=True)
