@@ -63,3 +63,53 @@ def write_tiny_clip(folder: Path) -> Path:
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
+
+
+def write_tiny_answerer(folder: Path, kind: str) -> Path:
+    """BLIP-2 with a text model of `kind`: "opt" (a decoder) or "t5" (an encoder and a decoder)."""
+    from transformers import (
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2Processor,
+        Blip2QFormerConfig,
+        Blip2VisionConfig,
+        BlipImageProcessorPil,
+        OPTConfig,
+        PreTrainedTokenizerFast,
+        T5Config,
+    )
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"pad_token_id": 0, "eos_token_id": 2, "bos_token_id": 1}
+    words = {
+        word: index
+        for index, word in enumerate("<pad> <s> </s> <image> [UNK] Question Answer : yes no".split())
+    }
+    if kind == "opt":
+        text = OPTConfig(
+            vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16,
+            word_embed_proj_dim=16, max_position_embeddings=64, **ends,
+        )  # fmt: skip
+    else:
+        text = T5Config(
+            vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0,
+            pad_token_id=0, eos_token_id=2,
+        )  # fmt: skip
+    config = Blip2Config(
+        vision_config=Blip2VisionConfig(**sizes, image_size=28, patch_size=14).to_dict(),
+        qformer_config=Blip2QFormerConfig(**sizes, vocab_size=32, encoder_hidden_size=16).to_dict(),
+        text_config=text.to_dict(),
+        num_query_tokens=4,
+        image_token_index=3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        Blip2ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="<s>", unk_token="[UNK]"
+    )
+    images = BlipImageProcessorPil(size={"height": 28, "width": 28})
+    Blip2Processor(images, fast, num_query_tokens=4).save_pretrained(folder)
+    return folder

@@ -61,7 +61,7 @@ class Answerer:
         device = next(self.network.parameters()).device
         inputs = self.processor(images=image, text=text, return_tensors="pt").to(device)
         tokens = self.network.generate(**inputs, max_new_tokens=MOST_TOKENS, do_sample=False)
-        if not self.network.config.is_encoder_decoder and not _is_encoder_decoder(self.network):
+        if not _is_encoder_decoder(self.network):
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
         return str(self.processor.batch_decode(tokens, skip_special_tokens=True)[0])
 
@@ -100,5 +100,5 @@ def first_word(text: str) -> str:
 
 def _is_encoder_decoder(network: Any) -> bool:
     """Return whether the text model of a network is an encoder and a decoder, whose output has no question in it."""
-    text = getattr(network.config, "text_config", None)
-    return bool(getattr(text, "is_encoder_decoder", False))
+    parts = (network.config, getattr(network.config, "text_config", None))
+    return any(getattr(part, "is_encoder_decoder", False) for part in parts)
