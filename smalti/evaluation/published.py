@@ -37,6 +37,9 @@ def evaluate_benchmark(
     prompts, samples, metadata = _source(suite, request, subject)
     if not prompts:
         raise SmaltiError("prompts must not be empty: there is nothing to score", argument="prompts")
+    # Before anything is drawn: a scorer that is missing is an error, and one that must be fetched is announced.
+    with first_alone():
+        scorer = suite.describe()
     asked = shuffle(prompts, request.seed) if request.shuffled else prompts
     part, rows = share(len(prompts)), []
     for index, sample in zip(part, samples, strict=True):
@@ -45,7 +48,7 @@ def evaluate_benchmark(
             progress(len(rows), len(part))
     scores = suite.summarize(gather(rows))
     metadata |= {"controls": ["shuffled"]} if request.shuffled else {}
-    metadata |= {"bootstrap": DESCRIPTION, "scorer": suite.describe(), "packages": package_versions()}
+    metadata |= {"bootstrap": DESCRIPTION, "scorer": scorer, "packages": package_versions()}
     return Evaluation(scores, metadata)
 
 

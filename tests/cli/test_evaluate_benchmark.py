@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from benchmark_runs import Redness, write_prompts
 from folders import write_tiny_model
+from PIL import Image
 
 from smalti.cli.evaluate import _subset
 from smalti.cli.main import main
 from smalti.errors import SmaltiError
+from smalti.evaluation.folder import write_sample
 from smalti.evaluation.suite import SUITES
 
 
@@ -65,11 +67,27 @@ def test_a_subset_and_its_reports(
 
 
 def test_what_a_benchmark_lacks_is_said_in_one_line(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompt = {
+        "tag": "colors",
+        "prompt": "a red dog",
+        "include": [{"class": "dog", "count": 1, "color": "red"}],
+    }
+    write_sample("drawn", 0, prompt, [Image.new("RGB", (8, 8))])
+    (tmp_path / "drawn" / "config.json").write_text("{}")
     for more, message in (
         ([], "--prompts must name the benchmark's file of prompts"),
         (["--set", f"results={tmp_path / 'none'}"], "none does not exist"),
+        (
+            ["--folder", "drawn"],
+            "detector must be a folder with config.json or a hub id such as facebook/mask2former",
+        ),
+        (
+            ["--folder", "drawn", "--set", "detector=drawn"],
+            "clip must be a folder with config.json or a hub id",
+        ),
         (["--ground-truth"], "--ground-truth cannot be used with the suite 'geneval'"),
     ):
         assert main(["evaluate", "geneval", *more]) == 2

@@ -92,7 +92,8 @@ class GenEval(Benchmark):
         if self.recorded():
             return {"name": "official results"}
         found = find_weights("detector", self.detector, detector.EXAMPLE)
-        told = {
+        seen = find_weights("clip", self.clip, colors.EXAMPLE)
+        return {
             "name": "HF detector",
             "detector_revision": revision_of(self.detector, found),
             "threshold": rules.THRESHOLD,
@@ -102,10 +103,8 @@ class GenEval(Benchmark):
             "sides": [detector.SHORT_SIDE, detector.LONG_SIDE],
             "templates": list(colors.TEMPLATES),
             "background": colors.BACKGROUND,
+            "clip_revision": revision_of(self.clip, seen),
         }
-        if self.clip:
-            told["clip_revision"] = revision_of(self.clip, find_weights("clip", self.clip, colors.EXAMPLE))
-        return told
 
     def table(self, scores: dict[str, Any]) -> str:
         """Return a Markdown table of the scores with their intervals."""
