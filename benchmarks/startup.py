@@ -6,8 +6,8 @@ Every program runs in a process of its own, in turns, round after round. A time 
 the median of its rounds, with one thread. The first round only writes bytecode and is not counted.
 
 `help` is `smalti --help`, `libraries` imports typer and rich. `generate` draws one image with the bundled model,
-`torch` imports PyTorch. `drawing` is the drawing alone, prompt to pixels, inside such a process. What `generate` spends beside
-PyTorch and drawing is the difference.
+`torch` imports PyTorch. `drawing` is the drawing alone, prompt to pixels, inside such a process. What `generate`
+spends beside PyTorch and drawing is the difference.
 """
 
 from __future__ import annotations

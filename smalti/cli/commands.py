@@ -69,9 +69,7 @@ COMMANDS = {
         "average",
         "Average the weights of two models, such as one before and after fine-tuning.",
     ),
-    "merge": Listed(
-        "merge", "merge", "Add adapters to the weights of a model and write it in bf16."
-    ),
+    "merge": Listed("merge", "merge", "Add adapters to the weights of a model and write it in bf16."),
     "groups": Listed(
         "groups",
         "groups",
@@ -82,9 +80,7 @@ COMMANDS = {
         "evaluate",
         "Measure a model: what its images show, how they look, its edits, its image tokenizer.",
     ),
-    "serve": Listed(
-        "serve", "serve", "Serve models over HTTP: OpenAI's Images API, jobs, and a web studio."
-    ),
+    "serve": Listed("serve", "serve", "Serve models over HTTP: OpenAI's Images API, jobs, and a web studio."),
     "prepare": Listed(
         "prepare",
         "app",

@@ -350,7 +350,12 @@ def test_table_of_commands(run):
     assert {one for param in group.params for one in param.opts} == {"--version"}
     _, out, _ = run("--help")
     text = " ".join(out.replace("│", " ").split())
-    for words in (*COMMANDS, *(listed.summary.replace("`", "") for listed in COMMANDS.values()), "--version", "--help"):
+    for words in (
+        *COMMANDS,
+        *(listed.summary.replace("`", "") for listed in COMMANDS.values()),
+        "--version",
+        "--help",
+    ):
         assert words in text
     assert run() == (0, out, "")
     assert run("generat")[0] == 2
