@@ -18,6 +18,8 @@ from smalti.model.denoiser import Denoiser
 from smalti.model.reuse import PromptMemory
 from smalti.model.rotary import RotaryTables
 from smalti.runtime.streaming import StreamedLayers
+from smalti.vq.layers import ResnetBlock, Upsample
+from smalti.vq.tokenizer import ImageTokenizer
 
 _RECORDINGS = 8  # latest shapes; recordings share their memory, except inputs and result
 _FP8_CAPABILITY = (8, 9)  # lowest compute capability on which Triton converts float8_e4m3fn
@@ -67,6 +69,13 @@ def compile_layers(denoiser: Denoiser) -> None:
     if denoiser.head.is_cuda and not streamed:
         recorded = Recorded(denoiser.run_layers, denoiser.device)
         denoiser.run_layers = recorded  # type: ignore[method-assign]  # the module's own attribute comes first
+
+
+def compile_decoder(tokenizer: ImageTokenizer) -> None:
+    """Compile the blocks that decode whole feature maps, in place, each at its first use; bands are not compiled."""
+    for layer in tokenizer.decoder.modules():
+        if isinstance(layer, ResnetBlock | Upsample):
+            layer.forward = torch.compile(layer.forward, dynamic=True)  # type: ignore[method-assign]
 
 
 class Recorded:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from smalti.common.checks import quoted
@@ -113,6 +113,8 @@ class Mode:
         image_tokenizer_dtype: dtype of the image tokenizer.
         image_tokenizer_on_cpu: whether images are decoded on the CPU, wherever the denoiser is.
         compiled: whether the layers are compiled, and recorded as CUDA graphs, which keep their memory.
+        rounds_activations: whether products of quantized layers run in 8 bits.
+        pixel_bytes: bytes that decoding images may take beside the weights, or None for all that is free.
     """
 
     dtype: str = "bfloat16"
@@ -123,9 +125,13 @@ class Mode:
     image_tokenizer_dtype: str = "float32"
     image_tokenizer_on_cpu: bool = False
     compiled: bool = False
+    rounds_activations: bool = False
+    pixel_bytes: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         parts = [f"{self.quantize} layers in {self.dtype} arithmetic" if self.quantize else self.dtype]
+        if self.rounds_activations:
+            parts.append("activations rounded to 8 bits")
         if self.offload:
             parts.append("layers streamed from host memory")
         if "gen_embedding" in self.mapped:
@@ -204,6 +210,13 @@ def need(size: ModelSize, mode: Mode, *, height: int | None = None, width: int |
     if mode.compiled and not mode.offload:
         working += stages["pass"]
     return Need({name: round(value) for name, value in weights.items()}, working + _SPARE, round(host))
+
+
+def pixel_room(size: ModelSize, mode: Mode, budget: int) -> int | None:
+    """Return the bytes that decoding may take beside the weights within a budget, or None if it is on the CPU."""
+    if mode.image_tokenizer_on_cpu:
+        return None
+    return max(0, budget - sum(need(size, mode).weights.values()) - _SPARE)
 
 
 def working_bytes(size: ModelSize, mode: Mode, height: int, width: int) -> dict[str, int]:

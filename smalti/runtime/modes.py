@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from smalti.errors import SmaltiError
-from smalti.runtime.memory import BYTES, Mode, ModelSize, gigabytes, mapped_by_default, need
+from smalti.runtime.memory import BYTES, Mode, ModelSize, gigabytes, mapped_by_default, need, pixel_room
 
 
 def modes(
@@ -72,7 +72,7 @@ def choose(
     compiled: bool = False,
     float32_first: bool = False,
 ) -> Mode:
-    """Return the first of `modes` that fits.
+    """Return the first of `modes` that fits, with the bytes that are left for decoding.
 
     Args:
         size: sizes of the model.
@@ -102,7 +102,7 @@ def choose(
     needs = [(mode, need(size, mode)) for mode in candidates]
     for mode, needed in needs:
         if needed.total <= budget and (host is None or needed.host <= host):
-            return mode
+            return dataclasses.replace(mode, pixel_bytes=pixel_room(size, mode, budget))
     possible = [pair for pair in needs if host is None or pair[1].host <= host] or needs
     mode, least = min(possible, key=lambda pair: pair[1].total)
     raise SmaltiError(

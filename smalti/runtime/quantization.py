@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from smalti.common.checks import check_choice
 from smalti.errors import SmaltiError
 from smalti.runtime.memory import INT4_GROUP
+from smalti.runtime.scaled_products import choose_kernel, scaled_product
+from smalti.runtime.streaming import StreamedLayers
 
 QUANTIZATIONS = ("int8", "int4", "fp8")
 _LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max
@@ -31,7 +33,10 @@ class RowLinear(nn.Module):
     Attributes:
         in_features: number of columns of W.
         out_features: number of rows of W.
+        kernel: how x is multiplied if it is rounded to 8 bits, too (smalti/runtime/scaled_products.py), or None.
     """
+
+    kernel: str | None = None
 
     def __init__(self, stored: torch.Tensor, scale: torch.Tensor) -> None:
         """Take `stored`, (out, in) int8 or float8_e4m3fn, and `scale`, (out,) float."""
@@ -48,6 +53,8 @@ class RowLinear(nn.Module):
         """Multiply: (…, in) → (…, out) in the dtype of x, or in autocast's where it is on."""
         x = _cast(x)
         if not (torch.is_grad_enabled() and x.requires_grad):
+            if self.kernel is not None:
+                return scaled_product(x, self.stored, self.scale, self.kernel)
             return _row_product(x, self.stored, self.scale)
         product: torch.Tensor = _RowProduct.apply(x, self.stored, self.scale)
         return product
@@ -152,6 +159,28 @@ def _group_matrix(
     groups = weight.unflatten(1, (scale.shape[1], -1))
     groups.sub_(zero.to(dtype)[..., None]).mul_(scale.to(dtype)[..., None])
     return weight
+
+
+def round_activations(denoiser: nn.Module) -> int:
+    """Let the layers that store int8 or fp8 also round what they multiply; return how many there are.
+
+    Raises:
+        SmaltiError: there are none.
+    """
+    parts = [*denoiser.modules()]
+    for module in denoiser.modules():
+        if isinstance(module, StreamedLayers):
+            # The modules that layers are copied into are not children of anything.
+            parts += [part for layer in module.on_device for part in layer.modules()]
+    layers = [part for part in parts if isinstance(part, RowLinear)]
+    for layer in layers:
+        layer.kernel = choose_kernel(layer.stored)
+    if not layers:
+        raise SmaltiError(
+            "quantize_activations needs layers in int8 or fp8: set quantize as well",
+            argument="quantize_activations",
+        )
+    return len(layers)
 
 
 def is_quantized(module: nn.Module) -> bool:
