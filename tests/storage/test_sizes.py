@@ -90,11 +90,11 @@ def test_a_device_without_bfloat16_computes_in_float16(monkeypatch: pytest.Monke
     apple = torch.device("mps")
     monkeypatch.setattr(loading, "find_device", lambda device: apple)
     monkeypatch.setattr(precision, "can_compute", lambda device, dtype: dtype != torch.bfloat16)
-    assert loading._default_dtype(apple, None) == torch.float16
+    assert precision.default_dtype(apple, False) == torch.float16
     with pytest.raises(SmaltiError, match="dtype must be one that device mps computes in, not bfloat16"):
         loading.load_components(dtype="bfloat16", device="mps")
     monkeypatch.setattr(precision, "can_compute", lambda device, dtype: True)
-    assert loading._default_dtype(apple, None) == torch.bfloat16
+    assert precision.default_dtype(apple, False) == torch.bfloat16
 
 
 def test_a_backend_that_is_absent_computes_nothing() -> None:
