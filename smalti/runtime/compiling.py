@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
@@ -67,13 +68,23 @@ def compile_layers(denoiser: Denoiser) -> None:
     for layer in layers:
         layer.compile(dynamic=True)
     if denoiser.head.is_cuda and not streamed:
-        recorded = Recorded(denoiser.run_layers, denoiser.device)
-        denoiser.run_layers = recorded  # type: ignore[method-assign]  # the module's own attribute comes first
+        record_passes(denoiser)
+
+
+def record_passes(denoiser: Denoiser) -> None:
+    """Record passes of layers that are on a GPU as CUDA graphs; from then on the weights must not move."""
+    recorded = Recorded(denoiser.run_layers, denoiser.device)
+    denoiser.run_layers = recorded  # type: ignore[method-assign]  # the module's own attribute comes first
 
 
 def compile_decoder(tokenizer: ImageTokenizer) -> None:
     """Compile the blocks that decode whole feature maps, in place, each at its first use; bands are not compiled."""
-    for layer in tokenizer.decoder.modules():
+    compile_blocks(tokenizer.decoder)
+
+
+def compile_blocks(decoder: nn.Module) -> None:
+    """Compile each residual block and upsampling of a decoder, in place."""
+    for layer in decoder.modules():
         if isinstance(layer, ResnetBlock | Upsample):
             layer.forward = torch.compile(layer.forward, dynamic=True)  # type: ignore[method-assign]
 
