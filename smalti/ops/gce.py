@@ -32,8 +32,8 @@ from smalti.ops.low_rank import Gradients, check_low_rank
 _CHUNK_ELEMENTS = {"cpu": 2**21}
 _CHUNK_BYTES_ELSEWHERE = 2**28
 _LEAST_ROWS = 256
-# A chunk reads the head twice, and reads and writes its gradient. A head beyond every cache comes from memory each time,
-# which more rows pay for: of 131,072 codes, 268 MB of float32 logits instead of 134 MB.
+# A chunk reads the head twice, and reads and writes its gradient. A head beyond every cache comes from memory each
+# time, which more rows pay for: of 131,072 codes, 268 MB of float32 logits instead of 134 MB.
 _LARGE_HEAD_BYTES = 2**28
 _TILE = 8192  # codes of a product of oneDNN
 _LEAST_ROWS_OF_A_LARGE_HEAD = 512
@@ -178,7 +178,7 @@ def _rows_of_a_chunk(head: torch.Tensor, dtype: torch.dtype) -> int:
 def _multiply(rows: torch.Tensor, head: torch.Tensor, out: torch.Tensor) -> None:
     """Write rows · headᵀ, of (n, D) and (V, D), to out (n, V).
 
-    For a few hundred rows oneDNN's product in float32 takes two thirds of the time of MKL's, which is torch.mm on a CPU.
+    For a few hundred rows oneDNN's product in float32 takes two thirds of the time of MKL's, which torch.mm calls.
     """
     if out.device.type != "cpu" or out.dtype != torch.float32 or not _has_onednn():
         torch.mm(rows, head.T, out=out)
