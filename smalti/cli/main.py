@@ -19,6 +19,7 @@ from smalti.cli.info import info
 from smalti.cli.merge import merge
 from smalti.cli.options import option_name
 from smalti.cli.output import note, notes_of_the_package
+from smalti.cli.quantize import quantize
 from smalti.cli.serve import serve
 from smalti.cli.tokenize import pack, tokenize
 from smalti.cli.train import INTERRUPTED, train, train_tokenizer
@@ -40,6 +41,7 @@ app.command()(tokenize)
 app.command()(pack)
 app.command()(average)
 app.command()(merge)
+app.command()(quantize)
 app.command()(groups)
 app.command()(evaluate)
 app.command()(serve)

@@ -20,8 +20,11 @@ from smalti.runtime.memory import Mode, ModelSize, gigabytes, mapped_by_default,
 from smalti.runtime.modes import choose, what_fits
 from smalti.runtime.quantization import QUANTIZATIONS
 from smalti.storage.adapters import StoredAdapter, check_scales, load_adapters, read_adapters
+from smalti.storage.entries import layers_kind
 from smalti.storage.folder import (
     OFFLOADS,
+    check_stored,
+    existing,
     load_codebook,
     load_config,
     load_denoiser,
@@ -29,6 +32,7 @@ from smalti.storage.folder import (
     load_text_tokenizer,
     load_words,
 )
+from smalti.storage.headers import read_denoisers
 
 _MODELS = Path(__file__).parents[1] / "models"
 BUNDLED_MODELS = {"scenes": _MODELS / "scenes"}
@@ -67,7 +71,8 @@ def load_components(
             bfloat16 elsewhere, or float16 where the device lacks bfloat16; with `memory` a CPU with bfloat16
             instructions takes it, too. A CPU without them is several times as slow in bfloat16. The image tokenizer
             stays in float32, unless `memory` decides otherwise.
-        quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
+        quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; int8 and int4 need torchao. A
+            folder of `smalti quantize` or a GGUF file is so already, and needs no option.
         offload: "layers" keeps the layers in the host's memory and copies each to the GPU while the one before works.
             On a CPU it changes nothing.
         memory: such as "8GB" (10⁹ bytes) or "8GiB". Smalti takes the first combination of the options above, and of
@@ -98,20 +103,24 @@ def load_components(
     place = find_device(device)
     float32_first = dtype is None and place.type == "cpu" and not has_bf16(place)
     precision = _default_dtype(place, budget) if dtype is None else _precision(dtype, place)
-    if compile:
-        check_compiler(place, quantize)
     adapters = read_adapters(adapter)
     scales = check_scales(adapter_scale, len(adapters))
     folder = find_model(model, revision=revision, local_files_only=local_files_only)
+    stored = layers_kind(read_denoisers(existing(folder)))
+    check_stored(quantize, stored, folder)
+    if compile:
+        check_compiler(place, quantize or stored)
     reserved = sum(stored.bytes for stored in adapters)
     budget = None if budget is None else max(0, budget - reserved)
-    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile, float32_first, reserved)
+    mode = _choose_mode(
+        folder, place, precision, quantize or stored, offload, budget, compile, float32_first, reserved
+    )
     denoiser = load_denoiser(
         folder,
         device=place,
         dtype=DTYPES[mode.dtype],
         mapped=mode.mapped,
-        quantize=mode.quantize,
+        quantize=None if stored else mode.quantize,
         offload=mode.offload,
         adapt=(lambda denoiser: load_adapters(denoiser, folder, adapters, scales)) if adapters else None,
     )
