@@ -93,12 +93,7 @@ def load_components(
         >>> load_components("scenes").denoiser.config.image_size
         256
     """
-    if quantize is not None:
-        check_choice("quantize", quantize, QUANTIZATIONS)
-    if offload is not None:
-        check_choice("offload", offload, OFFLOADS)
-    check_flag("compile", compile)
-    check_flag("local_files_only", local_files_only)
+    _check_options(quantize, offload, compile, local_files_only)
     budget = None if memory is None else parse_memory(memory)
     place = find_device(device)
     float32_first = dtype is None and place.type == "cpu" and not has_bf16(place)
@@ -128,6 +123,16 @@ def load_components(
         compile_layers(denoiser)
     name = _name(model, folder, adapters, scales)
     return _components(folder, denoiser, place, mode, name, _known_words(folder, adapters))
+
+
+def _check_options(quantize: object, offload: object, compile: object, local_files_only: object) -> None:
+    """Raise SmaltiError for a wrong argument of `load_components`, by name."""
+    if quantize is not None:
+        check_choice("quantize", quantize, QUANTIZATIONS)
+    if offload is not None:
+        check_choice("offload", offload, OFFLOADS)
+    check_flag("compile", compile)
+    check_flag("local_files_only", local_files_only)
 
 
 def load_outline(
