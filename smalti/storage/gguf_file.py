@@ -6,6 +6,7 @@ model's tensors, and so does Smalti: the names of docs/format.md, with or withou
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -35,6 +36,29 @@ def find_gguf(folder: Path) -> Path | None:
         names = ", ".join(path.name for path in files[:3])
         raise SmaltiError(f"{folder} must hold one GGUF file, not {len(files)} ({names})")
     return files[0] if files else None
+
+
+def gguf_folder(path: Path) -> Path:
+    """Return the model folder that a GGUF file stands for, which holds everything but the denoiser's weights.
+
+    Raises:
+        SmaltiError: its folder lacks a `config.json`, or holds other weights that would be read instead.
+    """
+    folder = path.parent
+    if not os.path.isfile(folder / "config.json"):
+        raise SmaltiError(
+            f"{path} needs config.json, tokenizer.json and the image tokenizer's folder beside it, as in the model "
+            "that it was converted from"
+        )
+    others = sorted(
+        one.name
+        for pattern in ("*.gguf", "model*.safetensors*")
+        for one in folder.glob(pattern)
+        if one != path
+    )
+    if others:
+        raise SmaltiError(f"{path} must be the only weights in its folder, which also holds {others[0]}")
+    return folder
 
 
 def read_gguf(path: Path, needed: Callable[[str], bool] | None = None) -> dict[str, Entry]:

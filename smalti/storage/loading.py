@@ -32,6 +32,7 @@ from smalti.storage.folder import (
     load_text_tokenizer,
     load_words,
 )
+from smalti.storage.gguf_file import gguf_folder
 from smalti.storage.headers import read_denoisers
 
 _MODELS = Path(__file__).parents[1] / "models"
@@ -64,8 +65,8 @@ def load_components(
     read. A large text embedding stays in its file, which must stay where it is: a prompt reads a few rows of it.
 
     Args:
-        model: the name of a bundled model ("scenes"), a folder, or a name on the Hugging Face hub
-            (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
+        model: the name of a bundled model ("scenes"), a folder, the GGUF file in a folder, or a name on the Hugging
+            Face hub (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
         device: "cpu", "cuda", "cuda:1", ...
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU and
             bfloat16 elsewhere, or float16 where the device lacks bfloat16; with `memory` a CPU with bfloat16
@@ -263,6 +264,8 @@ def find_model(
         raise SmaltiError(f"revision is for models on the Hugging Face hub, not {quoted(str(model))}")
     if is_folder:
         return Path(model)
+    if isinstance(model, str | Path) and str(model).endswith(".gguf") and os.path.isfile(model):
+        return gguf_folder(Path(model))
     if not isinstance(model, str) or not is_hub_id(model):
         raise SmaltiError(
             f"model must be a folder that exists, a bundled model ({', '.join(BUNDLED_MODELS)}), or a name on the "
