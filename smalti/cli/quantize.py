@@ -10,6 +10,7 @@ import typer
 
 from smalti.cli import options
 from smalti.cli.output import to_path
+from smalti.common.checks import check_choice
 
 
 def quantize(
@@ -53,9 +54,12 @@ def quantize(
 
     Example: smalti quantize nvidia/NL-Diffusion-Image int4 -o small
     """
+    from smalti.runtime.quantization import QUANTIZATIONS, check_group
     from smalti.storage.loading import find_model
     from smalti.storage.quantizing import quantize_model
 
+    check_choice("KIND", kind, QUANTIZATIONS)
+    check_group(group, "--group")
     quantize_model(find_model(model), kind, out, group=group, embeddings=embeddings)
     size = sum(path.stat().st_size for path in out.glob("**/*.safetensors"))
     report = {"folder": str(out), "layers": kind, "bytes": size}

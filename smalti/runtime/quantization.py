@@ -186,12 +186,12 @@ def quantized_linear(weight: torch.Tensor, quantize: str, group: int = INT4_GROU
     return GroupLinear(stored, scale, *zero) if zero else RowLinear(stored, scale)
 
 
-def check_group(group: object) -> int:
-    """Return the numbers of a group of "int4", or raise SmaltiError for another size."""
+def check_group(group: object, name: str = "group") -> int:
+    """Return the numbers of a group of "int4", or raise SmaltiError that starts with `name` for another size."""
     if type(group) is not int or group not in INT4_GROUPS:
         raise SmaltiError(
-            f"group must be {', '.join(map(str, INT4_GROUPS[:-1]))} or {INT4_GROUPS[-1]}, not {quoted(group)}",
-            argument="group",
+            f"{name} must be {', '.join(map(str, INT4_GROUPS[:-1]))} or {INT4_GROUPS[-1]}, not {quoted(group)}",
+            argument=name,
         )
     return group
 

@@ -61,7 +61,7 @@ def read_headers(folder: Path, needed: Callable[[str], bool] | None = None) -> d
     if not os.path.isfile(index):
         if (path := find_gguf(folder)) is not None:
             return read_gguf(path, needed)
-        raise SmaltiError(f"{folder} holds neither {WEIGHTS} nor {INDEX}")
+        raise SmaltiError(f"{folder} holds neither {WEIGHTS} nor {INDEX} nor a GGUF file")
     places = read_index(index)
     required = set(needed_files(places, needed))
     entries: dict[str, Entry] = {}
