@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import json
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,9 +294,20 @@ class TestParts:
         fails("is for another base than", lambda: pipe.load_lora_weights(other))
 
 
-def test_without_diffusers(monkeypatch):
-    import builtins
+@pytest.mark.slow
+def test_the_documented_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "diffusers.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 4
+    names = {}
+    for block in blocks:
+        exec(compile(block, "docs/diffusers.md", "exec"), names)
+    assert {path.name for path in tmp_path.iterdir()} == {"circle.png", "star.png", "saved"}
+    assert bool((names["out"].latents >= 0).all())
 
+
+def test_without_diffusers(monkeypatch):
     real = builtins.__import__
 
     def missing(name, *arguments, **options):
