@@ -5,7 +5,8 @@ python experiments/codebooks.py [--config configs/objects-tokenizer.yaml] [--siz
 
 The configuration has a linear encoder. It is the same for every size, and so are the images and the number of steps of
 the decoder: only the codebook differs. A finished size is not repeated. Results go to results.json and results.md in
---output: PSNR, SSIM, and codes in use on unseen images.
+--output: PSNR, SSIM, and codes in use on unseen images; for real things also the share of the scorer's verdicts "right"
+that a round trip leaves.
 """
 
 from __future__ import annotations
@@ -18,15 +19,22 @@ import torch
 from skimage.metrics import structural_similarity
 
 from smalti.common.files import read_json, write_json_atomic, write_text_atomic
+from smalti.data.config import DataConfig
 from smalti.data.sources import stack_images
+from smalti.evaluation.request import Request
+from smalti.evaluation.suites.objects.suite import Objects
 from smalti.storage.folder import load_image_tokenizer
 from smalti.training.config import TokenizerRunConfig
 from smalti.training.reading import load_config
 from smalti.training.tokenizer import train_tokenizer
 from smalti.vq.fidelity import measure_fidelity
+from smalti.vq.tokenizer import ImageTokenizer
+from smalti.worlds.objects.config import ObjectsConfig
 
 _MEASURED = 256  # unseen images
 _BATCH = 16
+_JUDGED = 240  # renderings for the scorer
+_LATTICE = 16  # positions a side of their things
 
 
 def main() -> None:
@@ -71,7 +79,25 @@ def measure(size: int, folder: Path, options: argparse.Namespace) -> dict[str, A
         "codes": size,
         **measure_fidelity(tokenizer, images),
         "ssim": round(sum(similar) / len(similar), 4),
+        "survived": survived(tokenizer, config.data),
     }
+
+
+def survived(tokenizer: ImageTokenizer, data: DataConfig) -> float | None:
+    """Return the share of the scorer's verdicts "right" that a round trip leaves; None where nothing is named."""
+    if not isinstance(data, ObjectsConfig):
+        return None
+    suite = Objects(archive=str(data.archive), lattice=_LATTICE, split="train")
+    prompts = suite.prompts(_JUDGED, 0)
+    kept: list[bool] = []
+    for prompt, images in zip(prompts, suite.ground_truth(prompts, Request(), (256, 256)), strict=True):
+        if not images:
+            continue
+        pixels = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images])
+        decoded = tokenizer.to_pixels(tokenizer.from_pixels(pixels))
+        after = [image.permute(1, 2, 0).numpy() for image in decoded]
+        kept += suite.survived(suite.score(prompt, images), suite.score(prompt, after))
+    return round(sum(kept) / len(kept), 4)
 
 
 def read_config(options: argparse.Namespace, size: int, folder: Path) -> TokenizerRunConfig:
@@ -82,13 +108,21 @@ def read_config(options: argparse.Namespace, size: int, folder: Path) -> Tokeniz
 
 def table(results: list[dict[str, Any]]) -> str:
     """Return the results as a Markdown table."""
-    rows = ["| codes | PSNR, dB | SSIM | codes in use, % | perplexity |", "| --- | --- | --- | --- | --- |"]
+    rows = [
+        "| codes | PSNR, dB | SSIM | codes in use, % | perplexity | verdicts kept, % |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     rows += [
         f"| {row['codes']:,} | {row['psnr']:.2f} | {row['ssim']:.4f} | {100 * row['codes_used']:.1f} "
-        f"| {row['perplexity']:,.0f} |"
+        f"| {row['perplexity']:,.0f} | {percent(row['survived'])} |"
         for row in results
     ]
     return "\n".join(rows) + "\n"
+
+
+def percent(share: float | None) -> str:
+    """Return a share in percent; nothing for None."""
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 if __name__ == "__main__":

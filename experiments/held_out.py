@@ -22,10 +22,9 @@ from steps import read_changes
 import smalti
 from smalti.common.files import atomic_path
 from smalti.errors import SmaltiError
+from smalti.evaluation.geneval import Prompt, is_correct
 from smalti.evaluation.subject import Subject
 from smalti.evaluation.suites.scenes.detector import detect
-from smalti.evaluation.suites.scenes.prompts import Prompt
-from smalti.evaluation.suites.scenes.score import is_correct
 from smalti.worlds.scenes.captions import geneval_prompt
 from smalti.worlds.scenes.palette import COLORS
 from smalti.worlds.scenes.scene import HELD_OUT

@@ -27,9 +27,9 @@ import torch
 
 import smalti
 from smalti.errors import SmaltiError
-from smalti.evaluation.suites.scenes.detector import Detection, detect
-from smalti.evaluation.suites.scenes.prompts import Prompt, scene_prompts
-from smalti.evaluation.suites.scenes.score import is_correct
+from smalti.evaluation.geneval import Detection, Prompt, is_correct
+from smalti.evaluation.suites.scenes.detector import detect
+from smalti.evaluation.suites.scenes.prompts import scene_prompts
 from smalti.generation.build import make_sampler
 from smalti.generation.settings import GenerationSettings
 from smalti.pipeline import Pipeline
@@ -134,10 +134,10 @@ def kind(prompt: Prompt, found: list[Detection]) -> str | None:
         shapes[entry["class"]] += entry["count"]
     if len(found) != shapes.total():
         return "too many objects" if len(found) > shapes.total() else "too few objects"
-    if Counter(item.shape for item in found) != shapes:
+    if Counter(item.name for item in found) != shapes:
         return "a wrong shape"
     wanted = {(entry["class"], entry["color"]) for entry in prompt["include"] if "color" in entry}
-    if wanted - {(item.shape, item.color) for item in found}:
+    if wanted - {(item.name, item.color) for item in found}:
         return "a wrong colour"
     return "a wrong place"
 

@@ -88,6 +88,15 @@ Shuffled = Annotated[
         "the suite has them, or those of --folder.",
     ),
 ]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="Prompts in the format of GenEval's evaluation_metadata.jsonl, in place of the suite's own.",
+        show_default=False,
+    ),
+]
 Save = Annotated[
     Path | None,
     typer.Option(
@@ -109,6 +118,7 @@ def evaluate(
     ground_truth: GroundTruth = False,
     tokenized: Tokenized = False,
     shuffled: Shuffled = False,
+    prompts: Prompts = None,
     save: Save = None,
     as_json: options.Json = False,
 ) -> None:
@@ -128,7 +138,7 @@ def evaluate(
         return
     chosen = find_suite(suite, suite_options or ())
     request = Request(
-        images, images_per_prompt, seed, batch_size, folder, ground_truth, tokenized, shuffled, save
+        images, images_per_prompt, seed, batch_size, folder, ground_truth, tokenized, shuffled, prompts, save
     )
     check_request(chosen, request)
     needs = needs_of(chosen, request)

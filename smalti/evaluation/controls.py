@@ -25,7 +25,8 @@ def check_request(suite: Suite, request: Request) -> None:
     check_whole("--batch-size", request.batch_size)
     check_seed(request.seed, "--seed")
     if request.images is not None:
-        check_whole("--images", request.images, suite.least * request.images_per_prompt, MOST_IMAGES)
+        least = suite.least if request.prompts is None else 1
+        check_whole("--images", request.images, least * request.images_per_prompt, MOST_IMAGES)
     for field in dataclasses.fields(request):
         given = getattr(request, field.name) != field.default
         if given and field.name not in _GENERAL | suite.controls:
@@ -33,6 +34,8 @@ def check_request(suite: Suite, request: Request) -> None:
             raise SmaltiError(
                 f"{option} cannot be used with the suite {suite_name(suite)!r}: leave it out", argument=option
             )
+    if request.folder is not None and request.prompts is not None:
+        raise SmaltiError("--folder has prompts of its own: leave out --prompts", argument="--prompts")
     if request.folder is not None and (request.ground_truth or request.save is not None):
         raise SmaltiError(
             "--folder scores images that exist: leave out --ground-truth and --save", argument="--folder"

@@ -15,7 +15,8 @@ class Request:
         0
 
     Attributes:
-        images: number of samples in all; None means the suite's own number of prompts, times `images_per_prompt`.
+        images: number of samples in all; None means the suite's own number of prompts, or all of `prompts`, times
+            `images_per_prompt`.
         images_per_prompt: number of images of each prompt.
         seed: seed of the prompts and of the first image.
         batch_size: number of images that are sampled at a time; it changes memory, not the images.
@@ -24,6 +25,7 @@ class Request:
         tokenized: whether these first make a round trip through the model's image tokenizer.
         shuffled: whether each sample gets the prompt of another. Without a folder, a suite with ground-truth renderings
             shuffles these.
+        prompts: file of prompts in GenEval's format in place of the suite's own; None means the suite's own.
         save: folder into which the samples are written; None means none.
     """
 
@@ -35,4 +37,5 @@ class Request:
     ground_truth: bool = False
     tokenized: bool = False
     shuffled: bool = False
+    prompts: Path | None = None
     save: Path | None = None

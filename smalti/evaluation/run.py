@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from smalti.errors import SmaltiError
 from smalti.evaluation.controls import check_request, source_of
-from smalti.evaluation.folder import read_samples
+from smalti.evaluation.folder import read_prompts, read_samples
 from smalti.evaluation.request import Request
 from smalti.evaluation.subject import Subject
 from smalti.evaluation.suite import Suite, suite_name
@@ -60,21 +60,26 @@ def evaluate(
         1.0
     """
     check_request(suite, request)
+    before: list[Any] = []
     source = source_of(suite, request)
     if source == "folder":
         assert request.folder is not None
         prompts, samples = read_samples(request.folder, suite.check_prompt)
     else:
-        prompts = suite.prompts(_count(suite, request), request.seed)
-        samples = _make(suite, request, subject, prompts)
+        prompts = _prompts(suite, request)
+        samples = _make(suite, request, subject, prompts, before)
     if request.save is not None:
         samples = _saved(suite, request.save, prompts, samples)
     asked = shuffle(prompts, request.seed) if request.shuffled else prompts
-    scores = score_samples(suite, asked, samples, progress=progress)
+    rows = _rows(suite, asked, samples, progress)
+    scores = _summary(suite, rows)
+    if before and not request.shuffled:
+        scores |= _survival(suite, before, [row for row, _ in rows])
     if source == "model":
         scores = {**scores, **suite.model_scores(_required(subject), prompts)}
     metadata = {"suite": suite_name(suite), **_options(suite)}
     metadata |= {"folder": str(request.folder)} if source == "folder" else {"seed": request.seed}
+    metadata |= {"prompts": str(request.prompts)} if request.prompts is not None else {}
     controls = [name for name in ("ground_truth", "tokenized", "shuffled") if getattr(request, name)]
     metadata |= {"controls": controls} if controls else {}
     if subject is not None:
@@ -100,28 +105,7 @@ def score_samples(
     Raises:
         SmaltiError: there are more or fewer samples than prompts, or none; a sample cannot be scored.
     """
-    rows: list[Any] = []
-    images = 0
-    # zip(strict=True) would raise an error other than SmaltiError, and hide one of the generator.
-    rest = iter(samples)
-    for prompt in prompts:
-        sample = next(rest, None)
-        if sample is None:
-            raise SmaltiError(
-                f"samples must be as many as the {len(prompts)} prompts, not {len(rows)}", argument="samples"
-            )
-        rows.append(suite.score(prompt, sample))
-        images += len(sample) if isinstance(sample, list) else 1
-        if progress is not None:
-            progress(len(rows), len(prompts))
-    if next(rest, None) is not None:
-        raise SmaltiError(
-            f"samples must be as many as the {len(prompts)} prompts, not more", argument="samples"
-        )
-    if not rows:
-        raise SmaltiError("prompts must not be empty: there is nothing to score", argument="prompts")
-    scores = suite.summarize(rows)
-    return {**scores, "images": scores.get("images", images)}
+    return _summary(suite, _rows(suite, prompts, samples, progress))
 
 
 def shuffle(prompts: Sequence[T], seed: int = 0) -> list[T]:
@@ -142,20 +126,86 @@ def shuffle(prompts: Sequence[T], seed: int = 0) -> list[T]:
     return [prompts[index] for index in order]
 
 
-def _count(suite: Suite, request: Request) -> int:
-    """Return the number of prompts of a request."""
-    return suite.count if request.images is None else request.images // request.images_per_prompt
+def _rows(
+    suite: Suite,
+    prompts: Sequence[Any],
+    samples: Iterable[Any],
+    progress: Callable[[int, int], Any] | None = None,
+) -> list[tuple[Any, int]]:
+    """Return the row and the number of images of each prompt, as `score_samples` needs them."""
+    rows: list[tuple[Any, int]] = []
+    # zip(strict=True) would raise an error other than SmaltiError, and hide one of the generator.
+    rest = iter(samples)
+    for prompt in prompts:
+        sample = next(rest, None)
+        if sample is None:
+            raise SmaltiError(
+                f"samples must be as many as the {len(prompts)} prompts, not {len(rows)}", argument="samples"
+            )
+        rows.append((suite.score(prompt, sample), len(sample) if isinstance(sample, list) else 1))
+        if progress is not None:
+            progress(len(rows), len(prompts))
+    if next(rest, None) is not None:
+        raise SmaltiError(
+            f"samples must be as many as the {len(prompts)} prompts, not more", argument="samples"
+        )
+    if not rows:
+        raise SmaltiError("prompts must not be empty: there is nothing to score", argument="prompts")
+    return rows
 
 
-def _make(suite: Suite, request: Request, subject: Subject | None, prompts: Sequence[Any]) -> Iterator[Any]:
-    """Return samples of a model, or ground-truth renderings, after a round trip if the request says so."""
+def _summary(suite: Suite, rows: list[tuple[Any, int]]) -> dict[str, Any]:
+    """Return a suite's scores of rows, and the number of images."""
+    scores = suite.summarize([row for row, _ in rows])
+    return {**scores, "images": scores.get("images", sum(images for _, images in rows))}
+
+
+def _survival(suite: Suite, before: list[Any], after: list[Any]) -> dict[str, float]:
+    """Return the share of the correct images that are still correct after a round trip; empty without any."""
+    kept = [still for one, other in zip(before, after, strict=True) for still in suite.survived(one, other)]
+    return {"survived": round(sum(kept) / len(kept), 4)} if kept else {}
+
+
+def _prompts(suite: Suite, request: Request) -> list[Any]:
+    """Return the prompts of a request: the suite's own, or those of a file, evenly chosen if fewer are wanted."""
+    if request.prompts is None:
+        count = suite.count if request.images is None else request.images // request.images_per_prompt
+        return suite.prompts(count, request.seed)
+    every = read_prompts(request.prompts, suite.check_prompt)
+    if request.images is None:
+        return every
+    count = request.images // request.images_per_prompt
+    if count > len(every):
+        raise SmaltiError(
+            f"--images must be at most {len(every) * request.images_per_prompt}, the images of all "
+            f"{len(every)} prompts of {request.prompts}, not {request.images}",
+            argument="--images",
+        )
+    return [every[index * len(every) // count] for index in range(count)]
+
+
+def _make(
+    suite: Suite, request: Request, subject: Subject | None, prompts: Sequence[Any], before: list[Any]
+) -> Iterator[Any]:
+    """Return samples of a model, or ground-truth renderings, after a round trip if the request says so.
+
+    The rows of renderings before their round trip are appended to `before`.
+    """
     if source_of(suite, request) == "model":
         return suite.make(_required(subject), prompts, request)
     if not request.tokenized:
         return suite.ground_truth(prompts, request, RENDERED_SIZE)
-    model = _required(subject)
+    return _tokenized(suite, request, _required(subject), prompts, before)
+
+
+def _tokenized(
+    suite: Suite, request: Request, model: Subject, prompts: Sequence[Any], before: list[Any]
+) -> Iterator[Any]:
+    """Yield ground-truth renderings after a round trip."""
     rendered = suite.ground_truth(prompts, request, model.size)
-    return ([model.round_trip(image) for image in images] for images in rendered)
+    for prompt, images in zip(prompts, rendered, strict=True):
+        before.append(suite.score(prompt, images))
+        yield [model.round_trip(image) for image in images]
 
 
 def _saved(suite: Suite, folder: Path, prompts: Sequence[Any], samples: Iterator[Any]) -> Iterator[Any]:

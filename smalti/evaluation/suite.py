@@ -65,6 +65,15 @@ class Suite(Protocol):
         """Return the row of one prompt and its sample, by default a list of PIL images or uint8 (H, W, 3) arrays."""
         ...
 
+    def survived(self, before: Any, after: Any) -> list[bool]:
+        """Return, for each image that is correct before a round trip, whether it is correct after it; by default none.
+
+        Args:
+            before: row of ground-truth renderings.
+            after: row of the same images after a round trip through an image tokenizer.
+        """
+        return []
+
     def summarize(self, rows: Sequence[Any]) -> dict[str, Any]:
         """Return the scores of all rows by name, ready for JSON."""
         ...
@@ -108,6 +117,7 @@ class Suite(Protocol):
 
 SUITES: dict[str, str | type[Suite]] = {
     "scenes": "smalti.evaluation.suites.scenes.suite:Scenes",
+    "objects": "smalti.evaluation.suites.objects.suite:Objects",
     "edits": "smalti.evaluation.suites.edits:Edits",
     "distance": "smalti.evaluation.suites.distance:Distance",
     "contrast": "smalti.evaluation.suites.contrast:Contrast",
@@ -127,8 +137,8 @@ def find_suite(text: str, options: Sequence[str] = ()) -> Suite:
         SmaltiError: there is no such suite or option, a value is wrong, or a package is missing.
 
     Example:
-        >>> find_suite("tokenizer:lattice=8", ["size=128"])
-        Tokenizer(size=128, lattice=8)
+        >>> find_suite("scenes", ["lattice=8"])
+        Scenes(lattice=8)
     """
     name = text.partition(":")[0].strip()
     check_choice("suite", name, SUITES)

@@ -88,6 +88,7 @@ def test_controls_of_scenes(run):
 def test_ground_truth_through_the_bundled_tokenizer(run):
     report = report_of(run("scenes:lattice=8", "--ground-truth", "--tokenized", "--images", 12, "--json"))
     assert report["images"] == 12 and report["lattice"] == 8 and report["mean"] >= 0.9
+    assert report["survived"] >= 0.9
     assert report["model"] == "scenes" and "settings" not in report
     assert report["controls"] == ["ground_truth", "tokenized"]
 
@@ -152,8 +153,9 @@ def test_contrast(run):
 def test_tokenizer(run, folder):
     line = ["tokenizer:size=64", "--images", 6]
     report = report_of(run(*line, "--model", folder, "--json"))
-    numbers = ["psnr", "psnr_pooled", "codes_used", "perplexity", "codebook_size", "images"]
-    assert list(report)[:6] == numbers and report["codebook_size"] == 64 and report["images"] == 6
+    numbers = ["psnr", "psnr_pooled", "codes_used", "perplexity", "ssim", "codebook_size", "images"]
+    assert list(report)[:7] == numbers and 0 < report["ssim"] < 1
+    assert report["codebook_size"] == 64 and report["images"] == 6
     # The mean of logarithms is above the logarithm of the mean.
     assert 0 < report["psnr_pooled"] < report["psnr"] < 30 and 1 / 64 <= report["codes_used"] <= 1
     # The image tokenizer alone is the same; other scenes are not.
@@ -208,7 +210,7 @@ def test_every_setting_is_an_option():
 
 BAD_LINES = {
     "Missing argument 'SUITE'": [],
-    "suite must be 'scenes' or 'edits'": ["lists"],
+    "suite must be 'scenes' or 'objects'": ["lists"],
     "--images must be a whole number from 6 to 100000, not 5": ["scenes", "--images", 5],
     "--images must be a whole number from 12 to 100000, not 11": ["scenes", "--images", 11, "-n", 2],
     "--seed must be": ["edits", "--seed", -1],
@@ -219,6 +221,13 @@ BAD_LINES = {
         "--set",
         "lattice=12",
     ],
+    "tokenizer': world must be": ["tokenizer", "--set", "world=mars"],
+    "nowhere' does not exist; `smalti prepare objects": [
+        *("tokenizer", "--set", "world=objects", "--set", "archive=nowhere", "--model", "MODEL"),
+    ],
+    "prompts.jsonl": ["scenes", "--ground-truth", "--prompts", "prompts.jsonl"],
+    "--folder has prompts of its own": ["scenes", "--folder", ".", "--prompts", "prompts.jsonl"],
+    "--prompts cannot be used with the suite 'edits'": ["edits", "--prompts", "prompts.jsonl"],
     "--set must be NAME=VALUE, not 'lattice'": ["scenes", "--set", "lattice"],
     "suite 'edits' cannot have 'ways=all'; its parameters are selections": ["edits:ways=all"],
     "leave out --ground-truth and --save": ["scenes", "--folder", ".", "--ground-truth"],

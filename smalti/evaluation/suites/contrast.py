@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
+from smalti.evaluation.lattice import lattice_places
 from smalti.evaluation.request import Request
 from smalti.evaluation.subject import Subject
 from smalti.evaluation.suite import Suite
@@ -20,7 +21,6 @@ from smalti.evaluation.suites.scenes.contrast import (
     likelihood_drops,
     summarize_contrasts,
 )
-from smalti.evaluation.suites.scenes.lattice import lattice_places
 
 
 class KindPair(NamedTuple):

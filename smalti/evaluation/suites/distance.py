@@ -15,11 +15,11 @@ from smalti.common.checks import check_whole
 from smalti.errors import SmaltiError
 from smalti.evaluation.folder import as_rgb, check_text
 from smalti.evaluation.frechet import Gaussian, fit, frechet_distance
+from smalti.evaluation.lattice import lattice_places
 from smalti.evaluation.request import Request
 from smalti.evaluation.subject import Subject
 from smalti.evaluation.suite import Suite
 from smalti.evaluation.suites.scenes.features import SceneClassifier, features, load_classifier
-from smalti.evaluation.suites.scenes.lattice import lattice_places
 from smalti.worlds.scenes import world
 
 _BATCH = 16

@@ -13,6 +13,7 @@ from smalti.common.images import save_image, to_pil
 from smalti.editing.blending import draw_map
 from smalti.editing.canvas import fit
 from smalti.errors import SmaltiError
+from smalti.evaluation.lattice import lattice_places
 from smalti.evaluation.request import Request
 from smalti.evaluation.subject import Subject
 from smalti.evaluation.suite import Suite
@@ -20,7 +21,6 @@ from smalti.evaluation.suites.scenes.detector import detect
 from smalti.evaluation.suites.scenes.edit_pairs import KINDS, EditPair, edit_pairs
 from smalti.evaluation.suites.scenes.edit_score import score_edit, summarize_edits
 from smalti.evaluation.suites.scenes.edit_selections import SELECTIONS, Edited, edit_by, true_edit
-from smalti.evaluation.suites.scenes.lattice import lattice_places
 
 Numbers = dict[str, float | None]
 

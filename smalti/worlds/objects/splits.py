@@ -83,6 +83,11 @@ def is_held_out_pair(first: str, second: str) -> bool:
     return _chance("nouns", *sorted((first, second))) < _NOUN_PAIR_SHARE
 
 
+def held_out_rank(drawing: str) -> tuple[float, str]:
+    """Return the rank of a drawing: a noun holds out those of its drawings that have the smallest ranks."""
+    return _chance("drawing", drawing), drawing
+
+
 def scored_nouns(sprites: Sequence[Sprite]) -> list[str]:
     """Return the nouns that scores know, sorted: those with enough sprites from enough different drawings."""
     count: Counter[str] = Counter()
@@ -107,7 +112,7 @@ def _held_out_drawings(sprites: Sequence[Sprite], drawings: Sequence[str]) -> fr
     held_out: set[str] = set()
     for options in of_noun.values():
         if len(options) > 1:
-            ranked = sorted(options, key=lambda drawing: (_chance("drawing", drawing), drawing))
+            ranked = sorted(options, key=held_out_rank)
             held_out.update(ranked[: max(1, round(len(ranked) * _DRAWING_SHARE))])
     return frozenset(held_out)
 

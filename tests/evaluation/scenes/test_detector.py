@@ -15,9 +15,9 @@ from PIL import Image, ImageFilter
 pytest.importorskip("skimage")
 
 from smalti.errors import SmaltiError  # noqa: E402
+from smalti.evaluation.geneval import Detection, is_correct, relations  # noqa: E402
 from smalti.evaluation.suites.scenes import detector, outlines  # noqa: E402
-from smalti.evaluation.suites.scenes.detector import Detection, detect, relations  # noqa: E402
-from smalti.evaluation.suites.scenes.score import is_correct  # noqa: E402
+from smalti.evaluation.suites.scenes.detector import detect  # noqa: E402
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS  # noqa: E402
 from smalti.worlds.scenes.scene import Scene, SceneObject, render  # noqa: E402
 from smalti.worlds.scenes.shapes import SHAPES  # noqa: E402
@@ -37,7 +37,7 @@ def counted(scene: Scene) -> Counter[tuple[str, str]]:
 
 
 def found(picture: np.ndarray) -> Counter[tuple[str, str]]:
-    return Counter((item.shape, item.color) for item in detect(picture))
+    return Counter((item.name, item.color) for item in detect(picture))
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Detection:
@@ -77,7 +77,7 @@ def test_every_shape_and_color_on_every_background() -> None:
             item = SceneObject(shape, color, 0.45, 0.55, 0.3)
             picture = render(Scene((item,), background, True, "", "colors", {}), 192)
             (seen,) = detect(picture)
-            assert (seen.shape, seen.color) == (shape, color)
+            assert (seen.name, seen.color) == (shape, color)
             left, top, right, bottom = seen.box
             assert abs((left + right) / 2 - 0.45) < 0.01 and abs((top + bottom) / 2 - 0.55) < 0.01
             assert 0.85 < seen.score <= 1

@@ -12,16 +12,16 @@ pytest.importorskip("skimage")
 
 from smalti.errors import SmaltiError  # noqa: E402
 from smalti.evaluation.folder import read_prompts  # noqa: E402
+from smalti.evaluation.geneval import Detection, is_correct  # noqa: E402
 from smalti.evaluation.run import shuffle  # noqa: E402
-from smalti.evaluation.suites.scenes.detector import Detection  # noqa: E402
 from smalti.evaluation.suites.scenes.prompts import (  # noqa: E402
-    TAGS,
     check_prompt,
     ground_truth,
     scene_prompts,
 )
-from smalti.evaluation.suites.scenes.score import is_correct, score_images  # noqa: E402
+from smalti.evaluation.suites.scenes.score import score_images  # noqa: E402
 from smalti.worlds.scenes.scene import HELD_OUT  # noqa: E402
+from smalti.worlds.tasks import TAGS  # noqa: E402
 
 KEYS = [*TAGS, "mean", "held_out", "seen", "images"]
 

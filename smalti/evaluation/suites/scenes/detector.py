@@ -6,8 +6,6 @@ image tokenizer: slightly blurred, slightly off in colour, with noise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from smalti.errors import SmaltiError
@@ -21,6 +19,7 @@ try:
 except ImportError as error:
     raise SmaltiError("evaluation needs scikit-image: pip install 'smalti[evaluate]'") from error
 
+from smalti.evaluation.geneval import Detection
 from smalti.evaluation.suites.scenes.outlines import AREA, SIDE, masks
 
 # A few sRGB examples of each colour; a colour has the name of the nearest example in Lab.
@@ -43,23 +42,6 @@ _LEAST_DIFFERENCE = 12.0  # distance from the background, in Lab; below it a pix
 _LEAST_AREA = 0.004  # fraction of the image; smaller specks are noise
 _LEAST_OVERLAP = 0.75  # intersection over union with a shape's outline; below it a blob is no shape
 _SECOND_COLOR_SHARE = 0.15  # fraction of a blob's inside; above it the blob is two objects that touch
-
-
-@dataclass(frozen=True)
-class Detection:
-    """One detected object.
-
-    Attributes:
-        shape: name of the shape.
-        color: name of the colour.
-        box: (left, top, right, bottom) in fractions of the image, from 0 to 1.
-        score: intersection over union with the shape's outline, up to 1.
-    """
-
-    shape: str
-    color: str
-    box: tuple[float, float, float, float]
-    score: float
 
 
 def detect(image: np.ndarray) -> list[Detection]:
@@ -89,23 +71,6 @@ def detect(image: np.ndarray) -> list[Detection]:
             if detection is not None:
                 found.append(detection)
     return sorted(found, key=lambda detection: -detection.score)
-
-
-def relations(related: Detection, reference: Detection, threshold: float = 0.1) -> set[str]:
-    """Return the relations of `related` to `reference`: some of "left of", "right of", "above", "below".
-
-    The rule is GenEval's: along an axis, the offset of the centres, less `threshold` of both boxes' sides, must exceed
-    half of the offset's length.
-    """
-    near, far = np.array(reference.box).reshape(2, 2), np.array(related.box).reshape(2, 2)
-    offset = far.mean(axis=0) - near.mean(axis=0)
-    slack = threshold * (near[1] - near[0] + far[1] - far[0])
-    length = float(np.hypot(*offset))
-    if length == 0:
-        return set()
-    dx, dy = np.sign(offset) * np.maximum(np.abs(offset) - slack, 0) / length
-    names = {"left of": dx < -0.5, "right of": dx > 0.5, "above": dy < -0.5, "below": dy > 0.5}
-    return {name for name, holds in names.items() if holds}
 
 
 def _lab(image: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from smalti.common.checks import check_choice, check_whole
-from smalti.evaluation.suites.scenes.prompts import Prompt
+from smalti.evaluation.geneval import Prompt
 from smalti.worlds.scenes.captions import geneval_prompt
 from smalti.worlds.scenes.palette import BACKGROUNDS, COLORS
 from smalti.worlds.scenes.scene import HELD_OUT, Scene, SceneObject, compose, render

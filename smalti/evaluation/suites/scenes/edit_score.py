@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from skimage.color import rgb2lab
 
-from smalti.evaluation.suites.scenes.detector import Detection, detect
+from smalti.evaluation.geneval import Detection, is_correct
+from smalti.evaluation.suites.scenes.detector import detect
 from smalti.evaluation.suites.scenes.edit_pairs import KINDS, EditPair, changed_tokens
 from smalti.evaluation.suites.scenes.edit_selections import Edited
-from smalti.evaluation.suites.scenes.score import is_correct
 from smalti.worlds.scenes.palette import BACKGROUNDS
 from smalti.worlds.scenes.scene import SceneObject
 
@@ -98,7 +98,7 @@ def _is_there(item: SceneObject, seen: Sequence[Detection], found: Sequence[Dete
 
     def alike(ones: Sequence[Detection]) -> list[Detection]:
         """Return the detections with the object's class and colour."""
-        return [one for one in ones if (one.shape, one.color) == (item.shape, item.color)]
+        return [one for one in ones if (one.name, one.color) == (item.shape, item.color)]
 
     return any(_overlap(old.box, new.box) >= _LEAST_OVERLAP for old in alike(seen) for new in alike(found))
 

@@ -6,16 +6,16 @@ whether the prompt asks for a held-out pair, a shape in a colour that no trainin
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import cycle, islice, permutations, product
 from random import Random
 from typing import Any
 
 import numpy as np
 
-from smalti.common.checks import check_whole, quoted
-from smalti.errors import SmaltiError
-from smalti.evaluation.folder import check_text
+from smalti.common.checks import check_whole
+from smalti.evaluation import geneval
+from smalti.evaluation.geneval import PAIR_TAGS, Prompt
 from smalti.worlds.layout import RELATIONS
 from smalti.worlds.scenes.captions import geneval_prompt
 from smalti.worlds.scenes.palette import COLORS
@@ -23,13 +23,8 @@ from smalti.worlds.scenes.scene import HELD_OUT, compose, render
 from smalti.worlds.scenes.shapes import SHAPES
 from smalti.worlds.tasks import TAGS
 
-PAIR_TAGS = ("colors", "color_attr")
-"""Tasks whose prompts name the colour of every object."""
-
 HELD_OUT_SHARE = 0.2
 """Fraction of the prompts of these tasks that ask for a held-out pair."""
-
-Prompt = dict[str, Any]
 
 
 def scene_prompts(per_tag: int = 50, seed: int = 0) -> list[Prompt]:
@@ -82,31 +77,7 @@ def ground_truth(
 
 def check_prompt(prompt: Any) -> None:
     """Raise SmaltiError, which names the fault, unless a prompt is one over scenes."""
-    check_text(prompt)
-    if not _is_one_of(prompt.get("tag"), TAGS):
-        raise SmaltiError(f"tag must be one of {list(TAGS)}, not {quoted(prompt.get('tag'))}")
-    include, exclude = prompt.get("include"), prompt.get("exclude", [])
-    if not isinstance(include, list) or not include or not isinstance(exclude, list):
-        raise SmaltiError("include must be a list of at least one object, and exclude, if given, a list")
-    for index, entry in enumerate([*include, *exclude]):
-        if not isinstance(entry, dict) or not _is_one_of(entry.get("class"), SHAPES):
-            raise SmaltiError(f"class must be one of {list(SHAPES)}, not {quoted(entry)}")
-        if not isinstance(entry.get("count"), int) or entry["count"] < 1:
-            raise SmaltiError(f"count must be a positive whole number, not {quoted(entry.get('count'))}")
-        if not _is_one_of(entry.get("color", "red"), COLORS):
-            raise SmaltiError(f"color must be one of {list(COLORS)}, not {quoted(entry['color'])}")
-        position = entry.get("position", ["above", 0])
-        known = isinstance(position, list) and len(position) == 2 and _is_one_of(position[0], RELATIONS)
-        if not known or ("position" in entry and position[1] not in range(min(index, len(include)))):
-            raise SmaltiError(
-                f"position must be [relation, index of an earlier object] with one of {list(RELATIONS)}, "
-                f"not {quoted(position)}"
-            )
-
-
-def _is_one_of(value: Any, names: Collection[str]) -> bool:
-    """Return whether a value of JSON is one of some names; a list cannot be looked up."""
-    return isinstance(value, str) and value in names
+    geneval.check_prompt(prompt, SHAPES, COLORS)
 
 
 def _draw(tag: str, count: int, random: Random) -> list[list[dict[str, Any]]]:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from smalti.evaluation.geneval import Prompt, Row, spread, summarize, survived
+from smalti.evaluation.lattice import lattice_places
 from smalti.evaluation.request import Request
 from smalti.evaluation.suite import Suite
-from smalti.evaluation.suites.scenes.lattice import lattice_places
-from smalti.evaluation.suites.scenes.prompts import Prompt, check_prompt, ground_truth, scene_prompts
-from smalti.evaluation.suites.scenes.score import SceneRow, score_scene, summarize_scenes
+from smalti.evaluation.suites.scenes.prompts import check_prompt, ground_truth, scene_prompts
+from smalti.evaluation.suites.scenes.score import score_scene
 from smalti.worlds.tasks import TAGS
 
 
@@ -23,7 +24,7 @@ class Scenes(Suite):
     """
 
     lattice: int = 0
-    controls: ClassVar[frozenset[str]] = Suite.controls | {"ground_truth", "tokenized"}
+    controls: ClassVar[frozenset[str]] = Suite.controls | {"ground_truth", "tokenized", "prompts"}
     count: ClassVar[int] = 300
     least: ClassVar[int] = len(TAGS)
 
@@ -34,9 +35,7 @@ class Scenes(Suite):
         """Return prompts spread evenly over the tasks, one task after the other."""
         every = scene_prompts(-(-count // len(TAGS)), seed)
         per_tag = len(every) // len(TAGS)
-        # If the count is not a multiple of the tasks, the first ones have one prompt more.
-        sizes = [count // len(TAGS) + (tag < count % len(TAGS)) for tag in range(len(TAGS))]
-        return [prompt for tag, size in enumerate(sizes) for prompt in every[tag * per_tag :][:size]]
+        return [prompt for tag, size in enumerate(spread(count)) for prompt in every[tag * per_tag :][:size]]
 
     def check_prompt(self, prompt: Any) -> None:
         """Raise SmaltiError unless metadata is a prompt over scenes."""
@@ -52,10 +51,14 @@ class Scenes(Suite):
         for _ in prompts:
             yield [next(images) for _ in range(number)]
 
-    def score(self, prompt: Prompt, sample: Any) -> SceneRow:
+    def score(self, prompt: Prompt, sample: Any) -> Row:
         """Return which images of a prompt are correct."""
         return score_scene(prompt, sample)
 
-    def summarize(self, rows: Sequence[SceneRow]) -> dict[str, Any]:
+    def survived(self, before: Row, after: Row) -> list[bool]:
+        """Return, for each image that was correct before a round trip, whether it still is."""
+        return survived(before, after)
+
+    def summarize(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Return the fraction of correct images of each task, their mean, and the fraction for held-out pairs."""
-        return summarize_scenes(rows)
+        return summarize(rows)

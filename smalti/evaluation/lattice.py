@@ -1,4 +1,4 @@
-"""The option `lattice` of suites over scenes."""
+"""The option `lattice` of suites over the scenes of a world."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from smalti.worlds.arguments import LARGEST_LATTICE
 
 
 def lattice_places(lattice: int) -> int | None:
-    """Return a suite's lattice as `smalti.worlds.scenes.world.Scenes` takes it: None in place of 0.
+    """Return a suite's lattice as worlds take it: None in place of 0.
 
     Raises:
         SmaltiError: it is neither 0 nor a multiple of 8 up to `LARGEST_LATTICE`.

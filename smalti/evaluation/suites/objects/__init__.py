@@ -1,0 +1,1 @@
+"""The suite `objects`: GenEval's protocol on images of real named things."""
