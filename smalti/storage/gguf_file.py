@@ -69,8 +69,8 @@ def read_gguf(path: Path, needed: Callable[[str], bool] | None = None) -> dict[s
         needed: tells from a tensor's name whether it will be read; None means all. Others may be of any type.
 
     Raises:
-        SmaltiError: the file cannot be read, is truncated or of another format; a tensor has a type that Smalti does
-            not read, or a shape that its type cannot store; gguf is not installed.
+        SmaltiError: the file cannot be read, is truncated or of another format. A tensor has a type that Smalti does
+            not read, or a shape that its type cannot store. gguf is not installed.
     """
     gguf = _import_gguf()
     check_regular(path)

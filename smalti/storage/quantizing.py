@@ -72,8 +72,8 @@ def quantize_model(
         max_shard_bytes: largest size of a file; larger ones are split.
 
     Raises:
-        SmaltiError: a wrong argument, by name; the model cannot be read or is quantized already; the folder cannot be
-            written, or its disk is too small; torchao, which int8 and int4 need, is not installed.
+        SmaltiError: a wrong argument, by name. The model cannot be read or is quantized already. The folder cannot be
+            written, or its disk is too small. torchao, which int8 and int4 need, is not installed.
 
     Example:
         >>> import smalti

@@ -64,9 +64,10 @@ class SmaltiInpaintPipeline(SmaltiBase):
             mask_image: the same of one channel, or in grey; white is filled again.
             strength: share of the tokens under the mask that are filled again, above 0 and at most 1; with less than 1
                 those that fit the prompt least are the likeliest.
-            negative_prompt, num_inference_steps, guidance_scale, num_images_per_prompt, generator, output_type,
-                return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs, preset, settings: as for
-                `SmaltiPipeline`.
+            negative_prompt, num_inference_steps, guidance_scale: as for `SmaltiPipeline`.
+            num_images_per_prompt, generator, output_type, return_dict: as for `SmaltiPipeline`.
+            callback_on_step_end, callback_on_step_end_tensor_inputs: as for `SmaltiPipeline`.
+            preset, settings: as for `SmaltiPipeline`.
             height, width: size in pixels that the image is fitted to; None is the model's own. Results have the size of
                 `image`.
 
