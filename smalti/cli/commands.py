@@ -70,6 +70,11 @@ COMMANDS = {
         "Average the weights of two models, such as one before and after fine-tuning.",
     ),
     "merge": Listed("merge", "merge", "Add adapters to the weights of a model and write it in bf16."),
+    "quantize": Listed(
+        "quantize",
+        "quantize",
+        "Store the layers of a model in 8 or 4 bits, tensor by tensor, in a folder that needs no torchao.",
+    ),
     "groups": Listed(
         "groups",
         "groups",

@@ -21,8 +21,11 @@ from smalti.runtime.memory import Mode, ModelSize, gigabytes, mapped_by_default,
 from smalti.runtime.modes import choose, what_fits
 from smalti.runtime.quantization import QUANTIZATIONS, round_activations
 from smalti.storage.adapters import StoredAdapter, check_scales, load_adapters, read_adapters
+from smalti.storage.entries import layers_kind
 from smalti.storage.folder import (
     OFFLOADS,
+    check_stored,
+    existing,
     load_codebook,
     load_config,
     load_denoiser,
@@ -30,6 +33,8 @@ from smalti.storage.folder import (
     load_text_tokenizer,
     load_words,
 )
+from smalti.storage.gguf_file import gguf_folder
+from smalti.storage.headers import read_denoisers
 from smalti.storage.precision import DTYPES, default_dtype, known_dtype
 
 _MODELS = Path(__file__).parents[1] / "models"
@@ -62,14 +67,15 @@ def load_components(
     read. A large text embedding stays in its file, which must stay where it is: a prompt reads a few rows of it.
 
     Args:
-        model: the name of a bundled model ("scenes"), a folder, or a name on the Hugging Face hub
-            (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
+        model: the name of a bundled model ("scenes"), a folder, the GGUF file in a folder, or a name on the Hugging
+            Face hub (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
         device: "cpu", "cuda", "cuda:1", ...
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU and
             bfloat16 elsewhere, or float16 where the device lacks bfloat16; with `memory` a CPU with bfloat16
             instructions takes it, too. A CPU without them is several times as slow in bfloat16. The image tokenizer
             stays in float32, unless `memory` decides otherwise.
-        quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
+        quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; int8 and int4 need torchao. A
+            folder of `smalti quantize` or a GGUF file is so already, and needs no option.
         quantize_activations: whether what these matrices multiply is rounded as well, so that products run in int8 or
             fp8 where the device can. Not for int4.
         offload: "layers" keeps the layers in the host's memory and copies each to the GPU while the one before works.
@@ -102,20 +108,24 @@ def load_components(
     place = find_device(device)
     float32_first = dtype is None and place.type == "cpu" and not has_bf16(place)
     precision = default_dtype(place, budget is not None) if dtype is None else known_dtype(dtype, place)
-    if compile:
-        check_compiler(place, quantize)
     adapters = read_adapters(adapter)
     scales = check_scales(adapter_scale, len(adapters))
     folder = find_model(model, revision=revision, local_files_only=local_files_only)
-    reserved = sum(stored.bytes for stored in adapters)
+    stored = layers_kind(read_denoisers(existing(folder)))
+    check_stored(quantize, stored, folder)
+    if compile:
+        check_compiler(place, quantize or stored)
+    reserved = sum(one.bytes for one in adapters)
     budget = None if budget is None else max(0, budget - reserved)
-    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile, float32_first, reserved)
+    mode = _choose_mode(
+        folder, place, precision, quantize or stored, offload, budget, compile, float32_first, reserved
+    )
     mode = dataclasses.replace(
         mode,
         rounds_activations=quantize_activations,
         image_tokenizer_dtype=image_dtype or mode.image_tokenizer_dtype,
     )
-    denoiser = _read_denoiser(folder, place, mode, adapters, scales)
+    denoiser = _read_denoiser(folder, place, mode, None if stored else mode.quantize, adapters, scales)
     name = _name(model, folder, adapters, scales)
     return _components(folder, denoiser, place, mode, name, _known_words(folder, adapters))
 
@@ -132,16 +142,17 @@ def _read_denoiser(
     folder: Path,
     place: torch.device,
     mode: Mode,
+    quantize: str | None,
     adapters: Sequence[StoredAdapter],
     scales: Sequence[float],
 ) -> Denoiser:
-    """Read the denoiser with its adapters, in a loading mode."""
+    """Read the denoiser with its adapters in a loading mode, and quantize its layers while reading."""
     denoiser = load_denoiser(
         folder,
         device=place,
         dtype=DTYPES[mode.dtype],
         mapped=mode.mapped,
-        quantize=mode.quantize,
+        quantize=quantize,
         offload=mode.offload,
         adapt=(lambda denoiser: load_adapters(denoiser, folder, adapters, scales)) if adapters else None,
     )
@@ -260,6 +271,8 @@ def find_model(
         raise SmaltiError(f"revision is for models on the Hugging Face hub, not {quoted(str(model))}")
     if is_folder:
         return Path(model)
+    if isinstance(model, str | Path) and str(model).endswith(".gguf") and os.path.isfile(model):
+        return gguf_folder(Path(model))
     if not isinstance(model, str) or not is_hub_id(model):
         raise SmaltiError(
             f"model must be a folder that exists, a bundled model ({', '.join(BUNDLED_MODELS)}), or a name on the "
