@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from smalti.evaluation.subject import Subject
 
 _TOKENIZER = {"model", "device", "hub_revision"}
-_MODEL = {*_TOKENIZER, "dtype", "quantize", "offload", "memory", "compile", "adapter", "adapter_scale"}
+_MODEL = {
+    *_TOKENIZER,
+    *("dtype", "quantize", "quantize_activations", "offload", "memory", "image_dtype", "compile"),
+    *("adapter", "adapter_scale"),
+}
 _SAMPLING = {*_MODEL, "preset", *(field.name for field in dataclasses.fields(GenerationSettings))}
 # Options of a model that count, by what a run needs of it.
 _USED = {"nothing": set(), "image_tokenizer": _TOKENIZER, "model": _MODEL, "sampling": _SAMPLING}
