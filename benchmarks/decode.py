@@ -1,5 +1,8 @@
 """Measure time, memory and error of decoding image tokens: the decoder on whole feature maps and in bands.
 
+`plain` is the decoder as it is called, `last` has channels-last maps, `compiled` has compiled blocks, `bands` works in
+bands; each is followed by the dtype of its weights and products (of the finest level for bands_bf16).
+
 python benchmarks/decode.py [--size 1024] [--channels 256] [--repeats 1] [--device cpu] [--json]
 
 Runs alternate, each in its own process; a time is the median of its rounds. Memory is the peak above the float32
@@ -64,11 +67,11 @@ def main() -> None:
     weights = report["weights_mb"]
     print(f"{report['device']}, {options.size}×{options.size} pixels, {options.channels} channels")
     print(f"weights {weights['float32']:,.0f} MB in float32, {weights['bf16']:,.0f} MB in 16 bits\n")
-    print("name             seconds   extra MB   largest difference, 1/255")
+    print("name              seconds   extra MB   largest difference, 1/255")
     for row in report["runs"]:
         difference = row["largest_difference"]
         shown = "-" if difference is None else f"{difference:.3f}"
-        print(f"{row['name']:<15} {row['seconds']:>8.2f} {row['extra_mb']:>10,.0f} {shown:>10}")
+        print(f"{row['name']:<16} {row['seconds']:>8.2f} {row['extra_mb']:>10,.0f} {shown:>10}")
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
@@ -165,6 +168,35 @@ def _plain_float32(decoder: Decoder, z: torch.Tensor) -> torch.Tensor:
     return decoder(z)
 
 
+def _last_float32(decoder: Decoder, z: torch.Tensor) -> torch.Tensor:
+    return decoder(z.contiguous(memory_format=torch.channels_last))
+
+
+def _plain_bf16(decoder: Decoder, z: torch.Tensor) -> torch.Tensor:
+    return decoder.bfloat16()(z.bfloat16()).float()
+
+
+def _last_bf16(decoder: Decoder, z: torch.Tensor) -> torch.Tensor:
+    return _last_float32(decoder.bfloat16(), z.bfloat16()).float()
+
+
+def _compiled_float32(decoder: Decoder, z: torch.Tensor) -> torch.Tensor:
+    return _compiled(decoder)(z)
+
+
+def _compiled_bf16(decoder: Decoder, z: torch.Tensor) -> torch.Tensor:
+    return _compiled(decoder.bfloat16())(z.bfloat16()).float()
+
+
+def _compiled(decoder: Decoder) -> Decoder:
+    """Compile the blocks once, as loading does."""
+    from smalti.runtime.compiling import compile_blocks
+
+    if not hasattr(decoder.mid.block_1.forward, "_torchdynamo_orig_callable"):
+        compile_blocks(decoder)
+    return decoder
+
+
 def _bands_float32(decoder: Decoder, z: torch.Tensor) -> torch.Tensor:
     return decode_in_bands(decoder, z)
 
@@ -175,6 +207,11 @@ def _bands_bf16(decoder: Decoder, z: torch.Tensor) -> torch.Tensor:
 
 CONTENDERS: dict[str, Callable[[Decoder, torch.Tensor], torch.Tensor]] = {
     "plain_float32": _plain_float32,
+    "last_float32": _last_float32,
+    "plain_bf16": _plain_bf16,
+    "last_bf16": _last_bf16,
+    "compiled_float32": _compiled_float32,
+    "compiled_bf16": _compiled_bf16,
     "bands_float32": _bands_float32,
     "bands_bf16": _bands_bf16,
 }

@@ -1,6 +1,7 @@
 """Measure where the time of an image goes in a model of the reference model's shape, stage by stage.
 
-python benchmarks/release.py [--layers 2] [--hidden 1024] [--size 1024] [--steps 8] [--dtype bf16] [--compile] [--json]
+python benchmarks/release.py [--layers 2] [--hidden 1024] [--size 1024] [--steps 8] [--dtype bf16] [--compile]
+    [--graphs] [--quantize fp8] [--reuse RULE] [--attention NAME] [--passes 2] [--image-dtype bf16] [--json]
 
 The weights are random. The layers have the reference model's proportions: heads of 128, four queries a key, 3.5 D in
 the feed-forward. The head has its 131,072 codes, and the image tokenizer has its shape.
@@ -24,12 +25,13 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
 import torch
 from measure import DTYPES, device_name, operations_of, product_rate
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from smalti.cli.output import peak_memory_mb
 from smalti.errors import SmaltiError
@@ -38,7 +40,8 @@ from smalti.generation.settings import GenerationSettings
 from smalti.model.config import DenoiserConfig, RopeConfig
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
-from smalti.runtime.compiling import check_compiler, compile_layers
+from smalti.runtime.compiling import check_compiler, compile_decoder, compile_layers, record_passes
+from smalti.runtime.quantization import quantized_linear, round_activations
 from smalti.sampling import predictor
 from smalti.sampling.sampler import sample
 from smalti.vq.config import VQConfig
@@ -49,6 +52,11 @@ PROMPT_BEFORE, PROMPT_AFTER = (
     110,
     3,
 )  # ids around the slots, in the reference model's template with a short caption
+ATTENTION = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
 STAGES = ("backbone", "sampling", "pixels")
 _LARGE = (4096, 4096, 4096)  # the product whose rate is measured
 
@@ -70,6 +78,18 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="dtype of the denoiser")
     parser.add_argument("--device", default="cpu", help="PyTorch device")
     parser.add_argument("--compile", action="store_true", help="compile the layers before anything is timed")
+    parser.add_argument(
+        "--graphs", action="store_true", help="record passes as CUDA graphs, without compiling"
+    )
+    parser.add_argument("--quantize", choices=["int8", "fp8"], help="products of the layers in 8 bits")
+    parser.add_argument("--reuse", default="none", help="rule of reuse across steps")
+    parser.add_argument("--attention", choices=ATTENTION, help="attention kernel; by default PyTorch chooses")
+    parser.add_argument(
+        "--passes", type=int, choices=(1, 2), default=1, help="passes that guidance is computed in"
+    )
+    parser.add_argument(
+        "--image-dtype", choices=DTYPES, default="float32", help="dtype of the image tokenizer"
+    )
     parser.add_argument("--repeats", type=int, default=1, help="images that are timed, after a short one")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
@@ -102,11 +122,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     unknown = torch.full((1, side, side), denoiser.config.mask_code, device=device)
     with torch.inference_mode():
         backbone = operations_of(lambda: denoiser(unknown, prompt))
-    if options.compile:
-        check_compiler(device)
-        compile_layers(denoiser)
-    draw(options, denoiser, tokenizer, prompt, side, steps=1)
-    precisions = {"backbone": dtype, "sampling": dtype, "pixels": torch.float32}
+    prepare(options, denoiser, tokenizer)
+    # Twice: shapes that are recorded or compiled at the second step differ from those of the first.
+    draw(options, denoiser, tokenizer, prompt, side, steps=2)
+    precisions = {"backbone": dtype, "sampling": dtype, "pixels": DTYPES[options.image_dtype]}
     rates = [{one: product_rate(device, one, *_LARGE) for one in set(precisions.values())}]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -143,7 +162,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "dtype": options.dtype,
-        "compiled": options.compile,
+        **{
+            name: getattr(options, name)
+            for name in ("compile", "graphs", "quantize", "reuse", "attention", "passes")
+        },
+        "image_dtype": options.image_dtype,
         "layers": options.layers,
         "hidden": options.hidden,
         "codes": options.codes,
@@ -175,7 +198,7 @@ def make_model(
         denoiser = Denoiser(config)
         tokenizer = ImageTokenizer(VQConfig(ch=options.vq_channels, codebook_size=options.codes))
     torch.manual_seed(0)
-    for module, precision in ((denoiser, dtype), (tokenizer, torch.float32)):
+    for module, precision in ((denoiser, dtype), (tokenizer, DTYPES[options.image_dtype])):
         module.to(precision).to_empty(device=device).eval().requires_grad_(False)
         for name, weight in module.named_parameters():
             if weight.ndim > 1:
@@ -183,6 +206,23 @@ def make_model(
             else:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)
     return denoiser, tokenizer
+
+
+def prepare(options: argparse.Namespace, denoiser: Denoiser, tokenizer: ImageTokenizer) -> None:
+    """Quantize, compile or record the model as the options say."""
+    if options.quantize:
+        for layer in denoiser.layers:
+            for module in list(layer.modules()):
+                for name, part in list(module.named_children()):
+                    if isinstance(part, torch.nn.Linear):
+                        setattr(module, name, quantized_linear(part.weight.detach(), options.quantize))
+        round_activations(denoiser)
+    if options.compile:
+        check_compiler(denoiser.device)
+        compile_layers(denoiser)
+        compile_decoder(tokenizer)
+    elif options.graphs:
+        record_passes(denoiser)
 
 
 def make_prompt(slots: int) -> PromptBatch:
@@ -210,20 +250,26 @@ def draw(
         budget="shift:5",
         order="confidence:temperature=1",
         revision=options.revise,
+        reuse=options.reuse,
         temperature=0.86,
     )
     found = {**dict.fromkeys(STAGES, 0.0), "rows": 0}
-    with timed(denoiser, "forward", "backbone", found), timed(predictor, "sample_tokens", "sampling", found):
+    kernel = sdpa_kernel(ATTENTION[options.attention]) if options.attention else nullcontext()
+    with (
+        kernel,
+        timed(denoiser, "forward", "backbone", found),
+        timed(predictor, "sample_tokens", "sampling", found),
+    ):
         for step in sample(
             denoiser,
             prompt,
             grid=(side, side),
-            sampler=make_sampler(settings),
+            sampler=make_sampler(settings, guidance_batched=options.passes == 1),
             generators=[torch.Generator().manual_seed(0)],
         ):
             tokens = step.tokens
     with timed(tokenizer, "to_pixels", "pixels", found), torch.inference_mode():
-        tokenizer.to_pixels(tokens)
+        tokenizer.to_pixels(tokens, dtype=tokenizer.dtype)
     return found
 
 

@@ -24,7 +24,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,9 @@ VARIANTS: dict[str, list[str]] = {
     "2048 groups × 0.2": ["objective.group_weights={2048: 0.2}"],
     "2048 groups × 1": ["objective.group_weights={2048: 1}"],
 }
+Sample = dict[str, Any]
 MASK_RATIOS = (0.3, 0.6, 0.9)
-_UNSEEN_SEED = 987
+UNSEEN_SEED = 987
 _BATCH = 16
 
 
@@ -184,10 +185,11 @@ def run(options: argparse.Namespace, name: str, overrides: list[str], seed: int)
         raise SmaltiError(f"--config must train on scenes, not on data of the kind {config.data.kind!r}")
     train_denoiser(config)
     pipe = smalti.load(folder / "model", device=options.device)
-    lattice = config.data.lattice
+    lattice, size = config.data.lattice, pipe.denoiser.config.image_size
+    held_out = unseen_scenes(size, lattice, options.scenes // 2, held_out=True)
     measured = {
-        **losses(pipe, options.scenes, lattice, options.groups),
-        "held_out_loss": losses(pipe, options.scenes // 2, lattice, held_out=True)["token_loss"],
+        **losses(pipe, unseen_scenes(size, lattice, options.scenes), options.groups),
+        "held_out_loss": losses(pipe, held_out)["token_loss"],
         "swapped_colors": swapped_colors(pipe, options.scenes // 4, lattice),
         **(scores(pipe, options.images) if options.images else {}),
     }
@@ -195,27 +197,31 @@ def run(options: argparse.Namespace, name: str, overrides: list[str], seed: int)
     return measured
 
 
-@torch.inference_mode()
-def losses(
-    pipe: Pipeline, number: int, lattice: int | None, groups: Sequence[int] = (), *, held_out: bool = False
-) -> dict[str, float]:
-    """Return mean loss and hit rates of masked tokens of scenes that no training saw, under their captions.
+def unseen_scenes(size: int, lattice: int | None, number: int, *, held_out: bool = False) -> Iterator[Sample]:
+    """Yield scenes that no training saw; with `held_out` they show a shape in a colour that training never shows."""
+    scenes = Scenes(seed=UNSEEN_SEED, size=size, split="test" if held_out else "train", lattice=lattice)
+    wanted = (index for index in count() if scenes.scene(index).held_out == held_out)
+    return (scenes[index] for index in islice(wanted, number))
 
-    With `held_out` the scenes show a shape in a colour that training never shows it in.
+
+@torch.inference_mode()
+def losses(pipe: Pipeline, samples: Iterator[Sample], groups: Sequence[int] = ()) -> dict[str, float]:
+    """Return mean losses and hit rates of the masked tokens of images under their captions.
+
+    Args:
+        pipe: the model.
+        samples: `{"image": uint8 (3, H, W), "caption": str}` each, all of one size.
+        groups: groupings by k-means whose losses and hits are measured, too.
     """
     components, denoiser, config = pipe.components, pipe.denoiser, pipe.denoiser.config
-    size = config.image_size
     device, codebook = denoiser.head.device, pipe.image_tokenizer.quantize.embedding.weight
     ids = [CodeGroups.from_kmeans(codebook.cpu(), count).ids.to(device) for count in groups]
-    split = "test" if held_out else "train"
-    scenes = Scenes(seed=_UNSEEN_SEED, size=size, split=split, lattice=lattice)
-    wanted = islice((index for index in count() if scenes.scene(index).held_out == held_out), number)
     generator = torch.Generator().manual_seed(0)
     found: dict[str, list[float]] = {}
-    while part := list(islice(wanted, _BATCH)):
-        samples = [scenes[index] for index in part]
-        targets = components.encode(torch.stack([sample["image"] for sample in samples])).to(device)
-        prompt = components.prompts([sample["caption"] for sample in samples], size, size)
+    while part := list(islice(samples, _BATCH)):
+        images = torch.stack([sample["image"] for sample in part])
+        targets = components.encode(images).to(device)
+        prompt = components.prompts([sample["caption"] for sample in part], *images.shape[2:])
         for ratio in MASK_RATIOS:
             masked = (torch.rand(targets.shape, generator=generator) < ratio).to(device)
             loss = denoising_loss(
@@ -230,6 +236,7 @@ def losses(
             for key, value in [
                 ("token_loss", loss.masked),
                 ("token_hit", loss.accuracy),
+                *((f"group_loss_{n}", nats) for n, nats in zip(groups, loss.group, strict=True)),
                 *((f"group_hit_{n}", hit) for n, hit in zip(groups, loss.group_accuracy, strict=True)),
             ]:
                 found.setdefault(key, []).append(float(value.value))

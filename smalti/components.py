@@ -68,6 +68,11 @@ class Components:
         """Whether memory allows the conditional and the unconditional pass as one batch."""
         return self.mode is None or self.mode.guidance_batched
 
+    @property
+    def pixel_bytes(self) -> int | None:
+        """Bytes that decoding may take beside the weights, where memory is limited."""
+        return None if self.mode is None else self.mode.pixel_bytes
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return (rows, columns) of the token grid of an image of height × width pixels.
 
@@ -133,11 +138,11 @@ class Components:
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the pixels, (B, 3, H, W) uint8 on the CPU, of token ids (B, h, w) int64."""
         tokenizer = self.image_tokenizer
-        # One image at a time, which bounds the memory.
+        # On a CPU one by one, which is as fast: rounding then does not depend on what else is in the batch.
+        step = 1 if tokenizer.device.type == "cpu" else max(1, len(tokens))
         with autocast_off(tokenizer.device):
-            return torch.cat(
-                [
-                    tokenizer.to_pixels(one.to(tokenizer.device), dtype=tokenizer.dtype).cpu()
-                    for one in tokens.split(1)
-                ]
-            )
+            pixels = [
+                tokenizer.to_pixels(part.to(tokenizer.device), dtype=tokenizer.dtype, room=self.pixel_bytes)
+                for part in tokens.split(step)
+            ]
+            return torch.cat([part.cpu() for part in pixels])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from smalti.cli.main import app
+from smalti.cli.app import app
 from smalti.serving.limits import Limits
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ import typer.main
 from prose import house_words, inverted_sentences, long_sentences
 
 import smalti
-from smalti.cli.main import app
+from smalti.cli.app import app
 from smalti.evaluation.suite import SUITES
 from smalti.sampling.orders import ORDERS
 

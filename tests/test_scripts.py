@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from smalti.cli.main import app
+from smalti.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "experiments", "tools", "docs/make")

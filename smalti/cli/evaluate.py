@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,14 +23,8 @@ if TYPE_CHECKING:
 _TOKENIZER = {"model", "device", "hub_revision"}
 _MODEL = {
     *_TOKENIZER,
-    "dtype",
-    "quantize",
-    "offload",
-    "memory",
-    "compile",
-    "adapter",
-    "adapter_scale",
-    "verifier",
+    *("dtype", "quantize", "quantize_activations", "offload", "memory", "image_dtype", "compile"),
+    *("adapter", "adapter_scale", "verifier"),
 }
 _SAMPLING = {*_MODEL, "preset", *(field.name for field in dataclasses.fields(GenerationSettings))}
 # Options of a model that count, by what a run needs of it.
@@ -57,9 +51,23 @@ Images = Annotated[
     ),
 ]
 ImagesPerPrompt = Annotated[
-    int, typer.Option("-n", "--images-per-prompt", metavar="N", help="Number of images of each prompt.")
+    int | None,
+    typer.Option(
+        "-n",
+        "--images-per-prompt",
+        metavar="N",
+        help="Number of images of each prompt: 4 for geneval and dpg, else 1.",
+        show_default=False,
+    ),
 ]
-Seed = Annotated[int, typer.Option(metavar="SEED", help="Which prompts, and the seed of the first image.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="SEED",
+        help="Which prompts, and the seed of the first image: 42 for geneval, else 0.",
+        show_default=False,
+    ),
+]
 BatchSize = Annotated[
     int, typer.Option(metavar="N", help="Images drawn at a time. It changes memory, not the images.")
 ]
@@ -99,18 +107,32 @@ Shuffled = Annotated[
     ),
 ]
 Prompts = Annotated[
-    Path | None,
+    list[str] | None,
     typer.Option(
         "--prompts",
-        metavar="FILE",
-        help="Prompts in the format of GenEval's evaluation_metadata.jsonl, in place of the suite's own.",
+        metavar="FILE|K",
+        help="Prompts in the format of GenEval's evaluation_metadata.jsonl, in place of the suite's own. A number "
+        "takes a fixed subset of K prompts. Both may be given.",
         show_default=False,
     ),
 ]
 Save = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="Write the images, as --folder reads them.", show_default=False, parser=to_path
+        metavar="DIR",
+        help="Write the images, as --folder reads them. A killed run of geneval or dpg goes on where it stopped.",
+        show_default=False,
+        parser=to_path,
+    ),
+]
+Report = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Write the scores and all settings: FILE.json or FILE.md; may be repeated.",
+        show_default=False,
+        parser=to_path,
     ),
 ]
 
@@ -120,8 +142,8 @@ def evaluate(
     context: typer.Context,
     suite: SuiteName,
     images: Images = None,
-    images_per_prompt: ImagesPerPrompt = 1,
-    seed: Seed = 0,
+    images_per_prompt: ImagesPerPrompt = None,
+    seed: Seed = None,
     batch_size: BatchSize = 16,
     suite_options: SuiteOptions = None,
     folder: Folder = None,
@@ -130,6 +152,7 @@ def evaluate(
     shuffled: Shuffled = False,
     prompts: Prompts = None,
     save: Save = None,
+    report: Report = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure a model: what its images show, how they look, its edits, its image tokenizer.
@@ -139,6 +162,8 @@ def evaluate(
     started = time.perf_counter()
     options.setting_changes(context.params)
     from smalti.evaluation.controls import check_request, needs_of
+    from smalti.evaluation.ranks import joined, own_device
+    from smalti.evaluation.reporting import write_report
     from smalti.evaluation.request import Request
     from smalti.evaluation.run import evaluate as run
     from smalti.evaluation.suite import describe_suites, find_suite
@@ -147,23 +172,51 @@ def evaluate(
         print(describe_suites())
         return
     chosen = find_suite(suite, suite_options or ())
-    request = Request(
-        images, images_per_prompt, seed, batch_size, folder, ground_truth, tokenized, shuffled, prompts, save
-    )
+    each = chosen.images_per_prompt if images_per_prompt is None else images_per_prompt
+    images, file = _subset(prompts or (), images, each)
+    seed = chosen.first_seed if seed is None else seed
+    request = Request(images, each, seed, batch_size, folder, ground_truth, tokenized, shuffled, file, save)
     check_request(chosen, request)
+    for path in report or ():
+        output.check_writable(path, (".json", ".md"), "--report")
     needs = needs_of(chosen, request)
     _check_used(context, needs)
     if save is not None:
         _check_save(save)
-    subject = _subject(context.params, needs)
-    with _counted(output.shows_progress(as_json)) as progress:
-        found = run(chosen, request, subject, progress=progress)
+    with joined() as rank:
+        subject = _subject({**context.params, "device": own_device(context.params["device"])}, needs)
+        with _counted(output.shows_progress(as_json) and rank == 0) as progress:
+            found = run(chosen, request, subject, progress=progress)
     seconds = round(time.perf_counter() - started, 3)
+    if rank > 0:
+        return
+    for path in report or ():
+        write_report(path, chosen, found)
     if as_json:
         print(json.dumps({**found.scores, "seconds": seconds, **found.metadata}))
     else:
         print(chosen.table(found.scores))
         print(f"{'seconds':>14}  {seconds}")
+
+
+def _subset(prompts: Sequence[str], images: int | None, each: int) -> tuple[int | None, Path | None]:
+    """Return the number of images and the file that `--prompts` and `--images` mean.
+
+    Args:
+        prompts: values of `--prompts`: a file, a number of prompts, or both.
+        images: value of `--images`.
+        each: number of images of each prompt.
+    """
+    counts = [int(text) for text in prompts if text.isascii() and text.isdecimal() and len(text) < 10]
+    files = [text for text in prompts if not (text.isascii() and text.isdecimal() and len(text) < 10)]
+    if len(counts) > 1 or len(files) > 1 or (counts and images is not None):
+        raise SmaltiError(
+            "--prompts must be one file, one number of prompts, or both; a number cannot be used with --images",
+            argument="--prompts",
+        )
+    if counts and not counts[0]:
+        raise SmaltiError("--prompts must be a file or a number of at least 1, not 0", argument="--prompts")
+    return (counts[0] * each if counts else images), (Path(files[0]) if files else None)
 
 
 def _check_used(context: typer.Context, needs: str) -> None:

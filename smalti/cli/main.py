@@ -6,58 +6,11 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, TextIO
+from typing import TextIO
 
-import typer
-
-from smalti.cli import edit, prepare
-from smalti.cli.average import average
-from smalti.cli.evaluate import evaluate
-from smalti.cli.generate import generate
-from smalti.cli.groups import groups
-from smalti.cli.info import info
-from smalti.cli.merge import merge
-from smalti.cli.options import option_name
-from smalti.cli.output import note, notes_of_the_package
-from smalti.cli.serve import serve
-from smalti.cli.tokenize import pack, tokenize
-from smalti.cli.train import INTERRUPTED, train, train_tokenizer
+from smalti.cli.commands import INTERRUPTED
+from smalti.cli.help import print_help
 from smalti.errors import SmaltiError
-
-# What typer raises for a command line that it does not understand: click's class, or typer's own copy of it.
-_UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-app.command()(generate)
-app.command()(edit.edit)
-app.command()(edit.inpaint)
-app.command()(edit.outpaint)
-app.command()(edit.vary)
-app.command()(info)
-app.command()(train)
-app.command()(train_tokenizer)
-app.command()(tokenize)
-app.command()(pack)
-app.command()(average)
-app.command()(merge)
-app.command()(groups)
-app.command()(evaluate)
-app.command()(serve)
-app.add_typer(prepare.app, name="prepare")
-
-
-@app.callback(invoke_without_command=True)
-def _smalti(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-) -> None:
-    """Smalti: masked discrete diffusion of images, from text to images."""
-    if version:
-        import smalti
-
-        print(f"smalti {smalti.__version__}")
-    elif context.invoked_subcommand is None:
-        print(context.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,17 +20,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for wrong input (one line on stderr says what), 130 after Ctrl-C.
     """
     _open_streams()
-    given = None if arguments is None else list(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with notes_of_the_package():
-            code = app(args=given, prog_name="smalti", standalone_mode=False)
+        code = _run(given)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return code
     except SmaltiError as error:
-        return _complain(error.named(option_name(error.argument)) if error.argument else str(error))
-    except _UsageError as error:
-        return _complain(error.format_message())
-    except (KeyboardInterrupt, typer.Abort):
+        return _complain(_told(error))
+    except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough.
@@ -92,8 +42,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("out of memory: draw fewer images at a time, or smaller ones")
 
 
+def _run(given: list[str]) -> int:
+    """Run a command line; typer and the command are imported only where one is named."""
+    if given in ([], ["--help"]):
+        print_help()
+        return 0
+    from smalti.cli.app import run
+
+    return run(given)
+
+
+def _told(error: SmaltiError) -> str:
+    """Return an error's message, with the option in place of the argument."""
+    if not error.argument:
+        return str(error)
+    from smalti.cli.options import option_name
+
+    return error.named(option_name(error.argument))
+
+
 def _complain(message: str) -> int:
     """Print one line on stderr; return the exit code for wrong input."""
+    from smalti.cli.output import note
+
     try:
         note(message)
     except OSError:

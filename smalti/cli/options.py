@@ -51,6 +51,18 @@ Quantize = Annotated[
     str | None,
     _model_option("--quantize", "int8, int4 or fp8: store the layers in fewer bits. Needs torchao.", "NAME"),
 ]
+QuantizeActivations = Annotated[
+    bool,
+    typer.Option(
+        "--quantize-activations",
+        help="With --quantize int8 or fp8: round what the layers multiply, too, so that products run in 8 bits.",
+        rich_help_panel=_MODEL,
+    ),
+]
+ImageDtype = Annotated[
+    str | None,
+    _model_option("--image-dtype", "Dtype of the image tokenizer: float32 or bfloat16.", "NAME"),
+]
 Offload = Annotated[
     str | None,
     _model_option(
@@ -135,8 +147,10 @@ _LOADING: dict[str, tuple[Any, Any]] = {
     "device": (Device, "cpu"),
     "dtype": (Dtype, None),
     "quantize": (Quantize, None),
+    "quantize_activations": (QuantizeActivations, False),
     "offload": (Offload, None),
     "memory": (Memory, None),
+    "image_dtype": (ImageDtype, None),
     "compile": (Compile, False),
     "hub_revision": (HubRevision, None),
     "adapter": (Adapter, None),
@@ -227,8 +241,10 @@ def load_pipeline(params: Mapping[str, Any]) -> Pipeline:
         device=params["device"],
         dtype=params["dtype"],
         quantize=params["quantize"],
+        quantize_activations=params["quantize_activations"],
         offload=params["offload"],
         memory=params["memory"],
+        image_dtype=params["image_dtype"],
         compile=params["compile"],
         revision=params["hub_revision"],
         adapter=params["adapter"] or None,

@@ -25,15 +25,17 @@ _LIMITS = "Limits"
 _RAY = "Several machines"
 _KEYS = "SMALTI_API_KEYS"
 _LOADING = (
-    "dtype",
-    "quantize",
-    "offload",
-    "memory",
-    "compile",
-    "hub_revision",
-    "adapter",
-    "adapter_scale",
-    "verifier",
+    *(
+        "dtype",
+        "quantize",
+        "quantize_activations",
+        "offload",
+        "memory",
+        "image_dtype",
+        "compile",
+        "hub_revision",
+    ),
+    *("adapter", "adapter_scale", "verifier"),
 )
 
 
@@ -204,8 +206,10 @@ def serve(
     metadata: options.Metadata = True,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    quantize_activations: options.QuantizeActivations = False,
     offload: options.Offload = None,
     memory: options.Memory = None,
+    image_dtype: options.ImageDtype = None,
     compile: options.Compile = False,
     hub_revision: options.HubRevision = None,
     adapter: options.Adapter = None,

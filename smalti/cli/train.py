@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from smalti.cli.commands import INTERRUPTED
 from smalti.cli.output import to_path
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
     from smalti.training.config import RunConfig
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
 
 Config = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False, parser=to_path)

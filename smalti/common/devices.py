@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from smalti.common.checks import quoted
+from smalti.common.host import host_bytes
 from smalti.errors import SmaltiError
 
 _LONGEST_REASON = 120
@@ -74,6 +75,21 @@ def autocast_off(*devices: torch.device) -> contextlib.ExitStack:
 def free_bytes(device: torch.device) -> int | None:
     """Return the free bytes of a GPU, or None for other devices."""
     return torch.cuda.mem_get_info(device.index)[0] if device.type == "cuda" else None
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Return the bytes that this process can still take on a device now, or None where that is unknown.
+
+    On a GPU, memory that PyTorch holds but does not use counts as free, and a limit of its allocator is kept.
+    """
+    if device.type == "cpu":
+        return host_bytes()
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(device)
+    return max(0, min(free + reserved - allocated, int(fraction * total) - allocated))
 
 
 @contextlib.contextmanager

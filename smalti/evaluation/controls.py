@@ -8,6 +8,7 @@ from pathlib import Path
 
 from smalti.common.checks import check_seed, check_whole, quoted
 from smalti.errors import SmaltiError
+from smalti.evaluation.benchmark import Benchmark, is_started
 from smalti.evaluation.request import Request
 from smalti.evaluation.suite import Suite, suite_name
 from smalti.generation.settings import MOST_IMAGES
@@ -46,7 +47,12 @@ def check_request(suite: Suite, request: Request) -> None:
         raise SmaltiError(
             "--save would write images with wrong prompts: leave out --shuffled", argument="--save"
         )
-    if request.save is not None:
+    if suite.recorded() and any((request.folder, request.save, request.prompts, request.shuffled)):
+        raise SmaltiError(
+            "--set names a record, which needs no images: leave out --folder, --save, --prompts and --shuffled",
+            argument="--set",
+        )
+    if request.save is not None and not (isinstance(suite, Benchmark) and is_started(request.save)):
         _check_new(request.save)
 
 
@@ -66,13 +72,15 @@ def _check_new(folder: Path) -> None:
 
 
 def source_of(suite: Suite, request: Request) -> str:
-    """Return where the samples come from: "folder", "ground_truth" or "model".
+    """Return where the samples come from: "record", "folder", "ground_truth" or "model".
 
     Example:
         >>> from smalti.evaluation.suite import find_suite
         >>> source_of(find_suite("scenes"), Request(shuffled=True))
         'ground_truth'
     """
+    if suite.recorded():
+        return "record"
     if request.folder is not None:
         return "folder"
     if request.ground_truth or (request.shuffled and "ground_truth" in suite.controls):

@@ -69,6 +69,18 @@ def read_samples(
         SmaltiError: the folder is missing or has no prompts; a prompt is wrong or has no images. The iterator raises
             it for an image that cannot be read.
     """
+    prompts, files = find_samples(folder, check)
+    return prompts, (open_images(paths) for paths in files)
+
+
+def find_samples(
+    folder: str | Path, check: Callable[[Any], None] = check_text
+) -> tuple[list[Metadata], list[list[Path]]]:
+    """Return the prompts of a folder and the paths of each prompt's images, as `read_samples` reads them.
+
+    Raises:
+        SmaltiError: the folder is missing or has no prompts; a prompt is wrong or has no images.
+    """
     folder = Path(folder)
     if not os.path.isdir(folder):
         raise SmaltiError(f"{folder} is not a folder")
@@ -84,7 +96,7 @@ def read_samples(
         if not files[-1]:
             raise SmaltiError(f"{place / 'samples'} has no .png images")
         prompts.append(read_prompts(place / "metadata.jsonl", check)[0])
-    return prompts, ([_open(path) for path in paths] for paths in files)
+    return prompts, files
 
 
 def write_prompts(path: str | Path, prompts: Iterable[Metadata]) -> None:
@@ -119,7 +131,14 @@ def as_rgb(image: np.ndarray | Image.Image) -> Image.Image:
     return to_rgb(image) if isinstance(image, Image.Image) else to_pil(image)
 
 
-def _open(path: Path) -> Image.Image:
-    """Return the image of a file in RGB."""
-    with readable(str(path)):
-        return to_rgb(open_image(path))
+def open_images(paths: Iterable[Path]) -> list[Image.Image]:
+    """Return the images of files in RGB.
+
+    Raises:
+        SmaltiError: a file is not a readable image.
+    """
+    images = []
+    for path in paths:
+        with readable(str(path)):
+            images.append(to_rgb(open_image(path)))
+    return images

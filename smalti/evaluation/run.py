@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 from smalti.errors import SmaltiError
+from smalti.evaluation.benchmark import Benchmark
 from smalti.evaluation.controls import check_request, source_of
-from smalti.evaluation.folder import read_prompts, read_samples
+from smalti.evaluation.folder import read_samples
+from smalti.evaluation.outcome import Evaluation, options_of, prompts_of, required, shuffle
+from smalti.evaluation.published import evaluate_benchmark
 from smalti.evaluation.request import Request
 from smalti.evaluation.subject import Subject
 from smalti.evaluation.suite import Suite, suite_name
 
-T = TypeVar("T")
-
 RENDERED_SIZE = (256, 256)
 """(height, width) in pixels of ground-truth renderings that make no round trip through an image tokenizer."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The scores of a run, and what was measured.
-
-    Attributes:
-        scores: scores by name, ready for JSON; "images" is the number of samples.
-        metadata: name and options of the suite, seed or folder, controls; name, loading mode, settings and mean number
-            of passes of the model.
-    """
-
-    scores: dict[str, Any]
-    metadata: dict[str, Any]
 
 
 def evaluate(
@@ -60,13 +44,15 @@ def evaluate(
         1.0
     """
     check_request(suite, request)
+    if isinstance(suite, Benchmark):
+        return evaluate_benchmark(suite, request, subject, progress)
     before: list[Any] = []
     source = source_of(suite, request)
     if source == "folder":
         assert request.folder is not None
         prompts, samples = read_samples(request.folder, suite.check_prompt)
     else:
-        prompts = _prompts(suite, request)
+        prompts = prompts_of(suite, request)
         samples = _make(suite, request, subject, prompts, before)
     if request.save is not None:
         samples = _saved(suite, request.save, prompts, samples)
@@ -76,8 +62,8 @@ def evaluate(
     if before and not request.shuffled:
         scores |= _survival(suite, before, [row for row, _ in rows])
     if source == "model":
-        scores = {**scores, **suite.model_scores(_required(subject), prompts)}
-    metadata = {"suite": suite_name(suite), **_options(suite)}
+        scores = {**scores, **suite.model_scores(required(subject), prompts)}
+    metadata = {"suite": suite_name(suite), **options_of(suite)}
     metadata |= {"folder": str(request.folder)} if source == "folder" else {"seed": request.seed}
     metadata |= {"prompts": str(request.prompts)} if request.prompts is not None else {}
     controls = [name for name in ("ground_truth", "tokenized", "shuffled") if getattr(request, name)]
@@ -106,24 +92,6 @@ def score_samples(
         SmaltiError: there are more or fewer samples than prompts, or none; a sample cannot be scored.
     """
     return _summary(suite, _rows(suite, prompts, samples, progress))
-
-
-def shuffle(prompts: Sequence[T], seed: int = 0) -> list[T]:
-    """Return the prompts in another order, none in its old place, so that each has a wrong sample.
-
-    Raises:
-        SmaltiError: there are fewer than two prompts.
-    """
-    if len(prompts) < 2:
-        raise SmaltiError(
-            f"prompts must be at least 2 to be shuffled, not {len(prompts)}", argument="prompts"
-        )
-    random, order = Random(f"smalti shuffle {seed}"), list(range(len(prompts)))
-    # Sattolo's algorithm: a random permutation that is one cycle, so every prompt moves.
-    for last in range(len(order) - 1, 0, -1):
-        other = random.randrange(last)
-        order[last], order[other] = order[other], order[last]
-    return [prompts[index] for index in order]
 
 
 def _rows(
@@ -166,24 +134,6 @@ def _survival(suite: Suite, before: list[Any], after: list[Any]) -> dict[str, fl
     return {"survived": round(sum(kept) / len(kept), 4)} if kept else {}
 
 
-def _prompts(suite: Suite, request: Request) -> list[Any]:
-    """Return the prompts of a request: the suite's own, or those of a file, evenly chosen if fewer are wanted."""
-    if request.prompts is None:
-        count = suite.count if request.images is None else request.images // request.images_per_prompt
-        return suite.prompts(count, request.seed)
-    every = read_prompts(request.prompts, suite.check_prompt)
-    if request.images is None:
-        return every
-    count = request.images // request.images_per_prompt
-    if count > len(every):
-        raise SmaltiError(
-            f"--images must be at most {len(every) * request.images_per_prompt}, the images of all "
-            f"{len(every)} prompts of {request.prompts}, not {request.images}",
-            argument="--images",
-        )
-    return [every[index * len(every) // count] for index in range(count)]
-
-
 def _make(
     suite: Suite, request: Request, subject: Subject | None, prompts: Sequence[Any], before: list[Any]
 ) -> Iterator[Any]:
@@ -192,10 +142,10 @@ def _make(
     The rows of renderings before their round trip are appended to `before`.
     """
     if source_of(suite, request) == "model":
-        return suite.make(_required(subject), prompts, request)
+        return suite.make(required(subject), prompts, request)
     if not request.tokenized:
         return suite.ground_truth(prompts, request, RENDERED_SIZE)
-    return _tokenized(suite, request, _required(subject), prompts, before)
+    return _tokenized(suite, request, required(subject), prompts, before)
 
 
 def _tokenized(
@@ -213,16 +163,3 @@ def _saved(suite: Suite, folder: Path, prompts: Sequence[Any], samples: Iterator
     for index, (prompt, sample) in enumerate(zip(prompts, samples, strict=True)):
         suite.save(folder, index, prompt, sample)
         yield sample
-
-
-def _required(subject: Subject | None) -> Subject:
-    """Return the subject, or raise SmaltiError if there is none."""
-    if subject is None:
-        raise SmaltiError("subject must not be None: the suite needs a model", argument="subject")
-    return subject
-
-
-def _options(suite: Suite) -> dict[str, Any]:
-    """Return the options of a suite by name."""
-    assert dataclasses.is_dataclass(suite) and not isinstance(suite, type)
-    return dataclasses.asdict(suite)

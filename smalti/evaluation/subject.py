@@ -81,11 +81,22 @@ class Subject:
             seed: seed of the first image.
             batch_size: number of images that are sampled at a time; it changes memory, not the images.
         """
+        return self.draw_seeds(texts, range(seed, seed + len(texts)), batch_size=batch_size)
+
+    def draw_seeds(
+        self, texts: Sequence[str], seeds: Sequence[int], *, batch_size: int
+    ) -> Iterator[Image.Image]:
+        """Yield an image of each text, with the seed of the same place.
+
+        Args:
+            texts: prompts.
+            seeds: seed of each image.
+            batch_size: number of images that are sampled at a time; it changes memory, not the images.
+        """
         pipeline, settings = self._whole()
         for first in range(0, len(texts), batch_size):
             part = list(texts[first : first + batch_size])
-            seeds = [seed + first + index for index in range(len(part))]
-            result = pipeline.start(part, settings, seed=seeds).output()
+            result = pipeline.start(part, settings, seed=list(seeds[first : first + len(part)])).output()
             self.passes += result.passes
             yield from result.images
 

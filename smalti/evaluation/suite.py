@@ -57,6 +57,12 @@ class Suite(Protocol):
     least: ClassVar[int] = 1
     """Smallest number of prompts."""
 
+    images_per_prompt: ClassVar[int] = 1
+    """Number of images of each prompt where the command line names none."""
+
+    first_seed: ClassVar[int] = 0
+    """Seed where the command line names none."""
+
     def prompts(self, count: int, seed: int) -> list[Any]:
         """Return prompts: metadata, ready for JSON, with the text under "prompt". The seed determines them."""
         ...
@@ -77,6 +83,10 @@ class Suite(Protocol):
     def summarize(self, rows: Sequence[Any]) -> dict[str, Any]:
         """Return the scores of all rows by name, ready for JSON."""
         ...
+
+    def recorded(self) -> bool:
+        """Return whether the suite's options name a record of verdicts or answers, so that it needs no images."""
+        return False
 
     def check_prompt(self, prompt: Any) -> None:
         """Raise SmaltiError unless metadata from a folder is a prompt of this suite."""
@@ -122,6 +132,8 @@ SUITES: dict[str, str | type[Suite]] = {
     "distance": "smalti.evaluation.suites.distance:Distance",
     "contrast": "smalti.evaluation.suites.contrast:Contrast",
     "tokenizer": "smalti.evaluation.suites.tokenizer:Tokenizer",
+    "geneval": "smalti.evaluation.suites.geneval.suite:GenEval",
+    "dpg": "smalti.evaluation.suites.dpg.suite:Dpg",
 }
 """Every suite by name: a class, or "MODULE:CLASS", which is imported when a caller asks for it."""
 

@@ -18,6 +18,7 @@ from smalti.generation.result import OUTPUT_TYPES, PipelineOutput
 from smalti.generation.seeds import image_seeds
 from smalti.generation.settings import GenerationSettings, check_settings
 from smalti.sampling.sampler import Sampler, sample
+from smalti.sampling.state import check_tokens
 from smalti.sampling.verifier import Verifier
 from smalti.sampling.view import Control, Step
 
@@ -50,6 +51,7 @@ class Generation:
         )
         self._tokens: torch.Tensor | None = None
         self.preview = preview
+        self._replaced: torch.Tensor | None = None
         self._wanted, self._told = torch.ones(len(prompts), dtype=torch.bool, device="cpu"), preview
 
     def drop(self, image: int) -> None:
@@ -70,6 +72,28 @@ class Generation:
         """
         self._wanted[image] = False
 
+    def replace(self, tokens: torch.Tensor) -> None:
+        """Put other tokens in place of the grids after the latest step; the next step goes on from them.
+
+        Args:
+            tokens: (B, h, w) int64, the mask id where unknown. Tokens that an edit keeps stay as they are.
+
+        Raises:
+            SmaltiError: the tokens are of another shape or dtype, or no codes; there was no step yet.
+
+        Example:
+            >>> import smalti
+            >>> generation = smalti.load().start("a red circle", seed=0)
+            >>> step = next(generation)
+            >>> generation.replace(torch.full_like(step.tokens, 7))
+            >>> next(generation).revealed.sum().item()
+            0
+        """
+        if self._tokens is None:
+            raise SmaltiError("tokens can be replaced after a step, not before the first", argument="tokens")
+        check_tokens("tokens", tokens, tuple(self._tokens.shape), self._components.denoiser.config)
+        self._tokens = self._replaced = tokens
+
     def __iter__(self) -> Iterator[Step]:
         return self
 
@@ -87,10 +111,12 @@ class Generation:
 
     def _control(self) -> Control | None:
         """Return what changed since the last step, or None."""
-        if self._tokens is None or (self.preview == self._told and bool(self._wanted.all())):
+        tokens, self._replaced = self._replaced, None
+        same = self.preview == self._told and bool(self._wanted.all()) and tokens is None
+        if self._tokens is None or same:
             return None  # a generator that has not started takes nothing
         self._told = self.preview
-        return Control(self.preview, self._wanted.clone())
+        return Control(self.preview, self._wanted.clone(), tokens)
 
     def output(self, output_type: str = "pil") -> PipelineOutput:
         """Take the steps that are left, decode the tokens, and return the images and how they came about.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from smalti.errors import SmaltiError
 from smalti.model.cells import CellMemory
@@ -19,6 +20,8 @@ from smalti.model.denoiser import Denoiser
 from smalti.model.reuse import PromptMemory
 from smalti.model.rotary import RotaryTables
 from smalti.runtime.streaming import StreamedLayers
+from smalti.vq.layers import ResnetBlock, Upsample
+from smalti.vq.tokenizer import ImageTokenizer
 
 _RECORDINGS = 8  # latest shapes; recordings share their memory, except inputs and result
 _FP8_CAPABILITY = (8, 9)  # lowest compute capability on which Triton converts float8_e4m3fn
@@ -66,8 +69,25 @@ def compile_layers(denoiser: Denoiser) -> None:
     for layer in layers:
         layer.compile(dynamic=True)
     if denoiser.head.is_cuda and not streamed:
-        recorded = Recorded(denoiser.run_layers, denoiser.device)
-        denoiser.run_layers = recorded  # type: ignore[method-assign]  # the module's own attribute comes first
+        record_passes(denoiser)
+
+
+def record_passes(denoiser: Denoiser) -> None:
+    """Record passes of layers that are on a GPU as CUDA graphs; from then on the weights must not move."""
+    recorded = Recorded(denoiser.run_layers, denoiser.device)
+    denoiser.run_layers = recorded  # type: ignore[method-assign]  # the module's own attribute comes first
+
+
+def compile_decoder(tokenizer: ImageTokenizer) -> None:
+    """Compile the blocks that decode whole feature maps, in place, each at its first use; bands are not compiled."""
+    compile_blocks(tokenizer.decoder)
+
+
+def compile_blocks(decoder: nn.Module) -> None:
+    """Compile each residual block and upsampling of a decoder, in place."""
+    for layer in decoder.modules():
+        if isinstance(layer, ResnetBlock | Upsample):
+            layer.forward = torch.compile(layer.forward, dynamic=True)  # type: ignore[method-assign]
 
 
 class Recorded:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from smalti.common.checks import quoted
@@ -51,6 +51,8 @@ class ModelSize:
         downscale: pixels along a token's side.
         cell: tokens along a backbone position's side.
         image_size: side of an image, in pixels.
+        stored: how the folder stores the layers' matrices in fewer bits, or None for floats.
+        stored_bytes: bytes a number of each part that the folder stores in fewer bits and that stays so in memory.
     """
 
     layers: int
@@ -68,6 +70,8 @@ class ModelSize:
     downscale: int
     cell: int
     image_size: int
+    stored: str | None = None
+    stored_bytes: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, report: Mapping[str, Any]) -> ModelSize:
@@ -79,6 +83,7 @@ class ModelSize:
         layers = parts["layers"] + parts.get("text_layers", 0)
         widths = [vq["ch"] * mult for mult in vq["ch_mult"]]
         # What comes up from the level below has that level's channels until the first block changes their number.
+        stored = report.get("quantized", {"layers": None, "bytes": {}})
         widest = [max(pair) for pair in zip(widths, widths[1:] + widths[-1:], strict=True)]
         return cls(
             layers=layers,
@@ -97,6 +102,8 @@ class ModelSize:
             downscale=vq["patch_size"] * 2 ** (len(widths) - 1),
             cell=2 if config["downsample"] else 1,
             image_size=config["image_size"],
+            stored=stored["layers"],
+            stored_bytes={part: count / parts[part] for part, count in stored["bytes"].items()},
         )
 
 
@@ -106,13 +113,15 @@ class Mode:
 
     Attributes:
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16".
-        quantize: storage of the layers' matrices: "int8", "int4" or "fp8", or None.
+        quantize: storage of the layers' matrices: "int8", "int4" or "fp8", None, or "gguf" for blocks of a GGUF file.
         offload: "layers" to stream the layers from the host's memory, or None.
         mapped: embeddings that stay in their file, as in `smalti.storage.folder.load_denoiser`.
         guidance_batched: whether guidance computes both of its passes at once.
         image_tokenizer_dtype: dtype of the image tokenizer.
         image_tokenizer_on_cpu: whether images are decoded on the CPU, wherever the denoiser is.
         compiled: whether the layers are compiled, and recorded as CUDA graphs, which keep their memory.
+        rounds_activations: whether products of quantized layers run in 8 bits.
+        pixel_bytes: bytes that decoding images may take beside the weights, or None for all that is free.
     """
 
     dtype: str = "bfloat16"
@@ -123,9 +132,13 @@ class Mode:
     image_tokenizer_dtype: str = "float32"
     image_tokenizer_on_cpu: bool = False
     compiled: bool = False
+    rounds_activations: bool = False
+    pixel_bytes: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         parts = [f"{self.quantize} layers in {self.dtype} arithmetic" if self.quantize else self.dtype]
+        if self.rounds_activations:
+            parts.append("activations rounded to 8 bits")
         if self.offload:
             parts.append("layers streamed from host memory")
         if "gen_embedding" in self.mapped:
@@ -178,7 +191,8 @@ def mapped_by_default(text_embedding: int, dtype: str) -> tuple[str, ...]:
 def need(size: ModelSize, mode: Mode, *, height: int | None = None, width: int | None = None) -> Need:
     """Return what one image with guidance needs; height and width in pixels, the model's own if None."""
     one = BYTES[mode.dtype]
-    matrix = matrix_bytes(mode.quantize, mode.dtype)
+    stored = size.stored_bytes
+    matrix = stored["layers"] if "layers" in stored else matrix_bytes(mode.quantize, mode.dtype)
     resident: float = size.layers
     host = 0.0
     if mode.offload:
@@ -189,8 +203,12 @@ def need(size: ModelSize, mode: Mode, *, height: int | None = None, width: int |
         host += size.image_tokenizer * BYTES[mode.image_tokenizer_dtype]
     weights = {
         "layers": resident * matrix,
-        "text embedding": 0 if "embed_tokens" in mode.mapped else size.text_embedding * one,
-        "image embedding": 0 if "gen_embedding" in mode.mapped else size.image_embedding * one,
+        "text embedding": 0
+        if "embed_tokens" in mode.mapped
+        else size.text_embedding * stored.get("embed_tokens", one),
+        "image embedding": 0
+        if "gen_embedding" in mode.mapped
+        else size.image_embedding * stored.get("gen_embedding", one),
         "head": size.head * one,
         "compression": size.compression * one,
         "image tokenizer": 0
@@ -204,6 +222,13 @@ def need(size: ModelSize, mode: Mode, *, height: int | None = None, width: int |
     if mode.compiled and not mode.offload:
         working += stages["pass"]
     return Need({name: round(value) for name, value in weights.items()}, working + _SPARE, round(host))
+
+
+def pixel_room(size: ModelSize, mode: Mode, budget: int) -> int | None:
+    """Return the bytes that decoding may take beside the weights within a budget, or None if it is on the CPU."""
+    if mode.image_tokenizer_on_cpu:
+        return None
+    return max(0, budget - sum(need(size, mode).weights.values()) - _SPARE)
 
 
 def working_bytes(size: ModelSize, mode: Mode, height: int, width: int) -> dict[str, int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from smalti.errors import SmaltiError
-from smalti.runtime.memory import BYTES, Mode, ModelSize, gigabytes, mapped_by_default, need
+from smalti.runtime.memory import BYTES, Mode, ModelSize, gigabytes, mapped_by_default, need, pixel_room
 
 
 def modes(
@@ -22,7 +22,7 @@ def modes(
     """Yield loading modes, the one that costs the least time and precision first.
 
     Args:
-        size: sizes of the model.
+        size: sizes of the model. A folder's own quantization is that of every mode.
         dtype: dtype of the denoiser.
         streams: whether the device is not the CPU, so that parts can stay on the CPU.
         quantize: quantization that every mode must have, or None for any.
@@ -37,8 +37,9 @@ def modes(
         ("int4", None),
         ("int4", "layers"),
     ]
-    if quantize == "fp8":
-        ways = [("fp8", None), ("fp8", "layers")]
+    quantize = size.stored or quantize
+    if quantize not in (None, "int8", "int4"):
+        ways = [(quantize, None), (quantize, "layers")]
     large = mapped_by_default(size.text_embedding, dtype)
     for quantized, offloaded in ways:
         if (
@@ -72,7 +73,7 @@ def choose(
     compiled: bool = False,
     float32_first: bool = False,
 ) -> Mode:
-    """Return the first of `modes` that fits.
+    """Return the first of `modes` that fits, with the bytes that are left for decoding.
 
     Args:
         size: sizes of the model.
@@ -96,13 +97,13 @@ def choose(
         precise = [
             mode
             for mode in modes(size, dtype="float32", streams=streams, **options)
-            if mode.quantize == quantize and mode.image_tokenizer_dtype == "float32"
+            if mode.quantize == (size.stored or quantize) and mode.image_tokenizer_dtype == "float32"
         ]
         candidates = precise + candidates
     needs = [(mode, need(size, mode)) for mode in candidates]
     for mode, needed in needs:
         if needed.total <= budget and (host is None or needed.host <= host):
-            return mode
+            return dataclasses.replace(mode, pixel_bytes=pixel_room(size, mode, budget))
     possible = [pair for pair in needs if host is None or pair[1].host <= host] or needs
     mode, least = min(possible, key=lambda pair: pair[1].total)
     raise SmaltiError(
@@ -133,7 +134,7 @@ def what_fits(
 def table(size: ModelSize) -> list[dict[str, Any]]:
     """Return the computed bytes that each precision needs on a device, one row each, for `smalti info`."""
     rows = []
-    for precision in ("float32", "bfloat16", "int8", "int4"):
+    for precision in (size.stored,) if size.stored else ("float32", "bfloat16", "int8", "int4"):
         dtype = precision if precision in BYTES else "bfloat16"
         quantize = None if precision in BYTES else precision
         mode = Mode(dtype, quantize, None, mapped_by_default(size.text_embedding, dtype))

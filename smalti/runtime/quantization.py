@@ -15,11 +15,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from smalti.common.checks import check_choice
+from smalti.common.checks import check_choice, quoted
 from smalti.errors import SmaltiError
+from smalti.runtime.blocks import BlockLinear
 from smalti.runtime.memory import INT4_GROUP
+from smalti.runtime.scaled_products import choose_kernel, scaled_product
+from smalti.runtime.streaming import StreamedLayers
 
 QUANTIZATIONS = ("int8", "int4", "fp8")
+INT4_GROUPS = (16, 32, 64, 128, 256)
+_BLOCK = 2**24  # numbers that are rounded at a time
 _LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max
 
 
@@ -31,7 +36,10 @@ class RowLinear(nn.Module):
     Attributes:
         in_features: number of columns of W.
         out_features: number of rows of W.
+        kernel: how x is multiplied if it is rounded to 8 bits, too (smalti/runtime/scaled_products.py), or None.
     """
+
+    kernel: str | None = None
 
     def __init__(self, stored: torch.Tensor, scale: torch.Tensor) -> None:
         """Take `stored`, (out, in) int8 or float8_e4m3fn, and `scale`, (out,) float."""
@@ -48,6 +56,8 @@ class RowLinear(nn.Module):
         """Multiply: (…, in) → (…, out) in the dtype of x, or in autocast's where it is on."""
         x = _cast(x)
         if not (torch.is_grad_enabled() and x.requires_grad):
+            if self.kernel is not None:
+                return scaled_product(x, self.stored, self.scale, self.kernel)
             return _row_product(x, self.stored, self.scale)
         product: torch.Tensor = _RowProduct.apply(x, self.stored, self.scale)
         return product
@@ -154,24 +164,69 @@ def _group_matrix(
     return weight
 
 
+def round_activations(denoiser: nn.Module) -> int:
+    """Let the layers that store int8 or fp8 also round what they multiply; return how many there are.
+
+    Raises:
+        SmaltiError: there are none.
+    """
+    parts = [*denoiser.modules()]
+    for module in denoiser.modules():
+        if isinstance(module, StreamedLayers):
+            # The modules that layers are copied into are not children of anything.
+            parts += [part for layer in module.on_device for part in layer.modules()]
+    layers = [part for part in parts if isinstance(part, RowLinear)]
+    for layer in layers:
+        layer.kernel = choose_kernel(layer.stored)
+    if not layers:
+        raise SmaltiError(
+            "quantize_activations needs layers in int8 or fp8: set quantize as well",
+            argument="quantize_activations",
+        )
+    return len(layers)
+
+
 def is_quantized(module: nn.Module) -> bool:
     """Return whether a module, or one inside it, stores its matrix in fewer bits."""
-    return any(isinstance(part, RowLinear | GroupLinear) for part in module.modules())
+    return any(isinstance(part, RowLinear | GroupLinear | BlockLinear) for part in module.modules())
 
 
 @torch.no_grad()
-def quantized_linear(weight: torch.Tensor, quantize: str) -> RowLinear | GroupLinear:
+def quantized_linear(weight: torch.Tensor, quantize: str, group: int = INT4_GROUP) -> RowLinear | GroupLinear:
     """Return a linear layer that stores `weight` in fewer bits, on the same device.
 
     Args:
         weight: (out, in) float.
-        quantize: "int8" (a scale a row), "fp8" (e4m3, a scale a row), or "int4" (a scale and a zero point a group). A
-            group has 64 numbers of a row, or the largest power of two below 64 that divides the row.
+        quantize: "int8" (a scale a row), "fp8" (e4m3, a scale a row), or "int4" (a scale and a zero point a group).
+        group: numbers of a row in a group of "int4", a power of two from 16 to 256. Where it does not divide the row,
+            the largest power of two below it that does takes its place.
 
     Raises:
-        SmaltiError: torchao is not installed, or a row cannot be cut into pairs.
+        SmaltiError: torchao is not installed, a row cannot be cut into pairs, or another number for a group.
     """
     check_choice("quantize", quantize, QUANTIZATIONS)
+    check_group(group)
+    rows = max(1, _BLOCK // weight.shape[1])
+    if len(weight) <= rows:
+        return _quantized(weight, quantize, group)
+    # A row's numbers do not depend on other rows, and the work on one block takes little memory.
+    blocks = [list(_quantized(part, quantize, group).parameters()) for part in weight.split(rows)]
+    stored, scale, *zero = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+    return GroupLinear(stored, scale, *zero) if zero else RowLinear(stored, scale)
+
+
+def check_group(group: object, name: str = "group") -> int:
+    """Return the numbers of a group of "int4", or raise SmaltiError that starts with `name` for another size."""
+    if type(group) is not int or group not in INT4_GROUPS:
+        raise SmaltiError(
+            f"{name} must be {', '.join(map(str, INT4_GROUPS[:-1]))} or {INT4_GROUPS[-1]}, not {quoted(group)}",
+            argument=name,
+        )
+    return group
+
+
+def _quantized(weight: torch.Tensor, quantize: str, group: int) -> RowLinear | GroupLinear:
+    """Return a layer as `quantized_linear` does, made of all rows at once."""
     if quantize == "fp8":
         largest = weight.abs().amax(dim=1).float()
         scale = torch.where(largest > 0, largest / _LARGEST_FP8, torch.ones_like(largest))
@@ -186,7 +241,7 @@ def quantized_linear(weight: torch.Tensor, quantize: str) -> RowLinear | GroupLi
             weight, torchao.MappingType.SYMMETRIC, row, torch.int8, eps=least, scale_dtype=torch.float32
         )
         return RowLinear(torchao.quantize_affine(weight, row, scale, zero, torch.int8), scale.flatten())
-    block = (1, _group_size(weight.shape[1]))
+    block = (1, _group_size(weight.shape[1], group))
     scale, zero = torchao.choose_qparams_affine(
         weight, torchao.MappingType.ASYMMETRIC, block, torch.uint8, 0, 15, eps=least, scale_dtype=weight.dtype
     )
@@ -196,17 +251,19 @@ def quantized_linear(weight: torch.Tensor, quantize: str) -> RowLinear | GroupLi
     return GroupLinear(stored[:, 0::2] | stored[:, 1::2] << 4, scale, zero)
 
 
-def empty_linear(rows: int, columns: int, quantize: str, dtype: torch.dtype) -> RowLinear | GroupLinear:
+def empty_linear(
+    rows: int, columns: int, quantize: str, dtype: torch.dtype, group: int = INT4_GROUP
+) -> RowLinear | GroupLinear:
     """Return a layer of this size on the meta device, to count its bytes.
 
     Args:
         rows, columns: shape of its matrix, (out, in).
-        quantize: as for `quantized_linear`.
+        quantize, group: as for `quantized_linear`.
         dtype: dtype of the matrix before it is stored.
     """
     with torch.device("meta"):
         if quantize == "int4":
-            groups = columns // _group_size(columns)
+            groups = columns // _group_size(columns, group)
             stored = torch.empty(rows, columns // 2, dtype=torch.uint8)
             zero = torch.empty(rows, groups, dtype=torch.uint8)
             return GroupLinear(stored, torch.empty(rows, groups, dtype=dtype), zero)
@@ -231,9 +288,8 @@ def import_torchao() -> ModuleType:
     return torchao.quantization
 
 
-def _group_size(length: int) -> int:
-    """Return the largest power of two up to `INT4_GROUP` that divides a row."""
-    size = INT4_GROUP
+def _group_size(length: int, size: int) -> int:
+    """Return the largest power of two up to `size` that divides a row."""
     while length % size:
         size //= 2
     if size < 2:

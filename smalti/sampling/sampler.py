@@ -149,7 +149,8 @@ def sample(
 ) -> Generator[Step, Control | None, None]:
     """Fill grids, yielding a `Step` after every pass of the denoiser. Close the generator to stop early.
 
-    Send a `Control` in place of None to leave images out of the next steps, or to switch the preview on or off.
+    Send a `Control` in place of None to leave images out of the next steps, to switch the preview on or off, or to
+    replace the grids.
 
     Every random number is drawn from the image's own generator, for all positions of the grid in raster order. Prompts
     of different lengths are not computed together. So an image's tokens do not depend on its batch mates.
@@ -258,6 +259,8 @@ def _steps(
         control = yield state.step(index, steps, view, change)
         if control is not None:
             preview, state.active = control.preview, state.active & control.images.to(full.device)
+            if control.tokens is not None:
+                state.replace(control.tokens.to(full.device).flatten(1))
         if not sampler.budget.planned:
             state.active = state.active & ~ended
         if control is not None or not sampler.budget.planned:

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+from smalti.common.checks import quoted
 from smalti.errors import SmaltiError
+from smalti.model.config import DenoiserConfig
 from smalti.model.denoiser import Denoiser
 from smalti.sampling.view import Step, StepView
 
@@ -100,6 +102,13 @@ class State:
             active=self.active,
         )
 
+    def replace(self, tokens: torch.Tensor) -> None:
+        """Take other tokens, (B, n) int64, at editable positions; the head has not been applied to new ones."""
+        changed = self.editable & (tokens != self.tokens)
+        self.tokens = torch.where(changed, tokens, self.tokens)
+        self.masked = self.tokens == self.mask_code
+        self.confidence = self.confidence.masked_fill(changed, 0)
+
     def remask(self, positions: torch.Tensor) -> torch.Tensor:
         """Mask some editable positions of a full grid again; return which, (B, n) bool."""
         self.masked = self.editable & positions
@@ -107,6 +116,20 @@ class State:
         self.confidence = self.confidence.masked_fill(self.masked, 0)
         self.past = ()
         return self.masked
+
+
+def check_tokens(name: str, tokens: torch.Tensor, shape: tuple[int, ...], config: DenoiserConfig) -> None:
+    """Raise SmaltiError unless tokens are a grid of codes and masks of a shape; `name` is that of the argument."""
+    if not isinstance(tokens, torch.Tensor) or tuple(tokens.shape) != shape or tokens.dtype != torch.int64:
+        found = (
+            f"{tuple(tokens.shape)} {tokens.dtype}" if isinstance(tokens, torch.Tensor) else quoted(tokens)
+        )
+        raise SmaltiError(f"{name} must be {shape} torch.int64, not {found}", argument=name)
+    if bool(((tokens < 0) | (tokens >= config.codebook_size) & (tokens != config.mask_code)).any()):
+        raise SmaltiError(
+            f"{name} must be from 0 to {config.codebook_size - 1} or the mask {config.mask_code}",
+            argument=name,
+        )
 
 
 def start_state(
@@ -129,18 +152,14 @@ def start_state(
         tokens = torch.full(shape, config.mask_code, dtype=torch.int64, device=device)
     if editable is None:
         editable = torch.ones(shape, dtype=torch.bool, device=device)
-    for name, value, dtype in (("tokens", tokens, torch.int64), ("editable", editable, torch.bool)):
-        if tuple(value.shape) != shape or value.dtype != dtype:
-            raise SmaltiError(
-                f"{name} must be {shape} {dtype}, not {tuple(value.shape)} {value.dtype}", argument=name
-            )
+    check_tokens("tokens", tokens, shape, config)
+    if tuple(editable.shape) != shape or editable.dtype != torch.bool:
+        raise SmaltiError(
+            f"editable must be {shape} torch.bool, not {tuple(editable.shape)} {editable.dtype}",
+            argument="editable",
+        )
     tokens, editable = tokens.to(device).flatten(1), editable.to(device).flatten(1)
     masked = tokens == config.mask_code
-    if bool(((tokens < 0) | (tokens >= config.codebook_size) & ~masked).any()):
-        raise SmaltiError(
-            f"tokens must be from 0 to {config.codebook_size - 1} or the mask {config.mask_code}",
-            argument="tokens",
-        )
     if bool((masked & ~editable).any()):
         raise SmaltiError("editable must be True wherever tokens hold the mask", argument="editable")
     zeros = torch.zeros(masked.shape, dtype=torch.float32, device=device)

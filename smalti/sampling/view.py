@@ -87,7 +87,10 @@ class Control:
         preview: whether `Step.candidate` is wanted at every masked position from now on.
         images: (B,) bool, the images to go on with. The others stay as they are, and cost nothing more; what is left
             out once does not come back.
+        tokens: (B, h, w) int64, grids in place of the state's, the mask id where unknown; None leaves them. Tokens that
+            must not change stay.
     """
 
     preview: bool
     images: torch.Tensor
+    tokens: torch.Tensor | None = None

@@ -25,8 +25,9 @@ from smalti.errors import SmaltiError
 from smalti.model.adapter import Adapter, matrix_shape
 from smalti.model.lora import TARGETS, AdapterShape, attach, is_adaptable
 from smalti.storage.adapter_config import CONFIG, AdapterConfig, peft_values, read_adapter_config
+from smalti.storage.entries import PREFIX, Entry, PackedEntry
 from smalti.storage.folder import save_words
-from smalti.storage.headers import PREFIX, Entry, read_denoisers, read_header
+from smalti.storage.headers import read_denoisers, read_header
 from smalti.storage.mapping import FLOATS, map_tensor, read_tensor
 
 ADAPTER = "adapter_model.safetensors"
@@ -190,7 +191,7 @@ def load_adapters(
     """
     own = base_fingerprint(base) if any(stored.base for stored in adapters) else None
     for stored in adapters:
-        if stored.base not in (None, own):
+        if own is not None and stored.base not in (None, own):
             raise SmaltiError(f"{stored.folder} is for another base than {base}, whose weights differ")
     for number, (stored, scale) in enumerate(zip(adapters, scales, strict=True)):
         attach_adapter(denoiser, stored, label=str(number), strength=scale)
@@ -213,10 +214,11 @@ def check_scales(scale: float | Sequence[float] | None, count: int) -> list[floa
     return [check_real("adapter_scale", one, -100, 100) for one in scales]
 
 
-def base_fingerprint(folder: str | Path) -> str:
+def base_fingerprint(folder: str | Path) -> str | None:
     """Return a hash of what adapters never change in a model: the names and shapes, the norms, rows of embeddings.
 
-    The dtype of the files has no influence, and a model that adapters were merged into keeps the fingerprint.
+    The dtype of the files has no influence, and a model that adapters were merged into keeps the fingerprint. So does a
+    folder that stores its layers in fewer bits. None means that the embeddings are stored so, too.
 
     Raises:
         SmaltiError: the folder's weights cannot be read.
@@ -224,11 +226,14 @@ def base_fingerprint(folder: str | Path) -> str:
     digest = hashlib.sha256()
     for name, entry in sorted(read_denoisers(Path(folder)).items()):
         digest.update(f"{name} {entry.shape}\n".encode())
+        table = name.endswith(("embed_tokens.weight", "gen_embedding.weight"))
+        if isinstance(entry, PackedEntry) and table:
+            return None
         if entry.dtype not in FLOATS:
             continue
         if len(entry.shape) == 1:
             digest.update(_bytes(map_tensor(entry)))
-        elif len(entry.shape) == 2 and name.endswith(("embed_tokens.weight", "gen_embedding.weight")):
+        elif len(entry.shape) == 2 and table:
             rows, width = entry.shape
             for row in range(0, rows, max(1, rows // _SAMPLED_ROWS)):
                 digest.update(_bytes(map_tensor(entry, row * width, width)))
@@ -270,7 +275,8 @@ def save_adapter(
     tensors: dict[str, torch.Tensor] = {}
     for name, adapter in adapters.items():
         tensors |= _peft_tensors(name, adapter, dtype)
-    metadata = {"format": "pt", _BASE: base_fingerprint(base)}
+    fingerprint = base_fingerprint(base)
+    metadata = {"format": "pt"} if fingerprint is None else {"format": "pt", _BASE: fingerprint}
     make_folder(folder)
     if words:
         save_words(words, folder)

@@ -7,18 +7,16 @@ trained models are meaningless.
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from smalti.common.checks import check_real, quoted
 from smalti.common.files import read_text, write_text_atomic
 from smalti.errors import SmaltiError
-from smalti.runtime.memory import gigabytes
+from smalti.storage.entries import PREFIX, check_floats
 from smalti.storage.folder import (
+    existing,
     load_codebook,
     load_config,
     load_denoiser,
@@ -29,8 +27,9 @@ from smalti.storage.folder import (
     save_image_tokenizer,
     save_words,
 )
-from smalti.storage.headers import PREFIX, read_denoisers
+from smalti.storage.headers import read_denoisers
 from smalti.storage.mapping import read_tensor
+from smalti.storage.space import check_space
 from smalti.storage.weights import check_weights
 
 # Fields about training and sampling, on which the meaning of weights does not depend.
@@ -73,6 +72,8 @@ def average_models(
     """
     check_real("share", share, 0, 1)
     first, second, folder = Path(first), Path(second), Path(folder)
+    for model in (first, second):
+        check_floats(read_denoisers(existing(model)).values(), model, "averaging")
     text = _check_fit(first, second)
     _check_target(folder, first, second)
     words = load_words(first) | load_words(second)
@@ -80,7 +81,8 @@ def average_models(
     entries = read_denoisers(second)
     check_weights(denoiser, entries, PREFIX, second)
     image_tokenizer = load_image_tokenizer(first, dtype=None)
-    _check_space(folder, denoiser, image_tokenizer)
+    parts = (denoiser, image_tokenizer)
+    check_space(folder, sum(tensor.nbytes for part in parts for tensor in part.state_dict().values()))
     with torch.no_grad():
         for name, weight in denoiser.state_dict().items():
             other = read_tensor(entries[PREFIX + name], "cpu", torch.float32)
@@ -106,19 +108,6 @@ def _check_target(folder: Path, *models: Path) -> None:
                 f"folder must not be one of the two models, whose files would be lost, not {quoted(str(folder))}",
                 argument="folder",
             )
-
-
-def _check_space(folder: Path, *modules: nn.Module) -> None:
-    """Raise SmaltiError if the disk lacks room for the weights: a disk that fills up would leave half of the model."""
-    needed = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
-    existing = next(place for place in (folder, *folder.absolute().parents) if os.path.isdir(place))
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise SmaltiError(
-            f"folder {quoted(str(folder))} must have room for {gigabytes(needed)} of weights, "
-            f"but {gigabytes(free)} are free",
-            argument="folder",
-        )
 
 
 def _check_finite(name: str, weight: torch.Tensor) -> None:

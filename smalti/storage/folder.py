@@ -6,7 +6,6 @@ The format is the reference model's (docs/format.md, section 1).
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Collection
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar
@@ -24,9 +23,11 @@ from smalti.model.lora import adapted_layers
 from smalti.model.text import TextTokenizer
 from smalti.model.words import WORDS_FILE
 from smalti.runtime.quantization import is_quantized, quantized_linear
-from smalti.storage.headers import PREFIX, VQ_PREFIX, Entry, is_image_tokenizers, read_denoisers, read_headers
-from smalti.storage.mapping import FLOATS, MappedEmbedding, read_tensor
+from smalti.storage.entries import PREFIX, Entry, PackedEntry, layers_kind
+from smalti.storage.headers import VQ_PREFIX, is_image_tokenizers, read_denoisers, read_headers
+from smalti.storage.mapping import FLOATS, MappedEmbedding, PackedEmbedding, read_matrix, read_tensor
 from smalti.storage.sizes import check_denoiser_sizes, check_image_tokenizer_sizes
+from smalti.storage.vq_shape import infer_vq_config
 from smalti.storage.weights import read_weights, write_weights
 from smalti.vq.config import VQConfig
 from smalti.vq.quantizer import Quantizer
@@ -73,6 +74,7 @@ def load_denoiser(
         mapped: embeddings that stay in their file, of which only the requested rows are read: `EMBEDDINGS` or one of
             them.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits (`smalti.runtime.quantization`).
+            A folder that stores them so already needs no option, and takes no other.
         offload: "layers" keeps the layers in the host's memory and copies them to the device one by one
             (`smalti.runtime.streaming`). It changes nothing on the CPU.
         adapt: function that adds adapters to the denoiser before its layers are streamed, or None.
@@ -90,22 +92,30 @@ def load_denoiser(
 
     def special(name: str, entry: Entry) -> torch.Tensor | nn.Module | None:
         module = name.removesuffix(".weight")
+        in_layers = module.startswith(("layers.", "text_layers."))
+        on_host = streamed and module.startswith("layers.")
+        if isinstance(entry, PackedEntry):
+            target = dtype or torch.bfloat16
+            if in_layers:
+                return read_matrix(entry, "cpu" if on_host else device, pinned=on_host)
+            if module in EMBEDDINGS:
+                return PackedEmbedding(entry, device, target, mapped=module in mapped)
+            return read_matrix(entry, device).dequantize(target)
         target = dtype or FLOATS[entry.dtype]
         if module in mapped:
             return MappedEmbedding(entry, target)
-        if quantize is not None and module.startswith(("layers.", "text_layers.")) and len(entry.shape) == 2:
+        if quantize is not None and in_layers and len(entry.shape) == 2:
             linear = quantized_linear(read_tensor(entry, device, target), quantize)
-            return linear.pin() if streamed and module.startswith("layers.") else linear
-        if streamed and module.startswith("layers."):
-            return read_tensor(entry, "cpu", target, pinned=True)
-        return None
+            return linear.pin() if on_host else linear
+        return read_tensor(entry, "cpu", target, pinned=True) if on_host else None
 
     folder = existing(folder)
     config, entries = load_config(folder), read_denoisers(folder)
+    check_stored(quantize, layers_kind(entries), folder)
     named(folder / "config.json", lambda: check_denoiser_sizes(config, entries, PREFIX))
     with torch.device("meta"), NoInit():
         denoiser = Denoiser(config)
-    read_weights(denoiser, entries, PREFIX, folder, device, dtype, special)
+    read_weights(denoiser, entries, PREFIX, folder, device, dtype, special, packed=True)
     if adapt is not None:
         adapt(denoiser)
     if streamed:
@@ -113,6 +123,15 @@ def load_denoiser(
 
         denoiser.layers = StreamedLayers(denoiser.layers, device)
     return denoiser.eval()
+
+
+def check_stored(quantize: str | None, stored: str | None, folder: Path) -> None:
+    """Raise SmaltiError if layers are to be quantized that a folder stores in another way."""
+    if quantize is not None and stored not in (None, quantize):
+        raise SmaltiError(
+            f"quantize must be left out for {folder}, whose layers are stored as {stored}, not {quoted(quantize)}",
+            argument="quantize",
+        )
 
 
 def load_image_tokenizer(
@@ -130,7 +149,7 @@ def load_image_tokenizer(
     Raises:
         SmaltiError: as for `load_denoiser`.
     """
-    folder, prefix, entries, config = _find_image_tokenizer(folder)
+    folder, prefix, entries, config = find_image_tokenizer(folder)
     named(folder / "config.json", lambda: check_image_tokenizer_sizes(config, entries, prefix))
     with torch.device("meta"), NoInit():
         tokenizer = ImageTokenizer(config)
@@ -144,7 +163,7 @@ def load_codebook(folder: str | Path) -> torch.Tensor:
     Raises:
         SmaltiError: as for `load_denoiser`.
     """
-    folder, prefix, entries, config = _find_image_tokenizer(folder)
+    folder, prefix, entries, config = find_image_tokenizer(folder)
     prefix += "quantize."
     entries = {name: entry for name, entry in entries.items() if name.startswith(prefix)}
     with torch.device("meta"), NoInit():
@@ -211,7 +230,9 @@ def save_denoiser(
         SmaltiError: the folder cannot be written, or the denoiser was loaded with `quantize` or has adapters.
     """
     if is_quantized(denoiser):
-        raise SmaltiError("a denoiser with quantized layers cannot be saved: load it without quantize")
+        raise SmaltiError(
+            "a denoiser with quantized layers cannot be saved: smalti quantize writes folders of them"
+        )
     if any(True for _ in adapted_layers(denoiser)):
         raise SmaltiError(
             "a denoiser with adapters cannot be saved: merge them, or save them with save_adapter"
@@ -267,7 +288,7 @@ def image_tokenizer_name(folder: Path) -> str:
     return name
 
 
-def _find_image_tokenizer(folder: str | Path) -> tuple[Path, str, dict[str, Entry], VQConfig]:
+def find_image_tokenizer(folder: str | Path) -> tuple[Path, str, dict[str, Entry], VQConfig]:
     """Find an image tokenizer: return its folder, the prefix of its tensors, their headers, and its shape."""
     folder = existing(folder)
     prefix = ""
@@ -315,36 +336,3 @@ def named(path: Path, read: Callable[[], T]) -> T:
         return read()
     except SmaltiError as error:
         raise SmaltiError(f"{path}: {error}") from error
-
-
-def infer_vq_config(entries: dict[str, Entry], folder: Path) -> VQConfig:
-    """Infer the image tokenizer's shape from its tensors, without a `config.json`; `resolution` is 256."""
-    shapes = {name.removeprefix(VQ_PREFIX): entry.shape for name, entry in entries.items()}
-    try:
-        ch, patched, _, _ = shapes["encoder.conv_in.weight"]
-        levels = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.down."))
-        patch_size = round((patched / 3) ** 0.5)
-        side = VQConfig.resolution // patch_size
-        return VQConfig(
-            ch=ch,
-            ch_mult=tuple(
-                shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] // ch for level in range(levels)
-            ),
-            num_res_blocks=sum(
-                re.fullmatch(r"encoder\.down\.0\.block\.\d+\.conv1\.weight", name) is not None
-                for name in shapes
-            ),
-            attn_resolutions=tuple(
-                side // 2**level
-                for level in range(levels)
-                if f"encoder.down.{level}.attn.0.q.weight" in shapes
-            ),
-            z_channels=shapes["encoder.conv_out.weight"][0],
-            embed_dim=shapes["quantize.embedding.weight"][1],
-            codebook_size=shapes["quantize.embedding.weight"][0],
-            patch_size=patch_size,
-        )
-    except (KeyError, ValueError, IndexError) as error:
-        raise SmaltiError(
-            f"{folder}: the {VQ_PREFIX}* tensors are not those of an image tokenizer"
-        ) from error

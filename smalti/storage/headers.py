@@ -5,10 +5,8 @@ A safetensors file is the length of its header (8 bytes), the header (JSON), and
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -16,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from smalti.common.checks import quoted
 from smalti.common.files import check_regular, parse_json, read_json
 from smalti.errors import SmaltiError
+from smalti.storage.entries import Entry, fold
+from smalti.storage.gguf_file import find_gguf, read_gguf
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# Prefixes of the denoiser's tensors, and of the copy of the image tokenizer inside the denoiser's files.
-PREFIX = "encoder."
+# Prefix of the copy of the image tokenizer inside the denoiser's files, which begins with the denoiser's own.
 VQ_PREFIX = "encoder.vqvae."
 # Tensors of the reference model's files that text-to-image does not use.
 _UNUSED = (
@@ -30,30 +29,6 @@ _UNUSED = (
     "encoder.vision_tower.",
     VQ_PREFIX,
 )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The place of a tensor, from its file's header.
-
-    Attributes:
-        path: the file.
-        shape: shape of the tensor.
-        dtype: safetensors name of its dtype, such as "BF16".
-        offset: offset of its first byte in the file.
-        size: number of bytes.
-    """
-
-    path: Path
-    shape: tuple[int, ...]
-    dtype: str
-    offset: int
-    size: int
-
-    @property
-    def count(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
 
 
 def is_denoisers(name: str) -> bool:
@@ -69,19 +44,24 @@ def is_image_tokenizers(name: str) -> bool:
 def read_headers(folder: Path, needed: Callable[[str], bool] | None = None) -> dict[str, Entry]:
     """Return every tensor of a folder's weights, from the headers of one file, or of shards with an index.
 
+    A matrix that is stored in fewer bits is one entry. Where there are no safetensors files, a GGUF file is read.
+
     Args:
         folder: model folder.
         needed: tells from a tensor's name whether it will be read; None means all. A shard without needed tensors may
             be missing.
 
     Raises:
-        SmaltiError: the folder holds no weights; a file is missing, truncated, or not what the index says.
+        SmaltiError: the folder holds no weights; a file is missing, truncated, or not what the index says; the tensors
+            of a matrix in fewer bits do not fit each other.
     """
     single, index = folder / WEIGHTS, folder / INDEX
     if os.path.isfile(single):
-        return read_header(single)
+        return fold(read_header(single))
     if not os.path.isfile(index):
-        raise SmaltiError(f"{folder} holds neither {WEIGHTS} nor {INDEX}")
+        if (path := find_gguf(folder)) is not None:
+            return read_gguf(path, needed)
+        raise SmaltiError(f"{folder} holds neither {WEIGHTS} nor {INDEX} nor a GGUF file")
     places = read_index(index)
     required = set(needed_files(places, needed))
     entries: dict[str, Entry] = {}
@@ -96,7 +76,7 @@ def read_headers(folder: Path, needed: Callable[[str], bool] | None = None) -> d
     for tensor, name in places.items():
         if name not in missing and (tensor not in entries or entries[tensor].path.name != name):
             raise SmaltiError(f"{index} places {tensor} in {name}, which does not hold it")
-    return entries
+    return fold(entries)
 
 
 def read_denoisers(folder: Path) -> dict[str, Entry]:

@@ -15,11 +15,11 @@ from smalti.common.files import read_json
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE
 from smalti.model.words import WORDS_FILE
+from smalti.storage.entries import Entry, fold
 from smalti.storage.folder import image_tokenizer_name
 from smalti.storage.headers import (
     INDEX,
     WEIGHTS,
-    Entry,
     is_denoisers,
     is_image_tokenizers,
     needed_files,
@@ -115,7 +115,7 @@ def remote_headers(
             except SmaltiError:
                 if name in required:
                     raise
-        return entries
+        return fold(entries)
 
     return read
 

@@ -13,18 +13,19 @@ from torch import nn
 
 from smalti.model.config import MODEL_TYPE
 from smalti.model.denoiser import Denoiser
+from smalti.storage.entries import PREFIX, Entry, PackedEntry, layers_kind, stored_kind
 from smalti.storage.folder import (
     NoInit,
     existing,
     image_tokenizer_name,
-    infer_vq_config,
     load_config,
     load_vq_config,
     named,
     read_model_type,
 )
-from smalti.storage.headers import PREFIX, VQ_PREFIX, Entry, is_denoisers, is_image_tokenizers, read_headers
+from smalti.storage.headers import VQ_PREFIX, is_denoisers, is_image_tokenizers, read_headers
 from smalti.storage.sizes import check_denoiser_sizes, check_image_tokenizer_sizes
+from smalti.storage.vq_shape import infer_vq_config
 from smalti.storage.weights import check_weights
 from smalti.vq.config import VQConfig
 from smalti.vq.tokenizer import ImageTokenizer
@@ -43,8 +44,9 @@ def inspect(folder: str | Path, headers: Headers = read_headers) -> dict[str, An
     Returns:
         `model_type`; `config`, the fields that matter; `parameters`, a count for each part and their `total`
         (`unused` counts tensors that are never read, and is not in the total); `dtypes`, parameters by stored
-        dtype; `bytes` and `files` of the weights. For a model also `image_tokenizer`: the same report of the image
-        tokenizer beside the model or inside its files, or None.
+        dtype; `bytes` and `files` of the weights. `quantized`, where matrices are stored in fewer bits: how the
+        `layers` are, and the `bytes` of each part with such matrices. For a model also `image_tokenizer`: the same
+        report of the image tokenizer beside the model or inside its files, or None.
 
     Raises:
         SmaltiError: as for `smalti.storage.folder.load_denoiser`.
@@ -60,7 +62,7 @@ def inspect(folder: str | Path, headers: Headers = read_headers) -> dict[str, An
     named(folder / "config.json", lambda: check_denoiser_sizes(denoiser_config, entries, PREFIX))
     with torch.device("meta"), NoInit():
         denoiser = Denoiser(denoiser_config)
-    check_weights(denoiser, entries, PREFIX, folder)
+    check_weights(denoiser, entries, PREFIX, folder, packed=True)
     inner = folder / image_tokenizer_name(folder)
     image_tokenizer = None
     if os.path.isfile(inner / "config.json"):
@@ -73,7 +75,23 @@ def inspect(folder: str | Path, headers: Headers = read_headers) -> dict[str, An
             )
             unused = {name: entry for name, entry in unused.items() if name not in inside}
     report = _report(MODEL_TYPE, denoiser_config.to_dict(), entries, unused, PREFIX)
-    return {**report, "image_tokenizer": image_tokenizer}
+    return {**report, **_stored(entries), "image_tokenizer": image_tokenizer}
+
+
+def _stored(entries: dict[str, Entry]) -> dict[str, Any]:
+    """Return what a report says of parts that are stored in fewer bits: their bytes by part, and how the layers are."""
+    if stored_kind(entries.values()) is None:
+        return {}
+    sizes: Counter[str] = Counter()
+    packed = set()
+    for name, entry in entries.items():
+        part = name.removeprefix(PREFIX).split(".")[0]
+        sizes[part] += sum(place.size for place in entry.places())
+        if isinstance(entry, PackedEntry):
+            packed.add(part)
+    return {
+        "quantized": {"layers": layers_kind(entries), "bytes": {part: sizes[part] for part in sorted(packed)}}
+    }
 
 
 def _image_tokenizer_report(
@@ -98,7 +116,8 @@ def _report(
         parts[name.removeprefix(prefix).split(".")[0]] += entry.count
         dtypes[entry.dtype] += entry.count
     for entry in [*entries.values(), *unused.values()]:
-        sizes[entry.path] = max(sizes.get(entry.path, 0), entry.offset + entry.size)
+        for place in entry.places():
+            sizes[place.path] = max(sizes.get(place.path, 0), place.offset + place.size)
     return {
         "model_type": kind,
         "config": config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,18 +11,21 @@ import torch
 from torch import nn
 
 from smalti.common.checks import check_choice, check_flag, quoted
-from smalti.common.devices import can_compute, find_device, free_bytes, has_bf16
+from smalti.common.devices import find_device, free_bytes, has_bf16
 from smalti.common.host import host_bytes
 from smalti.components import Components
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
-from smalti.runtime.compiling import check_compiler, compile_layers
+from smalti.runtime.compiling import check_compiler, compile_decoder, compile_layers
 from smalti.runtime.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory
 from smalti.runtime.modes import choose, what_fits
-from smalti.runtime.quantization import QUANTIZATIONS
+from smalti.runtime.quantization import QUANTIZATIONS, round_activations
 from smalti.storage.adapters import StoredAdapter, check_scales, load_adapters, read_adapters
+from smalti.storage.entries import layers_kind
 from smalti.storage.folder import (
     OFFLOADS,
+    check_stored,
+    existing,
     load_codebook,
     load_config,
     load_denoiser,
@@ -29,6 +33,9 @@ from smalti.storage.folder import (
     load_text_tokenizer,
     load_words,
 )
+from smalti.storage.gguf_file import gguf_folder
+from smalti.storage.headers import read_denoisers
+from smalti.storage.precision import DTYPES, default_dtype, known_dtype
 from smalti.storage.verifier import verifier_bytes, with_verifier
 
 _MODELS = Path(__file__).parents[1] / "models"
@@ -38,8 +45,6 @@ BUNDLED_MODELS = {"scenes": _MODELS / "scenes"}
 DEFAULT_MODEL = "scenes"
 """Name of the bundled model that is read where none is named."""
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 def load_components(
     model: str | Path | None = None,
@@ -47,8 +52,10 @@ def load_components(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
+    quantize_activations: bool = False,
     offload: str | None = None,
     memory: str | None = None,
+    image_dtype: str | None = None,
     compile: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
@@ -62,19 +69,20 @@ def load_components(
     read. A large text embedding stays in its file, which must stay where it is: a prompt reads a few rows of it.
 
     Args:
-        model: the name of a bundled model ("scenes"), a folder, or a name on the Hugging Face hub
-            (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
+        model: the name of a bundled model ("scenes"), a folder, the GGUF file in a folder, or a name on the Hugging
+            Face hub (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
         device: "cpu", "cuda", "cuda:1", ...
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU and
             bfloat16 elsewhere, or float16 where the device lacks bfloat16; with `memory` a CPU with bfloat16
-            instructions takes it, too. A CPU without them is several times as slow in bfloat16. The image tokenizer
-            stays in float32, unless `memory` decides otherwise.
-        quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
+            instructions takes it, too. A CPU without them is several times as slow in bfloat16.
+        quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; int8 and int4 need torchao. A
+            folder of `smalti quantize` or a GGUF file is so already, and needs no option.
+        quantize_activations: whether products of these matrices run in 8 bits, too, where the device can; not for int4.
         offload: "layers" streams the layers from the host's memory to the GPU; on a CPU it changes nothing.
-        memory: such as "8GB" (10⁹ bytes) or "8GiB". Smalti takes the first combination of the options above, and of
-            smaller savings, whose computed need fits; `Components.mode` names it. `quantize` and `offload`, if given,
-            are kept.
-        compile: whether the layers are compiled when they are first used; on a GPU they are recorded as CUDA graphs.
+        memory: such as "8GB" (10⁹ bytes) or "8GiB": takes the first combination of these options, and smaller savings,
+            whose computed need fits; `Components.mode` names it. `quantize` and `offload`, if given, are kept.
+        image_dtype: dtype of the image tokenizer, "float32" or "bfloat16". None is float32, or what `memory` decides.
+        compile: whether the layers are compiled at their first use, and on a GPU recorded, and the decoder compiled.
             Tokens then come from the same arithmetic in another order. Needs a C++ compiler.
         revision: git revision of a model on the hub: a branch, a tag or a commit.
         local_files_only: whether a model on the hub is taken from the cache, without the network.
@@ -90,37 +98,73 @@ def load_components(
         >>> load_components("scenes").denoiser.config.image_size
         256
     """
-    for name, value, known in (("quantize", quantize, QUANTIZATIONS), ("offload", offload, OFFLOADS)):
-        if value is not None:
-            check_choice(name, value, known)
-    for name, flag in (("compile", compile), ("local_files_only", local_files_only)):
-        check_flag(name, flag)
+    _check_choices(quantize=quantize, offload=offload, image_dtype=image_dtype)
+    _check_flags(
+        compile=compile, local_files_only=local_files_only, quantize_activations=quantize_activations
+    )
     budget = None if memory is None else parse_memory(memory)
     place = find_device(device)
     float32_first = dtype is None and place.type == "cpu" and not has_bf16(place)
-    precision = _default_dtype(place, budget) if dtype is None else _precision(dtype, place)
-    if compile:
-        check_compiler(place, quantize)
+    precision = default_dtype(place, budget is not None) if dtype is None else known_dtype(dtype, place)
     adapters = read_adapters(adapter)
     scales = check_scales(adapter_scale, len(adapters))
     folder = find_model(model, revision=revision, local_files_only=local_files_only)
+    stored = layers_kind(read_denoisers(existing(folder)))
+    check_stored(quantize, stored, folder)
+    if compile:
+        check_compiler(place, quantize or stored)
     second = None if verifier is None else find_model(verifier, local_files_only=local_files_only)
-    reserved = sum(stored.bytes for stored in adapters) + verifier_bytes(folder, second, precision)
+    reserved = sum(one.bytes for one in adapters) + verifier_bytes(folder, second, precision)
     budget = None if budget is None else max(0, budget - reserved)
-    mode = _choose_mode(folder, place, precision, quantize, offload, budget, compile, float32_first, reserved)
+    mode = _choose_mode(
+        folder, place, precision, quantize or stored, offload, budget, compile, float32_first, reserved
+    )
+    image_dtype = image_dtype or mode.image_tokenizer_dtype
+    mode = dataclasses.replace(
+        mode, rounds_activations=quantize_activations, image_tokenizer_dtype=image_dtype
+    )
+    denoiser = _read_denoiser(folder, place, mode, None if stored else mode.quantize, adapters, scales)
+    name, words = _name(model, folder, adapters, scales), _known_words(folder, adapters)
+    return with_verifier(_components(folder, denoiser, place, mode, name, words), second, DTYPES[mode.dtype])
+
+
+def _check_choices(**given: str | None) -> None:
+    """Raise SmaltiError unless each argument that is given is one of its choices."""
+    allowed = {"quantize": QUANTIZATIONS, "offload": OFFLOADS, "image_dtype": ("float32", "bfloat16")}
+    for name, value in given.items():
+        if value is not None:
+            check_choice(name, value, allowed[name])
+
+
+def _check_flags(**given: bool) -> None:
+    """Raise SmaltiError unless each argument is True or False."""
+    for name, flag in given.items():
+        check_flag(name, flag)
+
+
+def _read_denoiser(
+    folder: Path,
+    place: torch.device,
+    mode: Mode,
+    quantize: str | None,
+    adapters: Sequence[StoredAdapter],
+    scales: Sequence[float],
+) -> Denoiser:
+    """Read the denoiser with its adapters in a loading mode, and quantize its layers while reading."""
     denoiser = load_denoiser(
         folder,
         device=place,
         dtype=DTYPES[mode.dtype],
         mapped=mode.mapped,
-        quantize=mode.quantize,
+        quantize=quantize,
         offload=mode.offload,
         adapt=(lambda denoiser: load_adapters(denoiser, folder, adapters, scales)) if adapters else None,
     )
-    if compile:
+    if mode.rounds_activations:
+        round_activations(denoiser)
+    if mode.compiled:
         compile_layers(denoiser)
-    name, words = _name(model, folder, adapters, scales), _known_words(folder, adapters)
-    return with_verifier(_components(folder, denoiser, place, mode, name, words), second, DTYPES[mode.dtype])
+    return denoiser
 
 
 def load_outline(
@@ -170,6 +214,8 @@ def _components(
         device="cpu" if mode.image_tokenizer_on_cpu else place,
         dtype=DTYPES[mode.image_tokenizer_dtype],
     )
+    if mode.compiled and image_tokenizer.device.type == "cuda":
+        compile_decoder(image_tokenizer)
     return Components(
         denoiser, image_tokenizer, load_text_tokenizer(folder), name=name, mode=mode, words=words
     )
@@ -194,28 +240,6 @@ def _known_words(folder: Path, adapters: Sequence[StoredAdapter]) -> frozenset[s
     """Return the words of a model's training captions and of its adapters'; none where the model's are not known."""
     words = load_words(folder)
     return words.union(*(load_words(stored.folder) for stored in adapters)) if words else words
-
-
-def _default_dtype(place: torch.device, budget: int | None) -> torch.dtype:
-    """Return the denoiser's dtype where none is asked for."""
-    if place.type == "cpu":
-        return torch.float32 if budget is None else torch.bfloat16
-    return torch.bfloat16 if can_compute(place, torch.bfloat16) else torch.float16
-
-
-def _precision(dtype: object, place: torch.device) -> torch.dtype:
-    """Return PyTorch's dtype of a name, or the dtype itself; raise SmaltiError if the device cannot compute in it."""
-    precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if not isinstance(precision, torch.dtype) or precision not in DTYPES.values():
-        raise SmaltiError(
-            f"dtype must be {' or '.join(DTYPES)}, not {dtype if isinstance(dtype, torch.dtype) else quoted(dtype)}"
-        )
-    if not can_compute(place, precision):
-        raise SmaltiError(
-            f"dtype must be one that device {place} computes in, not {str(precision).removeprefix('torch.')}",
-            argument="dtype",
-        )
-    return precision
 
 
 def find_model(
@@ -251,6 +275,8 @@ def find_model(
         raise SmaltiError(f"revision is for models on the Hugging Face hub, not {quoted(str(model))}")
     if is_folder:
         return Path(model)
+    if isinstance(model, str | Path) and str(model).endswith(".gguf") and os.path.isfile(model):
+        return gguf_folder(Path(model))
     if not isinstance(model, str) or not is_hub_id(model):
         raise SmaltiError(
             f"model must be a folder that exists, a bundled model ({', '.join(BUNDLED_MODELS)}), or a name on the "

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: windows into the file, copies to a device, embeddings that stay in the file."""
+"""Tensors in weight files: windows into the file, copies to a device, embeddings that stay in the file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
-from smalti.storage.headers import Entry
+from smalti.runtime.blocks import BLOCKS, BlockLinear
+from smalti.runtime.quantization import GroupLinear, RowLinear
+from smalti.storage.entries import Entry, PackedEntry
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {**FLOATS, "I8": torch.int8, "U8": torch.uint8, "F8_E4M3": torch.float8_e4m3fn}
 # Bytes copied at a time: mapped pages of the file count as this process's memory.
 _CHUNK_BYTES = 2**26
 
@@ -25,7 +28,7 @@ def map_tensor(
     The file must not change while the window is in use. Writing to the window does not change the file.
 
     Args:
-        entry: a floating-point tensor.
+        entry: a tensor of floats, or one of those that a matrix in fewer bits is made of.
         start: index of the first element.
         count: number of elements; None means all from `start` on.
         scattered: whether access is random, so that reading ahead is useless.
@@ -36,7 +39,7 @@ def map_tensor(
     Raises:
         SmaltiError: the file cannot be mapped.
     """
-    dtype = FLOATS[entry.dtype]
+    dtype = _DTYPES[entry.dtype]
     count = entry.count - start if count is None else count
     if not count:
         return torch.empty(0, dtype=dtype)
@@ -61,7 +64,7 @@ def read_tensor(
     """Copy a tensor to a device, some megabytes at a time, without a second whole copy.
 
     Args:
-        entry: a floating-point tensor.
+        entry: as for `map_tensor`.
         device: device of the copy; "meta" reads nothing.
         dtype: dtype of the copy.
         pinned: whether to copy into memory that a GPU can copy from while it works; for the CPU only.
@@ -76,11 +79,46 @@ def read_tensor(
     if result.is_meta:
         return result
     flat = result.view(-1)
-    chunk = _CHUNK_BYTES // FLOATS[entry.dtype].itemsize
+    chunk = _CHUNK_BYTES // _DTYPES[entry.dtype].itemsize
     for start in range(0, entry.count, chunk):
         count = min(chunk, entry.count - start)
         flat[start : start + count].copy_(map_tensor(entry, start, count))
     return result
+
+
+def read_matrix(
+    entry: PackedEntry, device: torch.device | str, *, pinned: bool = False, mapped: bool = False
+) -> RowLinear | GroupLinear | BlockLinear:
+    """Read a matrix that is stored in fewer bits as a layer that keeps it so.
+
+    Args:
+        entry: the matrix.
+        device: device of the layer; "meta" reads nothing.
+        pinned: as for `read_tensor`.
+        mapped: whether its tensors are windows into the file, on the CPU, for random access.
+
+    Raises:
+        SmaltiError: the file cannot be read.
+    """
+    tensors = [
+        map_tensor(part, scattered=True).view(part.shape)
+        if mapped
+        else read_tensor(part, device, _DTYPES[part.dtype], pinned=pinned)
+        for part in entry.parts
+    ]
+    return _layer(entry.dtype, tensors)
+
+
+def _layer(kind: str, tensors: list[torch.Tensor]) -> RowLinear | GroupLinear | BlockLinear:
+    """Return a layer that is stored as `kind` says."""
+    if kind in BLOCKS:
+        (stored,) = tensors
+        return BlockLinear(stored, kind)
+    if kind == "int4":
+        stored, scale, zero = tensors
+        return GroupLinear(stored, scale, zero)
+    stored, scale = tensors
+    return RowLinear(stored, scale)
 
 
 class MappedEmbedding(nn.Module):
@@ -104,3 +142,26 @@ class MappedEmbedding(nn.Module):
         """Return the rows of ids: (…) int64 on any device → (…, D) there."""
         rows = F.embedding(ids.to(self.weight.device), self.weight)
         return rows.to(ids.device, self.dtype)
+
+
+class PackedEmbedding(nn.Module):
+    """An embedding whose table is stored in fewer bits: the requested rows alone are turned into floats."""
+
+    def __init__(
+        self, entry: PackedEntry, device: torch.device | str, dtype: torch.dtype, *, mapped: bool = False
+    ) -> None:
+        """Read the table of `entry`, (rows, D); rows come out in `dtype`. A `mapped` table stays in its file."""
+        super().__init__()
+        self.table = read_matrix(entry, device, mapped=mapped)
+        self.kind, self.dtype, self.mapped = entry.dtype, dtype, mapped
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> PackedEmbedding:
+        return self if self.mapped else super()._apply(fn, recurse)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the rows of ids: (…) int64 on any device → (…, D) there."""
+        table = self.table
+        place = ids.flatten().to(table.stored.device)
+        # Every tensor of a table has a row for each of its rows.
+        rows = _layer(self.kind, [part.detach()[place] for part in table.parameters()])
+        return rows.dequantize(self.dtype).view(*ids.shape, table.in_features).to(ids.device)

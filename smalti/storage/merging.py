@@ -12,7 +12,9 @@ from smalti.common.files import read_text, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.model.lora import merge_adapters
 from smalti.storage.adapters import check_scales, load_adapters, read_adapters
+from smalti.storage.entries import check_floats
 from smalti.storage.folder import (
+    existing,
     load_config,
     load_denoiser,
     load_image_tokenizer,
@@ -22,6 +24,7 @@ from smalti.storage.folder import (
     save_image_tokenizer,
     save_words,
 )
+from smalti.storage.headers import read_denoisers
 
 
 def merge_model(
@@ -60,6 +63,7 @@ def merge_model(
                 f"folder must not be that of the model or an adapter, not {quoted(str(folder))}",
                 argument="folder",
             )
+    check_floats(read_denoisers(existing(model)).values(), model, "merging")
     text = read_text(model / "tokenizer.json")
     load_text_tokenizer(model)
     denoiser = load_denoiser(

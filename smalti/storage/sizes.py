@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from smalti.errors import SmaltiError
 from smalti.model.config import EXTRA_CODES, DenoiserConfig
-from smalti.storage.headers import Entry
+from smalti.storage.entries import Entry
 from smalti.vq.config import VQConfig
 
 

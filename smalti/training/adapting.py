@@ -17,7 +17,9 @@ from smalti.model.lora import add_adapters
 from smalti.runtime.memory import mapped_by_default
 from smalti.runtime.quantization import empty_linear
 from smalti.storage.adapters import save_adapter
-from smalti.storage.folder import NoInit, load_config, load_denoiser
+from smalti.storage.entries import layers_kind
+from smalti.storage.folder import NoInit, existing, load_config, load_denoiser
+from smalti.storage.headers import read_denoisers
 from smalti.training.config import DenoiserRunConfig
 from smalti.training.precision import uses_bf16
 
@@ -78,6 +80,18 @@ def adapted_shape(config: DenoiserRunConfig, shape: DenoiserConfig) -> Denoiser:
     if config.distribution.strategy == "fsdp" and config.adapter.quantize:
         raise SmaltiError("adapter.quantize needs distribution.strategy=ddp: stored integers are not sharded")
     dtype, mapped = base_dtype(config), _mapped(config, shape)
+    assert config.start_from is not None
+    if layers_kind(read_denoisers(existing(config.start_from))) is not None:
+        if config.distribution.strategy == "fsdp":
+            raise SmaltiError(
+                "start_from with quantized layers needs distribution.strategy=ddp: integers are not sharded"
+            )
+        denoiser = load_denoiser(config.start_from, device="meta", dtype=dtype)
+        if mapped:
+            with torch.device("meta"):
+                denoiser.embed_tokens = torch.nn.Embedding(0, shape.hidden_size, dtype=dtype)
+        add_adapters(denoiser, config.adapter.shape, torch.Generator())
+        return denoiser
     with torch.device("meta"), NoInit():
         denoiser = Denoiser(shape).to(dtype)
         if mapped:

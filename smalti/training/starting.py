@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from smalti.common.randomness import stream
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
+from smalti.storage.entries import PREFIX, check_floats
 from smalti.storage.folder import existing, load_image_tokenizer
-from smalti.storage.headers import PREFIX, read_denoisers
+from smalti.storage.headers import read_denoisers
 from smalti.storage.mapping import FLOATS, map_tensor
 from smalti.training.encoding import fingerprint
 from smalti.training.sizing import check_shapes
@@ -46,6 +48,7 @@ def check_start(model: Denoiser, folder: str, tokenizer: str, image_tokenizer: I
     if fingerprint(load_image_tokenizer(folder)) != fingerprint(image_tokenizer):
         raise SmaltiError(f"start_from: {folder} must have the image tokenizer of tokenizer: {tokenizer}")
     entries = read_denoisers(existing(folder))
+    check_floats(entries.values(), Path(folder), "training of the whole model")
     needed = {PREFIX + name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     optional = {name for name in needed if name.startswith(f"{PREFIX}prompt_convolution.")}
     lacking = {name: needed[name] for name in optional if name not in entries}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from smalti.vq.config import VQConfig
-from smalti.vq.layers import Downsample, Level, Middle, ResnetBlock, Upsample, make_norm
+from smalti.vq.layers import Downsample, Level, Middle, ResnetBlock, Upsample, make_norm, normalise
 
 
 class Encoder(nn.Module):
@@ -102,11 +104,13 @@ class Decoder(nn.Module):
             self.linear = nn.Conv2d(config.z_channels, config.out_ch * config.downscale**2, 1)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
+        # Layer by layer: a level in a call of its own would keep its input alive to its end.
         x = self.mid(self.conv_in(z))
-        for level in reversed(self.up):
-            x = level(x)
-        x = self.conv_out(F.silu(self.norm_out(x)))
-        return self.assemble(x, z)
+        for level in reversed(cast(list[Level], list(self.up))):
+            for layer in level.layers():
+                x = layer(x)
+        x = F.silu(normalise(self.norm_out, x), inplace=not torch.is_grad_enabled())
+        return self.assemble(self.conv_out(x), z)
 
     def assemble(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Return the image of the last convolution's output `x` and the input `z`."""

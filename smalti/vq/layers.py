@@ -36,6 +36,26 @@ def make_norm(channels: int, config: VQConfig) -> PositionNorm | nn.GroupNorm:
     return nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
 
 
+def normalise(norm: PositionNorm | nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
+    """Return `norm(x)`. A GPU's channels-last maps stay so, which PyTorch's own GroupNorm would copy."""
+    last = x.is_cuda and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return scaled_and_shifted(norm, x) if last and isinstance(norm, nn.GroupNorm) else norm(x)
+
+
+def scaled_and_shifted(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
+    """Compute a GroupNorm by a scale and a shift a channel, which keeps the layout of x, (B, C, H, W)."""
+    groups = x.unflatten(1, (norm.num_groups, -1)).float()
+    variance, mean = torch.var_mean(groups, dim=(2, 3, 4), correction=0)
+    repeats = x.shape[1] // norm.num_groups
+    inverse, mean = (
+        (variance + norm.eps).rsqrt().repeat_interleave(repeats, 1),
+        mean.repeat_interleave(repeats, 1),
+    )
+    scale = inverse * norm.weight.float()
+    shift = norm.bias.float() - mean * scale
+    return torch.addcmul(shift[:, :, None, None], x.float(), scale[:, :, None, None]).to(x.dtype)
+
+
 class ResnetBlock(nn.Module):
     """Two normalised convolutions, 3×3 by default, with a residual path: (B, in, H, W) → (B, out, H, W)."""
 
@@ -50,9 +70,14 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
-        return hidden + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        # Without gradients each map is freed or overwritten as soon as it has been read: three are alive at a time.
+        in_place = not torch.is_grad_enabled()
+        hidden = F.silu(normalise(self.norm1, x), inplace=in_place)
+        hidden = self.conv1(hidden)
+        hidden = F.silu(normalise(self.norm2, hidden), inplace=in_place)
+        hidden = self.conv2(hidden)
+        rest = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
+        return hidden.add_(rest) if in_place else hidden + rest
 
 
 class AttentionBlock(nn.Module):

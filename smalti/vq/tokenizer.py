@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smalti.common.devices import exact_convolutions
+from smalti.common.devices import available_bytes, exact_convolutions
 from smalti.errors import SmaltiError
 from smalti.vq.autoencoder import Decoder, Encoder, LinearEncoder, PatchEncoder
 from smalti.vq.banded import decode_in_bands, encode_in_bands, largest_map_bytes
 from smalti.vq.config import VQConfig
 from smalti.vq.layers import AttentionBlock, ResnetBlock
 from smalti.vq.quantizer import Quantized, Quantizer
+from smalti.vq.whole import WHOLE_BYTES, images_at_once, in_layout
 
 _ENCODERS = {"vqgan": Encoder, "patch": PatchEncoder, "linear": LinearEncoder}
-WHOLE_BYTES = 2**28  # float32 feature maps up to this size are computed as a whole, larger ones in bands
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:
@@ -128,17 +128,21 @@ class ImageTokenizer(nn.Module):
             _check_finite(features)
             return self.quantize.tokens(features)
 
-    def decode(self, tokens: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def decode(
+        self, tokens: torch.Tensor, *, dtype: torch.dtype = torch.float32, room: int | None = None
+    ) -> torch.Tensor:
         """Decode token ids: (B, h, w) int64 → (B, 3, H, W) float, about [-1, 1], not clamped.
 
-        Images with feature maps above `WHOLE_BYTES` are decoded in bands, one after the other, to float32. A 1024²
-        image of the reference model then takes 1.5 GB beyond the weights. So are images of a decoder in float16, whose
-        whole maps can overflow; bands keep theirs in float32. Bands carry no gradient, so with gradients enabled
-        images are decoded as a whole.
+        Feature maps are computed as a whole where the device's free memory allows, of several images at once if they
+        are small, and in bands otherwise (`smalti.vq.whole.images_at_once`). Both are equal up to rounding. In bands a
+        1024² image of the reference model takes 1.5 GB beyond the weights. A decoder in float16, whose whole maps can
+        overflow, always works in bands, which keep their maps in float32. Bands carry no gradient, so with gradients
+        enabled images are decoded as a whole.
 
         Args:
             tokens: (B, h, w) int64 ids.
             dtype: dtype of products as in `decode_in_bands`, if bands are used. The error of bfloat16 is about 1/255.
+            room: bytes that decoding may take, if less than the device has free.
 
         Raises:
             SmaltiError: an id lies outside the codebook (a mask that was never filled, for example).
@@ -149,23 +153,46 @@ class ImageTokenizer(nn.Module):
                 f"not {int(tokens.min())} to {int(tokens.max())}"
             )
         z = self.post_quant_conv(self.quantize.lookup(tokens))
-        overflows = self.decoder.conv_in.weight.dtype == torch.float16 and not torch.is_grad_enabled()
-        if overflows or self._wants_bands(*(side * self.config.downscale for side in tokens.shape[1:])):
-            return torch.cat([decode_in_bands(self.decoder, one, dtype=dtype) for one in z.split(1)])
         # The decoder may be held in fewer bits than the codebook.
-        return self.decoder(z.to(self.decoder.conv_in.weight.dtype))
+        own = self.decoder.conv_in.weight.dtype
+        if torch.is_grad_enabled():
+            return self.decoder(z.to(own))
+        count = 0 if own == torch.float16 else self._images_at_once(z, own, room)
+        if count:
+            try:
+                return torch.cat([self.decoder(in_layout(part.to(own))) for part in z.split(count)])
+            except torch.OutOfMemoryError:
+                # Others may have taken memory since, or a convolution wants more than is counted.
+                torch.cuda.empty_cache()
+        return torch.cat([decode_in_bands(self.decoder, one, dtype=dtype) for one in z.split(1)])
+
+    def _images_at_once(self, z: torch.Tensor, dtype: torch.dtype, room: int | None) -> int:
+        """Return `images_at_once` for the decoder's input and the memory that is free now."""
+        free = available_bytes(z.device)
+        rooms = [one for one in (free, room) if one is not None]
+        height, width = (side * self.config.downscale for side in z.shape[2:])
+        return images_at_once(
+            self.config,
+            height,
+            width,
+            kind=z.device.type,
+            itemsize=dtype.itemsize,
+            room=min(rooms) if rooms else None,
+        )
 
     def from_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return token ids of pixels: (B, 3, H, W) uint8 → (B, h, w) int64."""
         return self.encode(to_float(pixels))
 
-    def to_pixels(self, tokens: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Decode token ids to pixels: (B, h, w) int64 → (B, 3, H, W) uint8; `dtype` as for `decode`.
+    def to_pixels(
+        self, tokens: torch.Tensor, *, dtype: torch.dtype = torch.float32, room: int | None = None
+    ) -> torch.Tensor:
+        """Decode token ids to pixels: (B, h, w) int64 → (B, 3, H, W) uint8; `dtype` and `room` as for `decode`.
 
         Raises:
             SmaltiError: the pixels are not finite, or an id lies outside the codebook.
         """
-        images = self.decode(tokens, dtype=dtype)
+        images = self.decode(tokens, dtype=dtype, room=room)
         _check_finite(images)
         return to_uint8(images)
 

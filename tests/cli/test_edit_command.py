@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import smalti
 from smalti.cli import edit
-from smalti.cli.main import app, main
+from smalti.cli.app import app
+from smalti.cli.main import main
 from smalti.editing.embedded import TEXT, find_embedded
 from smalti.editing.picture import open_picture
 from smalti.generation.settings import GenerationSettings

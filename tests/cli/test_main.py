@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from folders import write_tiny_model
 from PIL import Image
 from safetensors.torch import load_file
@@ -20,7 +21,9 @@ from typer.testing import CliRunner
 
 import smalti
 from smalti.cli import output
-from smalti.cli.main import app, main
+from smalti.cli.app import app
+from smalti.cli.commands import COMMANDS
+from smalti.cli.main import main
 from smalti.editing.picture import open_picture
 
 PROMPT = "a red circle left of a blue square"
@@ -309,9 +312,54 @@ def test_help(command):
     assert result.exit_code == 0 and "Usage" in result.output
 
 
-def test_help_is_light():
-    code = "import sys, smalti.cli.main; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'PIL')))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(smalti.__file__).parents[1]).returncode == 0
+HEAVY = ("torch", "numpy", "PIL", "safetensors", "pydantic", "tokenizers")
+
+
+def printed(code):
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(smalti.__file__).parents[1], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("line", "absent"),
+    [
+        ("main(['--help'])", (*HEAVY, "typer")),
+        ("import smalti.cli.app", HEAVY),
+        ("main(['info', '--help'])", HEAVY[:4]),
+    ],
+)
+def test_help_is_light(line, absent):
+    found = f"print([one for one in {absent} if one in sys.modules])"
+    assert printed(f"import sys; from smalti.cli.main import main; {line}; {found}") == "[]"
+
+
+def test_a_command_imports_no_other():
+    code = "import sys, typer; from smalti.cli.app import app; typer.main.get_command(app).commands['info']; "
+    code += "print([one for one in ('smalti.cli.edit', 'smalti.cli.info') if one in sys.modules])"
+    assert printed(code) == "['smalti.cli.info']"
+
+
+def test_table_of_commands(run):
+    group = typer.main.get_command(app)
+    assert list(group.commands) == list(COMMANDS) and len(group.commands) == len(COMMANDS)
+    for name, listed in COMMANDS.items():
+        found = group.commands[name]
+        assert (found.name, " ".join(found.help.split("\n\n")[0].split())) == (name, listed.summary)
+    assert {one for param in group.params for one in param.opts} == {"--version"}
+    _, out, _ = run("--help")
+    text = " ".join(out.replace("│", " ").split())
+    for words in (
+        *COMMANDS,
+        *(listed.summary.replace("`", "") for listed in COMMANDS.values()),
+        "--version",
+        "--help",
+    ):
+        assert words in text
+    assert run() == (0, out, "")
+    assert run("generat")[0] == 2
 
 
 def test_version_and_no_command(run):

@@ -34,6 +34,9 @@ SMALLEST = {
     "tokenizer:size=64": (2, 2),
 }
 
+# Benchmarks need prompts and a scorer from outside; their own tests run them.
+PUBLISHED = {"geneval", "dpg"}
+
 
 @dataclass(frozen=True)
 class Brightness(Suite):
@@ -70,7 +73,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 def test_the_smallest_runs_cover_the_table() -> None:
-    named = [name for name, entry in SUITES.items() if isinstance(entry, str)]
+    named = [name for name, entry in SUITES.items() if isinstance(entry, str) and name not in PUBLISHED]
     assert [name.partition(":")[0] for name in SMALLEST] == named
 
 

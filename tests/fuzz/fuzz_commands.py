@@ -24,7 +24,8 @@ from PIL import Image
 from sprites import write_sprites
 from trainings import DENOISER, TOKENIZER
 
-from smalti.cli.main import app, main
+from smalti.cli.app import app
+from smalti.cli.main import main
 from smalti.generation.declaration import Choice, Pair, Rule, declaration
 from smalti.generation.settings import GenerationSettings
 from smalti.storage.loading import BUNDLED_MODELS, DEFAULT_MODEL

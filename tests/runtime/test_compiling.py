@@ -15,7 +15,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 import smalti
-from smalti.cli.main import app, main
+from smalti.cli.app import app
+from smalti.cli.main import main
 from smalti.errors import SmaltiError
 from smalti.model.lora import set_strength
 from smalti.runtime import compiling

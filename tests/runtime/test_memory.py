@@ -197,6 +197,18 @@ class TestChoose:
         assert (little.quantize, little.offload) == ("int4", None)
         assert self.chosen(size, 4, host=20 * GB).image_tokenizer_on_cpu
 
+    def test_decoding_has_what_the_weights_leave(self, size):
+        large, small = self.chosen(size, 80), self.chosen(size, 24)
+        assert large.pixel_bytes - small.pixel_bytes == 56 * GB
+        assert 24 * GB - small.pixel_bytes > sum(need(size, small).weights.values())
+        for budget in (24, 16, 12, 8):
+            mode = self.chosen(size, budget)
+            assert (
+                mode.image_tokenizer_on_cpu
+                or mode.pixel_bytes >= working_bytes(size, mode, 1024, 1024)["pixels"]
+            )
+        assert self.chosen(size, 4, host=20 * GB).pixel_bytes is None
+
     def test_more_memory_never_costs_more(self, size):
         order = list(modes(size, dtype="bfloat16", streams=True))
         places = [

@@ -15,7 +15,8 @@ from tiny import TEXTS, tiny_prompts
 from typer.testing import CliRunner
 
 import smalti
-from smalti.cli.main import app, main
+from smalti.cli.app import app
+from smalti.cli.main import main
 from smalti.errors import SmaltiError
 from smalti.model.lora import LINEARS, AdapterShape, adapted_layers
 from smalti.storage.adapters import ADAPTER, base_fingerprint, read_adapter, save_adapter

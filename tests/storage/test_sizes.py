@@ -14,7 +14,7 @@ import smalti.storage.folder
 import smalti.storage.inspection
 from smalti.common import devices
 from smalti.errors import SmaltiError
-from smalti.storage import loading
+from smalti.storage import loading, precision
 from smalti.storage.folder import load_denoiser, load_image_tokenizer
 from smalti.storage.inspection import inspect
 
@@ -89,12 +89,12 @@ def test_a_folder_inside_the_models_on_every_system(model: Path, name: str) -> N
 def test_a_device_without_bfloat16_computes_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
     apple = torch.device("mps")
     monkeypatch.setattr(loading, "find_device", lambda device: apple)
-    monkeypatch.setattr(loading, "can_compute", lambda device, dtype: dtype != torch.bfloat16)
-    assert loading._default_dtype(apple, None) == torch.float16
+    monkeypatch.setattr(precision, "can_compute", lambda device, dtype: dtype != torch.bfloat16)
+    assert precision.default_dtype(apple, False) == torch.float16
     with pytest.raises(SmaltiError, match="dtype must be one that device mps computes in, not bfloat16"):
         loading.load_components(dtype="bfloat16", device="mps")
-    monkeypatch.setattr(loading, "can_compute", lambda device, dtype: True)
-    assert loading._default_dtype(apple, None) == torch.bfloat16
+    monkeypatch.setattr(precision, "can_compute", lambda device, dtype: True)
+    assert precision.default_dtype(apple, False) == torch.bfloat16
 
 
 def test_a_backend_that_is_absent_computes_nothing() -> None:

@@ -17,6 +17,7 @@ import smalti
 from smalti.errors import SmaltiError
 from smalti.storage.folder import load_image_tokenizer
 from smalti.vq import tokenizer as tokenizer_file
+from smalti.vq import whole as whole_file
 from smalti.vq.autoencoder import Decoder, Encoder
 from smalti.vq.banded import _statistics, decode_in_bands, encode_in_bands, largest_map_bytes
 from smalti.vq.config import VQConfig
@@ -196,16 +197,20 @@ def test_largest_map_is_the_largest_that_decoding_makes(mult: tuple[int, ...]) -
 def test_only_large_pictures_are_decoded_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = ImageTokenizer(small())
     tokens = torch.randint(32, (2, 3, 4))
+
+    def set_limit(count: int) -> None:
+        for module in (tokenizer_file, whole_file):
+            monkeypatch.setattr(module, "WHOLE_BYTES", count)
+
     with torch.inference_mode():
         plain = tokenizer.decode(tokens)
-        assert torch.equal(
-            plain, tokenizer.decoder(tokenizer.post_quant_conv(tokenizer.quantize.lookup(tokens)))
-        )
+        whole = tokenizer.decoder(tokenizer.post_quant_conv(tokenizer.quantize.lookup(tokens)))
+        torch.testing.assert_close(plain, whole, rtol=0, atol=1e-5)
         features = tokenizer.features(plain)
         # Two levels, so a map of 6 × 8 positions with 16 channels is the largest of a picture.
-        monkeypatch.setattr(tokenizer_file, "WHOLE_BYTES", 4 * 6 * 8 * 16)
+        set_limit(4 * 6 * 8 * 16)
         assert torch.equal(tokenizer.decode(tokens), plain)
-        monkeypatch.setattr(tokenizer_file, "WHOLE_BYTES", 4 * 6 * 8 * 16 - 1)
+        set_limit(4 * 6 * 8 * 16 - 1)
         calls = []
         for name in ("decode_in_bands", "encode_in_bands"):
             original = getattr(tokenizer_file, name)

@@ -18,10 +18,12 @@ from typer.testing import CliRunner
 import smalti.storage.mapping
 import smalti.vq.groups
 import smalti.vq.kmeans
-from smalti.cli.main import app, main
+from smalti.cli.app import app
+from smalti.cli.main import main
 from smalti.errors import SmaltiError
+from smalti.storage.entries import Entry
 from smalti.storage.folder import load_codebook, load_denoiser, load_image_tokenizer
-from smalti.storage.headers import Entry, read_headers
+from smalti.storage.headers import read_headers
 from smalti.storage.inspection import inspect
 from smalti.storage.mapping import map_tensor
 from smalti.vq.groups import CodeGroups, file_name, fingerprint

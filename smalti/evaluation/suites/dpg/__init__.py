@@ -1,0 +1,1 @@
+"""DPG-Bench: questions about dense prompts, answered by a model for visual questions."""

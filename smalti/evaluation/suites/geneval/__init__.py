@@ -1,0 +1,1 @@
+"""GenEval on photographs: the official rules, a detector from transformers, colours by CLIP."""

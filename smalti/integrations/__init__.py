@@ -1,0 +1,1 @@
+"""Smalti inside other programs and libraries."""
