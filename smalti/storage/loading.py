@@ -10,24 +10,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from smalti.common.checks import check_choice, check_flag, quoted
-from smalti.common.devices import find_device, free_bytes, has_bf16
-from smalti.common.host import host_bytes
+from smalti.common.checks import check_flag, quoted
+from smalti.common.devices import find_device, has_bf16
 from smalti.components import Components
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.runtime.compiling import check_compiler, compile_decoder, compile_layers
-from smalti.runtime.memory import Mode, ModelSize, gigabytes, mapped_by_default, need, parse_memory
-from smalti.runtime.modes import choose, what_fits
-from smalti.runtime.quantization import QUANTIZATIONS, round_activations
+from smalti.runtime.memory import Mode, parse_memory
+from smalti.runtime.quantization import round_activations
 from smalti.storage.adapters import StoredAdapter, check_scales, load_adapters, read_adapters
 from smalti.storage.entries import layers_kind
 from smalti.storage.folder import (
-    OFFLOADS,
     check_stored,
     existing,
     load_codebook,
-    load_config,
     load_denoiser,
     load_image_tokenizer,
     load_text_tokenizer,
@@ -35,6 +31,7 @@ from smalti.storage.folder import (
 )
 from smalti.storage.gguf_file import gguf_folder
 from smalti.storage.headers import read_denoisers
+from smalti.storage.modes import check_choices, check_flags, choose_mode
 from smalti.storage.precision import DTYPES, default_dtype, known_dtype
 from smalti.storage.verifier import verifier_bytes, with_verifier
 
@@ -74,7 +71,8 @@ def load_components(
         device: "cpu", "cuda", "cuda:1", ...
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU and
             bfloat16 elsewhere, or float16 where the device lacks bfloat16; with `memory` a CPU with bfloat16
-            instructions takes it, too. A CPU without them is several times as slow in bfloat16.
+            instructions takes it, too. A CPU without them is several times as slow in bfloat16. The image tokenizer
+            stays in float32, unless `memory` decides otherwise.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; int8 and int4 need torchao. A
             folder of `smalti quantize` or a GGUF file is so already, and needs no option.
         quantize_activations: whether products of these matrices run in 8 bits, too, where the device can; not for int4.
@@ -82,8 +80,9 @@ def load_components(
         memory: such as "8GB" (10⁹ bytes) or "8GiB": takes the first combination of these options, and smaller savings,
             whose computed need fits; `Components.mode` names it. `quantize` and `offload`, if given, are kept.
         image_dtype: dtype of the image tokenizer, "float32" or "bfloat16". None is float32, or what `memory` decides.
-        compile: whether the layers are compiled at their first use, and on a GPU recorded, and the decoder compiled.
-            Tokens then come from the same arithmetic in another order. Needs a C++ compiler.
+        compile: whether the layers are compiled when they are first used. On a GPU they are recorded as CUDA graphs,
+            and the image tokenizer's decoder is compiled. Tokens then come from the same arithmetic in another order.
+            Needs a C++ compiler.
         revision: git revision of a model on the hub: a branch, a tag or a commit.
         local_files_only: whether a model on the hub is taken from the cache, without the network.
         adapter: adapter folder in peft's layout, or several, whose changes add up.
@@ -98,10 +97,8 @@ def load_components(
         >>> load_components("scenes").denoiser.config.image_size
         256
     """
-    _check_choices(quantize=quantize, offload=offload, image_dtype=image_dtype)
-    _check_flags(
-        compile=compile, local_files_only=local_files_only, quantize_activations=quantize_activations
-    )
+    check_choices(quantize=quantize, offload=offload, image_dtype=image_dtype)
+    check_flags(compile=compile, local_files_only=local_files_only, quantize_activations=quantize_activations)
     budget = None if memory is None else parse_memory(memory)
     place = find_device(device)
     float32_first = dtype is None and place.type == "cpu" and not has_bf16(place)
@@ -115,31 +112,17 @@ def load_components(
         check_compiler(place, quantize or stored)
     second = None if verifier is None else find_model(verifier, local_files_only=local_files_only)
     reserved = sum(one.bytes for one in adapters) + verifier_bytes(folder, second, precision)
-    budget = None if budget is None else max(0, budget - reserved)
-    mode = _choose_mode(
+    mode = choose_mode(
         folder, place, precision, quantize or stored, offload, budget, compile, float32_first, reserved
     )
-    image_dtype = image_dtype or mode.image_tokenizer_dtype
     mode = dataclasses.replace(
-        mode, rounds_activations=quantize_activations, image_tokenizer_dtype=image_dtype
+        mode,
+        rounds_activations=quantize_activations,
+        image_tokenizer_dtype=image_dtype or mode.image_tokenizer_dtype,
     )
     denoiser = _read_denoiser(folder, place, mode, None if stored else mode.quantize, adapters, scales)
-    name, words = _name(model, folder, adapters, scales), _known_words(folder, adapters)
-    return with_verifier(_components(folder, denoiser, place, mode, name, words), second, DTYPES[mode.dtype])
-
-
-def _check_choices(**given: str | None) -> None:
-    """Raise SmaltiError unless each argument that is given is one of its choices."""
-    allowed = {"quantize": QUANTIZATIONS, "offload": OFFLOADS, "image_dtype": ("float32", "bfloat16")}
-    for name, value in given.items():
-        if value is not None:
-            check_choice(name, value, allowed[name])
-
-
-def _check_flags(**given: bool) -> None:
-    """Raise SmaltiError unless each argument is True or False."""
-    for name, flag in given.items():
-        check_flag(name, flag)
+    parts = _components(folder, denoiser, place, mode, _name(model, folder, adapters, scales), adapters)
+    return with_verifier(parts, second, DTYPES[mode.dtype])
 
 
 def _read_denoiser(
@@ -206,7 +189,12 @@ def load_outline(
 
 
 def _components(
-    folder: Path, denoiser: Denoiser, place: torch.device, mode: Mode, name: str, words: frozenset[str]
+    folder: Path,
+    denoiser: Denoiser,
+    place: torch.device,
+    mode: Mode,
+    name: str,
+    adapters: Sequence[StoredAdapter],
 ) -> Components:
     """Read the tokenizers beside a denoiser."""
     image_tokenizer = load_image_tokenizer(
@@ -217,7 +205,12 @@ def _components(
     if mode.compiled and image_tokenizer.device.type == "cuda":
         compile_decoder(image_tokenizer)
     return Components(
-        denoiser, image_tokenizer, load_text_tokenizer(folder), name=name, mode=mode, words=words
+        denoiser,
+        image_tokenizer,
+        load_text_tokenizer(folder),
+        name=name,
+        mode=mode,
+        words=_known_words(folder, adapters),
     )
 
 
@@ -288,60 +281,3 @@ def find_model(
         local_files_only=local_files_only,
         parts=PARTS if parts is None else parts,
     )
-
-
-def _choose_mode(
-    folder: Path,
-    place: torch.device,
-    precision: torch.dtype,
-    quantize: str | None,
-    offload: str | None,
-    budget: int | None,
-    compiled: bool,
-    float32_first: bool,
-    reserved: int,
-) -> Mode:
-    """Return how to load, checked against the memory there is less `reserved` bytes for adapters."""
-    dtype = str(precision).removeprefix("torch.")
-    streams = place.type == "cuda"
-    if not streams:
-        offload = None
-    if budget is None and place.type != "cuda":
-        # Nothing to choose and nothing to check against: a CPU's memory is not for one process alone.
-        config = load_config(folder)
-        mapped = mapped_by_default(config.vocab_size * config.hidden_size, dtype)
-        return Mode(dtype, quantize, offload, mapped, compiled=compiled)
-    from smalti.storage.inspection import inspect
-
-    report = inspect(folder)
-    if report.get("image_tokenizer") is None:
-        raise SmaltiError(f"{folder} is not a model that draws: it has no denoiser or no image tokenizer")
-    size = ModelSize.of(report)
-    free = free_bytes(place)
-    free = None if free is None else max(0, free - reserved)
-    host = host_bytes()
-    if budget is not None:
-        return choose(
-            size,
-            budget if free is None else min(budget, free),
-            dtype=dtype,
-            streams=streams,
-            host=host,
-            quantize=quantize,
-            offload=offload,
-            compiled=compiled,
-            float32_first=float32_first,
-        )
-    mode = Mode(dtype, quantize, offload, mapped_by_default(size.text_embedding, dtype), compiled=compiled)
-    needed = need(size, mode)
-    if host is not None and host < needed.host:
-        raise SmaltiError(
-            f"offload='layers' keeps {gigabytes(needed.host)} in the host's memory, which has {gigabytes(host)} left"
-        )
-    if free is not None and free < needed.total:
-        raise SmaltiError(
-            f"device {place} has {gigabytes(free)} of memory free, and the model needs {gigabytes(needed.total)} "
-            f"(computed) in {mode}: "
-            + what_fits(size, free, dtype=dtype, streams=streams, host=host, compiled=compiled)
-        )
-    return mode

@@ -225,7 +225,7 @@ BAD_LINES = {
         "--model",
         "none",
     ],
-    "config.json does not exist": ["generate", PROMPT, "-o", "a.png", "--model", "folder.png"],
+    "holds neither model.safetensors": ["generate", PROMPT, "-o", "a.png", "--model", "folder.png"],
     "No such option: --colour": [*GENERATE, "--colour", "red"],
     "No such command 'draw'": ["draw"],
     "nvidia/NL-Diffusion-Image: config.json is not in the Hugging Face cache": [

@@ -263,7 +263,7 @@ class TestLoading:
         size = ModelSize.of(inspect(folder))
         ways = list(modes(size, dtype="float32", streams=False))
         tight = next(mode for mode in ways if not mode.guidance_batched and mode.quantize is None)
-        monkeypatch.setattr(smalti.storage.loading, "choose", lambda *arguments, **options: tight)
+        monkeypatch.setattr(smalti.storage.modes, "choose", lambda *arguments, **options: tight)
         pipe = smalti.load(folder, memory="1GB", dtype="float32")
         assert pipe.components.mode == tight and isinstance(pipe.denoiser.gen_embedding, MappedEmbedding)
         assert pipe.image_tokenizer.quant_conv.weight.dtype == torch.bfloat16
@@ -287,8 +287,8 @@ class TestLoading:
         place = torch.device("cuda:0")
         monkeypatch.setattr(smalti.storage.loading, "find_device", lambda device: place)
         monkeypatch.setattr(smalti.storage.loading, "load_denoiser", None)
-        monkeypatch.setattr(smalti.storage.loading, "host_bytes", lambda: 20 * GB)
-        monkeypatch.setattr(smalti.storage.loading, "free_bytes", lambda device: int(15.6 * GB))
+        monkeypatch.setattr(smalti.storage.modes, "host_bytes", lambda: 20 * GB)
+        monkeypatch.setattr(smalti.storage.modes, "free_bytes", lambda device: int(15.6 * GB))
         with pytest.raises(SmaltiError) as caught:
             smalti.load(folder, device="cuda")
         message = str(caught.value)
@@ -296,13 +296,13 @@ class TestLoading:
             "device cuda:0 has 15.6 GB of memory free, and the model needs 21.1 GB (computed)"
         )
         assert "memory='15.6GB' would load it with int8 layers" in message and "\n" not in message
-        monkeypatch.setattr(smalti.storage.loading, "free_bytes", lambda device: GB)
+        monkeypatch.setattr(smalti.storage.modes, "free_bytes", lambda device: GB)
         with pytest.raises(SmaltiError, match="memory must be at least"):
             smalti.load(folder, device="cuda")
         with pytest.raises(SmaltiError, match="memory must be at least"):
             smalti.load(folder, device="cuda", memory="24GB")
-        monkeypatch.setattr(smalti.storage.loading, "free_bytes", lambda device: 80 * GB)
-        monkeypatch.setattr(smalti.storage.loading, "host_bytes", lambda: 8 * GB)
+        monkeypatch.setattr(smalti.storage.modes, "free_bytes", lambda device: 80 * GB)
+        monkeypatch.setattr(smalti.storage.modes, "host_bytes", lambda: 8 * GB)
         with pytest.raises(
             SmaltiError, match=r"offload='layers' keeps 17.1 GB in the host's memory, which has 8.0 GB"
         ):
