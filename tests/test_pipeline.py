@@ -276,7 +276,7 @@ def test_load_refuses(tmp_path, folder):
     for model in (tmp_path / "none", "nvidia/NL-Diffusion-Image", folder / "config.json", 3):
         with pytest.raises(SmaltiError, match=re.escape(str(model))):
             smalti.load(model)
-    with pytest.raises(SmaltiError, match="config.json"):
+    with pytest.raises(SmaltiError, match="holds neither model.safetensors"):
         smalti.load(tmp_path)
     for device in ("nonsense", "cuda:99", "meta", 3.5):
         with pytest.raises(SmaltiError, match="device"):

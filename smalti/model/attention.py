@@ -13,7 +13,11 @@ _SHORT = 512  # keys up to which training keeps all logits
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None = None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    visible: torch.Tensor | None = None,
+    grouped: bool | None = None,
 ) -> torch.Tensor:
     """Attend: softmax(q·kᵀ / √d)·v (arXiv 1706.03762, section 3.2.1).
 
@@ -24,11 +28,14 @@ def attend(
         key: (B, key heads, K, d); the number of key heads divides that of the heads.
         value: the same shape as `key`.
         visible: (B, 1, 1, K) bool, False on positions to ignore, or None.
+        grouped: whether there are fewer key heads than heads; None finds out. Compiled, sizes may be symbols, which
+            PyTorch's kernel does not take for an answer.
 
     Returns:
         (B, heads, L, d).
     """
-    grouped = query.shape[1] != key.shape[1]
+    if grouped is None:
+        grouped = query.shape[1] != key.shape[1]
     on_cpu = query.device.type == "cpu" and query.dtype == torch.bfloat16
     if on_cpu and not torch.compiler.is_compiling() and _own_is_faster():
         if torch.is_grad_enabled():

@@ -38,6 +38,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, key_value * config.head_dim, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, key_value * config.head_dim, bias=False)
         self.o_proj = nn.Linear(query * config.head_dim, config.hidden_size, bias=False)
+        self.grouped = config.num_attention_heads != config.num_key_value_heads
 
     def forward(
         self,
@@ -70,7 +71,7 @@ class Attention(nn.Module):
                 query = query * tables.query_scale
         if memory is not None:
             key, value = memory.join(key, value)
-        mixed = attend(query, key, value, visible)
+        mixed = attend(query, key, value, visible, grouped=self.grouped)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:

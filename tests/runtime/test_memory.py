@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 from folders import write_tiny_model
-from release import CUT, CUT_VQ, write_release
+from release_shape import CUT, CUT_VQ, write_release
 from tiny import tiny_denoiser, tiny_prompts
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
-from release import CUT, CUT_VQ, write_release
+from release_shape import CUT, CUT_VQ, write_release
 from safetensors import safe_open
 
 import smalti

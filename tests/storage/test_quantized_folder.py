@@ -12,7 +12,7 @@ import pytest
 import torch
 from adapters import write_adapter
 from folders import write_tiny_model
-from release import CUT, CUT_VQ, write_release
+from release_shape import CUT, CUT_VQ, write_release
 from safetensors.torch import load_file, save_file
 
 import smalti

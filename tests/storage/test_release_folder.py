@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from release import CUT, CUT_VQ, write_holes, write_release
+from release_shape import CUT, CUT_VQ, write_holes, write_release
 from safetensors.torch import save_file
 from tiny import GOLDEN, tiny_denoiser
 

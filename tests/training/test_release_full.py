@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from release import CONFIG, CUT, CUT_VQ, write_release
+from release_shape import CONFIG, CUT, CUT_VQ, write_release
 
 from smalti.cli.main import main
 from smalti.training.config import DenoiserRunConfig
