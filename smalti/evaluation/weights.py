@@ -5,7 +5,8 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
@@ -65,6 +66,19 @@ def needed_module(name: str) -> Any:
         raise SmaltiError(f"{name} needs transformers: pip install 'smalti[benchmarks]'") from error
 
 
+@contextmanager
+def readable(option: str, text: str) -> Iterator[None]:
+    """Turn any error of the block, which reads the weights that an option names, into one line.
+
+    Raises:
+        SmaltiError: the weights cannot be read.
+    """
+    try:
+        yield
+    except Exception as error:  # transformers and tokenizers raise errors of any kind
+        raise SmaltiError(f"{option} {text} cannot be read: {_first_line(error)}", argument=option) from error
+
+
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages that decide about scores; packages that are missing are left out.
 
@@ -102,12 +116,16 @@ def _fetch(option: str, name: str, revision: str | None) -> Path:
         logging.getLogger("smalti").warning(_plan(name, revision))
         return download(cached=False)
     except Exception as error:  # a network and its libraries raise errors of any kind
-        lines = str(error).strip().splitlines()
         raise SmaltiError(
-            f"{option} {name} cannot be fetched from the Hugging Face hub: "
-            f"{lines[0][:150] if lines else type(error).__name__}",
+            f"{option} {name} cannot be fetched from the Hugging Face hub: {_first_line(error)}",
             argument=option,
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:150] if lines else type(error).__name__
 
 
 def _plan(name: str, revision: str | None) -> str:

@@ -107,6 +107,13 @@ BLOCKS = {
 """Every layout of blocks by ggml's name."""
 
 
+def cast_input(x: torch.Tensor) -> torch.Tensor:
+    """Return what a layer multiplies, x, in autocast's dtype where it is on; float64 stays."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype(x.device.type))
+    return x
+
+
 class BlockLinear(nn.Module):
     """A linear layer whose weights are stored in blocks, without bias.
 
@@ -137,8 +144,7 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply: (…, in) → (…, out) in the dtype of x, or in autocast's where it is on."""
-        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-            x = x.to(torch.get_autocast_dtype(x.device.type))
+        x = cast_input(x)
         if not (torch.is_grad_enabled() and x.requires_grad):
             return F.linear(x, self.dequantize(x.dtype))
         product: torch.Tensor = _BlockProduct.apply(x, self.stored, self.kind)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from smalti.common.checks import check_choice, quoted
 from smalti.errors import SmaltiError
-from smalti.runtime.blocks import BlockLinear
+from smalti.runtime.blocks import BlockLinear, cast_input
 from smalti.runtime.memory import INT4_GROUP
 from smalti.runtime.scaled_products import choose_kernel, scaled_product
 from smalti.runtime.streaming import StreamedLayers
@@ -54,7 +54,7 @@ class RowLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply: (…, in) → (…, out) in the dtype of x, or in autocast's where it is on."""
-        x = _cast(x)
+        x = cast_input(x)
         if not (torch.is_grad_enabled() and x.requires_grad):
             if self.kernel is not None:
                 return scaled_product(x, self.stored, self.scale, self.kernel)
@@ -88,7 +88,7 @@ class GroupLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply: (…, in) → (…, out) in the dtype of x, or in autocast's where it is on."""
-        x = _cast(x)
+        x = cast_input(x)
         if not (torch.is_grad_enabled() and x.requires_grad):
             return F.linear(x, self.dequantize(x.dtype))
         product: torch.Tensor = _GroupProduct.apply(x, self.stored, self.scale, self.zero)
@@ -131,13 +131,6 @@ class _GroupProduct(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         stored, scale, zero = ctx.saved_tensors
         return gradient @ _group_matrix(stored, scale, zero, gradient.dtype), None, None, None
-
-
-def _cast(x: torch.Tensor) -> torch.Tensor:
-    """Return x in autocast's dtype where it is on."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        return x.to(torch.get_autocast_dtype(x.device.type))
-    return x
 
 
 def _row_product(x: torch.Tensor, stored: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,7 @@ class SkippedPasses(GuidancePasses):
         check_whole("every", self.every)
         check_real("start", self.start, 0, 1)
         check_real("end", self.end, self.start, 1)
-        check_real("order", self.order, 0, 1)
+        check_whole("order", self.order, 0, 1)
 
     def computes(self, index: int, steps: int) -> bool:
         """Return whether the step is outside the interval, or one of its k-th."""

@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 
 from smalti.errors import SmaltiError
-from smalti.evaluation.weights import find_weights, package_versions, revision_of
+from smalti.evaluation.weights import find_weights, package_versions, readable, revision_of
 
 
 @pytest.fixture
@@ -74,3 +74,13 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     assert find_weights("clip", str(tmp_path), "some/other") == tmp_path
     assert revision_of(str(tmp_path), tmp_path) == "folder"
     assert {"smalti", "torch", "numpy"} <= package_versions().keys()
+
+
+@pytest.mark.parametrize(("error", "said"), [(KeyError(), "KeyError"), (ValueError("no\nweights"), "no$")])
+def test_weights_that_cannot_be_read_are_one_line(error: Exception, said: str) -> None:
+    with (
+        pytest.raises(SmaltiError, match=f"^clip folder cannot be read: {said}") as raised,
+        readable("clip", "folder"),
+    ):
+        raise error
+    assert raised.value.argument == "clip"

@@ -78,7 +78,13 @@ def test_without_guidance_nothing_is_skipped(denoiser):
 
 
 @pytest.mark.parametrize(
-    ("text", "wrong"), [("skip:0", "every"), ("skip:start=0.5,end=0.2", "end"), ("skip:order=2", "order")]
+    ("text", "wrong"),
+    [
+        ("skip:0", "every"),
+        ("skip:start=0.5,end=0.2", "end"),
+        ("skip:order=2", "order"),
+        ("skip:order=0.5", "order"),
+    ],
 )
 def test_a_wrong_parameter_is_named(text, wrong):
     with pytest.raises(SmaltiError, match=wrong):

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from smalti.errors import SmaltiError
-from smalti.evaluation.weights import find_weights, needed_module
+from smalti.evaluation.weights import find_weights, needed_module, readable
 
 EXAMPLE = "Salesforce/blip2-flan-t5-xl"
 """Hub id of a model that answers."""
@@ -77,13 +76,11 @@ def load_answerer(vqa: str, device: str) -> Answerer:
     processor_class = needed_module("AutoProcessor")
     folder = find_weights("vqa", vqa, EXAMPLE)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    try:
+    with readable("vqa", vqa):
         network = network_class.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=dtype, trust_remote_code=False
         )
         processor = processor_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises errors of any kind
-        raise SmaltiError(f"vqa {vqa} cannot be read: {str(error).splitlines()[0][:200]}") from error
     return Answerer(network.eval().to(device), processor)
 
 

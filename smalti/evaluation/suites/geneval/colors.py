@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from smalti.errors import SmaltiError
 from smalti.evaluation.suites.geneval.rules import COLORS, Found
-from smalti.evaluation.weights import find_weights, needed_module
+from smalti.evaluation.weights import find_weights, needed_module, readable
 
 EXAMPLE = "openai/clip-vit-large-patch14"
 """Hub id of GenEval's CLIP."""
@@ -95,11 +94,9 @@ def load_colors(clip: str, device: str) -> ColorReader:
 
     network_class = needed_module("CLIPModel")
     folder = find_weights("clip", clip, EXAMPLE)
-    try:
+    with readable("clip", clip):
         network = network_class.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # both libraries raise errors of any kind
-        raise SmaltiError(f"clip {clip} cannot be read: {str(error).splitlines()[0]}") from error
     tokenizer.no_padding()
     return ColorReader(network.eval().to(device), tokenizer)
 

@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from smalti.errors import SmaltiError
 from smalti.evaluation.suites.geneval.rules import CLASSES, THRESHOLD, Found
-from smalti.evaluation.weights import find_weights, needed_module
+from smalti.evaluation.weights import find_weights, needed_module, readable
 
 EXAMPLE = "facebook/mask2former-swin-small-coco-instance"
 """Hub id of a detector of GenEval's 80 classes."""
@@ -70,10 +69,8 @@ def load_detector(detector: str, device: str) -> Detector:
     """
     network_class = needed_module("Mask2FormerForUniversalSegmentation")
     folder = find_weights("detector", detector, EXAMPLE)
-    try:
+    with readable("detector", detector):
         network = network_class.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except Exception as error:  # transformers raises errors of any kind
-        raise SmaltiError(f"detector {detector} cannot be read: {str(error).splitlines()[0]}") from error
     labels = network.config.id2label
     same = len(labels) == len(CLASSES)  # COCO's classes, whose names differ from GenEval's
     names = CLASSES if same else tuple(labels[index] for index in range(len(labels)))
