@@ -121,8 +121,11 @@ class Studio:
     def violations(self) -> list[str]:
         """Return axe's serious and critical findings on the page as it is."""
         sync = pytest.importorskip("axe_playwright_python.sync_playwright")
-        self.page.wait_for_timeout(450)  # colours in the middle of a fade are nobody's choice
+        # Colours in the middle of a fade are nobody's choice, so fades end at once, also those that begin meanwhile.
+        self.page.emulate_media(reduced_motion="reduce")
+        self.page.wait_for_timeout(450)
         found = sync.Axe().run(self.page).response["violations"]
+        self.page.emulate_media(reduced_motion="no-preference")
         return [
             f"{one['id']}: {node['html'][:160]} {node['failureSummary'][:200]}"
             for one in found

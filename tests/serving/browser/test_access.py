@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from browsing import wait
+from browsing import PATIENCE, wait
 from chromium import PHONE
 
 pytestmark = pytest.mark.slow
@@ -120,6 +120,7 @@ def test_the_list_of_keys_is_what_works(studio):
     wait(page, lambda: page.url.endswith("#gallery"))
     page.keyboard.press("1")
     wait(page, lambda: page.url.endswith("#draw"))
+    page.wait_for_selector("#prompt")  # the page follows its address a moment later
     page.keyboard.press("s")
     seed = page.input_value("#seed")
     assert re.fullmatch(r"\d+", seed)
@@ -184,7 +185,7 @@ def test_every_view_of_a_phone_begins_with_its_image(make_studio):
     studio.draw("a red circle", n="10")
     page.tap(".tabs >> text=Gallery")
     wait(page, lambda: page.locator("#gallery-title").bounding_box()["y"] > 50)
-    wait(page, lambda: page.locator("#images .thumb img.in").count() == 10)
+    wait(page, lambda: page.locator("#images .thumb img.in").count() == 10, 3 * PATIENCE)
     page.evaluate("scrollTo(0, 1e6)")
     left = page.evaluate("scrollY")
     assert left > 0
