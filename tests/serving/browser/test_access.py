@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from browsing import PATIENCE, wait
+from browsing import wait
 from chromium import PHONE
 
 pytestmark = pytest.mark.slow
@@ -185,7 +185,7 @@ def test_every_view_of_a_phone_begins_with_its_image(make_studio):
     studio.draw("a red circle", n="10")
     page.tap(".tabs >> text=Gallery")
     wait(page, lambda: page.locator("#gallery-title").bounding_box()["y"] > 50)
-    wait(page, lambda: page.locator("#images .thumb img.in").count() == 10, 3 * PATIENCE)
+    wait(page, lambda: page.locator("#images .thumb img.in").count() == 10)
     page.evaluate("scrollTo(0, 1e6)")
     left = page.evaluate("scrollY")
     assert left > 0

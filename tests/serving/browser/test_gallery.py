@@ -149,6 +149,17 @@ def test_the_gallery_is_a_view_with_actions(studio):
     assert page.input_value("#source_prompt") == "one cat"
 
 
+def test_the_gallery_fills_while_a_job_is_drawn_elsewhere(studio):
+    page = studio.open()
+    page.fill("#prompt", "a red circle")
+    page.fill("#n", "10")
+    page.press("#prompt", "Control+Enter")
+    # The view changes as soon as the page knows the job, so its events are no longer followed.
+    page.wait_for_selector(".frames[data-count='10']")
+    page.evaluate("location.hash = 'gallery'")
+    wait(page, lambda: page.locator("#images .thumb img.in").count() == 10)
+
+
 @pytest.mark.parametrize("file", ["png", "jpeg", "webp", "compressed"])
 def test_a_dropped_image_brings_every_setting_back(studio, file):
     page = studio.open()

@@ -81,10 +81,14 @@ class Jobs extends Emitter {
     this.#watched?.stop.abort();
     this.#watched = null;
     const job = this.get(id);
-    if (!job || finished(job)) return;
+    if (job && !finished(job)) this.#follow(id);
+    this.#later(); // a job that is no longer followed goes on
+  }
+
+  #follow(id) {
     const stop = new AbortController();
     this.#watched = { id, stop };
-    follow(id, (name, data) => this.#event(job.id, name, data), stop.signal)
+    follow(id, (name, data) => this.#event(id, name, data), stop.signal)
       .catch((error) => this.#lose(id, error))
       .finally(() => {
         if (this.#watched?.stop === stop) this.#watched = null;
