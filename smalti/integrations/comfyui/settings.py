@@ -28,8 +28,9 @@ def setting_inputs() -> list[Any]:
 def _input(field: dataclasses.Field[Any]) -> Any:
     name, declared = field.name, declaration(field)
     kind, blank = declared.kind, unset(field)
-    # Help texts name options of the command line.
-    tip = f"{_without_options(declared.help)} {quoted(blank)} keeps the {OWN}."
+    tip = _without_options(declared.help)
+    if isinstance(kind, Whole | Real):
+        tip += f" {blank:g} keeps the {OWN}."
     if isinstance(kind, Whole):
         return io.Int.Input(name, default=blank, min=blank, max=_LARGEST, tooltip=tip, optional=True)
     if isinstance(kind, Real):
@@ -39,6 +40,7 @@ def _input(field: dataclasses.Field[Any]) -> Any:
         )
     if isinstance(kind, Choice):
         return io.Combo.Input(name, options=[OWN, *kind.names], default=OWN, tooltip=tip, optional=True)
+    tip += f" Empty keeps the {OWN}."
     if isinstance(kind, Rule):
         tip += f" There are {', '.join(kind.rules())}."
     return io.String.Input(name, default=blank, tooltip=tip, optional=True)
@@ -55,7 +57,8 @@ def unset(field: dataclasses.Field[Any]) -> Any:
 
 
 def _without_options(text: str) -> str:
-    """Return a help text with options of the command line in words: "--budget adaptive" is "budget adaptive"."""
+    """Return a help text for the node: "--budget adaptive" is "budget adaptive", and defaults are said apart."""
+    text = re.sub(r" By default the (model|rule)'s own\.", "", text)
     return re.sub(r"--([a-z-]+)", lambda found: found[1].replace("-", "_"), text)
 
 
