@@ -113,7 +113,7 @@ WORKFLOWS: dict[str, dict[str, Node]] = {
         "save": Node("SaveImage", 5, {"filename_prefix": "smalti"}, {"images": "decode.image"}),
     },
     "adapter": {
-        "adapter": Node("SmaltiAdapter", 0),
+        "adapter": Node("SmaltiAdapter", 0, {"adapter": "my-adapter"}),
         "load": Node("SmaltiLoad", 1, {}, {"adapters": "adapter.adapters"}),
         "prompt": Node("SmaltiPrompt", 1, {"text": "a purple ring"}),
         "sample": Node("SmaltiSample", 2, {}, DRAWN),

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,6 +128,25 @@ class TestWorkflows:
         assert names <= used and names <= set(runtime.list_nodes())
         assert {path.stem for path in (PACK / "web" / "docs").glob("*.md")} == names
 
+    def test_scripts_write_what_is_there(self, home, monkeypatch):
+        monkeypatch.syspath_prepend(PACK.parent / "docs" / "make")
+        import comfyui_pages
+        import comfyui_workflows
+
+        for path in WORKFLOWS:
+            nodes = comfyui_workflows.WORKFLOWS[path.stem]
+            written = json.loads(path.read_text(encoding="utf-8"))
+            assert comfyui_workflows.compose(runtime, path.stem, nodes) == written, path
+        for path in (PACK / "web" / "docs").glob("*.md"):
+            assert comfyui_pages.page(runtime, path.stem) == path.read_text(encoding="utf-8"), path
+
+    def test_the_registry_reads_the_version(self):
+        text = (PACK / "pyproject.toml").read_text(encoding="utf-8")
+        assert (
+            f'version = "{smalti.__version__}"' in text
+            and "comfyui" not in re.findall('name = "(.*)"', text)[0]
+        )
+
     def test_schemas(self, home):
         from smalti.integrations.comfyui import NODES
 
@@ -211,13 +231,17 @@ class TestEditing:
         assert region.cells[0].equal(region.cells[1]) and region.cells[0, :2].all()
         assert region.cells[2, 6:].all() and not region.cells[2, :6].any()
 
-    def test_files_keep_tokens(self, model, settings, home):
+    def test_files_keep_tokens(self, model, settings, home, monkeypatch):
         given = self.image(model, settings)
+        node = runtime.executor.get_node_class("SmaltiSaveTokens")
+        monkeypatch.setattr(node, "hidden", SimpleNamespace(extra_pnginfo={"workflow": {"nodes": []}}))
         run("SmaltiSaveTokens", image=given["image"], tokens=given["tokens"], filename_prefix="kept/a")
         (path,) = (home / "output_directory" / "kept").glob("a*.png")
         image, tokens, text = run("SmaltiLoadTokens", model=model, file=f"kept/{path.name} [output]")
         assert torch.equal(tokens.tokens, given["tokens"].tokens) and torch.equal(image, given["image"])
         assert text == PROMPT and tokens.texts[0]["seed"] == "0"
+        with Image.open(path) as file:
+            assert json.loads(file.text["workflow"]) == {"nodes": []} and file.text["prompt"] == PROMPT
         assert smalti.load(home / "models_dir" / "smalti" / "tiny").edit(
             path, "two dogs", strength=0.5, seed=0
         )
@@ -288,7 +312,26 @@ class TestMemory:
         gc.collect()
         assert gone() is None, "nothing but ComfyUI and its links holds a model"
 
-    def test_comfyui_moves_whole_models(self, home):
+    def test_comfyui_moves_models_between_devices(self, home, settings, model, monkeypatch):
+        # Two names of one device: ComfyUI may then move the weights, and need not drop them.
+        monkeypatch.setattr(management, "unet_offload_device", lambda: torch.device("cpu:0"))
+        moving = run("SmaltiLoad", model="tiny", dtype="float32")[0]
+        moving = type(moving)(moving.source, 1)
+        assert moving.patcher.model.movable
+        tokens = sample(moving, settings).tokens
+        parts = moving.patcher.model.parts
+        moving.patcher.unpatch_model(moving.patcher.offload_device)
+        assert moving.patcher.model.parts is parts
+        assert torch.equal(tokens, sample(moving, settings).tokens)
+        assert torch.equal(tokens, sample(model, settings).tokens)
+
+    def test_comfyui_moves_whole_models(self, home, model, monkeypatch):
+        asked = []
+        monkeypatch.setattr(
+            "comfy.model_patcher.ModelPatcher.partially_load", lambda *given: asked.append(given[2])
+        )
+        model.patcher.partially_load(torch.device("cpu"), 1000, force_patch_weights=True)
+        assert asked == [1e32] and model.patcher.partially_unload(torch.device("cpu"), 1000) == 0
         from smalti.integrations.comfyui.models import Source, Weights
 
         weights, folder = Weights(True), home / "models_dir" / "smalti" / "tiny"

@@ -181,6 +181,8 @@ def open_model(source: Source) -> SmaltiModel:
 def stamp(source: Source) -> tuple[tuple[str, int, int], ...]:
     """Return name, bytes and time of every file that a model is read from."""
     folders = [source.folder(), *(folder for folder, _ in source.adapters)]
+    if source.verifier is not None:
+        folders.append(find_model(source.verifier))
     found = []
     for folder in folders:
         for path in sorted(folder.rglob("*")):
