@@ -415,3 +415,9 @@ def test_without_comfyui(monkeypatch):
     monkeypatch.setitem(sys.modules, "comfy_api.latest", None)
     with pytest.raises(SmaltiError, match="runs inside ComfyUI"):
         __import__("smalti.integrations.comfyui")
+
+
+def test_without_smalti(monkeypatch):
+    monkeypatch.setitem(sys.modules, "smalti.integrations.comfyui", None)
+    with pytest.raises(ImportError, match="need the package smalti in ComfyUI's environment"):
+        exec(compile((PACK / "__init__.py").read_text(encoding="utf-8"), "comfyui", "exec"), {})
