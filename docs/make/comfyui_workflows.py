@@ -133,8 +133,8 @@ def main() -> None:
     runtime.load_nodes_from_path(str(PACK))
     options.out.mkdir(parents=True, exist_ok=True)
     for name, nodes in WORKFLOWS.items():
-        content = json.dumps(compose(runtime, name, nodes), indent=2, ensure_ascii=False)
-        (options.out / f"{name}.json").write_text(content + "\n", encoding="utf-8")
+        content = lines(compose(runtime, name, nodes))
+        (options.out / f"{name}.json").write_text(content, encoding="utf-8")
         print(options.out / f"{name}.json")
 
 
@@ -173,6 +173,17 @@ def compose(runtime: Any, name: str, nodes: dict[str, Node]) -> dict[str, Any]:
         "extra": {},
         "version": 0.4,
     }
+
+
+def lines(workflow: dict[str, Any]) -> str:
+    """Return a workflow as JSON with a line for each node and each link."""
+    parts = []
+    for key, value in workflow.items():
+        text = json.dumps(value)
+        if key in ("nodes", "links"):
+            text = "[\n" + ",\n".join(json.dumps(one) for one in value) + "\n]"
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def describe(node: Node, info: dict[str, Any], number: int, order: int) -> dict[str, Any]:
