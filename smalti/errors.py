@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 LONGEST_MESSAGE = 290
 """Most characters of a message, so that it stays below 300 with the program's name in front."""
@@ -52,3 +54,22 @@ class SmaltiError(ValueError):
         if self.argument is None or not message.startswith(self.argument):
             return message
         return name + message.removeprefix(self.argument)
+
+
+@contextmanager
+def renamed(**names: str) -> Iterator[None]:
+    """Give arguments in errors of the block the names that the caller has for them.
+
+    Example:
+        >>> with renamed(tokens="latents"):
+        ...     raise SmaltiError("tokens must be int64", argument="tokens")
+        Traceback (most recent call last):
+        smalti.errors.SmaltiError: latents must be int64
+    """
+    try:
+        yield
+    except SmaltiError as error:
+        name = names.get(error.argument or "")
+        if name is None:
+            raise
+        raise SmaltiError(error.named(name), argument=name) from error

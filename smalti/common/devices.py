@@ -21,6 +21,10 @@ def find_device(device: str | torch.device) -> torch.device:
     Raises:
         SmaltiError: PyTorch has no such device here, or the device holds no numbers.
     """
+    if not isinstance(device, str | int | torch.device):
+        raise SmaltiError(
+            f"device must be a name such as cpu, or a torch.device, not {quoted(device)}", argument="device"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that PyTorch is about to drop

@@ -231,6 +231,13 @@ class TestEditing:
         assert region.cells[0].equal(region.cells[1]) and region.cells[0, :2].all()
         assert region.cells[2, 6:].all() and not region.cells[2, :6].any()
 
+    def test_thin_lines_of_a_large_mask_stay(self, model, settings):
+        mask = torch.zeros(1, 640, 640, dtype=torch.bool)
+        mask[:, 3] = 1
+        given = dict(model=model, image=torch.rand(1, 64, 64, 3), prompt=prompt(), seed=0, batch_size=1)
+        region = run("SmaltiInpaint", mask=mask, settings=settings, **given)[2]
+        assert region.cells[0, :1].all() and not region.cells[0, 1:].any()
+
     def test_files_keep_tokens(self, model, settings, home, monkeypatch):
         given = self.image(model, settings)
         node = runtime.executor.get_node_class("SmaltiSaveTokens")
@@ -287,6 +294,22 @@ class TestProgress:
         with pytest.raises(runtime.executor.NodeExecutionError):
             sample(model, steps)
         assert sample(model, steps).tokens.shape == (1, 8, 8), "the next run is whole"
+
+    def test_an_interrupt_stops_the_selection_of_an_edit(self, model):
+        steps = run("SmaltiSettings", num_inference_steps=16, guidance_scale=0.0)[0]
+        given = dict(model=model, image=torch.rand(1, 64, 64, 3), prompt=prompt(), seed=0, batch_size=1)
+        passes = []
+
+        def interrupt(*_):
+            passes.append(1)
+            management.interrupt_current_processing()
+
+        handle = model.ready().denoiser.register_forward_hook(interrupt)
+        with pytest.raises(runtime.executor.NodeExecutionError) as caught:
+            run("SmaltiEdit", settings=steps, **given)
+        handle.remove()
+        assert isinstance(caught.value.__cause__, management.InterruptProcessingException)
+        assert len(passes) == 1 and not model.ready().denoiser._forward_pre_hooks
 
 
 class TestMemory:
@@ -354,7 +377,10 @@ class TestWrongInputs:
         fails("model must be a folder in models/smalti", "SmaltiLoad", model="nowhere")
         fails("model must be a folder in models/smalti", "SmaltiLoad", model=f"../{home.name}")
         fails("model must be a folder in models/smalti", "SmaltiLoad", model=str(home / "models_dir"))
-        fails("hub_id must be a name such as", "SmaltiLoad", model="hub")
+        for name in ("", None, str(home), "a b"):
+            fails("hub_id must be a name such as", "SmaltiLoad", model="hub", hub_id=name)
+        fails("verifier must be a folder", "SmaltiLoad", model="tiny", verifier="nowhere")
+        fails("memory must be text", "SmaltiLoad", model="tiny", memory=8)
         fails("memory must be", "SmaltiLoad", model="tiny", memory="much")
         fails("adapter must be a folder", "SmaltiAdapter", adapter="none", strength=1.0)
         fails("strength must be", "SmaltiAdapter", adapter="adapters/lora", strength=1e9)
@@ -374,8 +400,11 @@ class TestWrongInputs:
     def test_drawing(self, model, settings):
         fails("text must describe", "SmaltiPrompt", text=" ")
         given = dict(model=model, prompt=prompt(), seed=0, batch_size=1)
-        fails("batch_size must be", "SmaltiSample", **{**given, "batch_size": 0})
-        fails("seed must be", "SmaltiSample", **{**given, "seed": 2**63})
+        fails("negative must be text", "SmaltiPrompt", text="a", negative=3)
+        for count in (0, 65):
+            fails("batch_size must be .* 64", "SmaltiSample", **{**given, "batch_size": count})
+        for seed in (-1, 2**63, None):
+            fails("seed must be", "SmaltiSample", **{**given, "seed": seed})
         fails("prompt must come from Smalti Prompt", "SmaltiSample", **{**given, "prompt": "text"})
         fails("model must come from Smalti Load", "SmaltiSample", **{**given, "model": None})
         plain = run("SmaltiSettings", guidance_scale=0.0)[0]
@@ -391,11 +420,15 @@ class TestWrongInputs:
         given = dict(model=model, image=image, prompt=prompt(), seed=0, batch_size=1, settings=settings)
         fails("mask must not be empty", "SmaltiInpaint", mask=torch.zeros(1, 64, 64), **given)
         fails("mask must not cover everything", "SmaltiInpaint", mask=torch.ones(1, 8, 8), **given)
-        fails("mask must be one or 1", "SmaltiInpaint", mask=torch.ones(3, 64, 64), **given)
+        fails("mask must be of 1 image, not of 3", "SmaltiInpaint", mask=torch.ones(3, 64, 64), **given)
         fails("mask must be a MASK", "SmaltiInpaint", mask=None, **given)
         fails("image must be an IMAGE", "SmaltiVary", **{**given, "image": torch.rand(64, 64)})
         fails("image must hold finite", "SmaltiVary", **{**given, "image": image * torch.inf})
         fails("must add at least one pixel", "SmaltiOutpaint", **given)
+        fails("top must be a whole number", "SmaltiOutpaint", top=-8, **given)
+        fails("strength must be", "SmaltiVary", strength=None, **given)
+        fails("source_prompt must be text", "SmaltiEdit", source_prompt=3, **given)
+        fails("mask must hold finite", "SmaltiInpaint", mask=torch.full((64, 64), torch.nan), **given)
         fails(
             "tokens must be those of the image",
             "SmaltiVary",
@@ -404,7 +437,17 @@ class TestWrongInputs:
         )
         fails("height must be a multiple", "SmaltiEncode", model=model, image=torch.rand(1, 60, 64, 3))
         fails("region must come from", "SmaltiGridToMask", region=image)
-        fails("file must be an image", "SmaltiLoadTokens", model=model, file="../../etc/passwd")
+        for name in ("../../etc/passwd", "a\0b", "a" * 5000):
+            fails("file must be an image", "SmaltiLoadTokens", model=model, file=name)
+        tokens = sample(model, settings)
+        for name in ("../../out", "", None, "a\0b", "a" * 300):
+            fails(
+                "filename_prefix must be",
+                "SmaltiSaveTokens",
+                image=image,
+                tokens=tokens,
+                filename_prefix=name,
+            )
         node = runtime.executor.get_node_class("SmaltiLoadTokens")
         assert node.validate_inputs("example.png") is True and "file must" in node.validate_inputs("no.png")
 

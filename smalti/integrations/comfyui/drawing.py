@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from smalti.common.checks import LARGEST_SEED
+from smalti.common.checks import LARGEST_SEED, check_seed, check_whole
 from smalti.components import Components
 from smalti.editing.canvas import Canvas
 from smalti.editing.embedded import codebook_name, embed_tokens
 from smalti.editing.regions import touched_tokens
-from smalti.errors import SmaltiError
+from smalti.errors import SmaltiError, renamed
 from smalti.generation.drawing import start
 from smalti.generation.metadata import describe
 from smalti.generation.result import PipelineOutput
 from smalti.generation.settings import GenerationSettings
-from smalti.integrations.comfyui.convert import named, to_masks
+from smalti.integrations.comfyui.convert import check_count, to_masks
 from smalti.integrations.comfyui.models import SmaltiModel
-from smalti.integrations.comfyui.running import Progress
+from smalti.integrations.comfyui.running import Progress, interruptible
 from smalti.integrations.comfyui.settings import settings_of
 from smalti.integrations.comfyui.types import (
     MODEL,
@@ -30,6 +30,7 @@ from smalti.integrations.comfyui.types import (
     TOKENS,
     Prompt,
     TokenGrids,
+    check_text,
     check_type,
 )
 
@@ -51,6 +52,12 @@ def drawing_inputs() -> list[Any]:
         io.Boolean.Input("preview", default=True, optional=True, tooltip="Show the image in progress."),
         SETTINGS.Input("settings", optional=True, tooltip="From Smalti Settings; else the model's own."),
     ]
+
+
+def check_batch(seed: Any, batch_size: Any) -> None:
+    """Raise SmaltiError unless seed and batch size are in the ranges of `drawing_inputs`, which links can leave."""
+    check_seed(seed)
+    check_whole("batch_size", batch_size, 1, MOST_IMAGES)
 
 
 class SmaltiPrompt(io.ComfyNode):
@@ -85,9 +92,10 @@ class SmaltiPrompt(io.ComfyNode):
     @classmethod
     def execute(cls, text: str, negative: str = "") -> Any:
         """Return the prompt."""
-        if not isinstance(text, str) or not text.strip():
+        words = check_text("text", text)
+        if not words:
             raise SmaltiError("text must describe the image, not be empty", argument="text")
-        return io.NodeOutput(Prompt(text.strip(), (negative or "").strip()))
+        return io.NodeOutput(Prompt(words, check_text("negative", negative)))
 
 
 class SmaltiSample(io.ComfyNode):
@@ -128,6 +136,7 @@ class SmaltiSample(io.ComfyNode):
         """Return the tokens of the images."""
         check_type("model", model, SmaltiModel, "Smalti Load")
         check_type("prompt", prompt, Prompt, "Smalti Prompt")
+        check_batch(seed, batch_size)
         parts = model.ready()
         chosen = settings_of(parts, settings)
         grids = editable = None
@@ -135,7 +144,7 @@ class SmaltiSample(io.ComfyNode):
             grids, editable = _given(parts, tokens, mask, batch_size)
             side = parts.image_tokenizer.config.downscale
             chosen = chosen.replaced(height=grids.shape[1] * side, width=grids.shape[2] * side)
-        with named(num_images_per_prompt="batch_size", negative_prompt="negative"):
+        with renamed(negative_prompt="negative"):
             generation = start(
                 parts,
                 prompt.text,
@@ -147,7 +156,8 @@ class SmaltiSample(io.ComfyNode):
                 editable=editable,
                 preview=preview,
             )
-        Progress(1, chosen.num_inference_steps, preview).follow(parts, generation)
+        with interruptible(parts):
+            Progress(1, chosen.num_inference_steps, preview).follow(parts, generation)
         return io.NodeOutput(to_grids(parts, generation.output("tokens")))
 
 
@@ -158,8 +168,7 @@ def _given(parts: Components, tokens: Any, mask: Any, count: int) -> tuple[torch
         raise SmaltiError(f"{missing} must be connected together with {other}", argument=missing)
     check_tokens(parts, tokens)
     grids = tokens.tokens
-    if len(grids) not in (1, count):
-        raise SmaltiError(f"tokens must be of one image or {count}, not {len(grids)}", argument="tokens")
+    check_count("tokens", len(grids), count)
     side = parts.image_tokenizer.config.downscale
     size = (grids.shape[1] * side, grids.shape[2] * side)
     masks = torch.stack([touched_tokens(one, side) for one in to_masks(mask, count, size)])

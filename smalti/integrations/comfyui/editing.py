@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from smalti.common.checks import check_real, check_whole
 from smalti.editing.edit import PreparedEdit, prepare_edit
 from smalti.editing.picture import Picture
 from smalti.editing.selection import Selection
 from smalti.editing.source import SourceImage, open_source
-from smalti.errors import SmaltiError
+from smalti.errors import SmaltiError, renamed
 from smalti.generation.drawing import start
-from smalti.integrations.comfyui.convert import from_pictures, named, to_arrays, to_masks
-from smalti.integrations.comfyui.drawing import check_tokens, drawing_inputs, metadata
+from smalti.integrations.comfyui.convert import from_pictures, to_arrays, to_masks
+from smalti.integrations.comfyui.drawing import check_batch, check_tokens, drawing_inputs, metadata
 from smalti.integrations.comfyui.models import SmaltiModel
-from smalti.integrations.comfyui.running import Progress
+from smalti.integrations.comfyui.running import Progress, interruptible
 from smalti.integrations.comfyui.settings import settings_of
 from smalti.integrations.comfyui.types import (
     GRID,
@@ -27,6 +28,7 @@ from smalti.integrations.comfyui.types import (
     Grid,
     Prompt,
     TokenGrids,
+    check_text,
     check_type,
 )
 
@@ -85,6 +87,7 @@ class _Editor(io.ComfyNode):
     def _run(cls, model: Any, image: Any, prompt: Any, selections: list[Selection], common: Common) -> Any:
         """Edit each image with its selection."""
         check_type("prompt", prompt, Prompt, "Smalti Prompt")
+        check_batch(common.seed, common.batch_size)
         parts = model.ready()
         settings = settings_of(parts, common.settings)
         pictures = [Picture(one) for one in to_arrays(image)]
@@ -93,7 +96,7 @@ class _Editor(io.ComfyNode):
         images, grids, texts, canvases, regions = [], [], [], [], []
         for index, (picture, selection) in enumerate(zip(pictures, selections, strict=True)):
             source = _source(parts, picture, tokens, index, len(pictures), settings.size)
-            with named(num_images_per_prompt="batch_size", negative_prompt="negative", grow="left"):
+            with interruptible(parts), renamed(negative_prompt="negative", grow="left"):
                 edit: PreparedEdit = prepare_edit(
                     parts,
                     source,
@@ -114,7 +117,7 @@ class _Editor(io.ComfyNode):
                     editable=edit.region.tokens.expand(count, -1, -1),
                     preview=common.preview,
                 )
-            progress.follow(parts, generation)
+                progress.follow(parts, generation)
             result = edit.result(parts, generation.output("tokens"))
             images += result.images
             grids.append(result.tokens)
@@ -196,7 +199,7 @@ class SmaltiEdit(_Editor):
         """Return the edited images, their tokens and the region."""
         check_type("model", model, SmaltiModel, "Smalti Load")
         selection = Selection(
-            source_prompt=(source_prompt or "").strip() or None,
+            source_prompt=check_text("source_prompt", source_prompt) or None,
             share=share or None,
             threshold=None if share else threshold,
         )
@@ -235,7 +238,8 @@ class SmaltiInpaint(_Editor):
         check_type("model", model, SmaltiModel, "Smalti Load")
         arrays = to_arrays(image)
         masks = to_masks(mask, len(arrays), arrays[0].shape[:2])
-        part = None if strength == 1 else strength
+        share = check_real("strength", strength, 0, 1, above=True)
+        part = None if share == 1 else share
         return cls._run(
             model, image, prompt, [Selection(mask=one, strength=part) for one in masks], Common(**common)
         )
@@ -274,6 +278,13 @@ class SmaltiOutpaint(_Editor):
     ) -> Any:
         """Return the grown images, their tokens and the region."""
         check_type("model", model, SmaltiModel, "Smalti Load")
+        edges = {"left": left, "top": top, "right": right, "bottom": bottom}
+        for name, edge in edges.items():
+            check_whole(name, edge, 0, _LARGEST_GROWTH)
+        if not any(edges.values()):
+            raise SmaltiError(
+                "left, top, right and bottom must add at least one pixel, not 0 each", argument="left"
+            )
         selection = Selection(grow=(left, top, right, bottom))
         return cls._run(model, image, prompt, [selection] * len(to_arrays(image)), Common(**common))
 
@@ -298,5 +309,5 @@ class SmaltiVary(_Editor):
     def execute(cls, model: Any, image: Any, prompt: Any, strength: float = 0.3, **common: Any) -> Any:
         """Return the variations, their tokens and the region."""
         check_type("model", model, SmaltiModel, "Smalti Load")
-        selection = Selection(strength=strength)
+        selection = Selection(strength=check_real("strength", strength, 0, 1, above=True))
         return cls._run(model, image, prompt, [selection] * len(to_arrays(image)), Common(**common))

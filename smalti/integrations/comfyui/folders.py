@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import folder_paths
@@ -40,13 +41,13 @@ def _with(file: str) -> list[str]:
     return sorted(str(path) for path in found if not found & set(path.parents))
 
 
-def find_model_folder(name: str) -> str | Path:
+def find_model_folder(name: str, argument: str = "model") -> str | Path:
     """Return what `smalti.load` takes for a name from `model_names`: that of a bundled model, or a folder.
 
     Raises:
-        SmaltiError: there is no such model.
+        SmaltiError: there is no such model; the message starts with `argument`.
     """
-    return name if name in BUNDLED_MODELS else _folder(name, "config.json", "model")
+    return name if name in BUNDLED_MODELS else _folder(name, "config.json", argument)
 
 
 def find_adapter(name: str) -> Path:
@@ -84,14 +85,13 @@ def find_image(name: str) -> Path:
     Raises:
         SmaltiError: there is no such file, or it is outside of these folders.
     """
-    path = Path(folder_paths.get_annotated_filepath(str(name))).resolve()
     folders = [
         folder_paths.get_input_directory(),
         folder_paths.get_output_directory(),
         folder_paths.get_temp_directory(),
     ]
-    if not any(path.is_relative_to(Path(folder).resolve()) for folder in folders) or not path.is_file():
-        raise SmaltiError(
-            f"file must be an image in ComfyUI's input folder, not {quoted(name)}", argument="file"
-        )
-    return path
+    with suppress(OSError, ValueError):  # a name that is too long, or holds a NUL
+        path = Path(folder_paths.get_annotated_filepath(str(name))).resolve()
+        if any(path.is_relative_to(Path(folder).resolve()) for folder in folders) and path.is_file():
+            return path
+    raise SmaltiError(f"file must be an image in ComfyUI's input folder, not {quoted(name)}", argument="file")

@@ -6,15 +6,16 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from smalti.common.checks import check_real
+from smalti.common.checks import check_real, quoted
 from smalti.errors import SmaltiError
 from smalti.integrations.comfyui import folders
 from smalti.integrations.comfyui.models import Source, open_model, stamp
-from smalti.integrations.comfyui.types import ADAPTERS, MODEL, check_type
+from smalti.integrations.comfyui.types import ADAPTERS, MODEL, check_text, check_type
 from smalti.runtime.memory import parse_memory
 from smalti.runtime.quantization import QUANTIZATIONS
 from smalti.storage.adapters import read_adapters
 from smalti.storage.folder import OFFLOADS
+from smalti.storage.hub import is_hub_id
 from smalti.storage.loading import load_outline
 from smalti.storage.precision import DTYPES
 
@@ -199,27 +200,33 @@ def _source(
     Raises:
         SmaltiError: an input that is wrong, by name.
     """
-    if model == folders.HUB and not hub_id.strip():
-        raise SmaltiError("hub_id must be a name such as nvidia/NL-Diffusion-Image, not empty", "hub_id")
+    name = check_text("hub_id", hub_id)
+    # Smalti takes a folder, too, but a workflow reaches no file outside of ComfyUI's folders.
+    if model == folders.HUB and not is_hub_id(name):
+        raise SmaltiError(
+            f"hub_id must be a name such as nvidia/NL-Diffusion-Image, not {quoted(name) if name else 'empty'}",
+            argument="hub_id",
+        )
     return Source(
-        model=hub_id.strip() if model == folders.HUB else folders.find_model_folder(model),
-        revision=revision.strip() or None,
+        model=name if model == folders.HUB else folders.find_model_folder(model),
+        revision=check_text("revision", revision) or None,
         local_files_only=local_files_only,
         dtype=None if dtype == AUTO else dtype,
         quantize=None if quantize == folders.NONE else quantize,
         offload=None if offload == folders.NONE else offload,
         memory=_memory(memory),
         adapters=_chain(adapters),
-        verifier=None if verifier == folders.NONE else folders.find_model_folder(verifier),
+        verifier=None if verifier == folders.NONE else folders.find_model_folder(verifier, "verifier"),
     )
 
 
 def _memory(text: str | None) -> str | None:
     """Return a text such as "8GB", or None for an empty one."""
-    if text is None or not text.strip():
+    size = check_text("memory", text)
+    if not size:
         return None
-    parse_memory(text.strip())
-    return text.strip()
+    parse_memory(size)
+    return size
 
 
 def _chain(adapters: Any) -> tuple[Any, ...]:

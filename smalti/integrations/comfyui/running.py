@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import comfy.model_management as management
 import numpy as np
@@ -18,6 +20,24 @@ from smalti.sampling.view import Step
 # Least seconds between two previews, and how many times the seconds of a preview pass before the next one.
 _PAUSE, _RATIO = 0.25, 4
 _PREVIEW_SIDE = 512
+
+
+@contextmanager
+def interruptible(components: Components) -> Iterator[None]:
+    """Let an interrupt end the block before the denoiser's next pass, also while an edit selects tokens.
+
+    Raises:
+        InterruptProcessingException: ComfyUI's own, when the user stops the run.
+    """
+
+    def look(*_: object) -> None:
+        management.throw_exception_if_processing_interrupted()
+
+    hook = components.denoiser.register_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class Progress:

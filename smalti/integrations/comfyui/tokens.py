@@ -11,19 +11,22 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
+from smalti.common.checks import quoted
 from smalti.common.files import atomic_path
 from smalti.common.images import encode_image
 from smalti.editing.embedded import TEXT, EmbeddedTokens, codebook_name, embed_tokens
 from smalti.editing.picture import Picture
 from smalti.editing.source import open_source
 from smalti.editing.source import prepare as prepare_source
-from smalti.errors import SmaltiError
+from smalti.errors import SmaltiError, renamed
 from smalti.integrations.comfyui import folders
 from smalti.integrations.comfyui.convert import from_pixels, to_arrays
 from smalti.integrations.comfyui.drawing import check_tokens
 from smalti.integrations.comfyui.models import SmaltiModel
 from smalti.integrations.comfyui.settings import settings_of
-from smalti.integrations.comfyui.types import MODEL, TOKENS, TokenGrids, check_type
+from smalti.integrations.comfyui.types import MODEL, TOKENS, TokenGrids, check_text, check_type
+
+_LONGEST_PREFIX = 200
 
 
 class SmaltiDecode(io.ComfyNode):
@@ -111,9 +114,7 @@ class SmaltiSaveTokens(io.ComfyNode):
         if sizes != [one.pixels.shape[:2] for one in pictures]:
             raise SmaltiError("tokens must be those of the images, from the same node", argument="tokens")
         height, width = sizes[0]
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory(), width, height
-        )
+        folder, name, counter, subfolder = _place(filename_prefix, width, height)
         extra = getattr(cls.hidden, "extra_pnginfo", None) or {}
         # ComfyUI's own "prompt" would collide with Smalti's. The workflow alone lets ComfyUI open the file.
         workflow = {"workflow": json.dumps(extra["workflow"])} if "workflow" in extra else {}
@@ -126,6 +127,23 @@ class SmaltiSaveTokens(io.ComfyNode):
                 temporary.write_bytes(encode_image(Image.fromarray(picture.pixels), "PNG", text))
             shown.append({"filename": file, "subfolder": subfolder, "type": "output"})
         return io.NodeOutput(ui={"images": shown})
+
+
+def _place(prefix: Any, width: int, height: int) -> tuple[str, str, int, str]:
+    """Return folder, start of the name, number and subfolder of a new file in ComfyUI's output folder."""
+    text = check_text("filename_prefix", prefix)
+    try:
+        if not text or "\0" in text or len(text) > _LONGEST_PREFIX:
+            raise ValueError(text)
+        found = folder_paths.get_save_image_path(text, folder_paths.get_output_directory(), width, height)
+    except Exception as error:  # ComfyUI's own for a folder outside of its own is a bare Exception
+        raise SmaltiError(
+            f"filename_prefix must be a name of 1 to {_LONGEST_PREFIX} letters inside ComfyUI's output folder, "
+            f"not {quoted(prefix)}",
+            argument="filename_prefix",
+        ) from error
+    folder, name, counter, subfolder, _ = found
+    return folder, name, counter, subfolder
 
 
 class SmaltiLoadTokens(io.ComfyNode):
@@ -179,7 +197,8 @@ class SmaltiLoadTokens(io.ComfyNode):
         check_type("model", model, SmaltiModel, "Smalti Load")
         path = folders.find_image(file)
         parts = model.ready()
-        source = open_source(parts, path, settings_of(parts, None).size, reuse=True)
+        with renamed(image="file"):
+            source = open_source(parts, path, settings_of(parts, None).size, reuse=True)
         work = prepare_source(parts, source, None)
         texts = {key: value for key, value in source.picture.text.items() if key not in (TEXT, "workflow")}
         own = texts if source.prompt is not None else {}

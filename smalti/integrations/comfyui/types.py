@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from smalti.common.checks import quoted
 from smalti.editing.canvas import Canvas
 from smalti.errors import SmaltiError
 
@@ -74,6 +75,13 @@ class Grid:
 
     cells: torch.Tensor
     canvases: tuple[Canvas, ...]
+
+
+def check_text(name: str, value: Any) -> str:
+    """Return a text without spaces around it, "" for None, or raise SmaltiError for anything else."""
+    if value is not None and not isinstance(value, str):
+        raise SmaltiError(f"{name} must be text, not {quoted(value)}", argument=name)
+    return (value or "").strip()
 
 
 def check_type(name: str, value: Any, kind: type[Any], made_by: str) -> None:
