@@ -69,7 +69,7 @@ def read_adapter(folder: str | Path) -> StoredAdapter:
         SmaltiError: a file is missing, damaged or of another kind, or the adapter changes what cannot be adapted.
     """
     # Path("") would be the folder that the process works in.
-    if folder == "" or not os.path.isdir(folder):
+    if not isinstance(folder, str | Path) or folder == "" or not os.path.isdir(folder):
         raise SmaltiError(
             f"adapter must be a folder that exists, not {quoted(str(folder))}", argument="adapter"
         )

@@ -229,6 +229,13 @@ def save_denoiser(
     Raises:
         SmaltiError: the folder cannot be written, or the denoiser was loaded with `quantize` or has adapters.
     """
+    check_savable(denoiser)
+    weights = {PREFIX + name: tensor for name, tensor in denoiser.state_dict().items()}
+    write_weights(weights, denoiser.config.to_dict(), folder, dtype, max_shard_bytes)
+
+
+def check_savable(denoiser: Denoiser) -> None:
+    """Raise SmaltiError if a denoiser has layers that `save_denoiser` cannot write."""
     if is_quantized(denoiser):
         raise SmaltiError(
             "a denoiser with quantized layers cannot be saved: smalti quantize writes folders of them"
@@ -237,8 +244,6 @@ def save_denoiser(
         raise SmaltiError(
             "a denoiser with adapters cannot be saved: merge them, or save them with save_adapter"
         )
-    weights = {PREFIX + name: tensor for name, tensor in denoiser.state_dict().items()}
-    write_weights(weights, denoiser.config.to_dict(), folder, dtype, max_shard_bytes)
 
 
 def save_image_tokenizer(

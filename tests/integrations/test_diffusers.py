@@ -107,7 +107,10 @@ class TestDrawing:
         assert torch.equal(found[:, 4:], full[:, 4:]) and not (found == ours.components.mask_code).any()
 
     def test_wrong_input(self, pipe, inpaint):
-        fails("guidance_scale", lambda: pipe(PROMPT, guidance_scale="much"))
+        for scale in ("much", float("nan"), -1, 1e9):
+            fails("guidance_scale must be .* 10001", lambda scale=scale: pipe(PROMPT, guidance_scale=scale))
+        fails("guidance_scale above 1", lambda: pipe(PROMPT, negative_prompt="dogs", guidance_scale=1.0))
+        fails("settings must be", lambda: pipe(PROMPT, settings={"order": "halton"}))
         fails(
             "output_type must be 'pil' or 'np' or 'pt' or 'latent'",
             lambda: pipe(PROMPT, output_type="tokens"),
@@ -119,11 +122,12 @@ class TestDrawing:
                 lambda names=names: pipe(PROMPT, callback_on_step_end_tensor_inputs=names),
             )
         fails("latents must be a tensor", lambda: pipe(PROMPT, latents=[1]))
-        fails("tokens must be", lambda: pipe(PROMPT, latents=torch.zeros(1, 4, 4)))
+        fails("latents must be", lambda: pipe(PROMPT, latents=torch.zeros(1, 4, 4)))
         fails("generator must be", lambda: pipe(PROMPT, generator=seeded(1, 2)))
         fails("height must be a multiple", lambda: pipe(PROMPT, height=65))
         fails("dtype must be that of from_pretrained", lambda: pipe.to(torch.float16))
-        fails("device must be", lambda: pipe.to("nowhere"))
+        for device in ("nowhere", 2.5):
+            fails("device must be", lambda device=device: pipe.to(device))
         fails(
             "dtype and torch_dtype",
             lambda: SmaltiPipeline.from_pretrained(dtype="float32", torch_dtype="float32"),
@@ -138,6 +142,10 @@ class TestDrawing:
         fails(
             r"image must be \(1 or 3", lambda: inpaint(PROMPT, image=torch.zeros(2, 64, 64), mask_image=image)
         )
+        fails("mask_image must be one", lambda: inpaint(PROMPT, image=image, mask_image=None))
+        fails("image must be one", lambda: inpaint(PROMPT, image=[image, image], mask_image=image))
+        nan = torch.full((1, 64, 64), torch.nan)
+        fails("mask_image must hold finite", lambda: inpaint(PROMPT, image=image, mask_image=nan))
 
 
 class TestCallbacks:
@@ -176,7 +184,7 @@ class TestCallbacks:
         fails(
             "latents must have no mask", lambda: pipe(PROMPT, settings=settings, callback_on_step_end=spoil)
         )
-        for wrong, message in ((3, "must return a dictionary"), ({"latents": 3}, "tokens must be")):
+        for wrong, message in ((3, "must return a dictionary"), ({"latents": 3}, "latents must be")):
             fails(
                 message,
                 lambda wrong=wrong: pipe(
@@ -233,6 +241,17 @@ class TestInpainting:
             changed.append(int((drawn.latents != before).sum()))
         assert changed[0] <= 8 < changed[1]
 
+    def test_every_form_of_an_image_gives_the_same(self, inpaint):
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        mask = np.asarray(self.mask())
+        images = [Image.fromarray(pixels), [Image.fromarray(pixels)], pixels / 255, pixels[None] / 255]
+        masks = [self.mask(), mask == 255, mask / 255, torch.from_numpy(mask == 255)]
+        found = [
+            inpaint(PROMPT, image=image, mask_image=one, num_inference_steps=2, generator=seeded(1)).latents
+            for image, one in zip(images, masks, strict=True)
+        ]
+        assert all(torch.equal(one, found[0]) for one in found)
+
 
 class TestParts:
     def test_saving(self, pipe, base, tmp_path):
@@ -246,6 +265,8 @@ class TestParts:
         fails("push_to_hub must be False", lambda: pipe.save_pretrained(tmp_path / "n", push_to_hub=True))
         bare = SmaltiPipeline(pipe.denoiser, pipe.image_tokenizer, pipe.text_tokenizer)
         fails("no tokenizer.json to save", lambda: bare.save_pretrained(tmp_path / "n"))
+        fails("save_directory must be", lambda: pipe.save_pretrained(None))
+        fails("max_shard_size must be", lambda: pipe.save_pretrained(tmp_path / "n", max_shard_size="5GB"))
         assert set(pipe.components) == {"denoiser", "image_tokenizer", "text_tokenizer"}
 
     def test_offloading(self, pipe, base):
@@ -287,7 +308,12 @@ class TestParts:
         fails("adapter_names must be among a, second, not", lambda: pipe.set_adapters("c"))
         fails("adapter_weights must have 1 numbers", lambda: pipe.set_adapters("a", [1, 2]))
         fails("adapter_name must be new", lambda: pipe.load_lora_weights(folders[0]))
-        fails("adapter must be a folder that exists", lambda: pipe.load_lora_weights("nowhere"))
+        for folder in ("nowhere", None):
+            fails("adapter must be a folder", lambda folder=folder: pipe.load_lora_weights(folder))
+        fails("adapter_name must be", lambda: pipe.load_lora_weights(folders[0], adapter_name=3))
+        fails("adapter_names must be a name", lambda: pipe.set_adapters(None))
+        fails("with adapters cannot be saved", lambda: pipe.save_pretrained(tmp_path / "saved"))
+        assert not (tmp_path / "saved").exists()
         pipe.unload_lora_weights()
         assert pipe.get_list_adapters() == [] and torch.equal(drawn(), plain)
         other = write_adapter(tmp_path / "o", write_tiny_model(tmp_path / "other", seed=5), "lora")

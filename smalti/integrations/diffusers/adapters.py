@@ -29,6 +29,10 @@ class AdapterMethods:
         Raises:
             SmaltiError: the folder is no adapter, or one of another base; the name is in use.
         """
+        if adapter_name is not None and not (isinstance(adapter_name, str) and adapter_name):
+            raise SmaltiError(
+                f"adapter_name must be text, not {quoted(adapter_name)}", argument="adapter_name"
+            )
         stored = read_adapter(adapter)
         name = stored.folder.resolve().name if adapter_name is None else adapter_name
         if name in self.get_list_adapters():
@@ -56,7 +60,12 @@ class AdapterMethods:
         Raises:
             SmaltiError: a name that is not loaded, or another number of weights.
         """
-        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        if not isinstance(names, list | tuple):
+            raise SmaltiError(
+                f"adapter_names must be a name or a list of names, not {quoted(names)}",
+                argument="adapter_names",
+            )
         known = self.get_list_adapters()
         for name in names:
             if name not in known:

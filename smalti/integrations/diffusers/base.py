@@ -11,18 +11,24 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from smalti.common.checks import quoted
+from smalti.common.checks import check_path, check_real, check_whole, quoted
 from smalti.common.devices import find_device
 from smalti.common.files import read_text, write_text_atomic
 from smalti.components import Components
 from smalti.errors import SmaltiError
-from smalti.generation.settings import GenerationSettings, model_settings, preset_settings
+from smalti.generation.settings import (
+    GenerationSettings,
+    check_settings,
+    model_settings,
+    preset_settings,
+)
 from smalti.integrations.diffusers.adapters import AdapterMethods
 from smalti.integrations.diffusers.running import TENSORS
 from smalti.model.denoiser import Denoiser
 from smalti.model.text import TextTokenizer
 from smalti.runtime.memory import Mode
-from smalti.storage.folder import save_denoiser, save_image_tokenizer, save_words
+from smalti.sampling.guidance import LARGEST_GUIDANCE
+from smalti.storage.folder import check_savable, save_denoiser, save_image_tokenizer, save_words
 from smalti.storage.loading import find_model, load_components
 from smalti.vq.tokenizer import ImageTokenizer
 
@@ -129,7 +135,9 @@ class SmaltiBase(AdapterMethods, DiffusionPipeline):
             )
         if self.folder is None:
             raise SmaltiError("a pipeline made of parts has no tokenizer.json to save: use from_pretrained")
-        folder = Path(save_directory)
+        folder = check_path("save_directory", save_directory)
+        check_whole("max_shard_size", max_shard_size)
+        check_savable(self.denoiser)
         text = read_text(self.folder / "tokenizer.json")
         # The denoiser and its config.json come last: without them the folder is not yet a model.
         save_image_tokenizer(self.image_tokenizer, folder / self.denoiser.config.mm_vqvae)
@@ -248,12 +256,21 @@ class SmaltiBase(AdapterMethods, DiffusionPipeline):
         if settings is None:
             own = model_settings(config.image_size, config.sampling)
             settings = preset_settings(own, preset, config.presets, config.sampling)
+        check_settings(settings)
         scale = guidance_scale
-        if isinstance(scale, int | float) and not isinstance(scale, bool):
-            scale = max(0.0, scale - 1)
+        if scale is not None:
+            scale = max(0.0, check_real("guidance_scale", scale, 0, LARGEST_GUIDANCE + 1) - 1)
         height, width = size
         settings = settings.replaced(
             guidance_scale=scale, num_inference_steps=num_inference_steps, height=height, width=width
         )
         self._guidance_scale = settings.guidance_scale + 1
         return settings
+
+
+def check_negative(negative_prompt: Any, settings: GenerationSettings) -> None:
+    """Raise SmaltiError for a negative prompt without guidance, whose scale is in diffusers' meaning."""
+    if negative_prompt and not settings.guidance_scale:
+        raise SmaltiError(
+            "negative_prompt needs guidance: set guidance_scale above 1", argument="negative_prompt"
+        )

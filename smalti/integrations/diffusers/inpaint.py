@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 
-from smalti.common.checks import check_choice, check_real, quoted
+from smalti.common.checks import check_choice, check_real
 from smalti.common.images import to_pil
 from smalti.editing.edit import PreparedEdit, prepare_edit
 from smalti.editing.selection import Selection
-from smalti.errors import SmaltiError
+from smalti.errors import SmaltiError, renamed
 from smalti.generation.drawing import Generation, start
 from smalti.generation.seeds import image_seeds
 from smalti.generation.settings import GenerationSettings
-from smalti.integrations.diffusers.base import SmaltiBase
+from smalti.integrations.diffusers.base import SmaltiBase, check_negative
 from smalti.integrations.diffusers.output import OUTPUT_TYPES, SmaltiPipelineOutput, convert
 from smalti.integrations.diffusers.running import Callback, check_callback, run
 
@@ -79,11 +80,12 @@ class SmaltiInpaintPipeline(SmaltiBase):
         share = check_real("strength", strength, 0, 1, above=True)
         chosen = self._settings(preset, settings, guidance_scale, num_inference_steps, (height, width))
         seeds = image_seeds(None, generator, 1, num_images_per_prompt)
+        check_negative(negative_prompt, chosen)
         selection = Selection(mask=_image("mask_image", mask_image), strength=None if share == 1 else share)
         with ExitStack() as stack:
             stack.enter_context(self._at_work(self.image_tokenizer))
             stack.enter_context(self._at_work(self.denoiser))
-            stack.enter_context(_named())
+            stack.enter_context(renamed(mask="mask_image"))
             edit = prepare_edit(
                 self.parts,
                 _image("image", image),
@@ -126,29 +128,35 @@ class SmaltiInpaintPipeline(SmaltiBase):
         )
 
 
-@contextmanager
-def _named() -> Iterator[None]:
-    """Give errors about the mask the name that diffusers' users know."""
-    try:
-        yield
-    except SmaltiError as error:
-        if error.argument != "mask":
-            raise
-        raise SmaltiError(error.named("mask_image"), argument="mask_image") from error
-
-
 def _image(name: str, given: Any) -> Any:
-    """Return an image as Smalti's editing takes it: tensors become PIL images.
+    """Return an image as Smalti's editing takes it: tensors and arrays of floats become PIL images.
 
     Raises:
-        SmaltiError: a tensor of another shape.
+        SmaltiError: nothing, several images, or a tensor or an array of another shape.
     """
-    if not isinstance(given, torch.Tensor):
+    if isinstance(given, list | tuple) and len(given) == 1:
+        given = given[0]
+    if given is None or isinstance(given, list | tuple):
+        found = "None" if given is None else f"{len(given)} of them"
+        raise SmaltiError(
+            f"{name} must be one image, its file or the file's name, not {found}", argument=name
+        )
+    values = given
+    if isinstance(given, np.ndarray) and given.dtype.kind == "f":
+        values = torch.from_numpy(given.astype(np.float32))
+        values = values.movedim(-1, -3) if values.ndim > 2 else values
+    if not isinstance(values, torch.Tensor):
         return given
-    values = given[0] if given.ndim == 4 and len(given) == 1 else given
+    values = values.float() if values.dtype == torch.bool else values
+    values = values[0] if values.ndim == 4 and len(values) == 1 else values
+    values = values[None] if values.ndim == 2 else values
     if values.ndim != 3 or len(values) not in (1, 3) or not values.is_floating_point():
         raise SmaltiError(
-            f"{name} must be (1 or 3, H, W) from 0 to 1, not {quoted(str(tuple(given.shape)))}", argument=name
+            f"{name} must be (1 or 3, H, W) floats from 0 to 1, or (H, W, 1 or 3) as an array, "
+            f"not {tuple(given.shape)} {given.dtype}",
+            argument=name,
         )
+    if not bool(values.isfinite().all()):
+        raise SmaltiError(f"{name} must hold finite numbers, not NaN or infinity", argument=name)
     pixels = (values.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().permute(1, 2, 0)
     return to_pil(pixels.expand(-1, -1, 3).contiguous().numpy())

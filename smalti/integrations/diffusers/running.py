@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from smalti.common.checks import quoted
-from smalti.errors import SmaltiError
+from smalti.errors import SmaltiError, renamed
 from smalti.generation.drawing import Generation
 from smalti.generation.result import PipelineOutput
 from smalti.sampling.view import Step
@@ -115,7 +115,8 @@ def _replaced(generation: Generation, given: Any, tokens: torch.Tensor) -> torch
     latents = given.get("latents", tokens)
     if latents is tokens or (isinstance(latents, torch.Tensor) and torch.equal(latents, tokens)):
         return tokens
-    generation.replace(latents)
+    with renamed(tokens="latents"):
+        generation.replace(latents)
     return latents
 
 

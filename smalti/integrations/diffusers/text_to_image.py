@@ -9,10 +9,10 @@ import torch
 
 from smalti.common.checks import check_choice
 from smalti.common.images import to_pil
-from smalti.errors import SmaltiError
+from smalti.errors import SmaltiError, renamed
 from smalti.generation.drawing import start
 from smalti.generation.settings import GenerationSettings
-from smalti.integrations.diffusers.base import SmaltiBase
+from smalti.integrations.diffusers.base import SmaltiBase, check_negative
 from smalti.integrations.diffusers.output import OUTPUT_TYPES, SmaltiPipelineOutput, convert
 from smalti.integrations.diffusers.running import Callback, check_callback, run
 
@@ -54,8 +54,8 @@ class SmaltiPipeline(SmaltiBase):
             negative_prompt: what the images should not show; it needs guidance.
             height, width: size in pixels; None is the model's own.
             num_inference_steps: number of steps; None is the model's own.
-            guidance_scale: g in unconditional + g · (conditional − unconditional); up to 1 there is no guidance. None
-                is the model's own. Smalti's own setting is g − 1.
+            guidance_scale: g in unconditional + g · (conditional − unconditional); 0 to 1 is no
+                guidance. None is the model's own. Smalti's own setting is g − 1.
             num_images_per_prompt: number of images of each prompt.
             generator: one generator, or a list with one an image.
             latents: (B, h, w) int64, tokens to start from, the mask id where unknown; None is all masks.
@@ -74,7 +74,8 @@ class SmaltiPipeline(SmaltiBase):
         check_choice("output_type", output_type, OUTPUT_TYPES)
         inputs = check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         chosen = self._settings(preset, settings, guidance_scale, num_inference_steps, (height, width))
-        with self._at_work(self.denoiser):
+        check_negative(negative_prompt, chosen)
+        with self._at_work(self.denoiser), renamed(tokens="latents"):
             parts = self.parts
             generation = start(
                 parts,
