@@ -91,6 +91,8 @@ def fold(entries: Mapping[str, Entry]) -> dict[str, Entry]:
                 raise SmaltiError(f"{stored.path} lacks {part}, without which {name} has no values")
         parts = tuple(folded.pop(part) for part in names)
         _check_parts(module, kind, parts)
+        if f"{module}.weight" in entries:
+            raise SmaltiError(f"{stored.path} must hold {name} or {module}.weight, not both")
         rows, columns = stored.shape
         shape = (rows, columns * (2 if kind == "int4" else 1))
         folded[f"{module}.weight"] = PackedEntry(stored.path, shape, kind, stored.offset, stored.size, parts)

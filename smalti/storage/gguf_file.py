@@ -22,6 +22,17 @@ from smalti.storage.entries import PREFIX, Entry, PackedEntry
 _OUTER = ("model.diffusion_model.", "diffusion_model.", "model.")  # prefixes that converters take over
 _OUTSIDE = ("diffusion_head.",)  # tensors of the reference model's files that have no prefix
 _LLAMA = re.compile(r"(token_embd|output_norm|output|blk\.\d+\..+)\.weight")  # names of text models
+# What the reader raises for headers that make no sense.
+_DAMAGED = (
+    ValueError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+    TypeError,
+    RecursionError,
+    AttributeError,
+)
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -84,7 +95,7 @@ def read_gguf(path: Path, needed: Callable[[str], bool] | None = None) -> dict[s
         size = path.stat().st_size
     except OSError as error:
         raise SmaltiError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, IndexError, OverflowError, MemoryError, TypeError) as error:
+    except _DAMAGED as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise SmaltiError(
             f"{path} is truncated or not a GGUF file that Smalti reads: {quoted(lines[0])}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from smalti.common.checks import check_choice, quoted
+from smalti.common.checks import check_choice, check_flag, check_path, check_whole, quoted
 from smalti.common.files import read_json, read_text, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
@@ -84,9 +84,11 @@ def quantize_model(
     """
     check_choice("quantize", quantize, QUANTIZATIONS)
     check_group(group)
+    embeddings = check_flag("embeddings", embeddings)
+    check_whole("max_shard_bytes", max_shard_bytes)
     if quantize != "fp8" or embeddings:
         import_torchao()
-    model, folder = existing(model), Path(folder)
+    model, folder = existing(model), check_path("folder", folder)
     config, entries = load_config(model), read_denoisers(model)
     _check_target(model, folder, config.mm_vqvae)
     check_floats(entries.values(), model, "smalti quantize")
@@ -103,18 +105,23 @@ def quantize_model(
         for tensor, like in tensors.items()
     }
     check_space(folder, sum(sizes.values()))
-    # The denoiser and its config.json come last: without them the folder is not yet a model.
-    _write(vq[1], vq[0], folder / config.mm_vqvae, None)
-    write_text_atomic(folder / "tokenizer.json", text)
-    if words := load_words(model):
-        save_words(words, folder)
+    words = load_words(model)
+
+    def rest() -> None:
+        _write(vq[1], vq[0], folder / config.mm_vqvae, None)
+        write_text_atomic(folder / "tokenizer.json", text)
+        if words:
+            save_words(words, folder)
+
     values = {**read_json(model / "config.json"), **config.to_dict()}
     values["quantization_config"] = {"quant_method": "smalti", "layers": quantize}
     if quantize == "int4":
         values["quantization_config"]["group_size"] = group
     if embeddings:
         values["quantization_config"]["embeddings"] = "int8"
-    _write(plan, values, folder, max_shard_bytes)
+    # The denoiser takes long, and a model that the folder holds stays whole meanwhile. Its files and config.json get
+    # their names last: without them the folder is not yet a model.
+    _write(plan, values, folder, max_shard_bytes, rest)
 
 
 Plan = tuple[dict[str, torch.Tensor], Callable[[], Iterator[torch.Tensor]]]
@@ -165,8 +172,14 @@ def _image_tokenizer(model: Path) -> tuple[dict[str, Any], dict[str, Plan]]:
     }
 
 
-def _write(plan: dict[str, Plan], config: dict[str, Any], folder: Path, max_shard_bytes: int | None) -> None:
-    """Write the weights of a plan and `config.json`."""
+def _write(
+    plan: dict[str, Plan],
+    config: dict[str, Any],
+    folder: Path,
+    max_shard_bytes: int | None,
+    before: Callable[[], None] | None = None,
+) -> None:
+    """Write the weights of a plan and `config.json`, and call `before` before the files get their names."""
     made = {next(iter(like)): (like, values) for like, values in plan.values()}
     groups = {
         first: {name: tensor.nbytes for name, tensor in like.items()} for first, (like, _) in made.items()
@@ -176,7 +189,7 @@ def _write(plan: dict[str, Plan], config: dict[str, Any], folder: Path, max_shar
         shapes = {name: tensor for first in firsts for name, tensor in made[first][0].items()}
         write_tensors(path, shapes, (piece for first in firsts for piece in made[first][1]()))
 
-    write_files(groups, config, folder, max_shard_bytes, write)
+    write_files(groups, config, folder, max_shard_bytes, write, before)
 
 
 def _check_target(model: Path, folder: Path, vq: str) -> None:

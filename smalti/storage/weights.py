@@ -139,6 +139,7 @@ def write_files(
     folder: Path,
     max_shard_bytes: int | None,
     write: Callable[[Path, list[str]], None],
+    before: Callable[[], None] | None = None,
 ) -> None:
     """Write the files of weights, their index if there are several, and `config.json`; rename all files at the end.
 
@@ -148,6 +149,7 @@ def write_files(
         folder: folder to write; it is created if needed.
         max_shard_bytes: largest size of a file, or None for one file.
         write: function that writes a file with some groups, in that order.
+        before: function that is called once all files are written, and none has its name yet.
 
     Raises:
         SmaltiError: the folder cannot be written.
@@ -184,6 +186,8 @@ def write_files(
                 write(temporary, shard)
             except (SafetensorError, OSError) as error:
                 raise SmaltiError(f"cannot write {folder / name}: {error}") from error
+        if before is not None:
+            before()
     # Other files of an earlier model are removed.
     for path in old - {folder / name for name in [*names, *([INDEX] if len(shards) > 1 else [])]}:
         path.unlink(missing_ok=True)

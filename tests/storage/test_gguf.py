@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -151,6 +152,12 @@ class TestBroken:
         path = folder / "model.gguf"
         path.write_bytes(path.read_bytes()[:keep])
         fails(folder, "model.gguf is truncated")
+
+    def test_lists_in_lists_without_end(self, folder):
+        nested = struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 2000
+        header = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a"
+        (folder / "a.gguf").write_bytes(header + nested)
+        fails(folder, "a.gguf is truncated or not a GGUF file")
 
     def test_several_files_and_files_alone(self, base, tmp_path):
         folder, _ = with_gguf(tmp_path / "g", base)

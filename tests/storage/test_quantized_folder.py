@@ -250,6 +250,23 @@ class TestBroken:
         fails("cannot write .*No space left on device", lambda: quantize_model(base, "int8", tmp_path / "x"))
         assert not list((tmp_path / "x").glob("model*")) and not (tmp_path / "x" / "config.json").exists()
         fails("holds neither model.safetensors nor", lambda: smalti.load(tmp_path / "x"))
+        calls.clear()
+        held = write_tiny_model(tmp_path / "held", seed=5)
+        before = {path: path.read_bytes() for path in held.rglob("*") if path.is_file()}
+        fails("cannot write .*No space left on device", lambda: quantize_model(base, "int8", held))
+        assert {path: path.read_bytes() for path in held.rglob("*") if path.is_file()} == before
+
+    def test_arguments_of_other_types(self, base, tmp_path):
+        for name, wrong in (("folder", None), ("embeddings", "no"), ("max_shard_bytes", "5GB")):
+            options = {"folder": tmp_path / "x", name: wrong}
+            fails(f"{name} must be", lambda options=options: quantize_model(base, "int8", **options))
+        assert not (tmp_path / "x").exists()
+
+    def test_a_matrix_in_both_forms(self, folders, tmp_path):
+        folder = self.rewrite(
+            folders, tmp_path, "int8", lambda found: found.update({self.NAME + ".weight": torch.ones(48, 32)})
+        )
+        fails("up_proj.weight, not both", lambda: inspect(folder))
 
     def test_weights_that_are_not_finite(self, base, tmp_path):
         shutil.copytree(base, tmp_path / "m")
