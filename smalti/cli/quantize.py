@@ -50,7 +50,7 @@ def quantize(
 ) -> None:
     """Store the layers of a model in 8 or 4 bits, tensor by tensor, in a folder that needs no torchao.
 
-    Whatever takes a model takes the folder. Norms, the head and the image tokenizer stay as they are.
+    Everything that takes a model takes the folder. Norms, the head and the image tokenizer stay as they are.
 
     Example: smalti quantize nvidia/NL-Diffusion-Image int4 -o small
     """

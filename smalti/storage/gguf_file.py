@@ -33,6 +33,7 @@ _DAMAGED = (
     RecursionError,
     AttributeError,
 )
+_UNKNOWN = re.compile(r"(\d+)\)? is not a valid GGMLQuantizationType")
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -97,6 +98,9 @@ def read_gguf(path: Path, needed: Callable[[str], bool] | None = None) -> dict[s
         raise SmaltiError(f"{path} cannot be read: {error.strerror or error}") from error
     except _DAMAGED as error:
         lines = str(error).splitlines() or [type(error).__name__]
+        if (unknown := _UNKNOWN.search(lines[0])) is not None:
+            known = ", ".join([*_BYTES, *BLOCKS])
+            raise SmaltiError(f"{path}: tensors must be of type {known}, not number {unknown[1]}") from error
         raise SmaltiError(
             f"{path} is truncated or not a GGUF file that Smalti reads: {quoted(lines[0])}"
         ) from error

@@ -153,6 +153,11 @@ class TestBroken:
         path.write_bytes(path.read_bytes()[:keep])
         fails(folder, "model.gguf is truncated")
 
+    def test_a_type_that_the_reader_does_not_know(self, folder):
+        tensor = struct.pack("<Q", 1) + b"a" + struct.pack("<IQIQ", 1, 4, 77, 0)
+        (folder / "a.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + tensor + b"\0" * 64)
+        fails(folder, "a.gguf: tensors must be of type F32, .*Q6_K, not number 77")
+
     def test_lists_in_lists_without_end(self, folder):
         nested = struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 2000
         header = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a"
