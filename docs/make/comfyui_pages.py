@@ -29,14 +29,14 @@ TIPS = {
     "SmaltiSample": "The same seed gives the same tokens, alone or in a batch. `tokens` and `mask` together fill a "
     "part of an image again.",
     "SmaltiDecode": "Decoding takes little time beside the sampling.",
-    "SmaltiEncode": "Scale the image first, if its sides are no multiples of the model's tokens.",
+    "SmaltiEncode": "Scale the image first if its sides do not fit.",
     "SmaltiLoadTokens": "Files of `smalti generate`, the studio and Smalti Save with Tokens hold their tokens. An edit "
     "of such an image leaves the other tokens exactly as they are.",
     "SmaltiSaveTokens": "The files hold the workflow, too, so ComfyUI opens them.",
-    "SmaltiEdit": "Describe the whole image as it should be. Connect the tokens of the image, if there are any: they "
-    "bring the prompt along that the image was made with.",
+    "SmaltiEdit": "Describe the whole image as it should be. Connect the tokens of the image if you have them: they "
+    "carry the prompt that made the image.",
     "SmaltiInpaint": "Describe the whole image as it should be. Paint the mask in ComfyUI's mask editor, or take any "
-    "other MASK. Every token that it touches is filled again.",
+    "other MASK. Smalti refills every token that it touches.",
     "SmaltiOutpaint": "Describe the whole image as it should be. The growth is in pixels of the image.",
     "SmaltiVary": "A small strength changes details, a large one the whole image.",
     "SmaltiGridToMask": "Use it to repair the same region again, or to composite with ComfyUI's other nodes.",

@@ -156,7 +156,7 @@ class SmaltiEdit(_Editor):
         return cls._schema(
             "SmaltiEdit",
             "Smalti Edit",
-            "Fills the tokens again that no longer fit the prompt. The others stay as they are.",
+            "Refills the tokens that no longer fit the prompt. The others stay as they are.",
             [
                 io.String.Input(
                     "source_prompt",
@@ -171,7 +171,7 @@ class SmaltiEdit(_Editor):
                     max=1.0,
                     step=0.05,
                     optional=True,
-                    tooltip="Share of the largest drop of likelihood above which tokens are selected.",
+                    tooltip="Select tokens whose likelihood drops by more than this share of the largest drop.",
                 ),
                 io.Float.Input(
                     "share",
@@ -215,7 +215,7 @@ class SmaltiInpaint(_Editor):
         return cls._schema(
             "SmaltiInpaint",
             "Smalti Inpaint",
-            "Fills the tokens again that a mask touches: inpainting, removal.",
+            "Refills the tokens that a mask touches: inpainting, removal.",
             [
                 io.Mask.Input("mask", tooltip="1 changes. A mask of another size is scaled to the image."),
                 io.Float.Input(

@@ -39,7 +39,7 @@ class SmaltiDecode(io.ComfyNode):
             node_id="SmaltiDecode",
             display_name="Smalti Decode",
             category="smalti",
-            description="Makes images of tokens.",
+            description="Decodes tokens to images.",
             inputs=[MODEL.Input("model"), TOKENS.Input("tokens")],
             outputs=[io.Image.Output("image", display_name="image")],
         )
@@ -64,7 +64,7 @@ class SmaltiEncode(io.ComfyNode):
             node_id="SmaltiEncode",
             display_name="Smalti Encode",
             category="smalti",
-            description="Makes tokens of images whose sides fit the model's grid.",
+            description="Encodes images, whose sides must fit the model's grid, as tokens.",
             inputs=[MODEL.Input("model"), io.Image.Input("image")],
             outputs=[TOKENS.Output("tokens", display_name="tokens")],
         )
