@@ -22,6 +22,9 @@ from smalti.evaluation.suite import Suite
 RUN_FILE = "smalti.json"
 """File in a folder of images that says what was drawn there, so that a killed run can go on."""
 
+PROMPTS_FILE = "prompts.jsonl"
+"""File in the same folder with all prompts of the run, and with their rewritten texts."""
+
 
 class Benchmark(Suite):
     """A suite of a published benchmark.
@@ -30,8 +33,10 @@ class Benchmark(Suite):
     subclass needs `score`, whose rows are ready for JSON, `summarize` and `describe`.
     """
 
-    controls: ClassVar[frozenset[str]] = Suite.controls | {"prompts"}
+    controls: ClassVar[frozenset[str]] = Suite.controls | {"prompts", "rewrite"}
     images_per_prompt: ClassVar[int] = 4
+    scoring_seconds: ClassVar[float | None] = None
+    """Estimate of the seconds in which one GPU scores an image; None says nothing before a run."""
 
     def prompts(self, count: int, seed: int) -> list[Any]:
         """Raise SmaltiError: the prompts are a file's."""
@@ -149,7 +154,7 @@ def draw_missing(
     there = {place for place, path in paths.items() if path.is_file()}
     wanted = [(index, number) for index in part for number in numbers if (index, number) not in there]
     drawn = subject.draw_seeds(
-        [prompts[index]["prompt"] for index, _ in wanted],
+        [prompts[index].get("rewritten", prompts[index]["prompt"]) for index, _ in wanted],
         [request.seed + number for _, number in wanted],
         batch_size=request.batch_size,
     )
