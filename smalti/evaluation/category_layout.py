@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -27,7 +27,7 @@ class CategoryLayout(Benchmark):
     GenEval's layout. A folder's prompts are in its prompts.jsonl, which a run writes, or in a file beside it.
     """
 
-    folder_takes_prompts = True
+    folder_takes_prompts: ClassVar[bool] = True
 
     def image_path(self, folder: Path, index: int, prompt: Any, number: int) -> Path:
         """Return the path of image `number` of a prompt."""
