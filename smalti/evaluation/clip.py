@@ -43,7 +43,7 @@ class Clip:
     @property
     def scale(self) -> float:
         """Factor of cosines that the network has learned."""
-        return float(self.network.logit_scale.exp())
+        return float(self.network.logit_scale.detach().exp())
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:

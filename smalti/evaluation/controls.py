@@ -48,9 +48,7 @@ def check_request(suite: Suite, request: Request) -> None:
             "--save would write images with wrong prompts: leave out --shuffled", argument="--save"
         )
     if request.folder is not None and request.rewrite is not None:
-        raise SmaltiError(
-            "--folder scores images that exist: leave out --rewrite", argument="--rewrite"
-        )
+        raise SmaltiError("--folder scores images that exist: leave out --rewrite", argument="--rewrite")
     if suite.recorded() and any(
         (request.folder, request.save, request.prompts, request.shuffled, request.rewrite)
     ):

@@ -38,9 +38,9 @@ def find_prompts(source: str | Path, check: Callable[[Any], None] = check_text) 
     A list in a folder is a category: its prompts get the file's name as `category`, and their number as `name`.
 
     Args:
-        source: JSON lines; a .txt file with a prompt a line; a .json file with a list of texts or objects, or with
-            objects by name, as MJHQ-30K's meta_data.json; a folder of these; or OWNER/NAME:PATH of a data set on the
-            hub, with @REVISION for a branch, a tag or a commit.
+        source: file of JSON lines, .txt file with a prompt a line, .json file, or folder of these. A .json file holds
+            a list of texts or objects, or objects by name, as MJHQ-30K's meta_data.json does. OWNER/NAME:PATH is a
+            file or folder of a data set on the hub; @REVISION may follow.
         check: function that raises SmaltiError for metadata that cannot be used.
 
     Raises:

@@ -60,6 +60,7 @@ def _source(
     suite: Benchmark, request: Request, subject: Subject | None
 ) -> tuple[Sequence[Any], Iterator[Any], dict[str, Any]]:
     """Return all prompts, the samples of this process's prompts, and what a report says about them."""
+    prompts: Sequence[Any]
     metadata = {"suite": suite_name(suite), **options_of(suite)}
     source = source_of(suite, request)
     if source == "record":
@@ -70,9 +71,9 @@ def _source(
         prompts, read = suite.read_folder(request.folder, request)
         metadata |= {"folder": str(request.folder)}
         return prompts, (read(index) for index in share(len(prompts))), metadata
-    model = required(subject)
     with first_alone():  # a data set on the hub is fetched once
-        prompts: Sequence[Any] = prompts_of(suite, request)
+        prompts = prompts_of(suite, request)
+    model = required(subject)
     run = describe_run(metadata["suite"], model, prompts, request)
     if request.rewrite is not None:
         run |= {"rewrite": request.rewrite}

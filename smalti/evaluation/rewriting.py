@@ -54,9 +54,7 @@ def rewrite(how: str, prompts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
     with first_alone():  # a model on the hub is fetched once
         function = _writer(how)
     own = [(index, function(prompts[index]["prompt"])) for index in share(len(prompts))]
-    return [
-        {**prompt, "rewritten": text} for prompt, text in zip(prompts, gather(own), strict=True)
-    ]
+    return [{**prompt, "rewritten": text} for prompt, text in zip(prompts, gather(own), strict=True)]
 
 
 def describe_rewriting(how: str, prompts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -82,7 +80,9 @@ def _writer(how: str) -> Callable[[str], str]:
 
     def look_up(text: str) -> str:
         if text not in table:
-            raise SmaltiError(f"--rewrite {how} has no line for the prompt {quoted(text)}", argument="--rewrite")
+            raise SmaltiError(
+                f"--rewrite {how} has no line for the prompt {quoted(text)}", argument="--rewrite"
+            )
         return table[text]
 
     return look_up
@@ -90,12 +90,15 @@ def _writer(how: str) -> Callable[[str], str]:
 
 def _table(path: Path) -> dict[str, str]:
     """Return the rewritten texts of a file by their prompts."""
-    found = {}
+    found: dict[str, str] = {}
     for number, line in read_json_lines(path):
-        texts = [line.get(name) for name in ("prompt", "rewritten")] if isinstance(line, dict) else []
+        texts: list[Any] = (
+            [line.get(name) for name in ("prompt", "rewritten")] if isinstance(line, dict) else []
+        )
         if len(texts) != 2 or not all(isinstance(text, str) and text.strip() for text in texts):
             raise SmaltiError(
-                f"{path} line {number}: a line must have texts under prompt and rewritten", argument="--rewrite"
+                f"{path} line {number}: a line must have texts under prompt and rewritten",
+                argument="--rewrite",
             )
         found[texts[0]] = texts[1]
     return found

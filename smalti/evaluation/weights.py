@@ -24,7 +24,9 @@ WEIGHTS = "*.safetensors"
 
 
 @cache
-def find_weights(option: str, text: str, example: str, *, needs: str = "config.json", whole: bool = True) -> Path:
+def find_weights(
+    option: str, text: str, example: str, *, needs: str = "config.json", whole: bool = True
+) -> Path:
     """Return the folder of a scorer's weights; a hub id is fetched, after one line that says what it means.
 
     Args:

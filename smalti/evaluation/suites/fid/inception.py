@@ -175,10 +175,11 @@ def load_inception(path: Path) -> Inception:
     """
     from safetensors.torch import load_file
 
-    network = Inception()
+    with torch.device("meta"):
+        network = Inception()
     try:
-        tensors = load_file(path)
-        network.load_state_dict({name: one for name, one in tensors.items() if not name.startswith("fc.")})
+        tensors = {name: one for name, one in load_file(path).items() if not name.startswith("fc.")}
+        network.load_state_dict(tensors, assign=True)
     except Exception as error:  # safetensors and PyTorch raise errors of several kinds
         reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
         raise SmaltiError(
@@ -186,4 +187,4 @@ def load_inception(path: Path) -> Inception:
             f"not {path}: {reason}",
             argument="weights",
         ) from error
-    return network.eval()
+    return network.float().eval()

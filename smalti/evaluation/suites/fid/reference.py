@@ -66,7 +66,9 @@ def mjhq_prompts(folder: Path) -> list[Any] | None:
     prompts = find_prompts(path)
     for prompt in prompts:
         if not isinstance(prompt.get("category"), str):
-            raise SmaltiError(f"{path}: {quoted(prompt.get('name'))} must have a category", argument="reference")
+            raise SmaltiError(
+                f"{path}: {quoted(prompt.get('name'))} must have a category", argument="reference"
+            )
     return prompts
 
 

@@ -18,7 +18,8 @@ from smalti.evaluation.markdown import score_table
 from smalti.evaluation.prompts import evenly
 from smalti.evaluation.ranks import gather, own_device, share
 from smalti.evaluation.request import Request
-from smalti.evaluation.suites.fid import features, reference
+from smalti.evaluation.suites.fid import features as seen
+from smalti.evaluation.suites.fid import reference as real_images
 from smalti.evaluation.suites.fid.spread import DESCRIPTION, spread_interval
 from smalti.evaluation.weights import find_weights, revision_of
 from smalti.training.distribution import first_alone, rank
@@ -60,13 +61,13 @@ class Fid(CategoryLayout):
     scoring_seconds: ClassVar[float | None] = 0.05
 
     def __post_init__(self) -> None:
-        check_choice("features", self.features, features.FEATURES)
-        check_choice("resize", self.resize, features.RESIZES)
+        check_choice("features", self.features, seen.FEATURES)
+        check_choice("resize", self.resize, seen.RESIZES)
         check_whole("resamples", self.resamples, 0)
 
     def prompts(self, count: int, seed: int) -> list[Any]:
-        """Return `count` prompts of MJHQ-30K's folder, evenly chosen; all of them if it has no more than `Fid.count`."""
-        every = reference.mjhq_prompts(Path(self.reference)) if self.reference else None
+        """Return `count` prompts of MJHQ-30K's folder, evenly chosen; all if it has no more than `Fid.count`."""
+        every = real_images.mjhq_prompts(Path(self.reference)) if self.reference else None
         if every is None:
             return super().prompts(count, seed)
         if count == self.count and len(every) <= count:
@@ -79,7 +80,7 @@ class Fid(CategoryLayout):
 
     def read_folder(self, folder: Path, request: Request) -> tuple[list[Any], Callable[[int], Any]]:
         """Return a prompt for each image of a folder, with its category, and a function that reads it."""
-        tree = reference.read_tree(folder)
+        tree = real_images.read_tree(folder)
         # GenEval's folders are numbers and no categories.
         named = [name if name and name != "samples" else None for name in tree.categories]
         prompts = [{"prompt": "", "category": name} if name else {"prompt": ""} for name in named]
@@ -91,13 +92,13 @@ class Fid(CategoryLayout):
         return {
             "category": prompt.get("category"),
             "sizes": [list(image.size) for image in images],
-            "features": [features.encode(row) for row in self._extractor()(images)],
+            "features": [seen.encode(row) for row in self._extractor()(images)],
         }
 
     def summarize(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the distance, an interval, the distance of each category, and the numbers and sizes of images."""
         name = "fid" if self.features == "inception" else "clip_fid"
-        groups = [features.decode(row["features"]) for row in rows]
+        groups = [seen.decode(row["features"]) for row in rows]
         real, count, by_category = self._reference()
         drawn = fit(torch.cat(groups))
         distance = frechet_distance(drawn, real)
@@ -147,14 +148,14 @@ class Fid(CategoryLayout):
         sizes = ", ".join(f"{width}×{height}" for width, height in scores["sizes"])
         return score_table({**flat, "size of images": sizes})
 
-    def _extractor(self) -> features.Extractor:
+    def _extractor(self) -> seen.Extractor:
         """Return the function from images to features."""
-        return features.find_extractor(self.features, self.weights, self.resize, own_device(self.device))
+        return seen.find_extractor(self.features, self.weights, self.resize, own_device(self.device))
 
     def _told(self) -> dict[str, Any]:
         """Return what decides about features."""
         if self.features == "clip":
-            found = find_weights("weights", self.weights, features.CLIP_EXAMPLE)
+            found = find_weights("weights", self.weights, seen.CLIP_EXAMPLE)
             return {
                 "name": self.weights,
                 "weights_revision": revision_of(self.weights, found),
@@ -162,9 +163,9 @@ class Fid(CategoryLayout):
             }
         return {
             "name": "Inception of FID",
-            "weights_sha256": features.weights_hash(Path(self.weights)),
+            "weights_sha256": seen.weights_hash(Path(self.weights)),
             "resize": self.resize,
-            "resize_as_in": features.PACKAGES[self.resize],
+            "resize_as_in": seen.PACKAGES[self.resize],
         }
 
     def _reference(self) -> tuple[Gaussian, int, dict[Any, torch.Tensor]]:
@@ -174,19 +175,19 @@ class Fid(CategoryLayout):
         """
         place = Path(self.reference)
         if place.suffix == ".safetensors":
-            return *reference.read_statistics(place, self._told()), {}
-        tree = reference.read_tree(place)
+            return *real_images.read_statistics(place, self._told()), {}
+        tree = real_images.read_tree(place)
         own, rows = list(share(len(tree.files))), []
         for first in range(0, len(own), _BATCH):
             part = own[first : first + _BATCH]
             found = self._extractor()(open_images([tree.files[index] for index in part]))
-            rows += [(index, features.encode(row)) for index, row in zip(part, found, strict=True)]
-        every = features.decode(gather(rows))
+            rows += [(index, seen.encode(row)) for index, row in zip(part, found, strict=True)]
+        every = seen.decode(gather(rows))
         real = fit(every)
         if self.statistics:
             with first_alone():
                 if rank() == 0:
-                    reference.write_statistics(Path(self.statistics), real, len(every), self._told())
+                    real_images.write_statistics(Path(self.statistics), real, len(every), self._told())
         places: dict[Any, list[int]] = {}
         for index, category in enumerate(tree.categories):
             if category is not None:

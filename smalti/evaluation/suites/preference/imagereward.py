@@ -110,14 +110,19 @@ def load_blip(weights: str, device: str) -> Blip:
         config = config_class.from_pretrained(folder, local_files_only=True)
         tensors = read_tensors(folder)
         body, head = split_head(tensors, "mlp.layers.", activation=None)
-        vision, text = vision_class(config.vision_config), text_class(config.text_config, add_pooling_layer=False)
+        vision, text = (
+            vision_class(config.vision_config),
+            text_class(config.text_config, add_pooling_layer=False),
+        )
         vision.load_state_dict(_part(body, "vision_model."))
         text.load_state_dict(_part(body, "text_encoder."))
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     # A text alone needs no padding: the published package pads, and masks what it has padded.
     tokenizer.no_padding()
     tokenizer.enable_truncation(MOST_TOKENS)
-    return Blip(*(part.float().eval().to(device) for part in (vision, text, head)), tokenizer)
+    for part in (vision, text, head):
+        part.float().eval().to(device)
+    return Blip(vision, text, head, tokenizer)
 
 
 def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
