@@ -111,8 +111,8 @@ Prompts = Annotated[
     typer.Option(
         "--prompts",
         metavar="FILE|K",
-        help="Prompts in place of the suite's own: a file such as GenEval's evaluation_metadata.jsonl, a folder of lists, "
-        "or OWNER/NAME:PATH on the hub. A number takes a fixed subset of K prompts. Both may be given.",
+        help="Prompts in place of the suite's own: a file such as GenEval's evaluation_metadata.jsonl, a folder of "
+        "lists, or OWNER/NAME:PATH on the hub. A number takes a fixed subset of K prompts. Both may be given.",
         show_default=False,
     ),
 ]
@@ -120,8 +120,8 @@ Rewrite = Annotated[
     str | None,
     typer.Option(
         metavar="HOW",
-        help="Draw rewritten prompts, and score by the prompts themselves: a file with prompt and rewritten in each line, "
-        "command:COMMAND, or model:FOLDER or model:HUB_ID of a language model. The report says how.",
+        help="Draw rewritten prompts, and score by the prompts themselves: a file with prompt and rewritten in each "
+        "line, command:COMMAND, or model:FOLDER or model:HUB_ID of a language model. The report says how.",
         show_default=False,
     ),
 ]
