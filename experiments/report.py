@@ -122,7 +122,9 @@ def tokenizer(suites: Mapping[str, dict[str, Any]]) -> Iterator[str]:
             for name, value in one.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("seed", "size")
         }
-        yield from table([name.replace("_", " ") for name in numbers], [[float(one) for one in numbers.values()]])
+        yield from table(
+            [name.replace("_", " ") for name in numbers], [[float(one) for one in numbers.values()]]
+        )
 
 
 if __name__ == "__main__":

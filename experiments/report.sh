@@ -5,7 +5,7 @@
 #
 # Results go to $OUT (default: runs/report), a folder a model and a file a suite; what is there is not measured again.
 # The tables are in $OUT/tables.md, with the paper's values beside, marked as such. PYTHON is a Python with Smalti in it,
-# DEVICE the models' device, SCALE a factor of all numbers of images (default: 1).
+# DEVICE the models' device, SCALE a factor of all numbers of images (default: 1), ARCHIVE an archive of sprites.
 #
 # Published benchmarks need what they cannot ship, so each runs where its variables say what to use:
 #   GENEVAL_PROMPTS and DETECTOR and CLIP       geneval, by the HF detector
@@ -70,12 +70,12 @@ options() {
 # Measure a model by one of its own suites.
 measure() {
     local model=$1 suite=$2 images more=()
-    images=$("$PYTHON" -c "print(max(12, round($3 * $SCALE)))")
+    images=$("$PYTHON" -c "print(max(24, round($3 * $SCALE)))")
     case $suite in
         scenes | objects) images=$((images / 4 * 4)) && more=(-n 4 --preset quality) ;;
         distance) more=(--set "scenes=$((images * 2))") ;;
         edits) more=(--seed 1) ;; # seed 0 is what the defaults of editing were chosen on
-        tokenizer) [[ $model == *objects* ]] && more=(--set world=objects) ;;
+        tokenizer) [[ $model == *objects* ]] && more=(--set world=objects --set "archive=${ARCHIVE:-objects}") ;;
     esac
     "$PYTHON" -m smalti evaluate "$suite" --model "$model" --device "$DEVICE" --images "$images" \
         "${more[@]}" --report "$OUT/$model/$suite.json" >/dev/null

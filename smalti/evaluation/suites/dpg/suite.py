@@ -50,6 +50,7 @@ class Dpg(Benchmark):
     partial: bool = False
     controls: ClassVar[frozenset[str]] = Benchmark.controls - {"prompts"}
     count: ClassVar[int] = 1065
+    scoring_seconds: ClassVar[float | None] = 1.0
 
     def recorded(self) -> bool:
         """Return whether recorded answers are named."""
