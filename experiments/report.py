@@ -80,7 +80,7 @@ def tags(found: Found) -> Iterator[str]:
         blanks = [None] * len(TAGS)
         rows.append([PAPER, "geneval", "official", "2212", *blanks, 100 * PAPER_VALUES["geneval"], None])
         head = ["model", "suite", "detector", "images", *TAGS, "mean", "95 % interval"]
-        yield "GenEval's protocol, percent correct. Rows of different suites have other prompts: compare within a suite."
+        yield "GenEval's protocol, percent correct. Suites have other prompts each: compare within a suite."
         yield ""
         yield from table(head, rows)
 
