@@ -78,7 +78,7 @@ def tags(found: Found) -> Iterator[str]:
                 rows.append([model, suite, detector, str(one["images"]), *values, interval(one, "mean", 100)])
     if rows:
         blanks = [None] * len(TAGS)
-        rows.append([PAPER, "geneval", "official", "2212", *blanks, 100 * PAPER_VALUES["geneval"], None])
+        rows.append([PAPER, "geneval", None, None, *blanks, 100 * PAPER_VALUES["geneval"], None])
         head = ["model", "suite", "detector", "images", *TAGS, "mean", "95 % interval"]
         yield "GenEval's protocol, percent correct. Suites have other prompts each: compare within a suite."
         yield ""

@@ -196,3 +196,22 @@ def write_tiny_hpsv3(folder: Path) -> tuple[Path, Path]:
     tensors["lm_head.weight"] = torch.zeros(47, 16)
     save_file(tensors, weights / "HPSv3.safetensors")
     return base, weights
+
+
+def write_tiny_writer(folder: Path) -> Path:
+    """A language model without a template of conversations."""
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    write_words(
+        folder, "a red blue cat dog Rewrite this prompt for an image generator in one sentence".split()
+    )
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)
+    return folder

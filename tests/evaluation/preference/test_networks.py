@@ -107,6 +107,18 @@ def test_hpsv3_reads_at_the_reward_token(place: Path) -> None:
         scorer.rate(text=f"a {REWARD_TOKEN} cat", image=IMAGE)
 
 
+def test_a_language_model_rewrites(tmp_path: Path) -> None:
+    from tiny_scorers import write_tiny_writer
+
+    from smalti.evaluation.rewriting import describe_rewriting, rewrite
+
+    how = f"model:{write_tiny_writer(tmp_path / 'writer')}"
+    found = rewrite(how, [{"prompt": "a red cat"}, {"prompt": "a blue dog"}])
+    assert [one["prompt"] for one in found] == ["a red cat", "a blue dog"] and found[0]["rewritten"]
+    told = describe_rewriting(how, found)
+    assert told["revision"] == "folder" and told["how"] == how and len(told["texts_sha256"]) == 64
+
+
 def test_a_folder_is_scored_apart(place: Path, tmp_path: Path) -> None:
     for index, style in enumerate(("anime", "photo")):
         write_sample(tmp_path / "drawn", index, {"prompt": "a red cat", "category": style}, [IMAGE] * 2)
