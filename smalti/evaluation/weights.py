@@ -32,7 +32,7 @@ def find_weights(
     Args:
         option: name of the suite's option, for errors.
         text: a folder, or a hub id, with `@REVISION` for a branch, a tag or a commit.
-        example: a hub id that fits, for errors.
+        example: a hub id that fits, for errors; or, where the hub has none, where the folder comes from.
         needs: pattern of a file that a local folder must have.
         whole: whether the weights themselves are fetched, not only configuration and tokenizer.
 
@@ -43,9 +43,12 @@ def find_weights(
         return Path(text)
     name, _, revision = text.partition("@")
     if not is_hub_id(name) or os.path.isdir(text):
+        allowed = f"{option} must be a folder with {needs}"
+        if not is_hub_id(example):
+            raise SmaltiError(f"{allowed}, {example}, not {quoted(text)}", argument=option)
+        setting = option if option.startswith("--") else f"--set {option}"
         raise SmaltiError(
-            f"{option} must be a folder with {needs} or a hub id such as {example}, not {quoted(text)}: "
-            f"--set {option}={example} fetches it",
+            f"{allowed} or a hub id such as {example}, not {quoted(text)}: {setting}={example} fetches it",
             argument=option,
         )
     wanted: Sequence[str] = (*TEXTS, WEIGHTS) if whole else TEXTS

@@ -100,5 +100,7 @@ def test_names_that_leave_the_folder_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_weights_must_be_named(name: str, option: str) -> None:
-    with pytest.raises(SmaltiError, match=f"{option} must be a folder with .* or a hub id such as"):
+    with pytest.raises(
+        SmaltiError, match=f"{option} must be a folder with .*(or a hub id such as|convert_scorer.py)"
+    ):
         find_suite(name).describe()  # type: ignore[attr-defined]

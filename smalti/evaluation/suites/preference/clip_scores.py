@@ -113,7 +113,7 @@ class HpsV2(_ClipSuite, CategoryLayout):
     """
 
     count: ClassVar[int] = 3200
-    example: ClassVar[str] = "HPSv2-converted/folder"
+    example: ClassVar[str] = "as tools/convert_scorer.py writes it"
     formula: ClassVar[str] = "100 × cosine"
     resize: ClassVar[str] = "longer side, zeros around, bicubic with antialiasing"
 

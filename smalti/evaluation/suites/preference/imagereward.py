@@ -18,7 +18,7 @@ from smalti.evaluation.suites.preference.base import Preference
 from smalti.evaluation.suites.preference.heads import read_tensors, split_head
 from smalti.evaluation.weights import find_weights, needed_module, readable, revision_of
 
-EXAMPLE = "ImageReward-converted/folder"
+EXAMPLE = "as tools/convert_scorer.py writes it"
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072
 """Mean and deviation of the head's output, which the score is freed of."""
 
