@@ -14,6 +14,7 @@ from smalti.common.checks import quoted
 from smalti.common.files import make_folder, read_json, write_json_atomic, write_text_atomic
 from smalti.common.images import save_image
 from smalti.errors import SmaltiError
+from smalti.evaluation.bootstrap import DESCRIPTION
 from smalti.evaluation.folder import find_samples, open_images
 from smalti.evaluation.request import Request
 from smalti.evaluation.subject import Subject
@@ -48,6 +49,10 @@ class Benchmark(Suite):
     def describe(self) -> dict[str, Any]:
         """Return what decides about the scores beside the images: the scorer, its constants and its weights."""
         return {}
+
+    def interval_settings(self) -> dict[str, Any]:
+        """Return how the intervals of the scores come about, for reports."""
+        return DESCRIPTION
 
     def record(self) -> tuple[list[Any], list[Any]]:
         """Return the prompts and the samples of the record that the options name."""

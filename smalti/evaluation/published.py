@@ -8,7 +8,6 @@ from typing import Any
 
 from smalti.errors import SmaltiError
 from smalti.evaluation.benchmark import PROMPTS_FILE, Benchmark, describe_run, draw_missing, open_run
-from smalti.evaluation.bootstrap import DESCRIPTION
 from smalti.evaluation.controls import source_of
 from smalti.evaluation.folder import read_prompts, write_prompts
 from smalti.evaluation.outcome import Evaluation, options_of, prompts_of, required, shuffle
@@ -52,7 +51,7 @@ def evaluate_benchmark(
             progress(len(rows), len(part))
     scores = suite.summarize(gather(rows))
     metadata |= {"controls": ["shuffled"]} if request.shuffled else {}
-    metadata |= {"bootstrap": DESCRIPTION, "scorer": scorer, "packages": package_versions()}
+    metadata |= {"bootstrap": suite.interval_settings(), "scorer": scorer, "packages": package_versions()}
     return Evaluation(scores, metadata)
 
 

@@ -28,7 +28,7 @@ def means(images: Sequence[Image.Image]) -> torch.Tensor:
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite.Fid, "_extractor", lambda self: means)
-    monkeypatch.setattr(suite.Fid, "_told", lambda self: {"name": "means", "resize": self.resize})
+    monkeypatch.setattr(suite.Fid, "_told", lambda self: {"name": "means", "resize": self.resize or "clean"})
 
 
 def write_mjhq(folder: Path) -> Path:

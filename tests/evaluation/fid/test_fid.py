@@ -84,7 +84,7 @@ def test_mjhqs_prompts_are_drawn_into_its_layout(mjhq: Path, tmp_path: Path) -> 
     assert found["fid"] > 0 and found["images"] == 6 and found["reference_images"] == 12 and found["subset"]
     assert found["intervals"]["fid"][0] < found["fid"] < found["intervals"]["fid"][1]
     assert found["sizes"] == [[64, 64]] and list(found["categories"]) == ["animals", "food", "people"]
-    assert found["scorer"]["resize"] == "clean" and found["scorer"]["interval"]["samples"] == 4
+    assert found["scorer"]["resize"] == "clean" and found["bootstrap"]["samples"] == 4
     # The folder alone gives the same; an interval resamples images in another order.
     apart = evaluate(Fid(reference=str(mjhq)), Request(folder=tmp_path / "drawn")).scores
     assert apart["fid"] == found["fid"] and apart["categories"] == found["categories"]
@@ -111,6 +111,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(SmaltiError, match=message):
             Fid(**options).describe()
+    with pytest.raises(SmaltiError, match="resize is Inception's: leave it out"):
+        Fid(resize="clean", features="clip")
     with pytest.raises(SmaltiError, match="resize must be 'clean' or 'bilinear' or"):
         Fid(resize="nearest")
     with pytest.raises(SmaltiError, match="--shuffled cannot be used"):

@@ -39,8 +39,8 @@ class Fid(CategoryLayout):
         reference: folder of MJHQ-30K, another folder of real images, or a file of statistics.
         features: "inception" for FID, "clip" for CLIP-FID.
         weights: safetensors file of Inception; or folder or hub id of a CLIP, such as openai/clip-vit-base-patch32.
-        resize: resize before Inception, named after who does it so: "clean", "bilinear" (pytorch-fid) or "tensorflow"
-            (torch-fidelity).
+        resize: resize before Inception: "clean" (clean-fid), "bilinear" (pytorch-fid) or "tensorflow" (torch-fidelity);
+            empty means "clean" for Inception, and nothing else for CLIP, which has its own.
         statistics: file into which statistics of the real images are written, which can be a reference later.
         resamples: number of resampled sets for the interval; 0 means no interval.
         device: device of the network; with torchrun "cuda" is each process's own GPU.
@@ -49,7 +49,7 @@ class Fid(CategoryLayout):
     reference: str = ""
     features: str = "inception"
     weights: str = ""
-    resize: str = "clean"
+    resize: str = ""
     statistics: str = ""
     resamples: int = 20
     device: str = "cpu"
@@ -62,7 +62,9 @@ class Fid(CategoryLayout):
 
     def __post_init__(self) -> None:
         check_choice("features", self.features, seen.FEATURES)
-        check_choice("resize", self.resize, seen.RESIZES)
+        if self.resize and self.features == "clip":
+            raise SmaltiError("resize is Inception's: leave it out with features=clip", argument="resize")
+        check_choice("resize", self.resize or "clean", seen.RESIZES)
         check_whole("resamples", self.resamples, 0)
 
     def prompts(self, count: int, seed: int) -> list[Any]:
@@ -137,8 +139,11 @@ class Fid(CategoryLayout):
             **self._told(),
             "implementation": "smalti",
             "distance": "trace by singular values of the roots, float64, covariance over N − 1",
-            "interval": {**DESCRIPTION, "samples": self.resamples},
         }
+
+    def interval_settings(self) -> dict[str, Any]:
+        """Return how the interval of the distance comes about."""
+        return {**DESCRIPTION, "samples": self.resamples}
 
     def table(self, scores: dict[str, Any]) -> str:
         """Return a Markdown table of the distances, a category a line."""
@@ -150,7 +155,9 @@ class Fid(CategoryLayout):
 
     def _extractor(self) -> seen.Extractor:
         """Return the function from images to features."""
-        return seen.find_extractor(self.features, self.weights, self.resize, own_device(self.device))
+        return seen.find_extractor(
+            self.features, self.weights, self.resize or "clean", own_device(self.device)
+        )
 
     def _told(self) -> dict[str, Any]:
         """Return what decides about features."""
@@ -164,8 +171,8 @@ class Fid(CategoryLayout):
         return {
             "name": "Inception of FID",
             "weights_sha256": seen.weights_hash(Path(self.weights)),
-            "resize": self.resize,
-            "resize_as_in": seen.PACKAGES[self.resize],
+            "resize": self.resize or "clean",
+            "resize_as_in": seen.PACKAGES[self.resize or "clean"],
         }
 
     def _reference(self) -> tuple[Gaussian, int, dict[Any, torch.Tensor]]:
