@@ -78,7 +78,6 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    overrides = ("code_network=128", *options.overrides)
     budget = Budget(
         options.output,
         options.tokenizer,
@@ -87,7 +86,7 @@ def main() -> None:
         options.images,
         options.batch_size,
         MODEL,
-        overrides=overrides,
+        overrides=tuple(options.overrides),
     )
     for stage in STAGES:
         if stage in options.stages:

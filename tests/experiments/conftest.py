@@ -31,7 +31,7 @@ def tiny_budget(folder: Path) -> Budget:
         images=16,
         batch=4,
         model=MODEL,
-        overrides=("code_network=8", "optimizer.warmup_steps=1", "loop.precision=float32"),
+        overrides=("optimizer.warmup_steps=1", "loop.precision=float32"),
     )
 
 

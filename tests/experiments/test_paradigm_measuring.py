@@ -50,7 +50,7 @@ def test_the_whole_comparison_continues_where_it_was(budget, tmp_path, monkeypat
     monkeypatch.setattr(compare_paradigms, "DATA", budget.data)
     monkeypatch.setattr(compare_paradigms, "MODEL", budget.model)
     options = ["--images 8 --distinct 12 --batch-size 4 --seeds 0 --searched 1 --measured 1", "--batches 1 2"]
-    arguments = f"{' '.join(options)} --repeats 1 --output {tmp_path} --set code_network=8".split()
+    arguments = f"{' '.join(options)} --repeats 1 --output {tmp_path} --set optimizer.warmup_steps=1".split()
     monkeypatch.setattr(sys, "argv", ["compare_paradigms.py", *arguments])
     compare_paradigms.main()
     rows = read_rows(tmp_path / "results.json")
