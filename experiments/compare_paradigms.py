@@ -64,7 +64,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=38_400, help="images that a training sees")
     parser.add_argument("--distinct", type=int, default=32_768, help="different images of the token shards")
-    parser.add_argument("--batch-size", type=int, default=32, help="images of a step")
+    parser.add_argument("--batch-size", type=int, default=16, help="images of a step")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the trainings")
     parser.add_argument(
         "--stages", nargs="+", default=list(STAGES), choices=STAGES, help="parts to run, in this order"
