@@ -12,8 +12,8 @@ same images in the same order, for each seed:
 
 The first seed's trainings find the best settings of each, on prompts that are not measured. Quality is the score of
 the suite scenes. Passes are sequences through the backbone, so that guidance counts twice. Seconds are processor time
-of one thread, of drawing and of pixels apart. A finished part is not repeated, and a stopped one continues. Results go
-to results.json, results.md and results.png in --output.
+of one thread, on a GPU real time; those of drawing and of pixels are apart. A finished part is not repeated, and a
+stopped one continues. Results go to results.json, results.md and results.png in --output.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def main() -> None:
     )
     parser.add_argument("--searched", type=int, default=10, help="prompts of a task for the search")
     parser.add_argument("--measured", type=int, default=20, help="prompts of a task for the scores of a seed")
+    parser.add_argument("--device", default="cpu", help="PyTorch device of trainings and measurements")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batches that are timed")
     parser.add_argument("--repeats", type=int, default=3, help="times that each point is timed")
     parser.add_argument(
@@ -86,7 +87,7 @@ def main() -> None:
         options.images,
         options.batch_size,
         MODEL,
-        overrides=tuple(options.overrides),
+        overrides=(f"loop.device={options.device}", *options.overrides),
     )
     for stage in STAGES:
         if stage in options.stages:

@@ -103,7 +103,7 @@ class Autoregressive(nn.Module):
 
 def seen_before(prompt: PromptBatch) -> torch.Tensor:
     """Return which positions each position sees, (B, 1, L, L) bool: those up to itself, and the whole prompt."""
-    index = torch.arange(prompt.ids.shape[1])
+    index = torch.arange(prompt.ids.shape[1], device=prompt.ids.device)
     causal = index <= index[:, None]
     return (causal | (index < prompt.slot_start[:, None, None]))[:, None]
 
@@ -185,7 +185,8 @@ class PlainReader:
         self._tokens: torch.Tensor | None = None
 
     def first(self) -> torch.Tensor:
-        return self._run(torch.zeros(len(self._prompt), self._cells[0] * self._cells[1], TOKENS).long(), 0)
+        S = self._cells[0] * self._cells[1]
+        return self._run(self._prompt.ids.new_zeros(len(self._prompt), S, TOKENS), 0)
 
     def after(self, cell: int, tokens: torch.Tensor) -> torch.Tensor:
         if self._tokens is None:
@@ -222,8 +223,8 @@ def generate(
         model, PromptBatch.cat(prompt, prompt.unconditional()) if guided else prompt, (rows, columns)
     )
     uniform = torch.stack([torch.rand(rows * columns * TOKENS, generator=one) for one in generators])
-    uniform = uniform.unflatten(1, (-1, TOKENS))
-    tokens = torch.zeros(len(prompt), rows * columns, TOKENS, dtype=torch.int64)
+    uniform = uniform.unflatten(1, (-1, TOKENS)).to(prompt.ids.device)
+    tokens = prompt.ids.new_zeros(len(prompt), rows * columns, TOKENS)
     hidden = reading.first()
     for cell in range(rows * columns):
         if cell:

@@ -39,11 +39,11 @@ def run_backbone(
         visible: (B, 1, L, L) bool, the positions that each position sees; None hides padding alone.
         shift: positions before its slot at which a cell's vector is read; 1 is the position before the slot.
     """
-    index = prompt.slot_start[:, None] + torch.arange(image.shape[1])
+    index = prompt.slot_start[:, None] + torch.arange(image.shape[1], device=image.device)
     text = embed_text(denoiser, prompt.ids)
     x = text.scatter(1, index[..., None].expand_as(image), image.to(text.dtype))
     if visible is None and prompt.padded:
-        visible = (torch.arange(x.shape[1]) < prompt.lengths[:, None])[:, None, None]
+        visible = (torch.arange(x.shape[1], device=x.device) < prompt.lengths[:, None])[:, None, None]
     tables = denoiser.rotary(x, prompt.slot_start, prompt.common_start, *cells)
     x = denoiser.run_layers(x, tables, visible=visible)
     return denoiser.norm(x.gather(1, (index - shift)[..., None].expand_as(image)))

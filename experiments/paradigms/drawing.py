@@ -119,7 +119,7 @@ def of_one_length(
     task: PlainTask, texts: Sequence[str], most: int
 ) -> Iterator[tuple[list[int], PromptBatch]]:
     """Yield prompts of one length each, at most so many, with their numbers. No paradigm computes padding."""
-    prompt = task.prompts(list(texts))
+    prompt = task.prompts(list(texts)).to(task.device)
     for length in sorted(set(prompt.lengths.tolist())):
         numbers = (prompt.lengths == length).nonzero()[:, 0].tolist()
         for start in range(0, len(numbers), most):

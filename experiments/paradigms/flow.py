@@ -109,7 +109,7 @@ class Flow(nn.Module):
 
 def waves(time: torch.Tensor) -> torch.Tensor:
     """Embed times from 0 to 1: (B,) → (B, 128), sines and cosines."""
-    rates = torch.logspace(math.log10(_SLOWEST), math.log10(_FASTEST), _WAVES)
+    rates = torch.logspace(math.log10(_SLOWEST), math.log10(_FASTEST), _WAVES, device=time.device)
     angles = time[:, None] * rates
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
@@ -157,11 +157,11 @@ def generate(
 ) -> torch.Tensor:
     """Draw vectors of the codebook's space, (B, C, h, w), for B prompts. Each image has its own generator."""
     shape, s = (model.codebook.shape[1], *grid), settings.guidance_scale
-    noise = torch.stack([torch.randn(shape, generator=one) for one in generators])
+    noise = torch.stack([torch.randn(shape, generator=one) for one in generators]).to(prompt.ids.device)
     both = PromptBatch.cat(prompt, prompt.unconditional()) if s > 0 else prompt
 
     def field(x: torch.Tensor, time: float) -> torch.Tensor:
-        parts = model(x, torch.full((len(x),), time), both).split(len(x))
+        parts = model(x, x.new_full((len(x),), time), both).split(len(x))
         return (1 + s) * parts[0] - s * parts[1] if s > 0 else parts[0]
 
     found = integrate(field, noise, times(settings.steps, settings.shift), settings.solver)

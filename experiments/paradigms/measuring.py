@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from paradigms.drawing import VARIANTS, counting_passes, decode, draw, of_one_length
 from paradigms.training import PlainTask
 from smalti.common.files import read_json, write_json_atomic
@@ -66,7 +68,7 @@ def quality(
             seeds = [1_000_000 * seed + number for number in numbers]
             found = draw(task, prompt, steps, settings, seeds)
             for number, pixels in zip(numbers, decode(task, found, settings), strict=True):
-                images[number] = pixels.permute(1, 2, 0).numpy()
+                images[number] = pixels.permute(1, 2, 0).cpu().numpy()
     scores = score_images(prompts, images)
     return {
         **{name: round(scores[name], 4) for name in ("mean", *TAGS)},
@@ -133,7 +135,7 @@ def measure_quality(task: PlainTask, wanted: list[Row], per_tag: int, seed: int,
 def measure_speed(
     tasks: dict[str, PlainTask], wanted: list[Row], batches: Sequence[int], repeats: int, path: Path
 ) -> None:
-    """Measure processor seconds of an image in one thread: the points in turn, repeated, by size of batch."""
+    """Measure the seconds of an image: the points in turn, repeated, by size of batch; see `clock`."""
     rows = read_rows(path)
     for turn in range(repeats):
         for batch in batches:
@@ -146,16 +148,26 @@ def measure_speed(
 
 
 def seconds(task: PlainTask, point: Row, batch: int) -> Row:
-    """Return the processor seconds of an image up to the image tokenizer, and those of its pixels."""
+    """Return the seconds of an image up to the image tokenizer, and those of its pixels, after a warm-up."""
     texts = [prompt["prompt"] for prompt in prompts_for("measure", 10, 0) if prompt["tag"] == "color_attr"]
     _, prompt = max(of_one_length(task, texts, len(texts)), key=lambda group: len(group[0]))
     prompt = prompt.select([number % len(prompt) for number in range(batch)])
-    started = time.process_time()
+    one = draw(task, prompt.select([0]), min(point["steps"], 2), point["settings"], [0])
+    decode(task, one, point["settings"])
+    started = clock(task.device)
     found = draw(task, prompt, point["steps"], point["settings"], range(batch))
-    drawn = time.process_time()
+    drawn = clock(task.device)
     decode(task, found, point["settings"])
-    ended = time.process_time()
+    ended = clock(task.device)
     return {"drawing": (drawn - started) / batch, "decoding": (ended - drawn) / batch}
+
+
+def clock(device: torch.device) -> float:
+    """Return seconds: this process's processor time on a CPU, which other processes hardly disturb; else real time."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def summarize(quality_rows: list[Row], speed_rows: list[Row]) -> list[Row]:

@@ -134,6 +134,7 @@ class AutoregressiveTask(PlainTask):
         self.model = Autoregressive(parts.model, stream(config.seed, "cell head"))
 
     def loss(self, batch: Batch, images: Sequence[int], step: int) -> BatchLoss:
+        batch = batch.to(self.device)
         loss = denoising_loss(
             self.model(batch.targets, batch.prompt).flatten(1, 2),
             self.model.denoiser.gen_predictor,
@@ -159,7 +160,10 @@ class FlowTask(PlainTask):
         draws = Draws.of(self.config.seed, "flow", images)
         time = normal(draws, 1)[:, 0].sigmoid()
         noise = normal(draws, self.model.codebook.shape[1], h, w)
-        error = flow_error(self.model, batch.targets, batch.prompt, noise, time)
+        batch = batch.to(self.device)
+        error = flow_error(
+            self.model, batch.targets, batch.prompt, noise.to(self.device), time.to(self.device)
+        )
         count = torch.tensor(float(error.numel()))
         return BatchLoss(error.sum(), count, {"error": Mean(error.detach().sum(), count)})
 
@@ -189,8 +193,8 @@ def load_trained(budget: Budget, paradigm: str, seed: int) -> PlainTask:
     """Return a finished training's task, whose model holds the averaged weights."""
     task = make_task(budget, paradigm, seed)
     task.model.load_state_dict(load_file(budget.folder(paradigm, seed) / "model" / WEIGHTS))
-    task.model.eval()
-    task.parts.image_tokenizer.eval()
+    task.model.to(task.device).eval()
+    task.parts.image_tokenizer.to(task.device).eval()
     return task
 
 
