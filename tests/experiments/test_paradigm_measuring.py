@@ -47,6 +47,8 @@ def test_the_whole_comparison_continues_where_it_was(budget, tmp_path, monkeypat
     for module in (measuring, compare_paradigms):
         monkeypatch.setattr(module, "VARIANTS", few)
         monkeypatch.setattr(module, "SEARCHED_STEPS", (2, 2))
+    # The scorer has tests of its own, and draws its outlines for seconds.
+    monkeypatch.setattr(measuring, "score_images", lambda *_: dict.fromkeys(("mean", *TAGS), 0.25))
     monkeypatch.setattr(compare_paradigms, "DATA", budget.data)
     monkeypatch.setattr(compare_paradigms, "MODEL", budget.model)
     options = ["--images 8 --distinct 12 --batch-size 4 --seeds 0 --searched 1 --measured 1", "--batches 1"]
