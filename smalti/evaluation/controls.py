@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from smalti.common.checks import check_seed, check_whole, quoted
+from smalti.common.files import is_temporary
 from smalti.errors import SmaltiError
 from smalti.evaluation.benchmark import Benchmark, is_started
 from smalti.evaluation.request import Request
@@ -52,14 +53,20 @@ def check_request(suite: Suite, request: Request) -> None:
             "--set names a record, which needs no images: leave out --folder, --save, --prompts and --shuffled",
             argument="--set",
         )
-    if request.save is not None and not (isinstance(suite, Benchmark) and is_started(request.save)):
-        _check_new(request.save)
+    if request.save is not None:
+        _check_new(request.save, goes_on=isinstance(suite, Benchmark))
 
 
-def _check_new(folder: Path) -> None:
-    """Raise SmaltiError unless a folder is empty or can be made: images of two runs would be scored together."""
+def _check_new(folder: Path, goes_on: bool) -> None:
+    """Raise SmaltiError unless a folder is empty or can be made: images of two runs would be scored together.
+
+    Args:
+        folder: folder of the images.
+        goes_on: whether a folder that holds a run already is taken.
+    """
     try:
-        if not os.listdir(folder):
+        # Another process may start the run meanwhile: its first file is the one that `is_started` looks for.
+        if all(is_temporary(name) for name in os.listdir(folder)) or (goes_on and is_started(folder)):
             return
         reason = "it holds files already"
     except FileNotFoundError:

@@ -7,7 +7,8 @@ decoder's convolutions correct the squares later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from smalti.vq.tokenizer import ImageTokenizer, to_float
 
 _SQUARES_PER_CODE = 64  # different squares that k-means sees, if there are as many
 _ITERATIONS = 12
+_CHUNK = 2**16  # squares that are floats at a time; all of a large codebook's would not fit in memory
 
 
 @torch.no_grad()
@@ -80,7 +82,7 @@ def principal_start(tokenizer: ImageTokenizer, images: Iterable[torch.Tensor], s
     few = squares[
         torch.randperm(len(squares), generator=generator)[: _SQUARES_PER_CODE * config.codebook_size]
     ]
-    points = few @ directions + offset
+    points = torch.cat([part @ directions + offset for part in _floats(few)])
     centers, _ = kmeans(points, config.codebook_size, iterations=_ITERATIONS, generator=generator)
     tokenizer.quantize.embedding.weight.copy_(_rounded(centers))
     ids = tokenizer.quantize.tokens(points.T[None, :, :, None]).flatten()
@@ -88,21 +90,37 @@ def principal_start(tokenizer: ImageTokenizer, images: Iterable[torch.Tensor], s
 
 
 def _different_squares(images: Iterable[torch.Tensor], side: int) -> torch.Tensor:
-    """Return the different squares of images in the order in which they occur, (N, 3 · side²) float32 in [-1, 1]."""
-    known = {
-        square.tobytes(): None
-        for image in images
-        for square in F.pixel_unshuffle(image[None], side)[0].flatten(1).T.contiguous().numpy()
-    }
-    flat = torch.frombuffer(bytearray().join(known), dtype=torch.uint8)
-    return to_float(flat.reshape(len(known), -1))
+    """Return the different squares of images in the order in which they occur, (N, 3 · side²) uint8."""
+    known: set[bytes] = set()
+    flat = bytearray()
+    for image in images:
+        for square in F.pixel_unshuffle(image[None], side)[0].flatten(1).T.contiguous().numpy():
+            content = square.tobytes()
+            key = blake2b(content, digest_size=16).digest()
+            if key not in known:
+                known.add(key)
+                flat += content
+    return torch.frombuffer(flat, dtype=torch.uint8).reshape(len(known), -1)
+
+
+def _floats(squares: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield squares (N, D) uint8 as float32 in [-1, 1], some at a time."""
+    for part in squares.split(_CHUNK):
+        yield to_float(part)
 
 
 def _directions(squares: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the mean square (D,), and the directions (D, count) of most variance, scaled to a mean variance of 1."""
-    mean = squares.mean(dim=0)
-    centred = squares - mean
-    values, vectors = torch.linalg.eigh((centred.T @ centred).double() / len(squares))
+    size = squares.shape[1]
+    total = torch.zeros(size, dtype=torch.float64)
+    for part in _floats(squares):
+        total += part.double().sum(dim=0)
+    mean = (total / len(squares)).float()
+    products = torch.zeros(size, size, dtype=torch.float64)
+    for part in _floats(squares):
+        centred = part - mean
+        products += (centred.T @ centred).double()
+    values, vectors = torch.linalg.eigh(products / len(squares))
     values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
     return mean, (vectors / values.mean().clamp_min(1e-12).sqrt()).float()
 
@@ -112,7 +130,9 @@ def _fit_squares(tokenizer: ImageTokenizer, ids: torch.Tensor, squares: torch.Te
     codes = tokenizer.quantize.embedding.weight.double()
     known = torch.cat([codes, torch.ones(len(codes), 1, dtype=torch.float64)], dim=1)
     counts = torch.bincount(ids, minlength=len(codes)).double()
-    sums = torch.zeros(len(codes), squares.shape[1], dtype=torch.float64).index_add_(0, ids, squares.double())
+    sums = torch.zeros(len(codes), squares.shape[1], dtype=torch.float64)
+    for part, groups in zip(_floats(squares), ids.split(_CHUNK), strict=True):
+        sums.index_add_(0, groups, part.double())
     products = known.T @ (known * counts[:, None])
     products += 1e-9 * products.diagonal().mean() * torch.eye(len(products), dtype=torch.float64)
     found = torch.linalg.solve(products, known.T @ sums)

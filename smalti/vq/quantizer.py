@@ -53,13 +53,15 @@ class Quantizer(nn.Module):
         # In fewer bits dot products tie or overflow, and other codes win.
         codes = self.embedding.weight.to(torch.promote_types(self.embedding.weight.dtype, torch.float32))
         rows = z.permute(0, 2, 3, 1).reshape(-1, C).to(codes.dtype)
-        chunk = max(1, _CHUNK_ELEMENTS // self.embedding.num_embeddings)
-        if self.nearest:  # ‖z − e‖² = ‖z‖² − 2 (z·e − ‖e‖² / 2)
-            offsets = codes.square().sum(dim=1) / -2
-            ids = [torch.addmm(offsets, part, codes.T).argmax(dim=1) for part in rows.split(chunk)]
-        else:
-            ids = [(part @ codes.T).argmax(dim=1) for part in rows.split(chunk)]
-        return torch.cat(ids).reshape(B, h, w)
+        # ‖z − e‖² = ‖z‖² − 2 (z·e − ‖e‖² / 2)
+        offsets = codes.square().sum(dim=1) / -2
+        ids = torch.empty(len(rows), dtype=torch.long, device=z.device)
+        # The ids are allocated once: small results between large ones leave holes, and memory grows at each part.
+        size = max(1, _CHUNK_ELEMENTS // len(codes))
+        for part, found in zip(rows.split(size), ids.split(size), strict=True):
+            products = torch.addmm(offsets, part, codes.T) if self.nearest else part @ codes.T
+            found.copy_(products.argmax(dim=1))
+        return ids.reshape(B, h, w)
 
     def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the vectors of codes: (B, h, w) ids → (B, C, h, w)."""

@@ -1,4 +1,4 @@
-"""The memory that this process may use: the machine's, or less by a container's limits."""
+"""The memory that this process may use, the machine's or less by a container's limits, and what it gives back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smalti.common.host import host_bytes
+from smalti.common.host import host_bytes, return_memory
 
 GB = 10**9
 
@@ -73,3 +73,10 @@ def test_the_smallest_limit_counts(tmp_path: Path, files: dict[str, str], expect
 
 def test_elsewhere_it_is_unknown(tmp_path: Path) -> None:
     assert host_bytes(tmp_path) is None
+
+
+def test_memory_is_returned() -> None:
+    return_memory()
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr("ctypes.CDLL", lambda _: object())  # another C library
+        return_memory()

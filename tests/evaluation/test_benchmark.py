@@ -76,6 +76,12 @@ def test_two_processes_give_the_report_of_one(model: str, prompts: str, tmp_path
     assert files(tmp_path / "two") == files(tmp_path / "one")
 
 
+def test_a_folder_that_another_process_begins_is_taken(model: str, prompts: str, tmp_path: Path) -> None:
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / ".run.smalti-abcdefgh.json").write_text("{")
+    assert run(model, prompts, str(tmp_path / "begun"))
+
+
 def test_folders_of_other_runs_are_refused(model: str, prompts: str, tmp_path: Path) -> None:
     run(model, prompts, str(tmp_path / "kept"))
     told = json.loads((tmp_path / "kept" / RUN_FILE).read_text())

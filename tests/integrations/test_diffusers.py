@@ -65,17 +65,17 @@ def fails(message, action):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["fast", "balanced", "quality"])
-def test_tokens_of_the_bundled_model(preset, tmp_path):
+@pytest.mark.parametrize(("preset", "count"), [("fast", 12), ("balanced", 4), ("quality", 2)])
+def test_tokens_of_the_bundled_model(preset, count, tmp_path):
     theirs, ours = quiet(SmaltiPipeline.from_pretrained("scenes")), smalti.load("scenes")
-    prompts = [prompt["prompt"] for prompt in scene_prompts(4)][:20]
-    found = theirs(prompts, preset=preset, generator=seeded(*range(20)), output_type="latent")
-    expected = ours(prompts, preset=preset, generator=seeded(*range(20)), output_type="tokens")
+    prompts = [prompt["prompt"] for prompt in scene_prompts(4)][:count]
+    found = theirs(prompts, preset=preset, generator=seeded(*range(count)), output_type="latent")
+    expected = ours(prompts, preset=preset, generator=seeded(*range(count)), output_type="tokens")
     assert torch.equal(found.latents, expected.tokens) and found.seeds == expected.seeds
     theirs.save_pretrained(tmp_path / "m")
     again = quiet(SmaltiPipeline.from_pretrained(tmp_path / "m"))
-    found = again(prompts[:4], preset=preset, generator=seeded(*range(4)), output_type="latent")
-    assert torch.equal(found.latents, expected.tokens[:4])
+    found = again(prompts[:2], preset=preset, generator=seeded(*range(2)), output_type="latent")
+    assert torch.equal(found.latents, expected.tokens[:2])
 
 
 class TestDrawing:

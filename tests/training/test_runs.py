@@ -128,22 +128,8 @@ def test_full_disk_keeps_the_checkpoint_before(workspace: Path, monkeypatch: pyt
     load_denoiser("denoiser/checkpoint-00000006/model")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_processes_share_the_batches_of_a_step(workspace: Path, processes: int) -> None:
-    loop = {"batch_size": 2, "accumulate": 2, "processes": processes, "precision": "float32"}
-    config = {**DENOISER, "output": "shared", "loop": {**DENOISER["loop"], **loop}}
-    train_denoiser(load_config(DenoiserRunConfig, write("shared.yaml", config)))
-    assert not torch.distributed.is_initialized()
-    assert [step for step, _ in losses("shared")] == [1, 2, 3, 4, 5, 6]
-    # The first losses have only rounding between them; what an optimizer makes of rounding grows.
-    alone = {**DENOISER, "output": "alone", "loop": {**config["loop"], "processes": 1}}
-    train_denoiser(load_config(DenoiserRunConfig, write("alone.yaml", alone)))
-    found, expected = torch.tensor(losses("shared"))[:, 1], torch.tensor(losses("alone"))[:, 1]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-
-
-def test_processes_stop_resume_exactly_and_report_errors_once(workspace: Path) -> None:
-    loop = {"steps": 40, "batch_size": 2, "accumulate": 2, "processes": 2, "checkpoint_every": 40}
+def test_processes_stop_and_resume_exactly(workspace: Path) -> None:
+    loop = {"steps": 16, "batch_size": 2, "accumulate": 2, "processes": 2, "checkpoint_every": 16}
     write("shared.yaml", {**DENOISER, "output": "shared", "loop": {**DENOISER["loop"], **loop}})
     train_denoiser(load_config(DenoiserRunConfig, "shared.yaml"))
     whole = losses("shared")
@@ -155,11 +141,9 @@ def test_processes_stop_resume_exactly_and_report_errors_once(workspace: Path) -
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
-    assert 2 <= len(losses("shared")) < 40
+    assert 2 <= len(losses("shared")) < 16
     train_denoiser(load_config(DenoiserRunConfig, "shared.yaml"))
     assert losses("shared") == whole
-    with pytest.raises(SmaltiError, match="cannot be resumed"):
-        train_denoiser(load_config(DenoiserRunConfig, "shared.yaml", ["model.hidden_size=32"]))
     assert not torch.distributed.is_initialized()
 
 

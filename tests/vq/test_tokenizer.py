@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,25 @@ def test_quantizer_works_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = quantizer.tokens(z)
     monkeypatch.setattr("smalti.vq.quantizer._CHUNK_ELEMENTS", 32 * 7)
     assert torch.equal(quantizer.tokens(z), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory in /proc")
+def test_tokens_of_a_large_codebook_take_the_memory_of_a_chunk() -> None:
+    code = """
+from pathlib import Path
+import torch
+from smalti.vq.config import VQConfig
+from smalti.vq.quantizer import Quantizer
+def memory(name):
+    return int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0]) * 1024
+quantizer, z = Quantizer(VQConfig(codebook_size=2**16, embed_dim=4)), torch.randn(1, 4, 60, 50)
+before = memory("VmRSS")
+quantizer.tokens(z)
+print(memory("VmHWM") - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2e8  # all products would be 8e8
 
 
 def test_discriminator_weights_feel_only_their_own_loss() -> None:
