@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument(
         "--stages", nargs="+", default=list(STAGES), choices=STAGES, help="parts to run, in this order"
     )
-    parser.add_argument("--searched", type=int, default=10, help="prompts of a task for the search")
+    parser.add_argument("--searched", type=int, default=15, help="prompts of a task for the search")
     parser.add_argument("--measured", type=int, default=20, help="prompts of a task for the scores of a seed")
     parser.add_argument("--device", default="cpu", help="PyTorch device of trainings and measurements")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batches that are timed")

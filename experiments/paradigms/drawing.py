@@ -36,7 +36,7 @@ class Variant:
 
 
 _STEPS = (4, 8, 16, 32, 64)
-_GUIDANCE = (0.0, 0.5, 1.0, 2.0, 4.0)
+_GUIDANCE = (0.0, 1.0, 2.0, 4.0, 7.0)
 _MASKED = {
     "order": "halton",
     "budget": "shift:20",
@@ -51,7 +51,7 @@ _MASKED_CHOICES: dict[str, tuple[Any, ...]] = {
     "order": ("halton", "confidence"),
 }
 _FLOW_CHOICES: dict[str, tuple[Any, ...]] = {
-    "guidance_scale": (*_GUIDANCE, 6.0),
+    "guidance_scale": _GUIDANCE,
     "shift": (0.5, 1.0, 2.0, 3.0),
     "snap": (True, False),
 }
