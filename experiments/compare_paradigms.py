@@ -145,8 +145,8 @@ def run_speed(budget: Budget, options: argparse.Namespace) -> None:
 
 def run_report(budget: Budget, options: argparse.Namespace) -> None:
     """Write the results, the tables and the plot of what is measured."""
-    quality, speed = (read_rows(budget.output / name) for name in ("quality.json", "speed.json"))
-    rows = summarize(quality, speed)
+    names = ("points.json", "quality.json", "speed.json")
+    rows = summarize(*(read_rows(budget.output / name) for name in names))
     write_rows(budget.output / "results.json", rows)
     text = table(rows) + "\n" + settings_table(rows)
     write_text_atomic(budget.output / "results.md", text)

@@ -170,28 +170,26 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def summarize(quality_rows: list[Row], speed_rows: list[Row]) -> list[Row]:
-    """Return a row a point: mean and range of the score over seeds, passes, seconds at batch 1 and the best batch."""
+def summarize(wanted: list[Row], quality_rows: list[Row], speed_rows: list[Row]) -> list[Row]:
+    """Return a row a measured point: mean and range of the score over seeds, passes, and `times_of`."""
     found = []
-    for name, variant in VARIANTS.items():
-        for steps in variant.steps:
-            own = [row for row in quality_rows if (row["variant"], row["steps"]) == (name, steps)]
-            if not own:
-                continue
-            scores = [row["mean"] for row in own]
-            found.append(
-                {
-                    "variant": name,
-                    "steps": steps,
-                    "settings": own[0]["settings"],
-                    "seeds": len(own),
-                    "score": round(statistics.fmean(scores), 4),
-                    "lowest": min(scores),
-                    "highest": max(scores),
-                    "passes": own[0]["passes"],
-                    **times_of(speed_rows, own[0]),
-                }
-            )
+    for point in wanted:
+        own = [row for row in quality_rows if all(row[key] == point[key] for key in point)]
+        if not own:
+            continue
+        scores = [row["mean"] for row in own]
+        found.append(
+            {
+                **point,
+                "seeds": len(own),
+                "score": round(statistics.fmean(scores), 4),
+                "lowest": min(scores),
+                "highest": max(scores),
+                "tasks": {tag: round(statistics.fmean(row[tag] for row in own), 4) for tag in TAGS},
+                "passes": own[0]["passes"],
+                **times_of(speed_rows, point),
+            }
+        )
     return found
 
 
