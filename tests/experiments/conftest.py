@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "experiments"))
+sys.path.append(str(ROOT / "experiments"))
 
 from paradigms.training import PARADIGMS, Budget, PlainTask, make_task  # noqa: E402
 
