@@ -39,7 +39,7 @@ FLOORS = {
     "__init__": 9,  # `import smalti`: the command line may, the rooms below name the module that they need
     "__main__": 11,
 }
-ROOT = {"__init__", "__main__", "errors", "components", "pipeline"}  # every other module has a room
+ROOT = {"__init__", "__main__", "errors", "components"}  # every other module has a room
 FILE_LINES = 350
 FUNCTION_LINES = 80
 
@@ -181,7 +181,7 @@ def test_rules_of_the_house(rule: str) -> None:
 def test_the_rules_see_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {
         "__init__.py": "",
-        "pipeline.py": "from smalti.vq.coder import code\n",
+        "components.py": "from smalti.vq.coder import code\n",
         "loose.py": "",
         "common/__init__.py": "",
         "common/checks.py": "if TYPE_CHECKING:\n    from smalti.vq import coder\n",

@@ -21,7 +21,7 @@ FOLDERS = ("benchmarks", "experiments", "tools", "docs/make")
 HELPERS = {"benchmarks/measure.py", "docs/make/hooks.py", "experiments/new_noun.py"}
 FILES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))
 SCRIPTS = [file for file in FILES if file not in HELPERS]
-SHELL = ("benchmarks/gpu.sh", "experiments/results.sh")
+SHELL = ("benchmarks/gpu.sh", "experiments/report.sh", "experiments/results.sh")
 TEXTS = [str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
 
 _COMMAND = re.compile(rf'(?:\bpython|"\$PYTHON") ((?:{"|".join(FOLDERS)})/\w+\.py)([^`]*)')

@@ -39,6 +39,10 @@ COMMANDS = {
         "vary",
         "Draw variations: fill a share of the tokens again, at random, favouring the least likely.",
     ),
+    "classify": Listed("classify", "classify", "Tell which of some labels describes an image."),
+    "ground": Listed(
+        "ground", "ground", "Find where in an image the things are that phrases of its prompt name."
+    ),
     "info": Listed(
         "info",
         "info",

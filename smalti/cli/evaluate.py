@@ -111,8 +111,17 @@ Prompts = Annotated[
     typer.Option(
         "--prompts",
         metavar="FILE|K",
-        help="Prompts in the format of GenEval's evaluation_metadata.jsonl, in place of the suite's own. A number "
-        "takes a fixed subset of K prompts. Both may be given.",
+        help="Prompts in place of the suite's own: a file such as GenEval's evaluation_metadata.jsonl, a folder of "
+        "lists, or OWNER/NAME:PATH on the hub. A number takes a fixed subset of K prompts. Both may be given.",
+        show_default=False,
+    ),
+]
+Rewrite = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Draw rewritten prompts, and score by the prompts themselves: a file with prompt and rewritten in each "
+        "line, command:COMMAND, or model:FOLDER or model:HUB_ID of a language model. The report says how.",
         show_default=False,
     ),
 ]
@@ -120,7 +129,7 @@ Save = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Write the images, as --folder reads them. A killed run of geneval or dpg goes on where it stopped.",
+        help="Write the images, as --folder reads them. A killed run of a published benchmark goes on.",
         show_default=False,
         parser=to_path,
     ),
@@ -151,6 +160,7 @@ def evaluate(
     tokenized: Tokenized = False,
     shuffled: Shuffled = False,
     prompts: Prompts = None,
+    rewrite: Rewrite = None,
     save: Save = None,
     report: Report = None,
     as_json: options.Json = False,
@@ -175,7 +185,9 @@ def evaluate(
     each = chosen.images_per_prompt if images_per_prompt is None else images_per_prompt
     images, file = _subset(prompts or (), images, each)
     seed = chosen.first_seed if seed is None else seed
-    request = Request(images, each, seed, batch_size, folder, ground_truth, tokenized, shuffled, file, save)
+    request = Request(
+        images, each, seed, batch_size, folder, ground_truth, tokenized, shuffled, file, save, rewrite
+    )
     check_request(chosen, request)
     for path in report or ():
         output.check_writable(path, (".json", ".md"), "--report")

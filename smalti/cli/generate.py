@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +13,12 @@ import typer
 
 from smalti.cli import options, output
 from smalti.cli.output import to_path
-from smalti.common.checks import check_seed, check_whole
+from smalti.common.checks import check_choice, check_seed, check_whole
 from smalti.errors import SmaltiError
 from smalti.generation.settings import MOST_IMAGES
 
 if TYPE_CHECKING:
+    from smalti.generation.drawing import Generation
     from smalti.generation.result import PipelineOutput
     from smalti.generation.settings import GenerationSettings
     from smalti.pipeline import Pipeline
@@ -68,6 +69,23 @@ SaveTokens = Annotated[
 BatchSize = Annotated[
     int, typer.Option(metavar="N", help="Images drawn at a time. It changes memory, not the images.")
 ]
+BestOf = Annotated[
+    int,
+    typer.Option(
+        "--best-of",
+        metavar="N",
+        help="Draw N images for each one that is kept, the one with the best --score.",
+    ),
+]
+Score = Annotated[
+    str,
+    typer.Option(
+        "--score",
+        metavar="NAME",
+        help="likelihood: by how much the prompt raises the image's own likelihood.",
+    ),
+]
+_SCORES = ("likelihood",)
 
 
 @options.with_drawing_options
@@ -82,6 +100,8 @@ def generate(
     save_tokens: SaveTokens = None,
     metadata: options.Metadata = True,
     batch_size: BatchSize = 8,
+    best_of: BestOf = 1,
+    score: Score = "likelihood",
     as_json: options.Json = False,
 ) -> None:
     """Draw images from prompts.
@@ -91,6 +111,8 @@ def generate(
     started = time.perf_counter()
     check_whole("-n", images_per_prompt, 1, MOST_IMAGES)
     check_whole("--batch-size", batch_size)
+    check_whole("--best-of", best_of, 1, MOST_IMAGES // images_per_prompt)
+    check_choice("--score", score, _SCORES)
     for prompt in prompts:
         if not prompt.strip():
             raise SmaltiError("prompt must not be empty")
@@ -98,9 +120,10 @@ def generate(
         check_seed(seed, "--seed")
     if not (out or save_tokens or frames):
         raise SmaltiError("nothing to write: name an image with -o (or --frames, or --save-tokens)")
-    seeds = _seeds(seed, len(prompts), images_per_prompt)
+    candidates = _seeds(seed, len(prompts), images_per_prompt * best_of)
+    seeds = candidates[::best_of]
     texts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
-    job = _Job(texts, seeds, negative_prompt, batch_size, metadata)
+    job = _Job(texts, candidates, negative_prompt, batch_size, metadata, best_of)
     job.images = output.image_paths(out, texts, seeds) if out else []
     job.animations = output.numbered(frames, len(texts)) if frames else []
     for path in job.animations:
@@ -127,7 +150,7 @@ def generate(
     elif show:
         written = [*job.images, *job.animations, *([save_tokens] if save_tokens else [])]
         names = ", ".join(map(str, written[:4])) + (", ..." if len(written) > 4 else "")
-        print(f"{names}: seed {seeds[0]}, {job.seconds['total']:.1f} s", file=sys.stderr)
+        print(f"{names}: seed {job.seeds[0]}, {job.seconds['total']:.1f} s", file=sys.stderr)
 
 
 def _seeds(seed: int | None, prompts: int, images_per_prompt: int) -> list[int]:
@@ -138,13 +161,19 @@ def _seeds(seed: int | None, prompts: int, images_per_prompt: int) -> list[int]:
 
 @dataclass
 class _Job:
-    """What is drawn, where it goes, and what came of it so far."""
+    """What is drawn, where it goes, and what came of it so far.
+
+    `candidates` has the seeds of `best_of` images for each of `texts`; `seeds` those of the images that were kept.
+    """
 
     texts: list[str]
-    seeds: list[int]
+    candidates: list[int]
     negative_prompt: str | None
     batch_size: int
     metadata: bool
+    best_of: int = 1
+    seeds: list[int] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
     images: list[Path] = field(default_factory=list)
     animations: list[Path] = field(default_factory=list)
     tokens: list[Any] = field(default_factory=list)
@@ -157,12 +186,15 @@ class _Job:
 
     def run(self, pipe: Pipeline, settings: GenerationSettings, show: bool) -> None:
         """Draw and write all images, a batch at a time."""
-        for first in range(0, len(self.texts), self.batch_size):
-            self._run_batch(slice(first, first + self.batch_size), pipe, settings, show)
+        size = max(1, self.batch_size // self.best_of)
+        for first in range(0, len(self.texts), size):
+            self._run_batch(slice(first, first + size), pipe, settings, show)
 
     def _run_batch(self, batch: slice, pipe: Pipeline, settings: GenerationSettings, show: bool) -> None:
+        texts = [text for text in self.texts[batch] for _ in range(self.best_of)]
+        drawn = slice(batch.start * self.best_of, batch.stop * self.best_of)
         generation = pipe.start(
-            self.texts[batch], settings, negative_prompt=self.negative_prompt, seed=self.seeds[batch]
+            texts, settings, negative_prompt=self.negative_prompt, seed=self.candidates[drawn]
         )
         steps = []
         for step in output.progress(
@@ -170,7 +202,8 @@ class _Job:
         ):
             if self.animations:
                 steps.append(step)
-        result = generation.output("pil" if self.images else "tokens")
+        result, kept = self._kept(generation, pipe)
+        self.seeds += result.seeds
         for name in ("prompt", "denoise", "decode"):
             self.seconds[name] += result.seconds[name]
         self.tokens += [grid.numpy() for grid in result.tokens]
@@ -181,8 +214,31 @@ class _Job:
             _write_images(result, self.images[batch], pipe, self.metadata)
         if self.animations:
             started = time.perf_counter()
-            _write_animations(pipe.frames(steps), self.animations[batch])
+            frames = pipe.frames(steps)
+            _write_animations([frames[index] for index in kept], self.animations[batch])
             self.seconds["decode"] += time.perf_counter() - started
+
+    def _kept(self, generation: Generation, pipe: Pipeline) -> tuple[PipelineOutput, list[int]]:
+        """Return the images that are kept, and which of the batch they are."""
+        form = "pil" if self.images else "tokens"
+        if self.best_of == 1:
+            whole = generation.output(form)
+            return whole, list(range(len(whole.seeds)))
+        from smalti.common.images import to_pil
+        from smalti.reading.ranking import best_of
+
+        whole = generation.output("tokens")
+        started = time.perf_counter()
+        best, gains = best_of(pipe.components, whole.tokens, whole.prompts, self.best_of)
+        self.gains += [round(gains[index], 5) for index in best]
+        self.seconds["score"] = self.seconds.get("score", 0.0) + time.perf_counter() - started
+        result = whole.only(best)
+        if form == "pil":
+            started = time.perf_counter()
+            pixels = pipe.components.decode(result.tokens).permute(0, 2, 3, 1).contiguous().numpy()
+            result = replace(result, images=[to_pil(image) for image in pixels])
+            self.seconds["decode"] += time.perf_counter() - started
+        return result, best
 
     def report(
         self, pipe: Pipeline, settings: GenerationSettings, save_tokens: Path | None, params: dict[str, Any]
@@ -195,6 +251,7 @@ class _Job:
             "prompts": self.texts,
             "negative_prompt": self.negative_prompt,
             "seeds": self.seeds,
+            **({"best_of": self.best_of, "scores": self.gains} if self.best_of > 1 else {}),
             "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
             "peak_memory_mb": output.peak_memory_mb(params["device"]),
             "tokens_edited": self.edited,

@@ -169,6 +169,7 @@ _NAMED = {
     *("preset", "seed", "negative_prompt", "source_prompt", "mask", "strength", "share", "threshold"),
     *("host", "port", "api_key_file", "keep", "alias", "cors_origin"),
     *("styles", "jobs", "samples", "per_tar"),
+    *("labels", "template", "masks", "temperature"),
 }
 
 

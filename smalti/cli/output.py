@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,6 +204,20 @@ def progress(
     from tqdm import tqdm
 
     return iter(tqdm(items, total=count, desc=verb, unit=unit, disable=not show, leave=False))
+
+
+@contextmanager
+def counted(verb: str, *, show: bool) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that shows on the terminal how much of a work is done: (done, all)."""
+    from tqdm import tqdm
+
+    with tqdm(desc=verb, unit="pass", disable=not show, leave=False) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield report
 
 
 def peak_memory_mb(device: str) -> float:

@@ -93,6 +93,20 @@ def open_source(components: Components, image: Any, size: tuple[int, int], *, re
     return SourceImage(picture, embedded.canvas, embedded.tokens, prompt)
 
 
+def read_image(components: Components, image: Any, size: tuple[int, int]) -> WorkingImage:
+    """Return an image with its tokens: those that it brings along, else encoded ones.
+
+    Args:
+        components: the model.
+        image: image as for `open_source`.
+        size: (height, width) in pixels of the canvas of an image that has none.
+
+    Raises:
+        SmaltiError: it is not an image, or it is a result with several.
+    """
+    return prepare(components, open_source(components, image, size, reuse=True), None)
+
+
 def prepare(
     components: Components, source: SourceImage, grow: tuple[int, int, int, int] | None
 ) -> WorkingImage:

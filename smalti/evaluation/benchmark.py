@@ -14,6 +14,7 @@ from smalti.common.checks import quoted
 from smalti.common.files import make_folder, read_json, write_json_atomic, write_text_atomic
 from smalti.common.images import save_image
 from smalti.errors import SmaltiError
+from smalti.evaluation.bootstrap import DESCRIPTION
 from smalti.evaluation.folder import find_samples, open_images
 from smalti.evaluation.request import Request
 from smalti.evaluation.subject import Subject
@@ -21,6 +22,9 @@ from smalti.evaluation.suite import Suite
 
 RUN_FILE = "smalti.json"
 """File in a folder of images that says what was drawn there, so that a killed run can go on."""
+
+PROMPTS_FILE = "prompts.jsonl"
+"""File in the same folder with all prompts of the run, and with their rewritten texts."""
 
 
 class Benchmark(Suite):
@@ -30,8 +34,10 @@ class Benchmark(Suite):
     subclass needs `score`, whose rows are ready for JSON, `summarize` and `describe`.
     """
 
-    controls: ClassVar[frozenset[str]] = Suite.controls | {"prompts"}
+    controls: ClassVar[frozenset[str]] = Suite.controls | {"prompts", "rewrite"}
     images_per_prompt: ClassVar[int] = 4
+    scoring_seconds: ClassVar[float | None] = None
+    """Estimate of the seconds in which one GPU scores an image; None says nothing before a run."""
 
     def prompts(self, count: int, seed: int) -> list[Any]:
         """Raise SmaltiError: the prompts are a file's."""
@@ -43,6 +49,10 @@ class Benchmark(Suite):
     def describe(self) -> dict[str, Any]:
         """Return what decides about the scores beside the images: the scorer, its constants and its weights."""
         return {}
+
+    def interval_settings(self) -> dict[str, Any]:
+        """Return how the intervals of the scores come about, for reports."""
+        return DESCRIPTION
 
     def record(self) -> tuple[list[Any], list[Any]]:
         """Return the prompts and the samples of the record that the options name."""
@@ -149,7 +159,7 @@ def draw_missing(
     there = {place for place, path in paths.items() if path.is_file()}
     wanted = [(index, number) for index in part for number in numbers if (index, number) not in there]
     drawn = subject.draw_seeds(
-        [prompts[index]["prompt"] for index, _ in wanted],
+        [prompts[index].get("rewritten", prompts[index]["prompt"]) for index, _ in wanted],
         [request.seed + number for _, number in wanted],
         batch_size=request.batch_size,
     )

@@ -36,7 +36,7 @@ def check_request(suite: Suite, request: Request) -> None:
             raise SmaltiError(
                 f"{option} cannot be used with the suite {suite_name(suite)!r}: leave it out", argument=option
             )
-    if request.folder is not None and request.prompts is not None:
+    if request.folder is not None and request.prompts is not None and not suite.folder_takes_prompts:
         raise SmaltiError("--folder has prompts of its own: leave out --prompts", argument="--prompts")
     if request.folder is not None and (request.ground_truth or request.save is not None):
         raise SmaltiError(
@@ -48,9 +48,14 @@ def check_request(suite: Suite, request: Request) -> None:
         raise SmaltiError(
             "--save would write images with wrong prompts: leave out --shuffled", argument="--save"
         )
-    if suite.recorded() and any((request.folder, request.save, request.prompts, request.shuffled)):
+    if request.folder is not None and request.rewrite is not None:
+        raise SmaltiError("--folder scores images that exist: leave out --rewrite", argument="--rewrite")
+    if suite.recorded() and any(
+        (request.folder, request.save, request.prompts, request.shuffled, request.rewrite)
+    ):
         raise SmaltiError(
-            "--set names a record, which needs no images: leave out --folder, --save, --prompts and --shuffled",
+            "--set names a record, which needs no images: leave out --folder, --save, --prompts, --rewrite and "
+            "--shuffled",
             argument="--set",
         )
     if request.save is not None:

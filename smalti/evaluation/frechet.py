@@ -8,6 +8,7 @@ can be compared.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -25,6 +26,12 @@ class Gaussian:
 
     mean: torch.Tensor
     covariance: torch.Tensor
+
+    @cached_property
+    def root(self) -> torch.Tensor:
+        """The symmetric square root of the covariance, (D, D) float64, computed once."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return vectors * values.clamp_min(0).sqrt() @ vectors.T
 
 
 def fit(features: torch.Tensor) -> Gaussian:
@@ -68,13 +75,7 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
         raise SmaltiError(
             f"Gaussians must have the same dimension, not {len(one.mean)} and {len(other.mean)}"
         )
-    shared = torch.linalg.svdvals(_root(one.covariance) @ _root(other.covariance)).sum()
+    shared = torch.linalg.svdvals(one.root @ other.root).sum()
     spread = one.covariance.trace() + other.covariance.trace() - 2 * shared
     # Rounding can give a little less than 0 for two equal sets.
     return max(float((one.mean - other.mean).square().sum() + spread), 0.0)
-
-
-def _root(covariance: torch.Tensor) -> torch.Tensor:
-    """Return the symmetric square root of a symmetric matrix without eigenvalues below 0: (D, D) float64."""
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp_min(0).sqrt() @ vectors.T

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from smalti.errors import SmaltiError
-from smalti.evaluation.folder import read_prompts
+from smalti.evaluation.prompts import evenly, find_prompts
 from smalti.evaluation.request import Request
 from smalti.evaluation.subject import Subject
 from smalti.evaluation.suite import Suite
@@ -54,7 +54,7 @@ def prompts_of(suite: Suite, request: Request) -> list[Any]:
     if request.prompts is None:
         count = suite.count if request.images is None else request.images // request.images_per_prompt
         return suite.prompts(count, request.seed)
-    every = read_prompts(request.prompts, suite.check_prompt)
+    every = find_prompts(request.prompts, suite.check_prompt)
     if request.images is None:
         return every
     count = request.images // request.images_per_prompt
@@ -64,7 +64,7 @@ def prompts_of(suite: Suite, request: Request) -> list[Any]:
             f"{len(every)} prompts of {request.prompts}, not {request.images}",
             argument="--images",
         )
-    return [every[index * len(every) // count] for index in range(count)]
+    return evenly(every, count)
 
 
 def required(subject: Subject | None) -> Subject:

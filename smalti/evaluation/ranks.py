@@ -89,4 +89,4 @@ def _exchange(text: bytes) -> list[bytes]:
         padded = torch.frombuffer(bytearray(text.ljust(longest)), dtype=torch.uint8)
         found = [torch.empty(longest, dtype=torch.uint8) for _ in range(size())]
         dist.all_gather(found, padded)
-    return [bytes(part.tolist())[: int(length)] for part, length in zip(found, lengths, strict=True)]
+    return [part.numpy().tobytes()[: int(length)] for part, length in zip(found, lengths, strict=True)]

@@ -27,6 +27,8 @@ class Request:
             shuffles these.
         prompts: file of prompts in GenEval's format in place of the suite's own; None means the suite's own.
         save: folder into which the samples are written; None means none.
+        rewrite: how prompts are rewritten before they are drawn, as `smalti.evaluation.rewriting.rewrite` reads it;
+            None means that they are drawn as they are.
     """
 
     images: int | None = None
@@ -39,3 +41,4 @@ class Request:
     shuffled: bool = False
     prompts: Path | None = None
     save: Path | None = None
+    rewrite: str | None = None

@@ -63,6 +63,9 @@ class Suite(Protocol):
     first_seed: ClassVar[int] = 0
     """Seed where the command line names none."""
 
+    folder_takes_prompts: ClassVar[bool] = False
+    """Whether a file of prompts may be given beside a folder, whose layout has none of its own."""
+
     def prompts(self, count: int, seed: int) -> list[Any]:
         """Return prompts: metadata, ready for JSON, with the text under "prompt". The seed determines them."""
         ...
@@ -134,6 +137,12 @@ SUITES: dict[str, str | type[Suite]] = {
     "tokenizer": "smalti.evaluation.suites.tokenizer:Tokenizer",
     "geneval": "smalti.evaluation.suites.geneval.suite:GenEval",
     "dpg": "smalti.evaluation.suites.dpg.suite:Dpg",
+    "hpsv3": "smalti.evaluation.suites.preference.hpsv3:HpsV3",
+    "hpsv2": "smalti.evaluation.suites.preference.clip_scores:HpsV2",
+    "pickscore": "smalti.evaluation.suites.preference.clip_scores:PickScore",
+    "imagereward": "smalti.evaluation.suites.preference.imagereward:ImageReward",
+    "clip-score": "smalti.evaluation.suites.preference.clip_scores:ClipScore",
+    "fid": "smalti.evaluation.suites.fid.suite:Fid",
 }
 """Every suite by name: a class, or "MODULE:CLASS", which is imported when a caller asks for it."""
 

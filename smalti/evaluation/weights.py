@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
@@ -14,34 +12,47 @@ from typing import Any
 
 from smalti.common.checks import quoted
 from smalti.errors import SmaltiError
+from smalti.evaluation.fetching import fetch, first_line
 from smalti.storage.hub import is_hub_id
 from smalti.training.distribution import code_version
 
-_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]  # weights in safetensors only, and no code
+TEXTS = ("*.json", "*.txt", "*.model")
+"""Patterns of a model's files without its weights."""
+
+WEIGHTS = "*.safetensors"
+"""Pattern of files of weights: safetensors only, and no code."""
 
 
 @cache
-def find_weights(option: str, text: str, example: str) -> Path:
+def find_weights(
+    option: str, text: str, example: str, *, needs: str = "config.json", whole: bool = True
+) -> Path:
     """Return the folder of a scorer's weights; a hub id is fetched, after one line that says what it means.
 
     Args:
         option: name of the suite's option, for errors.
         text: a folder, or a hub id, with `@REVISION` for a branch, a tag or a commit.
-        example: a hub id that fits, for errors.
+        example: a hub id that fits, for errors; or, where the hub has none, where the folder comes from.
+        needs: pattern of a file that a local folder must have.
+        whole: whether the weights themselves are fetched, not only configuration and tokenizer.
 
     Raises:
         SmaltiError: there is no such folder, or the hub does not give it.
     """
-    if os.path.isfile(Path(text) / "config.json") and text:
+    if text and os.path.isdir(text) and any(Path(text).glob(needs)):
         return Path(text)
     name, _, revision = text.partition("@")
     if not is_hub_id(name) or os.path.isdir(text):
+        allowed = f"{option} must be a folder with {needs}"
+        if not is_hub_id(example):
+            raise SmaltiError(f"{allowed}, {example}, not {quoted(text)}", argument=option)
+        setting = option if option.startswith("--") else f"--set {option}"
         raise SmaltiError(
-            f"{option} must be a folder with config.json or a hub id such as {example}, not {quoted(text)}: "
-            f"--set {option}={example} fetches it",
+            f"{allowed} or a hub id such as {example}, not {quoted(text)}: {setting}={example} fetches it",
             argument=option,
         )
-    return _fetch(option, name, revision or None)
+    wanted: Sequence[str] = (*TEXTS, WEIGHTS) if whole else TEXTS
+    return fetch(option, name, revision or None, wanted, proof=WEIGHTS if whole else "config.json")
 
 
 def revision_of(text: str, folder: Path) -> str:
@@ -76,7 +87,7 @@ def readable(option: str, text: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # transformers and tokenizers raise errors of any kind
-        raise SmaltiError(f"{option} {text} cannot be read: {_first_line(error)}", argument=option) from error
+        raise SmaltiError(f"{option} {text} cannot be read: {first_line(error)}", argument=option) from error
 
 
 def package_versions() -> dict[str, str]:
@@ -95,49 +106,3 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _fetch(option: str, name: str, revision: str | None) -> Path:
-    """Return the folder of a hub id in the cache, fetched if needed."""
-    import huggingface_hub
-
-    def download(cached: bool) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=_PATTERNS, local_files_only=cached
-            )
-        )
-
-    with suppress(Exception):  # it is not in the cache, for whatever reason
-        folder = download(cached=True)
-        if any(folder.glob("*.safetensors")):
-            return folder
-    try:
-        logging.getLogger("smalti").warning(_plan(name, revision))
-        return download(cached=False)
-    except Exception as error:  # a network and its libraries raise errors of any kind
-        raise SmaltiError(
-            f"{option} {name} cannot be fetched from the Hugging Face hub: {_first_line(error)}",
-            argument=option,
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its kind where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:150] if lines else type(error).__name__
-
-
-def _plan(name: str, revision: str | None) -> str:
-    """Return what fetching a hub id means: its size and licence, as the hub states them."""
-    import huggingface_hub
-
-    info = huggingface_hub.HfApi().model_info(name, revision=revision, files_metadata=True)
-    wanted = [
-        entry.size or 0
-        for entry in info.siblings or []
-        if any(fnmatch.fnmatch(entry.rfilename, pattern) for pattern in _PATTERNS)
-    ]
-    card = getattr(info, "card_data", None)
-    licence = (card.get("license") if card is not None else None) or "not stated"
-    return f"fetching {name} at {info.sha}: {sum(wanted) / 1e6:.0f} MB, licence {licence}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,3 +44,29 @@ class PipelineOutput:
     tokens_edited: list[int]
     tokens_remasked: list[int]
     passes: list[int]
+
+    def only(self, indices: Sequence[int]) -> PipelineOutput:
+        """Return the output with some images alone, in the order of `indices`; times stay those of all.
+
+        Example:
+            >>> import smalti
+            >>> drawn = smalti.load("scenes")("a red circle", num_images_per_prompt=2, seed=5, num_inference_steps=2)
+            >>> drawn.only([1]).seeds
+            [6]
+        """
+
+        def pick(values: list[Any]) -> list[Any]:
+            return [values[index] for index in indices]
+
+        images = pick(self.images) if isinstance(self.images, list) else self.images[list(indices)]
+        return replace(
+            self,
+            images=images,
+            tokens=self.tokens[list(indices)],
+            prompts=pick(self.prompts),
+            negative_prompts=None if self.negative_prompts is None else pick(self.negative_prompts),
+            seeds=pick(self.seeds),
+            tokens_edited=pick(self.tokens_edited),
+            tokens_remasked=pick(self.tokens_remasked),
+            passes=pick(self.passes),
+        )

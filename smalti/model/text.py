@@ -63,6 +63,11 @@ class TextTokenizer:
         with _library_errors(f"tokenizer.json cannot encode {quoted(text)}"):
             return self._plain.encode(text, add_special_tokens=False).ids
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return the characters of plain text that each of its ids holds: (start, end)."""
+        with _library_errors(f"tokenizer.json cannot encode {quoted(text)}"):
+            return list(self._plain.encode(text, add_special_tokens=False).offsets)
+
     def split(self, text: str) -> Iterator[tuple[str, int | None]]:
         """Yield the parts of a template: (text, None) or (special token, its id).
 

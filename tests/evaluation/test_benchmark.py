@@ -11,12 +11,13 @@ from pathlib import Path
 
 import benchmark_runs
 import pytest
-from benchmark_runs import PROMPTS, Redness, files, run, write_prompts
+from benchmark_runs import PROMPTS, Redness, files, run, run_both, write_prompts
+from fid_runs import write_mjhq
 from folders import write_tiny_model
 from ranks import run_ranks
 
 from smalti.errors import SmaltiError
-from smalti.evaluation.benchmark import RUN_FILE
+from smalti.evaluation.benchmark import PROMPTS_FILE, RUN_FILE
 from smalti.evaluation.bootstrap import intervals
 from smalti.evaluation.markdown import report_page
 from smalti.evaluation.outcome import Evaluation
@@ -41,6 +42,7 @@ def test_a_run_without_a_folder_scores_the_same(model: str, prompts: str, tmp_pa
     assert run(model, prompts, None, batch_size=3) == kept
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
         *(f"{index:05d}" for index in range(PROMPTS)),
+        PROMPTS_FILE,
         RUN_FILE,
     ]
     # What is kept is read in GenEval's layout.
@@ -70,8 +72,9 @@ def test_a_killed_run_goes_on(model: str, prompts: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_give_the_report_of_one(model: str, prompts: str, tmp_path: Path) -> None:
-    expected = run(model, prompts, str(tmp_path / "one"))
-    reports = run_ranks(2, run, tmp_path, model, prompts, str(tmp_path / "two"))
+    reference = str(write_mjhq(tmp_path / "mjhq"))
+    expected = run_both(model, prompts, reference, str(tmp_path / "one"))
+    reports = run_ranks(2, run_both, tmp_path, model, prompts, reference, str(tmp_path / "two"))
     assert reports == [expected, expected]
     assert files(tmp_path / "two") == files(tmp_path / "one")
 

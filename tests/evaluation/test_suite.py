@@ -35,7 +35,7 @@ SMALLEST = {
 }
 
 # Benchmarks need prompts and a scorer from outside; their own tests run them.
-PUBLISHED = {"geneval", "dpg"}
+PUBLISHED = {"geneval", "dpg", "hpsv3", "hpsv2", "pickscore", "imagereward", "clip-score", "fid"}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import huggingface_hub
 import pytest
 
 from smalti.errors import SmaltiError
+from smalti.evaluation.prompts import find_prompts
 from smalti.evaluation.weights import find_weights, package_versions, readable, revision_of
 
 
@@ -21,11 +22,17 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...]
     folder = tmp_path / "snapshots" / "0a1b2c"
 
     def download(
-        name: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool
+        name: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool, repo_type: str
     ) -> str:
         calls.append((name, revision, local_files_only))
+        if repo_type == "dataset" and not local_files_only:
+            (folder / "lists").mkdir(parents=True)
+            (folder / "lists" / "photo.json").write_text('["a cat", "a dog"]')
+            return str(folder)
         if local_files_only and not folder.exists():
             raise FileNotFoundError("not in the cache")
+        if name == "some/prompts":
+            return str(folder)
         if name != "some/scorer":
             raise ConnectionError("no such model\nand more")
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,6 +46,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...]
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
     find_weights.cache_clear()
     return calls
 
@@ -56,6 +64,20 @@ def test_a_fetch_is_announced_once(hub: list[tuple[Any, ...]], caplog: pytest.Lo
     find_weights.cache_clear()
     assert find_weights("vqa", "some/scorer@v1", "some/other") == folder and not caplog.records
     assert hub[2:] == [("some/scorer", "v1", True)]
+
+
+def test_prompts_come_from_a_data_set(hub: list[tuple[Any, ...]], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "smalti"):
+        for _ in range(2):
+            prompts = find_prompts("some/prompts:lists@v2")
+    assert prompts == [
+        {"category": "photo", "name": "00000", "prompt": "a cat"},
+        {"category": "photo", "name": "00001", "prompt": "a dog"},
+    ]
+    assert [record.getMessage() for record in caplog.records] == [
+        "fetching some/prompts at 0a1b2c: 0 MB, licence mit"
+    ]
+    assert hub == [("some/prompts", "v2", cached) for cached in (True, False, True)]
 
 
 def test_what_the_hub_lacks_is_one_line(hub: list[tuple[Any, ...]]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fid_runs import run_fid
 
 import smalti
 from smalti.evaluation import benchmark
@@ -55,6 +56,11 @@ def run(model: str, prompts: str, save: str | None, batch_size: int = 4) -> dict
     )
     found = evaluate(Redness(), request, Subject.of(pipe, pipe.settings.replaced(num_inference_steps=2)))
     return {**found.scores, **found.metadata}
+
+
+def run_both(model: str, prompts: str, reference: str, save: str) -> list[dict[str, Any]]:
+    """Return the reports of `run` and of a run of FID, whose processes also share the real images."""
+    return [run(model, prompts, f"{save}/red"), run_fid(f"{save}/fid", reference, model)]
 
 
 def files(folder: Path) -> dict[str, bytes]:

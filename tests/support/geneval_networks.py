@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from torch import nn
 
-from smalti.evaluation.suites.geneval import colors, detector
+from smalti.evaluation import clip
+from smalti.evaluation.suites.geneval import detector
 from smalti.evaluation.suites.geneval.rules import CLASSES, COLORS
 
 SHAPES = {"bench": (60, 20), "tie": (20, 60), "dog": (36, 36)}
@@ -70,7 +71,7 @@ class Palette(nn.Module):
         self.values = np.array(blank, dtype=float) / 255
 
     def vision_model(self, pixel_values: torch.Tensor) -> Any:
-        mean, std = (np.array(value)[:, None, None] for value in (colors._MEAN, colors._STD))
+        mean, std = (np.array(value)[:, None, None] for value in (clip.MEAN, clip.STD))
         rows = []
         for crop in pixel_values.numpy():
             middle = (crop * std + mean)[:, 12:20, 12:20].mean(axis=(1, 2))

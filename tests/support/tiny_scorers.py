@@ -113,3 +113,105 @@ def write_tiny_answerer(folder: Path, kind: str) -> Path:
     images = BlipImageProcessorPil(size={"height": 28, "width": 28})
     Blip2Processor(images, fast, num_query_tokens=4).save_pretrained(folder)
     return folder
+
+
+def write_words(folder: Path, words: list[str], **added: int) -> None:
+    """A tokenizer that knows some words; the others are [UNK]."""
+    table = {word: index for index, word in enumerate(["[UNK]", *words])} | added
+    tokenizer = Tokenizer(models.WordLevel(table, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if added:
+        tokenizer.add_special_tokens(list(added))
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def write_tiny_reward(folder: Path) -> Path:
+    """ImageReward's classes: a BLIP whose text model looks at the image, and a head of two layers."""
+    from safetensors.torch import save_file
+    from transformers import BlipConfig, BlipTextModel, BlipVisionModel
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BlipConfig(
+        text_config={
+            **sizes, "vocab_size": 32, "encoder_hidden_size": 16, "is_decoder": True, "initializer_range": 0.5,
+            "bos_token_id": 1, "sep_token_id": 2, "pad_token_id": 0,
+        },
+        vision_config={**sizes, "image_size": 32, "patch_size": 8, "initializer_range": 0.5},
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = {
+            "vision_model": BlipVisionModel(config.vision_config),
+            "text_encoder": BlipTextModel(config.text_config, add_pooling_layer=False),
+            "mlp": torch.nn.ModuleDict(
+                {
+                    "layers": torch.nn.Sequential(
+                        torch.nn.Linear(16, 8), torch.nn.Dropout(), torch.nn.Linear(8, 1)
+                    )
+                }
+            ),
+        }
+    config.save_pretrained(folder)
+    tensors = {f"{name}.{key}": one for name, part in parts.items() for key, one in part.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
+    write_words(folder, "a red blue cat dog".split())
+    return folder
+
+
+def write_tiny_hpsv3(folder: Path) -> tuple[Path, Path]:
+    """HPSv3's classes: the base's configuration and tokenizer, and weights by the names of the published file."""
+    from safetensors.torch import save_file
+    from transformers import Qwen2VLConfig, Qwen2VLModel
+
+    words = "a red blue cat dog image Textual prompt overall ratings".split()
+    marks = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
+    ids = {mark: 40 + index for index, mark in enumerate(marks)}
+    # Two tokens more than the base's tokenizer knows: the reward token gets the first.
+    config = Qwen2VLConfig(
+        text_config={
+            "vocab_size": 16, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+        },
+        vision_config={"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 1},
+        image_token_id=ids["<|image_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )  # fmt: skip
+    base, weights = folder / "base", folder / "weights"
+    config.save_pretrained(base)
+    write_words(base, words, **ids)
+    config.text_config.vocab_size = 47
+    weights.mkdir()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body = Qwen2VLModel(config)
+        head = torch.nn.Sequential(
+            torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Dropout(), torch.nn.Linear(8, 2)
+        )
+    tensors = {
+        name.replace("language_model.", "model."): one.contiguous() for name, one in body.state_dict().items()
+    }
+    tensors |= {f"rm_head.{name}": one for name, one in head.state_dict().items()}
+    tensors["lm_head.weight"] = torch.zeros(47, 16)
+    save_file(tensors, weights / "HPSv3.safetensors")
+    return base, weights
+
+
+def write_tiny_writer(folder: Path) -> Path:
+    """A language model without a template of conversations."""
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    write_words(
+        folder, "a red blue cat dog Rewrite this prompt for an image generator in one sentence".split()
+    )
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)
+    return folder

@@ -14,6 +14,7 @@ pytest.importorskip("scipy")
 from geneval_networks import SHAPES, ColorWords, Palette, Segmenter, compose  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from smalti.evaluation.clip import Clip
 from smalti.evaluation.folder import write_sample  # noqa: E402
 from smalti.evaluation.request import Request  # noqa: E402
 from smalti.evaluation.run import evaluate  # noqa: E402
@@ -28,7 +29,7 @@ def networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "config.json").write_text("{}")
     monkeypatch.setattr(detector, "load_detector", lambda *_: detector.Detector(Segmenter(), CLASSES))
-    monkeypatch.setattr(colors, "load_colors", lambda *_: colors.ColorReader(Palette(), ColorWords()))
+    monkeypatch.setattr(colors, "load_colors", lambda *_: colors.ColorReader(Clip(Palette(), ColorWords())))
     return f"geneval:detector={tmp_path / 'net'},clip={tmp_path / 'net'}"
 
 

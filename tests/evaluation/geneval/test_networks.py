@@ -67,7 +67,7 @@ def test_colours_are_clips(folders: tuple[Path, Path]) -> None:
         texts = [template.format(color=color, name="dog") for template in colors.TEMPLATES]
         embeds = []
         for text in texts:
-            ids = torch.tensor([reader.tokenizer.encode(text).ids])
+            ids = torch.tensor([reader.clip.tokenizer.encode(text).ids])
             with torch.no_grad():
                 output = model(input_ids=ids, pixel_values=pixels)
             embeds.append(output.text_embeds[0])

@@ -15,6 +15,7 @@ from smalti.errors import SmaltiError
 from smalti.evaluation.benchmark import Benchmark
 from smalti.evaluation.bootstrap import intervals
 from smalti.evaluation.markdown import score_table
+from smalti.evaluation.prompts import evenly
 from smalti.evaluation.ranks import own_device
 from smalti.evaluation.request import Request
 from smalti.evaluation.suites.dpg import layout, vqa
@@ -49,6 +50,7 @@ class Dpg(Benchmark):
     partial: bool = False
     controls: ClassVar[frozenset[str]] = Benchmark.controls - {"prompts"}
     count: ClassVar[int] = 1065
+    scoring_seconds: ClassVar[float | None] = 1.0
 
     def recorded(self) -> bool:
         """Return whether recorded answers are named."""
@@ -63,7 +65,7 @@ class Dpg(Benchmark):
             raise SmaltiError(
                 f"--images must be those of at most {len(every)} prompts, not {count}", argument="--images"
             )
-        return [every[index * len(every) // count] for index in range(count)]
+        return evenly(every, count)
 
     def record(self) -> tuple[list[Any], list[Any]]:
         """Return the prompts that have recorded answers, and the answers."""

@@ -1,19 +1,20 @@
-"""`load` and `Pipeline`: a model that draws and edits, the one object that a user holds."""
+"""`Pipeline`: a model that draws, edits and reads, the one object that a user holds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 
-from smalti.common.checks import check_choice, quoted
+from smalti.common.checks import check_choice
 from smalti.components import Components
 from smalti.editing.edit import start_edit
+from smalti.editing.grounded import THRESHOLD, GroundResult, find_phrases
 from smalti.editing.result import EditResult
 from smalti.editing.selection import Selection
+from smalti.editing.source import read_image
 from smalti.errors import SmaltiError
 from smalti.generation.drawing import Generation, start
 from smalti.generation.frames import make_frames
@@ -21,80 +22,16 @@ from smalti.generation.result import OUTPUT_TYPES, PipelineOutput
 from smalti.generation.settings import GenerationSettings, check_settings, model_settings, preset_settings
 from smalti.model.denoiser import Denoiser
 from smalti.model.text import TextTokenizer
+from smalti.pipeline.callbacks import Callback, check_callback, report_step
+from smalti.reading.candidates import Report
+from smalti.reading.classification import MASKS, Classification, classify
+from smalti.reading.grounding import PASSES
 from smalti.sampling.view import Step
-from smalti.storage.loading import load_components
 from smalti.vq.tokenizer import ImageTokenizer
-
-Callback = Callable[["Pipeline", int, float, dict[str, Any]], Any]
-
-
-def load(
-    model: str | Path | None = None,
-    *,
-    device: str | torch.device = "cpu",
-    dtype: str | torch.dtype | None = None,
-    quantize: str | None = None,
-    quantize_activations: bool = False,
-    offload: str | None = None,
-    memory: str | None = None,
-    image_dtype: str | None = None,
-    compile: bool = False,
-    revision: str | None = None,
-    local_files_only: bool = False,
-    adapter: str | Path | Sequence[str | Path] | None = None,
-    adapter_scale: float | Sequence[float] | None = None,
-    verifier: str | Path | None = None,
-) -> Pipeline:
-    """Read a model, as `smalti.storage.loading.load_components` does.
-
-    Args:
-        model: the name of a bundled model ("scenes"), a folder, or a name on the Hugging Face hub
-            (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
-        device: "cpu", "cuda", "cuda:1", ...
-        dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's; None chooses by device.
-        quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.
-        quantize_activations: whether products of these layers run in 8 bits, too; not for int4.
-        offload: "layers" keeps the layers in the host's memory and copies each to the GPU when its turn comes.
-        memory: such as "8GB" or "8GiB": take the first loading mode whose computed need fits.
-        image_dtype: dtype of the image tokenizer, "float32" or "bfloat16"; None is float32, or what `memory` decides.
-        compile: whether the denoiser's layers are compiled when they are first used. Needs a C++ compiler.
-        revision: git revision of a model on the hub: a branch, a tag or a commit.
-        local_files_only: whether a model on the hub is taken from the cache, without the network.
-        adapter: adapter folder in peft's layout, or several, whose changes add up.
-        adapter_scale: factor of what each adapter changes: one number for all, or one an adapter; None is 1.
-        verifier: a smaller model with the same image tokenizer, named like `model`, for `budget="verified"`.
-
-    Raises:
-        SmaltiError: there is no such model, or it is broken; an argument that is wrong, by name; memory that is too
-            small, before anything is read.
-
-    Example:
-        >>> import smalti
-        >>> smalti.load("scenes")("a red circle", seed=0).images[0].size
-        (256, 256)
-    """
-    return Pipeline(
-        load_components(
-            model,
-            device=device,
-            dtype=dtype,
-            quantize=quantize,
-            quantize_activations=quantize_activations,
-            offload=offload,
-            memory=memory,
-            image_dtype=image_dtype,
-            compile=compile,
-            revision=revision,
-            local_files_only=local_files_only,
-            adapter=adapter,
-            adapter_scale=adapter_scale,
-            verifier=verifier,
-        )
-    )
 
 
 class Pipeline:
-    """A model, ready to draw and to edit.
+    """A model, ready to draw, to edit and to read.
 
     Attributes:
         components: its loaded parts.
@@ -182,7 +119,7 @@ class Pipeline:
             [1]
         """
         check_choice("output_type", output_type, OUTPUT_TYPES)
-        _check_callback(callback_on_step_end)
+        check_callback(callback_on_step_end)
         settings = self._settings(preset, settings).replaced(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -198,7 +135,7 @@ class Pipeline:
             seed=seed,
         )
         for step in generation:
-            self._report(callback_on_step_end, step)
+            report_step(self, callback_on_step_end, step)
         return generation.output(output_type)
 
     def start(
@@ -296,7 +233,7 @@ class Pipeline:
             >>> pipe.edit(scene, "a green circle", seed=0).image.size
             (256, 256)
         """
-        _check_callback(callback_on_step_end)
+        check_callback(callback_on_step_end)
         settings = self._settings(preset, settings).replaced(
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
         )
@@ -316,15 +253,89 @@ class Pipeline:
             seed=seed,
         )
         for step in edit:
-            self._report(callback_on_step_end, step)
+            report_step(self, callback_on_step_end, step)
         return edit.output()
 
-    def frames(self, steps: Sequence[Step]) -> list[list[Image.Image]]:
-        """Return the unmasking of each image of a batch: a blank frame and one a step.
+    def classify(
+        self,
+        image: Any,
+        labels: Sequence[str],
+        *,
+        template: str = "{}",
+        masks: int = MASKS,
+        temperature: float = 1.0,
+        seed: int = 0,
+        report: Report | None = None,
+    ) -> Classification:
+        """Tell which of some labels describes an image, by the likelihood of its tokens under each.
 
         Args:
-            steps: all the `Step`s of a generation.
+            image: as for `edit`.
+            labels, template, masks, temperature, seed, report: as for `smalti.reading.classification.classify`.
+
+        Raises:
+            SmaltiError: an argument that is wrong, by name.
+
+        Example:
+            >>> import smalti
+            >>> pipe = smalti.load("scenes")
+            >>> pipe.classify(pipe("a red circle", seed=0), ["a red circle", "a blue circle"]).label
+            'a red circle'
         """
+        return classify(
+            self.components,
+            read_image(self.components, image, self.settings.size).tokens,
+            labels,
+            template=template,
+            masks=masks,
+            temperature=temperature,
+            seed=seed,
+            report=report,
+        )
+
+    def ground(
+        self,
+        image: Any,
+        phrases: Sequence[str],
+        *,
+        prompt: str | None = None,
+        by: str = "likelihood",
+        threshold: float = THRESHOLD,
+        masks: int = PASSES,
+        seed: int = 0,
+        report: Report | None = None,
+    ) -> GroundResult:
+        """Find where in an image the things are that phrases of its prompt name.
+
+        Args:
+            image: as for `edit`.
+            phrases: parts of the prompt.
+            prompt: what the image shows; None is the prompt that it was made with.
+            by, threshold, masks, seed, report: as for `smalti.editing.grounded.find_phrases`.
+
+        Raises:
+            SmaltiError: an argument that is wrong, by name.
+
+        Example:
+            >>> import smalti
+            >>> len((pipe := smalti.load("scenes")).ground(pipe("a red circle", seed=0), ["a red circle"]).phrases)
+            1
+        """
+        return find_phrases(
+            self.components,
+            image,
+            phrases,
+            self.settings.size,
+            prompt=prompt,
+            by=by,
+            threshold=threshold,
+            masks=masks,
+            seed=seed,
+            report=report,
+        )
+
+    def frames(self, steps: Sequence[Step]) -> list[list[Image.Image]]:
+        """Return the unmasking of each image of a batch, from all its steps: a blank frame and one a step."""
         return make_frames(self.components, steps)
 
     def _settings(self, preset: str | None, settings: GenerationSettings | None) -> GenerationSettings:
@@ -334,17 +345,3 @@ class Pipeline:
         if settings is not None:
             check_settings(settings)
         return self.preset(preset) if settings is None else settings
-
-    def _report(self, callback: Callback | None, step: Step) -> None:
-        if callback is not None:
-            unknown = step.tokens == self.components.mask_code
-            callback(self, step.index, float(unknown.float().mean()), {"step": step})
-
-
-def _check_callback(callback: Any) -> None:
-    """Raise SmaltiError unless a callback can be called, before anything is drawn."""
-    if callback is not None and not callable(callback):
-        raise SmaltiError(
-            f"callback_on_step_end must be a function, not {quoted(callback)}",
-            argument="callback_on_step_end",
-        )
