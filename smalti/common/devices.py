@@ -23,7 +23,7 @@ def find_device(device: str | torch.device) -> torch.device:
     """
     if not isinstance(device, str | int | torch.device):
         raise SmaltiError(
-            f"device must be a name such as cpu, or a torch.device, not {quoted(device)}", argument="device"
+            f"device must be one that PyTorch has here, such as cpu, not {quoted(device)}", argument="device"
         )
     try:
         with warnings.catch_warnings():

@@ -41,6 +41,7 @@ class Generation:
         settings: GenerationSettings,
         prompt_seconds: float,
         preview: bool = False,
+        editable: torch.Tensor | None = None,
     ) -> None:
         self.prompts, self.negative_prompts = prompts, negative_prompts
         self.seeds, self.settings = seeds, settings
@@ -50,7 +51,7 @@ class Generation:
             3, len(prompts), dtype=torch.int64, device="cpu"
         )
         self._tokens: torch.Tensor | None = None
-        self.preview = preview
+        self.preview, self._editable = preview, editable
         self._replaced: torch.Tensor | None = None
         self._wanted, self._told = torch.ones(len(prompts), dtype=torch.bool, device="cpu"), preview
 
@@ -72,11 +73,14 @@ class Generation:
         """
         self._wanted[image] = False
 
-    def replace(self, tokens: torch.Tensor) -> None:
-        """Put other tokens in place of the grids after the latest step; the next step goes on from them.
+    def replace(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Put other tokens in place of the grids after the latest step, and return the grids as they are then.
 
         Args:
             tokens: (B, h, w) int64, the mask id where unknown. Tokens that an edit keeps stay as they are.
+
+        Returns:
+            (B, h, w) int64: what the next step goes on from, or the result after the last step.
 
         Raises:
             SmaltiError: the tokens are of another shape or dtype, or no codes; there was no step yet.
@@ -85,14 +89,19 @@ class Generation:
             >>> import smalti
             >>> generation = smalti.load().start("a red circle", seed=0)
             >>> step = next(generation)
-            >>> generation.replace(torch.full_like(step.tokens, 7))
+            >>> int(generation.replace(torch.full_like(step.tokens, 7)).max())
+            7
             >>> next(generation).revealed.sum().item()
             0
         """
         if self._tokens is None:
             raise SmaltiError("tokens can be replaced after a step, not before the first", argument="tokens")
         check_tokens("tokens", tokens, tuple(self._tokens.shape), self._components.denoiser.config)
+        if self._editable is not None:
+            kept = self._tokens.to(tokens.device)
+            tokens = torch.where(self._editable.to(tokens.device), tokens, kept)
         self._tokens = self._replaced = tokens
+        return tokens
 
     def __iter__(self) -> Iterator[Step]:
         return self
@@ -174,8 +183,7 @@ def start(
     Args:
         prompt: one prompt or a list.
         settings: how images are sampled; height and width must be set.
-        negative_prompt: a prompt in place of the empty one in the unconditional pass, one for all or a list with one
-            each. It needs guidance.
+        negative_prompt: prompt of the unconditional pass, one for all or a list; it needs guidance.
         num_images_per_prompt: number of images of each prompt.
         seed, generator: as in `smalti.generation.seeds.image_seeds`.
         tokens: (B, h, w) int64, the grid of each image to start from, the mask id where it is to be filled; None is all
@@ -233,6 +241,7 @@ def start(
         settings,
         time.perf_counter() - started,
         preview,
+        editable,
     )
 
 

@@ -241,6 +241,20 @@ class TestInpainting:
             changed.append(int((drawn.latents != before).sum()))
         assert changed[0] <= 8 < changed[1]
 
+    def test_callbacks_change_the_masked_part_alone(self, inpaint):
+        image = Image.new("RGB", (64, 64), "red")
+        before = inpaint.parts.encode(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])
+        mask = inpaint.parts.mask_code
+
+        def write(owner, index, unknown, tensors):
+            tensors["latents"][..., :4] = 7
+            tensors["latents"][..., 4:] = mask
+            return tensors
+
+        options = dict(num_inference_steps=2, callback_on_step_end=write)
+        found = inpaint(PROMPT, image=image, mask_image=self.mask(), **options).latents
+        assert torch.equal(found[..., 4:], before[..., 4:]) and bool((found[..., :4] == 7).all())
+
     def test_every_form_of_an_image_gives_the_same(self, inpaint):
         pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         mask = np.asarray(self.mask())

@@ -116,8 +116,7 @@ def _replaced(generation: Generation, given: Any, tokens: torch.Tensor) -> torch
     if latents is tokens or (isinstance(latents, torch.Tensor) and torch.equal(latents, tokens)):
         return tokens
     with renamed(tokens="latents"):
-        generation.replace(latents)
-    return latents
+        return generation.replace(latents)
 
 
 def _filled(generation: Generation, tokens: torch.Tensor, mask_code: int) -> torch.Tensor:
@@ -127,5 +126,4 @@ def _filled(generation: Generation, tokens: torch.Tensor, mask_code: int) -> tor
     if step is None:  # every image was full
         return tokens
     filled = torch.where(tokens == mask_code, step.candidate.clone(), tokens)
-    generation.replace(filled)
-    return filled
+    return generation.replace(filled)
