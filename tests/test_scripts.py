@@ -17,8 +17,13 @@ from smalti.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "experiments", "tools", "docs/make")
-# Scripts import the first; mkdocs, which the tests do not need, imports the second.
-HELPERS = {"benchmarks/measure.py", "docs/make/hooks.py", "experiments/new_noun.py"}
+# Scripts import these; mkdocs, which the tests do not need, imports the hooks.
+HELPERS = {
+    "benchmarks/measure.py",
+    "docs/make/hooks.py",
+    "experiments/new_noun.py",
+    "experiments/reading_scenes.py",
+}
 FILES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))
 SCRIPTS = [file for file in FILES if file not in HELPERS]
 SHELL = ("benchmarks/gpu.sh", "experiments/report.sh", "experiments/results.sh")
