@@ -224,7 +224,7 @@ class _Job:
         if self.best_of == 1:
             whole = generation.output(form)
             return whole, list(range(len(whole.seeds)))
-        from smalti.common.images import to_pil
+        from smalti.common.images import to_images
         from smalti.reading.ranking import best_of
 
         whole = generation.output("tokens")
@@ -235,8 +235,7 @@ class _Job:
         result = whole.only(best)
         if form == "pil":
             started = time.perf_counter()
-            pixels = pipe.components.decode(result.tokens).permute(0, 2, 3, 1).contiguous().numpy()
-            result = replace(result, images=[to_pil(image) for image in pixels])
+            result = replace(result, images=to_images(pipe.components.decode(result.tokens)))
             self.seconds["decode"] += time.perf_counter() - started
         return result, best
 

@@ -31,6 +31,16 @@ def to_pil(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
+def to_images(pixels: torch.Tensor) -> list[Image.Image]:
+    """Return (B, 3, H, W) uint8 as PIL images.
+
+    Example:
+        >>> to_images(torch.zeros(2, 3, 8, 16, dtype=torch.uint8))[1].size
+        (16, 8)
+    """
+    return [to_pil(image) for image in pixels.permute(0, 2, 3, 1).numpy()]
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return an image of any mode and colour profile as sRGB; what is transparent shows white.
 

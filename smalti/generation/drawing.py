@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from smalti.common.checks import check_choice, check_whole, quoted
-from smalti.common.images import to_pil
+from smalti.common.images import to_images
 from smalti.common.randomness import generator as seeded
 from smalti.components import Components
 from smalti.errors import SmaltiError
@@ -144,7 +144,7 @@ class Generation:
         if output_type != "tokens":
             pixels = self._components.decode(tokens)
             if output_type == "pil":
-                images = [to_pil(image) for image in pixels.permute(0, 2, 3, 1).numpy()]
+                images = to_images(pixels)
             else:
                 images = pixels.float() / 255
                 images = images.permute(0, 2, 3, 1).numpy() if output_type == "np" else images

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from PIL import Image
 
-from smalti.common.images import to_pil
+from smalti.common.images import to_images
 from smalti.components import Components
 from smalti.sampling.view import Step
 from smalti.serving.previews import CodeColors, Preview
@@ -98,7 +98,7 @@ def _preview(components: Components, colors: CodeColors, step: Step, image: int)
 
 def _picture(components: Components, step: Step, image: int) -> Image.Image:
     tokens, _ = _filled(components, step, image)
-    return to_pil(components.decode(tokens[None])[0].permute(1, 2, 0).numpy())
+    return to_images(components.decode(tokens[None]))[0]
 
 
 def _filled(components: Components, step: Step, image: int) -> tuple[torch.Tensor, torch.Tensor]:

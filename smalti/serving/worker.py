@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from PIL import Image
 
-from smalti.common.images import to_pil
+from smalti.common.images import to_images
 from smalti.components import Components
 from smalti.editing.edit import PreparedEdit, prepare_edit
 from smalti.generation.drawing import start
@@ -170,4 +170,4 @@ def _grids(
 
 def _decoded(components: Components, grid: torch.Tensor) -> Image.Image:
     """Return the image of tokens (h, w)."""
-    return to_pil(components.decode(grid[None])[0].permute(1, 2, 0).numpy())
+    return to_images(components.decode(grid[None]))[0]

@@ -8,7 +8,6 @@ decoder's convolutions correct the squares later.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from hashlib import blake2b
 
 import torch
 import torch.nn.functional as F
@@ -91,16 +90,12 @@ def principal_start(tokenizer: ImageTokenizer, images: Iterable[torch.Tensor], s
 
 def _different_squares(images: Iterable[torch.Tensor], side: int) -> torch.Tensor:
     """Return the different squares of images in the order in which they occur, (N, 3 · side²) uint8."""
-    known: set[bytes] = set()
-    flat = bytearray()
-    for image in images:
-        for square in F.pixel_unshuffle(image[None], side)[0].flatten(1).T.contiguous().numpy():
-            content = square.tobytes()
-            key = blake2b(content, digest_size=16).digest()
-            if key not in known:
-                known.add(key)
-                flat += content
-    return torch.frombuffer(flat, dtype=torch.uint8).reshape(len(known), -1)
+    known = {
+        square.tobytes(): None
+        for image in images
+        for square in F.pixel_unshuffle(image[None], side)[0].flatten(1).T.contiguous().numpy()
+    }
+    return torch.frombuffer(bytearray().join(known), dtype=torch.uint8).reshape(len(known), -1)
 
 
 def _floats(squares: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -86,6 +86,7 @@ class _Editor(io.ComfyNode):
     @classmethod
     def _run(cls, model: Any, image: Any, prompt: Any, selections: list[Selection], common: Common) -> Any:
         """Edit each image with its selection."""
+        check_type("model", model, SmaltiModel, "Smalti Load")
         check_type("prompt", prompt, Prompt, "Smalti Prompt")
         check_batch(common.seed, common.batch_size)
         parts = model.ready()
@@ -197,7 +198,6 @@ class SmaltiEdit(_Editor):
         **common: Any,
     ) -> Any:
         """Return the edited images, their tokens and the region."""
-        check_type("model", model, SmaltiModel, "Smalti Load")
         selection = Selection(
             source_prompt=check_text("source_prompt", source_prompt) or None,
             share=share or None,
@@ -235,7 +235,6 @@ class SmaltiInpaint(_Editor):
         cls, model: Any, image: Any, prompt: Any, mask: Any, strength: float = 1.0, **common: Any
     ) -> Any:
         """Return the edited images, their tokens and the region."""
-        check_type("model", model, SmaltiModel, "Smalti Load")
         arrays = to_arrays(image)
         masks = to_masks(mask, len(arrays), arrays[0].shape[:2])
         share = check_real("strength", strength, 0, 1, above=True)
@@ -277,7 +276,6 @@ class SmaltiOutpaint(_Editor):
         **common: Any,
     ) -> Any:
         """Return the grown images, their tokens and the region."""
-        check_type("model", model, SmaltiModel, "Smalti Load")
         edges = {"left": left, "top": top, "right": right, "bottom": bottom}
         for name, edge in edges.items():
             check_whole(name, edge, 0, _LARGEST_GROWTH)
@@ -308,6 +306,5 @@ class SmaltiVary(_Editor):
     @classmethod
     def execute(cls, model: Any, image: Any, prompt: Any, strength: float = 0.3, **common: Any) -> Any:
         """Return the variations, their tokens and the region."""
-        check_type("model", model, SmaltiModel, "Smalti Load")
         selection = Selection(strength=check_real("strength", strength, 0, 1, above=True))
         return cls._run(model, image, prompt, [selection] * len(to_arrays(image)), Common(**common))

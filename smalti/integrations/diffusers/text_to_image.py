@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from smalti.common.checks import check_choice
-from smalti.common.images import to_pil
+from smalti.common.images import to_images
 from smalti.errors import SmaltiError, renamed
 from smalti.generation.drawing import start
 from smalti.generation.settings import GenerationSettings
@@ -97,8 +97,8 @@ class SmaltiPipeline(SmaltiBase):
         images: Any = drawn.tokens
         if output_type != "latent":
             with self._at_work(self.image_tokenizer):
-                pixels = self.parts.decode(drawn.tokens).permute(0, 2, 3, 1).numpy()
-            images = convert([to_pil(one) for one in pixels], output_type)
+                pixels = self.parts.decode(drawn.tokens)
+            images = convert(to_images(pixels), output_type)
         return SmaltiPipelineOutput(images, drawn.tokens, drawn.seeds) if return_dict else (images,)
 
 
