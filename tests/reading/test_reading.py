@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -12,14 +13,17 @@ from PIL import Image
 from tiny import golden_tokenizer
 
 import smalti
+from smalti.cli.classify import classify as label_command
+from smalti.cli.ground import ground as ground_command
 from smalti.cli.main import main
+from smalti.editing.grounded import THRESHOLD
 from smalti.errors import SmaltiError
 from smalti.model.spans import find_phrase, prompt_ids
 from smalti.reading.attention import attention_maps, check_attention
 from smalti.reading.calibration import calibration_error, fit_temperature
 from smalti.reading.candidates import bounds
-from smalti.reading.classification import Classification, classify
-from smalti.reading.grounding import ground, merged, similarity
+from smalti.reading.classification import MASKS, Classification, classify
+from smalti.reading.grounding import PASSES, ground, merged, similarity
 from smalti.reading.likelihood import log_probabilities
 from smalti.reading.masks import reading_masks
 from smalti.reading.ranking import best_of, prompt_gain
@@ -257,3 +261,12 @@ def test_bad_lines_are_one_line(run, tmp_path):
         assert (code, out) == (2, ""), message
         assert err.startswith("smalti: ") and err.count("\n") == 1 and message in err, (message, err)
         assert len(err) < 300
+
+
+def test_commands_have_the_defaults_of_the_functions():
+    label, find = (
+        {name: one.default for name, one in signature(command).parameters.items()}
+        for command in (label_command, ground_command)
+    )
+    assert label["masks"] == MASKS
+    assert (find["masks"], find["threshold"]) == (PASSES, THRESHOLD)
