@@ -14,7 +14,7 @@ from smalti.worlds.objects.archive import Sprite, SpriteArchive
 from smalti.worlds.objects.colors import COLOR_NAMES
 from smalti.worlds.objects.language import countable
 from smalti.worlds.objects.nouns import SYNONYMS
-from smalti.worlds.objects.splits import scored_nouns, split_sprites
+from smalti.worlds.objects.splits import held_out_rank, scored_nouns, split_sprites
 
 Groups = dict[str, list[int]]  # numbers of sprites, by drawing
 
@@ -28,6 +28,8 @@ class Collection:
         archive: the archive.
         split: "train" or "test"; see `smalti.worlds.objects.splits`.
         styles: weight of each style; None weighs styles by their numbers of sprites. Other styles are left out.
+        compact: whether to keep one sprite of each scored noun, and one of each of its colours. It is of the style
+            with the most weight, and scenes are not drawn by style.
 
     Attributes:
         archive: the archive.
@@ -39,7 +41,11 @@ class Collection:
     """
 
     def __init__(
-        self, archive: SpriteArchive, split: str = "train", styles: Mapping[str, float] | None = None
+        self,
+        archive: SpriteArchive,
+        split: str = "train",
+        styles: Mapping[str, float] | None = None,
+        compact: bool = False,
     ) -> None:
         every = Counter(sprite.style for sprite in archive.sprites)
         if styles is not None:
@@ -49,17 +55,38 @@ class Collection:
         self.scored = scored_nouns(archive.sprites)
         self._names = _countable_names(archive.sprites)
         self._found: defaultdict[tuple[str, str | None, str | None], Groups] = defaultdict(dict)
-        present: Counter[str] = Counter()
-        for number, sprite in enumerate(archive.sprites):
-            used = styles is None or styles.get(sprite.style, 0) > 0
-            if used and self.splits.test[number] == (split == "test"):
-                present[sprite.style] += 1
-                self._add(number, sprite)
+        weights: Mapping[str, float] = every if styles is None else styles
+        numbers = [
+            number
+            for number, sprite in enumerate(archive.sprites)
+            if weights.get(sprite.style, 0) > 0 and self.splits.test[number] == (split == "test")
+        ]
+        if compact:
+            numbers = self._one_each(numbers, weights)
+        present = Counter(archive.sprites[number].style for number in numbers)
+        for number in numbers:
+            self._add(number, archive.sprites[number])
         if not present:
             raise SmaltiError(f"{archive.path} has no sprites of these styles in the split {split!r}")
         weights = present if styles is None else {name: styles[name] for name in present}
-        self._styles = list(weights), list(accumulate(weights.values()))
+        self._styles = None if compact else (list(weights), list(accumulate(weights.values())))
         self._nouns = self._weigh_nouns()
+
+    def _one_each(self, numbers: list[int], weights: Mapping[str, float]) -> list[int]:
+        """Return the sprites that stand for the scored nouns and for their colours, in the archive's order."""
+        sprites, drawings, scored = self.archive.sprites, self.splits.drawings, set(self.scored)
+
+        def rank(number: int) -> tuple[float, tuple[float, str], int, int]:
+            sprite = sprites[number]
+            return -weights[sprite.style], held_out_rank(drawings[number]), _turned(sprite.view), number
+
+        best: dict[tuple[str, str | None], int] = {}
+        for number in sorted(numbers, key=rank):
+            noun = class_of(sprites[number])
+            if noun in scored:
+                best.setdefault((noun, None), number)
+                best.setdefault((noun, sprites[number].color), number)
+        return sorted(set(best.values()))
 
     def _add(self, number: int, sprite: Sprite) -> None:
         noun, drawing = class_of(sprite), self.splits.drawings[number]
@@ -76,8 +103,10 @@ class Collection:
             weights[key][noun] = max(weights[key].get(noun, 0), weight)
         return {key: (list(found), list(accumulate(found.values()))) for key, found in weights.items()}
 
-    def draw_style(self, random: Random) -> str:
-        """Return a random style."""
+    def draw_style(self, random: Random) -> str | None:
+        """Return a random style; None, which stands for any, if the collection is compact."""
+        if self._styles is None:
+            return None
         names, weights = self._styles
         return random.choices(names, cum_weights=weights)[0]
 
@@ -142,6 +171,14 @@ class Collection:
 
 
 _SAME_SHARE = 0.7  # of the scenes that count things
+
+_FRONT = 30  # degrees; models show most of themselves from here
+
+
+def _turned(view: int | None) -> int:
+    """Return how far a view is turned from the front of a model, in degrees."""
+    turn = abs((view or _FRONT) - _FRONT) % 360
+    return min(turn, 360 - turn)
 
 
 def class_of(sprite: Sprite) -> str:

@@ -22,6 +22,7 @@ class ObjectsConfig(Strict):
     styles: dict[str, NonNegativeFloat] | None = Field(
         None, description="weight of each style; null weighs styles by their numbers of sprites"
     )
+    compact: bool = Field(False, description="whether one sprite of each scored noun and colour is enough")
     grounds: dict[str, NonNegativeFloat] | None = Field(
         None, description="weight of each kind of ground; null means the default weights"
     )
@@ -52,4 +53,5 @@ class ObjectsConfig(Strict):
             lattice_share=self.lattice_share,
             styles=self.styles,
             grounds=self.grounds,
+            compact=self.compact,
         )

@@ -42,6 +42,8 @@ class Objects:
         lattice_share: probability that a scene is on the lattice.
         styles: weight of each style of sprites; None weighs styles by their numbers of sprites.
         grounds: weight of each kind of ground; None means `GROUNDS`.
+        compact: whether scenes show one sprite of each scored noun and colour alone, of the style with the most
+            weight. A small model learns them sooner.
 
     Attributes:
         length: None, because the scenes never end.
@@ -75,6 +77,7 @@ class Objects:
         lattice_share: float = 1.0,
         styles: Mapping[str, float] | None = None,
         grounds: Mapping[str, float] | None = None,
+        compact: bool = False,
     ) -> None:
         check_world(split, seed, lattice)
         mix = TRAINING_MIX if mix is None else mix
@@ -90,7 +93,7 @@ class Objects:
         self.split = split
         self.lattice = lattice
         self.lattice_share = lattice_share
-        self.composer = Composer.of(Collection(archive, split, styles), grounds)
+        self.composer = Composer.of(Collection(archive, split, styles, compact), grounds)
         self._tags = list(mix)
         self._weights = list(mix.values())
 
