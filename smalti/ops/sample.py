@@ -96,7 +96,7 @@ def sample_tokens(
     size = min(
         chunk_rows or max(_LEAST_ROWS, _CHUNK_ELEMENTS.get(device.type, _CHUNK_ELEMENTS_ELSEWHERE) // V), N
     )
-    least = _rows_of_a_product(device)
+    least = rows_of_a_product(device)
     # Every chunk uses the same memory.
     products = torch.empty(max(size, least) if N else 0, V, dtype=head_weight.dtype, device=device)
     choice = _empty_choice(N, device, current_tokens is not None)
@@ -136,7 +136,7 @@ def _empty_choice(N: int, device: torch.device, current: bool) -> TokenChoice:
     )
 
 
-def _rows_of_a_product(device: torch.device) -> int:
+def rows_of_a_product(device: torch.device) -> int:
     """Return how many rows a matrix product needs so that a CPU computes each row in the same way.
 
     For a few rows other kernels run, which round differently. A token could then depend on how many others are
