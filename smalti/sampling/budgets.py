@@ -3,51 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import cycle
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 
-from smalti.common.checks import check_real, check_whole
-from smalti.errors import SmaltiError
-from smalti.sampling.curves import check_shift, progress_points, shifted
+from smalti.common.checks import check_real
+from smalti.sampling.curves import check_shift, shifted, step_counts
+from smalti.sampling.kinds import Budget, paced
 from smalti.sampling.ranking import places
 from smalti.sampling.view import StepView
-
-
-class Budget(Protocol):
-    """A rule for how many tokens each step reveals.
-
-    A class that inherits from it needs `counts` alone. A budget that decides after every pass sets `planned` to False.
-
-    Example:
-        >>> ShiftBudget(shift=5.0).counts(256, 4)
-        [16, 27, 53, 160]
-    """
-
-    planned: ClassVar[bool] = True
-    """Whether `counts` alone decides. Otherwise sampling ends when no image has a mask left, and an image that is
-    full takes no further edits while others are filled."""
-
-    verifies: ClassVar[bool] = False
-    """Whether the rule reads `StepView.agreement`, for which a second model looks at every step's candidates."""
-
-    def counts(self, tokens: int, steps: int) -> list[int]:
-        """Return `steps` numbers of at least 1 that sum to `tokens`: the plan."""
-        ...
-
-    def remaining(self, view: StepView) -> torch.Tensor:
-        """Return how many positions stay masked after the step, (B,) int64. `view.remaining` is the plan.
-
-        A budget that is not planned leaves fewer than there are now, where there are any.
-        """
-        return view.remaining
-
-    def first(self, view: StepView) -> torch.Tensor | None:
-        """Return the masked positions that precede the order's choice, (B, n) bool, or None."""
-        return None
 
 
 @dataclass(frozen=True)
@@ -65,7 +30,7 @@ class ShiftBudget(Budget):
 
     def counts(self, tokens: int, steps: int) -> list[int]:
         """Return `steps` numbers of at least 1 that sum to `tokens`."""
-        return _counts(lambda t: shifted(t, self.shift), tokens, steps)
+        return step_counts(lambda t: shifted(t, self.shift), tokens, steps)
 
 
 @dataclass(frozen=True)
@@ -74,7 +39,7 @@ class CosineBudget(Budget):
 
     def counts(self, tokens: int, steps: int) -> list[int]:
         """Return `steps` numbers of at least 1 that sum to `tokens`."""
-        return _counts(lambda t: math.sin(math.pi * t / 2), tokens, steps)
+        return step_counts(lambda t: math.sin(math.pi * t / 2), tokens, steps)
 
 
 @dataclass(frozen=True)
@@ -83,7 +48,7 @@ class LinearBudget(Budget):
 
     def counts(self, tokens: int, steps: int) -> list[int]:
         """Return `steps` numbers of at least 1 that sum to `tokens`."""
-        return _counts(lambda t: t, tokens, steps)
+        return step_counts(lambda t: t, tokens, steps)
 
 
 @dataclass(frozen=True)
@@ -120,7 +85,7 @@ class AdaptiveBudget(Budget):
 
     def remaining(self, view: StepView) -> torch.Tensor:
         """Return what is masked less the probable positions, between floor and ceiling, or the plan if less, (B,)."""
-        return _remaining(view, self.first(view), self.floor, self.ceiling)
+        return paced(view, self.first(view), self.floor, self.ceiling)
 
 
 @dataclass(frozen=True)
@@ -168,7 +133,7 @@ class VerifiedBudget(Budget):
 
     def remaining(self, view: StepView) -> torch.Tensor:
         """Return what is masked less the accepted positions, between floor and ceiling, or the plan if less, (B,)."""
-        return _remaining(view, self.first(view), self.floor, self.ceiling)
+        return paced(view, self.first(view), self.floor, self.ceiling)
 
 
 BUDGETS: dict[str, type[Budget]] = {
@@ -179,39 +144,3 @@ BUDGETS: dict[str, type[Budget]] = {
     "verified": VerifiedBudget,
 }
 """Every budget by the name that settings use."""
-
-
-def check_steps(steps: int, tokens: int | None = None) -> None:
-    """Raise SmaltiError unless `steps` is a whole number from 1 to the number of tokens."""
-    check_whole("steps", steps)
-    if tokens is not None and steps > tokens:
-        raise SmaltiError(
-            f"steps must be at most {tokens}, the number of tokens, not {steps}", argument="steps"
-        )
-
-
-def _remaining(view: StepView, first: torch.Tensor, floor: float, ceiling: float) -> torch.Tensor:
-    """Return what is masked less `first`, between two shares of the grid, or the plan if less, (B,) int64."""
-    n = view.masked.shape[1]
-    least, most = (max(round(share * n), 1) for share in (floor, ceiling))
-    count = first.sum(dim=1).clamp(least, most)
-    return torch.minimum((view.masked.sum(dim=1) - count).clamp_min(0), view.remaining)
-
-
-def _counts(sigma: Callable[[float], float], tokens: int, steps: int) -> list[int]:
-    """Return the budget of the curve σ, which rises from 0 to 1, read backwards: docs/format.md, section 5.
-
-    Raises:
-        SmaltiError: `steps` is below 1 or above the number of tokens.
-    """
-    check_steps(steps, tokens)
-    reached = [math.floor(sigma(t) * tokens) for t in progress_points(steps + 1)[:-1]] + [tokens]
-    counts = [max(after - before, 1) for before, after in zip(reached, reached[1:], strict=False)]
-    excess = sum(counts) - tokens
-    for index in cycle(range(steps)):
-        if excess == 0:
-            break
-        if counts[index] > 1:
-            counts[index] -= 1
-            excess -= 1
-    return counts[::-1]

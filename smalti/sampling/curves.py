@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from smalti.common.checks import check_real
+import math
+from collections.abc import Callable
+from itertools import cycle
+
+from smalti.common.checks import check_real, check_whole
+from smalti.errors import SmaltiError
 
 
 def check_shift(shift: float) -> None:
@@ -24,3 +29,31 @@ def progress_points(points: int) -> list[float]:
     if points == 1:
         return [0.0]
     return [index * (1 / (points - 1)) for index in range(points - 1)] + [1.0]
+
+
+def check_steps(steps: int, tokens: int | None = None) -> None:
+    """Raise SmaltiError unless `steps` is a whole number from 1 to the number of tokens."""
+    check_whole("steps", steps)
+    if tokens is not None and steps > tokens:
+        raise SmaltiError(
+            f"steps must be at most {tokens}, the number of tokens, not {steps}", argument="steps"
+        )
+
+
+def step_counts(sigma: Callable[[float], float], tokens: int, steps: int) -> list[int]:
+    """Return the budget of the curve σ, which rises from 0 to 1, read backwards: docs/format.md, section 5.
+
+    Raises:
+        SmaltiError: `steps` is below 1 or above the number of tokens.
+    """
+    check_steps(steps, tokens)
+    reached = [math.floor(sigma(t) * tokens) for t in progress_points(steps + 1)[:-1]] + [tokens]
+    counts = [max(after - before, 1) for before, after in zip(reached, reached[1:], strict=False)]
+    excess = sum(counts) - tokens
+    for index in cycle(range(steps)):
+        if excess == 0:
+            break
+        if counts[index] > 1:
+            counts[index] -= 1
+            excess -= 1
+    return counts[::-1]

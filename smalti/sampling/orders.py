@@ -3,47 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 
 from smalti.common.checks import check_real, check_whole
 from smalti.common.low_discrepancy import halton_order, stratified_order
 from smalti.errors import SmaltiError
+from smalti.sampling.kinds import Order
 from smalti.sampling.temperatures import temperature_factors
 from smalti.sampling.view import StepView
-
-
-class Order(Protocol):
-    """A rule for which masked positions come first. A class that inherits from it needs `priority` alone.
-
-    Example:
-        >>> @dataclass(frozen=True)
-        ... class EntropyOrder(Order):
-        ...     def priority(self, view):
-        ...         return -view.entropy
-        >>> ORDERS["entropy"] = EntropyOrder
-    """
-
-    noisy: ClassVar[bool] = False
-    """Whether the rule reads `StepView.noise`."""
-
-    fixed: ClassVar[bool] = False
-    """Whether the order is independent of the model's predictions. The positions of a step are then known before the
-    pass, and the head is applied to them alone."""
-
-    @property
-    def past(self) -> int:
-        """How many earlier steps the rule reads in `StepView.past`."""
-        return 0
-
-    def check(self, height: int, width: int) -> None:
-        """Raise SmaltiError if the rule cannot order a grid of this size."""
-        return
-
-    def priority(self, view: StepView) -> torch.Tensor:
-        """Return (B, n) finite floats. The step reveals the masked positions with the highest."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from smalti.sampling.answers import Answers
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.guidance_passes import GuidancePasses
 from smalti.sampling.passes import Asked, Hidden, Passes
+from smalti.sampling.recent import Recent
 from smalti.sampling.reuse import Reuse
 from smalti.sampling.view import StepView
 
@@ -54,6 +55,7 @@ class Predictor:
         guidance_batched: whether the passes with and without the prompt are one batch.
         guidance_passes: which guided steps compute the unconditional pass; None is all.
         reuse: what passes take from earlier ones; None is nothing, which is exact.
+        recent: how many passes `StepView.recent` compares, this one included; 0 is none.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Predictor:
         guidance_batched: bool = True,
         guidance_passes: GuidancePasses | None = None,
         reuse: Reuse | None = None,
+        recent: int = 0,
     ) -> None:
         check_real("guidance scale", guidance.scale)
         self.denoiser, self.prompt, self.guidance = denoiser, prompt, guidance
@@ -77,6 +80,8 @@ class Predictor:
             denoiser, prompt, negative, batched=guidance_batched, reuse=reuse, skipping=guidance_passes
         )
         self._answers: Answers | None = None
+        self._compared = recent
+        self._recent: Recent | None = None
 
     @property
     def guesses(self) -> bool:
@@ -89,7 +94,13 @@ class Predictor:
 
     def last(self, view: StepView) -> StepView:
         """Return the view with what the model last said at each position."""
-        return view if self._answers is None else self._answers.put(view, self._answers.known)
+        if self._answers is None:
+            return view
+        return replace(self._answers.put(view, self._answers.known), recent=self._recent)
+
+    def forget(self) -> None:
+        """Compare the next pass with none of those before."""
+        self._recent = None
 
     def look(
         self,
@@ -129,7 +140,17 @@ class Predictor:
             raise SmaltiError("the denoiser's output is not finite: its weights or its dtype are unfit")
         answers = Answers.of(view, self._answers, rows, choice, hidden.fresh, scale)
         self._answers = answers if self._passes.keeps_cells else None
-        return answers.put(view, asked)
+        if self._compared:
+            self._recent = self._compare(hidden, view.masked & asked, scale)
+        return replace(answers.put(view, asked), recent=self._recent)
+
+    def _compare(self, hidden: Hidden, asked: torch.Tensor, scale: float) -> Recent:
+        """Return this pass beside those before."""
+        guided = hidden.prompted
+        if hidden.without is not None:
+            guided = (1 + scale) * guided.float() - scale * hidden.without.float()
+        earlier = () if self._recent is None else self._recent.hidden
+        return Recent(self.denoiser.gen_predictor, (guided, *earlier)[: self._compared], asked)
 
     def _doubt(self, view: StepView) -> torch.Tensor:
         """Return 1 − p(current) of visible tokens when last asked, (B, n); 0 elsewhere."""

@@ -31,6 +31,9 @@ class Revision(Protocol):
     remasking: ClassVar[bool] = False
     """Whether the rule may mask again; how many positions a step reveals is then known only after its pass."""
 
+    noisy: ClassVar[bool] = False
+    """Whether the rule reads `StepView.noise`."""
+
     def changes(self, view: StepView) -> torch.Tensor:
         """Return (B, n) bool: visible positions that take the candidate, unless they are masked again."""
         return torch.zeros_like(view.visible)

@@ -12,10 +12,12 @@ from smalti.common.checks import check_choice
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
-from smalti.sampling.budgets import Budget, ShiftBudget, check_steps
+from smalti.sampling.budgets import ShiftBudget
+from smalti.sampling.curves import check_steps
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.guidance_passes import AllPasses, GuidancePasses
-from smalti.sampling.orders import ConfidenceOrder, Order
+from smalti.sampling.kinds import Budget, Order
+from smalti.sampling.orders import ConfidenceOrder
 from smalti.sampling.predictor import Draw, Predictor
 from smalti.sampling.ranking import first_among
 from smalti.sampling.refinement import NoRefinement, Refinement
@@ -93,6 +95,11 @@ class Sampler:
     def foresees(self) -> bool:
         """Whether it is known before a pass which positions it will reveal."""
         return self.budget.planned and self.order.fixed and not self.revision.remasking
+
+    @property
+    def noisy(self) -> bool:
+        """Whether a rule reads random numbers."""
+        return self.order.noisy or self.revision.noisy
 
     def parts(self) -> tuple[int, int]:
         """Return how many steps fill the grid, and how many refine it."""
@@ -202,6 +209,7 @@ def sample(
         guidance_batched=sampler.guidance_batched,
         guidance_passes=sampler.guidance_passes,
         reuse=sampler.reuse,
+        recent=max(sampler.order.recent, sampler.budget.recent),
     )
     return _steps(predictor, sampler, generators, state, preview, verifier)
 
@@ -222,7 +230,7 @@ def _steps(
     for index in range(steps):
         part, length = (index, filling) if index < filling else (index - filling, refining)
         uniform = None if sampler.argmax else random_numbers(generators, state.tokens)
-        noise = random_numbers(generators, state.tokens) if sampler.order.noisy else None
+        noise = random_numbers(generators, state.tokens) if sampler.noisy else None
         view = state.view(part, length, plan[:, part], noise)
         revealed = sampler.reveals(view) if sampler.foresees else None
         asked = view.masked if revealed is None or preview else revealed
@@ -251,6 +259,7 @@ def _steps(
         if rare is not None and index == filling - 1:
             change = change._replace(remasked=change.remasked | state.remask(rare(state.tokens)))
             plan = sampler.plan(state.masked, refining)
+            predictor.forget()
         full = ~state.masked.any(dim=1)
         ended = torch.full_like(full, index == steps - 1) if sampler.budget.planned else full
         if sampler.final == "release":

@@ -40,6 +40,7 @@ class State:
         editable: bool, positions that may change.
         confidence: float32, as in `StepView`.
         active: (B,) bool, images that are not finished.
+        remaskings: int64, as in `StepView`.
         past: as in `StepView`.
     """
 
@@ -50,6 +51,7 @@ class State:
     editable: torch.Tensor
     confidence: torch.Tensor
     active: torch.Tensor
+    remaskings: torch.Tensor
     past: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
 
     def view(self, index: int, steps: int, remaining: torch.Tensor, noise: torch.Tensor | None) -> StepView:
@@ -70,6 +72,7 @@ class State:
             confidence=self.confidence,
             remaining=remaining,
             past=self.past,
+            remaskings=self.remaskings,
         )
 
     def apply(self, view: StepView, change: Change, *, past: int) -> None:
@@ -81,6 +84,7 @@ class State:
         taken, remasked = change.revealed | change.edited, change.remasked
         self.tokens = torch.where(taken, view.candidate, self.tokens).masked_fill(remasked, self.mask_code)
         self.masked = self.masked & ~change.revealed | remasked
+        self.remaskings = self.remaskings + remasked
         self.confidence = torch.where(taken, view.probability, view.confidence).masked_fill(self.masked, 0)
         self.past = ((view.candidate, view.probability), *self.past)[:past]
 
@@ -164,7 +168,8 @@ def start_state(
         raise SmaltiError("editable must be True wherever tokens hold the mask", argument="editable")
     zeros = torch.zeros(masked.shape, dtype=torch.float32, device=device)
     active = torch.ones(shape[0], dtype=torch.bool, device=device)
-    return State(shape[1:], config.mask_code, tokens, masked, editable, zeros, active)
+    never = torch.zeros_like(tokens)
+    return State(shape[1:], config.mask_code, tokens, masked, editable, zeros, active, never)
 
 
 def random_numbers(generators: list[torch.Generator], like: torch.Tensor) -> torch.Tensor:

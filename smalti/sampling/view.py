@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from smalti.sampling.recent import Recent
+
 
 @dataclass(frozen=True)
 class StepView:
@@ -32,6 +34,9 @@ class StepView:
         past: (candidate, probability) of earlier steps, newest first, at most as many as the order asks for.
         agreement: float32 in [0, 1], a second model's p(x₀) at masked positions as a share of its largest p there. None
             unless the budget asks for it.
+        recent: what the predictions of the last passes have in common at masked positions. None unless the order or the
+            budget asks for it.
+        remaskings: int64, how often each position has been masked again.
     """
 
     index: int
@@ -49,6 +54,8 @@ class StepView:
     remaining: torch.Tensor
     past: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
     agreement: torch.Tensor | None = None
+    recent: Recent | None = None
+    remaskings: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

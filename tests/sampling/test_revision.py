@@ -99,6 +99,10 @@ class Watched:
     def remasking(self):
         return self.rule.remasking
 
+    @property
+    def noisy(self):
+        return self.rule.noisy
+
     def changes(self, view):
         return self.rule.changes(view)
 
