@@ -12,6 +12,7 @@ from smalti.common.checks import check_real
 from smalti.sampling.curves import check_shift, shifted, step_counts
 from smalti.sampling.kinds import Budget, paced
 from smalti.sampling.ranking import places
+from smalti.sampling.stability import StableBudget
 from smalti.sampling.view import StepView
 
 
@@ -142,5 +143,6 @@ BUDGETS: dict[str, type[Budget]] = {
     "linear": LinearBudget,
     "adaptive": AdaptiveBudget,
     "verified": VerifiedBudget,
+    "stable": StableBudget,
 }
 """Every budget by the name that settings use."""

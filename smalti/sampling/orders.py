@@ -11,6 +11,7 @@ from smalti.common.checks import check_real, check_whole
 from smalti.common.low_discrepancy import halton_order, stratified_order
 from smalti.errors import SmaltiError
 from smalti.sampling.kinds import Order
+from smalti.sampling.stability import StableOrder
 from smalti.sampling.temperatures import temperature_factors
 from smalti.sampling.view import StepView
 
@@ -151,6 +152,7 @@ ORDERS: dict[str, type[Order]] = {
     "confidence": ConfidenceOrder,
     "draw": DrawOrder,
     "history": HistoryOrder,
+    "stable": StableOrder,
     "stratified": StratifiedOrder,
     "halton": HaltonOrder,
     "random": RandomOrder,

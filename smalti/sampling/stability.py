@@ -1,0 +1,102 @@
+"""Rules by stability: how far a position's prediction moved since the pass before (KLASS, arXiv 2511.05664).
+
+KLASS reveals what is both probable and stable. For text its thresholds are p(x₀) > 0.9 and KL < 0.01 over two steps.
+Predictions of image codes are flatter, and few steps leave no time for a streak. So here ranks within the grid take the
+thresholds' place, over one pair of passes; that is a Smalti extension. The first pass has nothing to compare.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from smalti.common.checks import check_real
+from smalti.sampling.curves import check_shift, shifted, step_counts
+from smalti.sampling.kinds import Budget, Order, paced
+from smalti.sampling.ranking import first_among, places
+from smalti.sampling.view import StepView
+
+
+@dataclass(frozen=True)
+class StableOrder(Order):
+    """Reveal, among the most probable candidates, those first whose prediction moved least since the pass before.
+
+    Attributes:
+        pool: how many times as many candidates as the step reveals are considered, the most probable ones; 1 is the
+            confidence order.
+    """
+
+    pool: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_real("pool", self.pool, 1)
+
+    @property
+    def recent(self) -> int:
+        """How many passes the rule compares."""
+        return 2
+
+    def priority(self, view: StepView) -> torch.Tensor:
+        """Return minus the place, first inside the pool by KL(p ‖ p before), then outside it by p(x₀), (B, n)."""
+        moved = _moved(view)
+        wanted = (self.pool * (view.masked.sum(dim=1) - view.remaining)).ceil()
+        inside = first_among(view.masked, wanted, view.probability)
+        key = torch.where(inside, -moved, view.probability)
+        return -places(view.masked, inside, key, view.probability).float()
+
+
+@dataclass(frozen=True)
+class StableBudget(Budget):
+    """Reveal all positions that are among the most probable and among the most stable, between a floor and a ceiling.
+
+    The plan is that of a shift budget: a step with too few such positions reveals what keeps up with it.
+
+    Attributes:
+        probable: share of the masked positions that count as probable, by p(x₀).
+        stable: share of the masked positions that count as stable, by KL(p ‖ p before).
+        floor: least share of the grid that a step reveals; at least one token.
+        ceiling: largest share of the grid that a step reveals, unless the plan asks for more.
+        shift: strength of the plan's curve.
+    """
+
+    probable: float = 0.3
+    stable: float = 0.3
+    floor: float = 0.0
+    ceiling: float = 0.25
+    shift: float = 5.0
+    planned: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_real("probable", self.probable, 0, 1)
+        check_real("stable", self.stable, 0, 1)
+        check_real("floor", self.floor, 0, 1)
+        check_real("ceiling", self.ceiling, self.floor, 1)
+        check_shift(self.shift)
+
+    @property
+    def recent(self) -> int:
+        """How many passes the rule compares."""
+        return 2
+
+    def counts(self, tokens: int, steps: int) -> list[int]:
+        """Return the plan: `steps` numbers of at least 1 that sum to `tokens`."""
+        return step_counts(lambda t: shifted(t, self.shift), tokens, steps)
+
+    def first(self, view: StepView) -> torch.Tensor:
+        """Return the masked positions that are both probable and stable, (B, n) bool; none at the first pass."""
+        if view.recent is None or len(view.recent) < 2:
+            return torch.zeros_like(view.masked)
+        masks = view.masked.sum(dim=1)
+        probable = first_among(view.masked, (self.probable * masks).ceil(), view.probability)
+        return probable & first_among(view.masked, (self.stable * masks).ceil(), -view.recent.divergence)
+
+    def remaining(self, view: StepView) -> torch.Tensor:
+        """Return what is masked less these positions, between floor and ceiling, or the plan if less, (B,)."""
+        return paced(view, self.first(view), self.floor, self.ceiling)
+
+
+def _moved(view: StepView) -> torch.Tensor:
+    """Return KL(p ‖ p before), (B, n); 0 where nothing is known of it."""
+    return torch.zeros_like(view.probability) if view.recent is None else view.recent.divergence
