@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from smalti.common.checks import check_real
+from smalti.sampling.bounded import EntropyBudget
 from smalti.sampling.curves import check_shift, shifted, step_counts
 from smalti.sampling.kinds import Budget, paced
 from smalti.sampling.ranking import places
@@ -144,5 +145,6 @@ BUDGETS: dict[str, type[Budget]] = {
     "adaptive": AdaptiveBudget,
     "verified": VerifiedBudget,
     "stable": StableBudget,
+    "entropy_bound": EntropyBudget,
 }
 """Every budget by the name that settings use."""
