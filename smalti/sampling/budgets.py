@@ -10,6 +10,7 @@ import torch
 
 from smalti.common.checks import check_real
 from smalti.sampling.bounded import EntropyBudget
+from smalti.sampling.coherence import CoherentBudget
 from smalti.sampling.curves import check_shift, shifted, step_counts
 from smalti.sampling.kinds import Budget, paced
 from smalti.sampling.ranking import places
@@ -146,5 +147,6 @@ BUDGETS: dict[str, type[Budget]] = {
     "verified": VerifiedBudget,
     "stable": StableBudget,
     "entropy_bound": EntropyBudget,
+    "coherent": CoherentBudget,
 }
 """Every budget by the name that settings use."""

@@ -10,6 +10,7 @@ import torch
 from smalti.common.checks import check_real, check_whole
 from smalti.common.low_discrepancy import halton_order, stratified_order
 from smalti.errors import SmaltiError
+from smalti.sampling.coherence import CoherentOrder
 from smalti.sampling.kinds import Order
 from smalti.sampling.stability import StableOrder
 from smalti.sampling.temperatures import temperature_factors
@@ -153,6 +154,7 @@ ORDERS: dict[str, type[Order]] = {
     "draw": DrawOrder,
     "history": HistoryOrder,
     "stable": StableOrder,
+    "coherent": CoherentOrder,
     "stratified": StratifiedOrder,
     "halton": HaltonOrder,
     "random": RandomOrder,

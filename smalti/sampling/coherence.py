@@ -1,0 +1,108 @@
+"""Rules by coherence: what the predictions of the last passes agree on (CCD, arXiv 2512.02044).
+
+A position's prediction in one context is over-trusted. The mean prediction of the last passes has the entropy
+H(p̄) = mean of their entropies + I, where I is the mutual information of the token and the pass: positions whose
+prediction swings with the context are penalised. The first steps have fewer passes to compare than the window.
+
+The paper ranks by the entropy of the mean and reveals what stays in the buffers of all passes. Quantiles within the
+grid instead of its threshold, the rejected share, the floor, the ceiling and the plan are Smalti extensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from smalti.common.checks import check_real, check_whole
+from smalti.sampling.curves import check_shift, shifted, step_counts
+from smalti.sampling.kinds import Budget, Order, paced
+from smalti.sampling.ranking import first_among, places
+from smalti.sampling.view import StepView
+
+
+@dataclass(frozen=True)
+class CoherentOrder(Order):
+    """Reveal positions first whose mean prediction over the last passes has the least entropy.
+
+    Attributes:
+        window: number of passes, this one included; 1 is the order by entropy.
+        reject: share of the masked positions that wait until others are revealed, those on which the passes disagree
+            most (early rejection); 0 rejects none.
+    """
+
+    window: int = 3
+    reject: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_whole("window", self.window)
+        check_real("reject", self.reject, 0, 1)
+
+    @property
+    def recent(self) -> int:
+        """How many passes the rule compares."""
+        return self.window
+
+    def priority(self, view: StepView) -> torch.Tensor:
+        """Return minus the place by the mean prediction's entropy, rejected positions last, (B, n)."""
+        recent = view.recent
+        entropy = view.entropy if recent is None else recent.entropy
+        if recent is None or len(recent) < 2:
+            return -entropy
+        count = (self.reject * view.masked.sum(dim=1)).floor()
+        rejected = first_among(view.masked, count, recent.information)
+        return -places(view.masked, ~rejected, -entropy).float()
+
+
+@dataclass(frozen=True)
+class CoherentBudget(Budget):
+    """Reveal all positions that every one of the last passes has among its surest, between a floor and a ceiling.
+
+    How many there are follows how consistent the passes are. The plan is that of a shift budget: a step with too few
+    such positions reveals what keeps up with it.
+
+    Attributes:
+        window: number of passes, this one included.
+        share: share of the masked positions that a pass counts as its surest, by entropy.
+        floor: least share of the grid that a step reveals; at least one token.
+        ceiling: largest share of the grid that a step reveals, unless the plan asks for more.
+        shift: strength of the plan's curve.
+    """
+
+    window: int = 2
+    share: float = 0.3
+    floor: float = 0.0
+    ceiling: float = 0.25
+    shift: float = 5.0
+    planned: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_whole("window", self.window)
+        check_real("share", self.share, 0, 1)
+        check_real("floor", self.floor, 0, 1)
+        check_real("ceiling", self.ceiling, self.floor, 1)
+        check_shift(self.shift)
+
+    @property
+    def recent(self) -> int:
+        """How many passes the rule compares."""
+        return self.window
+
+    def counts(self, tokens: int, steps: int) -> list[int]:
+        """Return the plan: `steps` numbers of at least 1 that sum to `tokens`."""
+        return step_counts(lambda t: shifted(t, self.shift), tokens, steps)
+
+    def first(self, view: StepView) -> torch.Tensor:
+        """Return the masked positions that are in every pass's share, (B, n) bool; none before `window` passes."""
+        if view.recent is None or len(view.recent) < self.window:
+            return torch.zeros_like(view.masked)
+        count = (self.share * view.masked.sum(dim=1)).ceil()
+        kept = view.masked
+        for entropy in view.recent.entropies:
+            kept = kept & first_among(view.masked, count, -entropy)
+        return kept
+
+    def remaining(self, view: StepView) -> torch.Tensor:
+        """Return what is masked less these positions, between floor and ceiling, or the plan if less, (B,)."""
+        return paced(view, self.first(view), self.floor, self.ceiling)
