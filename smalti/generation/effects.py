@@ -34,6 +34,11 @@ def without_effect(settings: GenerationSettings, given: Collection[str]) -> list
         ("temperature_schedule", cooled and settings.temperature == 0, "with {temperature} 0"),
         ("guidance_interval", limited and not settings.guidance_scale, "with {guidance_scale} 0"),
         (
+            "guidance_schedule",
+            settings.guidance_schedule != "constant" and not settings.guidance_scale,
+            "with {guidance_scale} 0",
+        ),
+        (
             "refinement",
             settings.refinement != "none" and not sampler.budget.planned,
             "with {budget} adaptive",

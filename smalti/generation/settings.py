@@ -57,6 +57,11 @@ class GenerationSettings:
     guidance_interval: tuple[float, float] = setting(
         (0.0, 1.0), Pair(), metavar="A B", help="Apply guidance only between these fractions of the steps."
     )
+    guidance_schedule: str = setting(
+        "constant",
+        Rule("smalti.sampling.guidance:GUIDANCE_SCHEDULES"),
+        help="How the guidance scale rises from step to step, such as rising:power=2.",
+    )
     budget: str = setting(
         "shift",
         Rule("smalti.sampling.budgets:BUDGETS"),
