@@ -30,10 +30,12 @@ class EntropyBudget(Budget):
     Attributes:
         gamma: the bound, in units of the grid; 0 reveals one token where the plan allows it.
         shift: strength of the plan's curve; a step reveals at least what keeps up with it.
+        lead: whether these positions come before the order's choice; otherwise they only say how many.
     """
 
     gamma: float = 0.5
     shift: float = 5.0
+    lead: bool = True
     planned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -44,7 +46,11 @@ class EntropyBudget(Budget):
         """Return the plan: `steps` numbers of at least 1 that sum to `tokens`."""
         return step_counts(lambda t: shifted(t, self.shift), tokens, steps)
 
-    def first(self, view: StepView) -> torch.Tensor:
+    def first(self, view: StepView) -> torch.Tensor | None:
+        """Return the group if it leads, (B, n) bool, or None."""
+        return self.group(view) if self.lead else None
+
+    def group(self, view: StepView) -> torch.Tensor:
         """Return the longest group of the surest masked positions within the bound, (B, n) bool."""
         masks, entropy = view.masked.sum(dim=1), view.entropy.masked_fill(~view.masked, 0)
         mean = entropy.sum(dim=1) / masks.clamp_min(1)
@@ -57,5 +63,5 @@ class EntropyBudget(Budget):
 
     def remaining(self, view: StepView) -> torch.Tensor:
         """Return what is masked less the group, at least one token, or the plan if less, (B,) int64."""
-        count = self.first(view).sum(dim=1).clamp_min(1)
+        count = self.group(view).sum(dim=1).clamp_min(1)
         return torch.minimum((view.masked.sum(dim=1) - count).clamp_min(0), view.remaining)

@@ -1,8 +1,11 @@
 """Rules by coherence: what the predictions of the last passes agree on (CCD, arXiv 2512.02044).
 
-A position's prediction in one context is over-trusted. The mean prediction of the last passes has the entropy
-H(p̄) = mean of their entropies + I, where I is the mutual information of the token and the pass: positions whose
-prediction swings with the context are penalised. The first steps have fewer passes to compare than the window.
+A prediction in one context is over-trusted. The mean prediction p̄ of the last passes has the entropy
+
+    H(p̄) = mean of the passes' entropies + I
+
+I is the mutual information of token and pass. So positions whose prediction swings with the context are penalised. The
+first steps have fewer passes to compare than the window.
 
 The paper ranks by the entropy of the mean and reveals what stays in the buffers of all passes. Quantiles within the
 grid instead of its threshold, the rejected share, the floor, the ceiling and the plan are Smalti extensions.
@@ -16,9 +19,10 @@ from typing import ClassVar
 import torch
 
 from smalti.common.checks import check_real, check_whole
+from smalti.common.low_discrepancy import halton_order
 from smalti.sampling.curves import check_shift, shifted, step_counts
 from smalti.sampling.kinds import Budget, Order, paced
-from smalti.sampling.ranking import first_among, places
+from smalti.sampling.ranking import first_among, places, ranks
 from smalti.sampling.view import StepView
 
 
@@ -30,10 +34,13 @@ class CoherentOrder(Order):
         window: number of passes, this one included; 1 is the order by entropy.
         reject: share of the masked positions that wait until others are revealed, those on which the passes disagree
             most (early rejection); 0 rejects none.
+        spread: whether the others follow the Halton sequence instead. Positions of little entropy are neighbours, which
+            depend on each other most.
     """
 
     window: int = 3
     reject: float = 0.0
+    spread: bool = False
 
     def __post_init__(self) -> None:
         check_whole("window", self.window)
@@ -45,14 +52,16 @@ class CoherentOrder(Order):
         return self.window
 
     def priority(self, view: StepView) -> torch.Tensor:
-        """Return minus the place by the mean prediction's entropy, rejected positions last, (B, n)."""
+        """Return priorities by the mean prediction's entropy or the sequence, rejected positions last, (B, n)."""
         recent = view.recent
-        entropy = view.entropy if recent is None else recent.entropy
-        if recent is None or len(recent) < 2:
-            return -entropy
+        base = -view.entropy if recent is None else -recent.entropy
+        if self.spread:
+            base = ranks(halton_order(*view.grid), view.masked)
+        if recent is None or len(recent) < 2 or not self.reject:
+            return base
         count = (self.reject * view.masked.sum(dim=1)).floor()
         rejected = first_among(view.masked, count, recent.information)
-        return -places(view.masked, ~rejected, -entropy).float()
+        return -places(view.masked, ~rejected, base).float()
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,7 @@ class CoherentBudget(Budget):
         floor: least share of the grid that a step reveals; at least one token.
         ceiling: largest share of the grid that a step reveals, unless the plan asks for more.
         shift: strength of the plan's curve.
+        lead: whether these positions come before the order's choice; otherwise they only say how many.
     """
 
     window: int = 2
@@ -75,6 +85,7 @@ class CoherentBudget(Budget):
     floor: float = 0.0
     ceiling: float = 0.25
     shift: float = 5.0
+    lead: bool = True
     planned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -93,7 +104,11 @@ class CoherentBudget(Budget):
         """Return the plan: `steps` numbers of at least 1 that sum to `tokens`."""
         return step_counts(lambda t: shifted(t, self.shift), tokens, steps)
 
-    def first(self, view: StepView) -> torch.Tensor:
+    def first(self, view: StepView) -> torch.Tensor | None:
+        """Return the group if it leads, (B, n) bool, or None."""
+        return self.group(view) if self.lead else None
+
+    def group(self, view: StepView) -> torch.Tensor:
         """Return the masked positions that are in every pass's share, (B, n) bool; none before `window` passes."""
         if view.recent is None or len(view.recent) < self.window:
             return torch.zeros_like(view.masked)
@@ -105,4 +120,4 @@ class CoherentBudget(Budget):
 
     def remaining(self, view: StepView) -> torch.Tensor:
         """Return what is masked less these positions, between floor and ceiling, or the plan if less, (B,)."""
-        return paced(view, self.first(view), self.floor, self.ceiling)
+        return paced(view, self.group(view), self.floor, self.ceiling)

@@ -12,6 +12,7 @@ from smalti.common.low_discrepancy import halton_order, stratified_order
 from smalti.errors import SmaltiError
 from smalti.sampling.coherence import CoherentOrder
 from smalti.sampling.kinds import Order
+from smalti.sampling.ranking import ranks
 from smalti.sampling.stability import StableOrder
 from smalti.sampling.temperatures import temperature_factors
 from smalti.sampling.view import StepView
@@ -122,7 +123,7 @@ class StratifiedOrder(Order):
     def priority(self, view: StepView) -> torch.Tensor:
         """Return minus the place in the order, the same for every image, (B, n)."""
         self.check(*view.grid)
-        return _ranks(stratified_order(view.grid[0], self.seed), view)
+        return ranks(stratified_order(view.grid[0], self.seed), view.masked)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class HaltonOrder(Order):
 
     def priority(self, view: StepView) -> torch.Tensor:
         """Return minus the place in the order, the same for every image, (B, n)."""
-        return _ranks(halton_order(*view.grid), view)
+        return ranks(halton_order(*view.grid), view.masked)
 
 
 @dataclass(frozen=True)
@@ -182,11 +183,3 @@ def _perturbed(priority: torch.Tensor, temperature: float, schedule: str, view: 
     """Return a priority with Gumbel noise of a temperature that may fall from step to step."""
     temperature *= temperature_factors(schedule, view.steps)[view.index]
     return priority + temperature * _gumbel(view.noise) if temperature else priority
-
-
-def _ranks(order: tuple[int, ...], view: StepView) -> torch.Tensor:
-    """Return minus each position's place in an order of positions, (B, n)."""
-    device = view.masked.device
-    places = torch.empty(len(order), dtype=torch.float32, device=device)
-    places[torch.tensor(order, device=device)] = -torch.arange(len(order), dtype=torch.float32, device=device)
-    return places.expand(view.masked.shape)

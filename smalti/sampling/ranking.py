@@ -24,3 +24,12 @@ def places(*keys: torch.Tensor) -> torch.Tensor:
 def first_among(among: torch.Tensor, counts: torch.Tensor, *keys: torch.Tensor) -> torch.Tensor:
     """(B, n) bool: of the positions `among` (B, n) bool, in each row the counts[b] that come first by `keys`."""
     return (places(among, *keys) < counts[:, None]) & among
+
+
+def ranks(order: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """(B, n) float32: minus each position's place in an order of all n positions; `like` is (B, n)."""
+    places = torch.empty(len(order), dtype=torch.float32, device=like.device)
+    places[torch.tensor(order, device=like.device)] = -torch.arange(
+        len(order), dtype=torch.float32, device=like.device
+    )
+    return places.expand(like.shape)

@@ -208,8 +208,8 @@ class ScheduledRemaskingRevision(Revision):
 
     Attributes:
         eta: chance, or its share of the largest chance.
-        variant: "cap" takes eta where the largest chance allows it, "rescale" eta times the largest chance,
-            "confidence" the same on average, but more for tokens whose probability was low when they were revealed.
+        variant: "cap" takes eta where the largest chance allows it, "rescale" eta times the largest chance.
+            "confidence" takes the same on average, and more for tokens that were improbable when revealed.
         start: fraction of the steps before which nothing is masked again.
         end: fraction of the steps after which nothing is masked again.
     """

@@ -13,9 +13,10 @@ from typing import ClassVar
 import torch
 
 from smalti.common.checks import check_real
+from smalti.common.low_discrepancy import halton_order
 from smalti.sampling.curves import check_shift, shifted, step_counts
 from smalti.sampling.kinds import Budget, Order, paced
-from smalti.sampling.ranking import first_among, places
+from smalti.sampling.ranking import first_among, places, ranks
 from smalti.sampling.view import StepView
 
 
@@ -26,9 +27,12 @@ class StableOrder(Order):
     Attributes:
         pool: how many times as many candidates as the step reveals are considered, the most probable ones; 1 is the
             confidence order.
+        spread: whether the candidates considered are those next in the Halton sequence instead. The most probable ones
+            are neighbours, which depend on each other most.
     """
 
     pool: float = 2.0
+    spread: bool = False
 
     def __post_init__(self) -> None:
         check_real("pool", self.pool, 1)
@@ -39,12 +43,12 @@ class StableOrder(Order):
         return 2
 
     def priority(self, view: StepView) -> torch.Tensor:
-        """Return minus the place, first inside the pool by KL(p ‖ p before), then outside it by p(x₀), (B, n)."""
-        moved = _moved(view)
+        """Return minus the place: the pool by KL(p ‖ p before), then the others as the pool was chosen, (B, n)."""
+        base = ranks(halton_order(*view.grid), view.masked) if self.spread else view.probability
+        moved = torch.zeros_like(base) if view.recent is None else view.recent.divergence
         wanted = (self.pool * (view.masked.sum(dim=1) - view.remaining)).ceil()
-        inside = first_among(view.masked, wanted, view.probability)
-        key = torch.where(inside, -moved, view.probability)
-        return -places(view.masked, inside, key, view.probability).float()
+        inside = first_among(view.masked, wanted, base)
+        return -places(view.masked, inside, torch.where(inside, -moved, base), base).float()
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class StableBudget(Budget):
         floor: least share of the grid that a step reveals; at least one token.
         ceiling: largest share of the grid that a step reveals, unless the plan asks for more.
         shift: strength of the plan's curve.
+        lead: whether these positions come before the order's choice; otherwise they only say how many.
     """
 
     probable: float = 0.3
@@ -66,6 +71,7 @@ class StableBudget(Budget):
     floor: float = 0.0
     ceiling: float = 0.25
     shift: float = 5.0
+    lead: bool = True
     planned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -84,7 +90,11 @@ class StableBudget(Budget):
         """Return the plan: `steps` numbers of at least 1 that sum to `tokens`."""
         return step_counts(lambda t: shifted(t, self.shift), tokens, steps)
 
-    def first(self, view: StepView) -> torch.Tensor:
+    def first(self, view: StepView) -> torch.Tensor | None:
+        """Return the group if it leads, (B, n) bool, or None."""
+        return self.group(view) if self.lead else None
+
+    def group(self, view: StepView) -> torch.Tensor:
         """Return the masked positions that are both probable and stable, (B, n) bool; none at the first pass."""
         if view.recent is None or len(view.recent) < 2:
             return torch.zeros_like(view.masked)
@@ -94,9 +104,4 @@ class StableBudget(Budget):
 
     def remaining(self, view: StepView) -> torch.Tensor:
         """Return what is masked less these positions, between floor and ceiling, or the plan if less, (B,)."""
-        return paced(view, self.first(view), self.floor, self.ceiling)
-
-
-def _moved(view: StepView) -> torch.Tensor:
-    """Return KL(p ‖ p before), (B, n); 0 where nothing is known of it."""
-    return torch.zeros_like(view.probability) if view.recent is None else view.recent.divergence
+        return paced(view, self.group(view), self.floor, self.ceiling)

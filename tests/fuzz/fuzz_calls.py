@@ -59,8 +59,8 @@ _ARGUMENTS = {
     "num_inference_steps guidance_scale height width num_images_per_prompt generator seed callback_on_step_end "
     "preset settings",
     "load": "model device dtype quantize offload memory revision adapter adapter_scale",
-    "settings": "num_inference_steps guidance_scale guidance_interval budget order revision refinement draw "
-    "temperature temperature_schedule top_k top_p final reuse reuse_every height width",
+    "settings": "num_inference_steps guidance_scale guidance_interval guidance_schedule budget order revision "
+    "refinement draw temperature temperature_schedule top_k top_p final reuse reuse_every height width",
     "folder": "path size crop seed",
     "scenes": "seed size split mix lattice lattice_share extra_shapes halves blobs named",
 }

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import TEXTS, generators, tiny_denoiser, tiny_prompts
 
+from smalti.common.low_discrepancy import halton_order
 from smalti.common.rules import parse_rule
 from smalti.errors import SmaltiError
 from smalti.sampling.bounded import EntropyBudget
@@ -16,7 +17,7 @@ from smalti.sampling.budgets import BUDGETS
 from smalti.sampling.coherence import CoherentBudget, CoherentOrder
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.kinds import Order
-from smalti.sampling.orders import ORDERS, ConfidenceOrder
+from smalti.sampling.orders import ORDERS, ConfidenceOrder, HaltonOrder
 from smalti.sampling.refinement import RareRefinement
 from smalti.sampling.reuse import CellReuse
 from smalti.sampling.revision import CappedTokenToMaskRevision
@@ -27,7 +28,7 @@ from smalti.sampling.view import StepView
 SIDE = (6, 6)
 COMPOSITIONS = [
     Sampler(order=StableOrder(2.0)),
-    Sampler(order=CoherentOrder(3, 0.2)),
+    Sampler(order=CoherentOrder(3, 0.2, spread=True)),
     Sampler(budget=StableBudget(0.6, 0.6, ceiling=0.3), order=StableOrder()),
     Sampler(budget=CoherentBudget(2, 0.5), revision=CappedTokenToMaskRevision(0.5)),
     Sampler(budget=EntropyBudget(0.6)),
@@ -119,6 +120,21 @@ class TestLoop:
             left = now
         assert left == 0
 
+    def test_spread_is_the_halton_order_where_nothing_else_chooses(self, denoiser):
+        plain = run(denoiser, Sampler(steps=6, order=HaltonOrder()))
+        for order in (StableOrder(1.0, spread=True), CoherentOrder(1, spread=True)):
+            ours = run(denoiser, Sampler(steps=6, order=order))
+            assert all(torch.equal(one.tokens, two.tokens) for one, two in zip(ours, plain, strict=True))
+
+    def test_a_budget_that_does_not_lead_leaves_the_choice_to_the_order(self, denoiser):
+        ours = run(denoiser, Sampler(steps=6, budget=EntropyBudget(0.6, lead=False), order=HaltonOrder()))
+        halton = halton_order(*SIDE)
+        for step in ours:
+            shown = int((step.tokens != denoiser.config.mask_code).sum())
+            assert set((step.tokens != denoiser.config.mask_code).flatten().nonzero()[:, 0].tolist()) == set(
+                halton[:shown]
+            )
+
     def test_with_refinement_and_with_cells_kept(self, denoiser):
         refined = Sampler(steps=6, order=StableOrder(), refinement=RareRefinement(0.5, 0.5))
         assert len(run(denoiser, refined)) == 6
@@ -146,9 +162,9 @@ class TestRules:
             recent=Passes(passes=2, divergence=torch.tensor([[0.5, 0.1, 0.2, 0.9]])),
         )
         rule = StableBudget(0.5, 0.5, ceiling=1.0)
-        assert rule.first(view)[0].tolist() == [False, True, False, False]
+        assert rule.group(view)[0].tolist() == [False, True, False, False]
         assert rule.remaining(view).tolist() == [3]
-        assert not bool(rule.first(replace(view, recent=Passes(passes=1))).any())
+        assert not bool(rule.group(replace(view, recent=Passes(passes=1))).any())
 
     def test_coherent_order_rejects_what_passes_disagree_on(self):
         recent = Passes(
@@ -163,9 +179,9 @@ class TestRules:
     def test_coherent_budget_takes_what_every_pass_is_sure_of(self):
         entropies = (torch.tensor([[0.1, 0.2, 0.3, 0.4]]), torch.tensor([[0.4, 0.1, 0.2, 0.3]]))
         view = view_of([1, 1, 1, 1], recent=Passes(passes=2, entropies=entropies))
-        assert CoherentBudget(2, 0.5).first(view)[0].tolist() == [False, True, False, False]
-        assert CoherentBudget(2, 0.75).first(view)[0].tolist() == [False, True, True, False]
-        assert not bool(CoherentBudget(3, 1.0).first(view).any())
+        assert CoherentBudget(2, 0.5).group(view)[0].tolist() == [False, True, False, False]
+        assert CoherentBudget(2, 0.75).group(view)[0].tolist() == [False, True, True, False]
+        assert not bool(CoherentBudget(3, 1.0).group(view).any())
 
     @pytest.mark.parametrize(("gamma", "count"), [(0.0, 1), (0.5, 2), (1.0, 3), (10.0, 4)])
     def test_entropy_budget(self, gamma, count):
@@ -173,7 +189,7 @@ class TestRules:
         view = view_of([1, 1, 1, 1], entropy=[0.4, 2.6, 0.6, 0.4], remaining=torch.tensor([3]))
         rule = EntropyBudget(gamma)
         assert rule.remaining(view).tolist() == [4 - count]
-        taken = rule.first(view)[0]
+        taken = rule.group(view)[0]
         assert int(taken.sum()) == count and bool(taken[0]) and (count == 4 or not bool(taken[1]))
 
 
