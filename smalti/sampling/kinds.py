@@ -13,6 +13,7 @@ class Order(Protocol):
     """A rule for which masked positions come first. A class that inherits from it needs `priority` alone.
 
     Example:
+        >>> from dataclasses import dataclass
         >>> from smalti.sampling.orders import ORDERS
         >>> @dataclass(frozen=True)
         ... class EntropyOrder(Order):
