@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from smalti.common.checks import check_real, quoted
-from smalti.common.files import read_text, write_text_atomic
+from smalti.common.files import read_text
 from smalti.errors import SmaltiError
 from smalti.storage.entries import PREFIX, check_floats
 from smalti.storage.folder import (
@@ -23,12 +23,10 @@ from smalti.storage.folder import (
     load_image_tokenizer,
     load_text_tokenizer,
     load_words,
-    save_denoiser,
-    save_image_tokenizer,
-    save_words,
 )
 from smalti.storage.headers import read_denoisers
 from smalti.storage.mapping import read_tensor
+from smalti.storage.saving import save_model
 from smalti.storage.space import check_space
 from smalti.storage.weights import check_weights
 
@@ -90,12 +88,7 @@ def average_models(
             _check_finite(f"{name} of {first} and {second}", weight)
     for name, weight in image_tokenizer.state_dict().items():
         _check_finite(f"{name} of the image tokenizer of {first}", weight)
-    # The denoiser and its config.json come last: without them the folder is not yet a model.
-    save_image_tokenizer(image_tokenizer, folder / denoiser.config.mm_vqvae)
-    write_text_atomic(folder / "tokenizer.json", text)
-    if words:
-        save_words(words, folder)
-    save_denoiser(denoiser, folder, max_shard_bytes=max_shard_bytes)
+    save_model(denoiser, image_tokenizer, text, folder, words=words, max_shard_bytes=max_shard_bytes)
 
 
 def _check_target(folder: Path, *models: Path) -> None:

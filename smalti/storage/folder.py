@@ -214,24 +214,26 @@ def save_denoiser(
     *,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = 5_000_000_000,
+    before: Callable[[], None] | None = None,
 ) -> None:
     """Write `config.json` and the weights, in shards with an index if they exceed `max_shard_bytes`.
 
     All files are written under temporary names and renamed once all of them are on the disk. An existing model stays
-    whole until then.
+    whole until then. `smalti.storage.saving.save_model` writes a whole model.
 
     Args:
         denoiser: the denoiser.
         folder: model folder to write.
         dtype: dtype of the written weights, or None for that of each tensor.
         max_shard_bytes: largest size of a file, or None for one file.
+        before: function that is called once all files are on the disk, and none has its name yet.
 
     Raises:
         SmaltiError: the folder cannot be written, or the denoiser was loaded with `quantize` or has adapters.
     """
     check_savable(denoiser)
     weights = {PREFIX + name: tensor for name, tensor in denoiser.state_dict().items()}
-    write_weights(weights, denoiser.config.to_dict(), folder, dtype, max_shard_bytes)
+    write_weights(weights, denoiser.config.to_dict(), folder, dtype, max_shard_bytes, before)
 
 
 def check_savable(denoiser: Denoiser) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from smalti.common.checks import quoted
-from smalti.common.files import read_text, write_text_atomic
+from smalti.common.files import read_text
 from smalti.errors import SmaltiError
 from smalti.model.lora import merge_adapters
 from smalti.storage.adapters import check_scales, load_adapters, read_adapters
@@ -20,11 +20,9 @@ from smalti.storage.folder import (
     load_image_tokenizer,
     load_text_tokenizer,
     load_words,
-    save_denoiser,
-    save_image_tokenizer,
-    save_words,
 )
 from smalti.storage.headers import read_denoisers
+from smalti.storage.saving import save_model
 
 
 def merge_model(
@@ -74,9 +72,14 @@ def merge_model(
         if not bool(weight.isfinite().all()):
             raise SmaltiError(f"weights must be finite, but {name} of the merged model is not")
     words = load_words(model)
-    # The denoiser and its config.json come last: without them the folder is not yet a model.
-    save_image_tokenizer(load_image_tokenizer(model, dtype=None), inner)
-    write_text_atomic(folder / "tokenizer.json", text)
     if words:
-        save_words(words.union(*(load_words(stored.folder) for stored in adapters)), folder)
-    save_denoiser(denoiser, folder, dtype=torch.bfloat16, max_shard_bytes=max_shard_bytes)
+        words = words.union(*(load_words(stored.folder) for stored in adapters))
+    save_model(
+        denoiser,
+        load_image_tokenizer(model, dtype=None),
+        text,
+        folder,
+        words=words,
+        dtype=torch.bfloat16,
+        max_shard_bytes=max_shard_bytes,
+    )

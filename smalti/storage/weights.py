@@ -111,10 +111,11 @@ def write_weights(
     folder: str | Path,
     dtype: torch.dtype | None,
     max_shard_bytes: int | None,
+    before: Callable[[], None] | None = None,
 ) -> None:
     """Write weights (as `dtype`, or as they are) and `config.json`, and rename all files at the end.
 
-    Weights that exceed `max_shard_bytes` are split into shards with an index.
+    Weights that exceed `max_shard_bytes` are split into shards with an index. `before` is that of `write_files`.
 
     Raises:
         SmaltiError: the folder cannot be written.
@@ -128,9 +129,8 @@ def write_weights(
         save_file(tensors, path, metadata={"format": "pt"})
 
     sizes = {name: weight.numel() * (dtype or weight.dtype).itemsize for name, weight in weights.items()}
-    write_files(
-        {name: {name: size} for name, size in sizes.items()}, config, Path(folder), max_shard_bytes, write
-    )
+    groups = {name: {name: size} for name, size in sizes.items()}
+    write_files(groups, config, Path(folder), max_shard_bytes, write, before)
 
 
 def write_files(

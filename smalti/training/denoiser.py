@@ -12,7 +12,6 @@ import torch
 from torch.nn.utils import parametrize
 
 from smalti.common.devices import find_device
-from smalti.common.files import write_text_atomic
 from smalti.common.images import save_grid
 from smalti.common.randomness import Draws
 from smalti.generation.build import make_sampler
@@ -25,7 +24,8 @@ from smalti.objective.masking import MaskingContext
 from smalti.objective.self_generated import fill_with_samples
 from smalti.runtime.products import training_products
 from smalti.sampling.sampler import sample
-from smalti.storage.folder import NoInit, save_denoiser, save_image_tokenizer, save_words
+from smalti.storage.folder import NoInit
+from smalti.storage.saving import save_model
 from smalti.training.adapting import write_adapter
 from smalti.training.caching import hash_of
 from smalti.training.captions import cut_caption
@@ -266,12 +266,15 @@ class DenoiserTask:
         if self.config.adapter:
             write_adapter(weights, self.config, parts.words, folder)
             return
-        save_denoiser(self.folded(weights), folder, dtype=torch.bfloat16)
-        save_image_tokenizer(
-            parts.image_tokenizer, folder / parts.model_config.mm_vqvae, dtype=torch.bfloat16
+        save_model(
+            self.folded(weights),
+            parts.image_tokenizer,
+            parts.text_json,
+            folder,
+            words=parts.words,
+            dtype=torch.bfloat16,
+            image_tokenizer_dtype=torch.bfloat16,
         )
-        write_text_atomic(folder / "tokenizer.json", parts.text_json)
-        save_words(parts.words, folder)
         for groups in parts.groups:
             groups.save(folder / file_name(groups.kind, groups.count))
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from smalti.common.checks import check_path, check_real, check_whole, quoted
 from smalti.common.devices import find_device
-from smalti.common.files import read_text, write_text_atomic
+from smalti.common.files import read_text
 from smalti.components import Components
 from smalti.errors import SmaltiError
 from smalti.generation.settings import (
@@ -28,8 +28,9 @@ from smalti.model.denoiser import Denoiser
 from smalti.model.text import TextTokenizer
 from smalti.runtime.memory import Mode
 from smalti.sampling.guidance import LARGEST_GUIDANCE
-from smalti.storage.folder import check_savable, save_denoiser, save_image_tokenizer, save_words
+from smalti.storage.folder import check_savable
 from smalti.storage.loading import find_model, load_components
+from smalti.storage.saving import save_model
 from smalti.vq.tokenizer import ImageTokenizer
 
 if TYPE_CHECKING:
@@ -139,12 +140,14 @@ class SmaltiBase(AdapterMethods, DiffusionPipeline):
         check_whole("max_shard_size", max_shard_size)
         check_savable(self.denoiser)
         text = read_text(self.folder / "tokenizer.json")
-        # The denoiser and its config.json come last: without them the folder is not yet a model.
-        save_image_tokenizer(self.image_tokenizer, folder / self.denoiser.config.mm_vqvae)
-        write_text_atomic(folder / "tokenizer.json", text)
-        if self._words:
-            save_words(self._words, folder)
-        save_denoiser(self.denoiser, folder, max_shard_bytes=max_shard_size)
+        save_model(
+            self.denoiser,
+            self.image_tokenizer,
+            text,
+            folder,
+            words=self._words,
+            max_shard_bytes=max_shard_size,
+        )
         self.save_config(str(folder))
 
     @property

@@ -66,6 +66,23 @@ def test_some_scenes_can_be_on_a_lattice_and_others_not(archive: SpriteArchive) 
     assert 0.6 < np.mean([scene.things[0].size == LATTICE_SIZE for scene in scenes]) < 0.8
 
 
+def test_compact_scenes_show_one_sprite_of_each_noun_and_colour(archive: SpriteArchive) -> None:
+    styles = {"fluent-3d": 2, "noto": 5, "twemoji": 1}
+    whole = Objects(archive, styles=styles).composer.collection
+    small = Objects(archive, styles=styles, compact=True).composer.collection
+    for noun in small.scored:
+        assert small.colors(noun) == whole.colors(noun)
+        for color in (None, *small.colors(noun)):
+            kept, every = small.sprites(noun, color), whole.sprites(noun, color)
+            assert len(kept) == 1 if color else set(kept) <= set(every)
+            best = max(styles[archive.sprites[number].style] for number in every)
+            assert max(styles[archive.sprites[number].style] for number in kept) == best
+    shown = {
+        item.noun for scene in scenes_of(archive, 50, styles=styles, compact=True) for item in scene.things
+    }
+    assert shown <= set(small.scored)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_things_are_what_the_metadata_says(archive: SpriteArchive, split: str) -> None:
     for scene in scenes_of(archive, 300, split=split):
