@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from smalti.training.distribution import add_up, rank, size
+
 _COEFFICIENTS = (3.4445, -4.775, 2.0315)
 _ITERATIONS = 5
 _UPDATE = 0.2  # root mean square of an update before the learning rate, about that of AdamW
@@ -16,8 +18,9 @@ class Muon(torch.optim.AdamW):
     """AdamW for parameter groups without `orthogonal`, and orthogonal updates for the matrices of groups with it.
 
     A matrix's momentum is made orthogonal by five Newton-Schulz iterations with the coefficients of Muon (Jordan et
-    al., 2024). A second moment of these updates evens out their entries, as in AdaMuon (arXiv 2507.11005), but without
-    the sign of the momentum. An update has a root mean square of 0.2, so rates and decays of AdamW fit.
+    al., 2024); several processes share the matrices. A second moment of these updates evens out their entries, as in
+    AdaMuon (arXiv 2507.11005), but without the sign of the momentum. An update has a root mean square of 0.2, so
+    rates and decays of AdamW fit.
 
     Args:
         groups: parameter groups of AdamW; `"orthogonal": True` marks those whose parameters are all matrices.
@@ -49,27 +52,47 @@ class Muon(torch.optim.AdamW):
             self.param_groups = groups
         for group in groups:
             if group["orthogonal"]:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self._move(parameter, group)
+                moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+                momenta = [self._momentum(parameter, group["betas"][0]) for parameter in moved]
+                for parameter, update in zip(moved, _orthogonal_all(momenta), strict=True):
+                    self._move(parameter, update.to(parameter.dtype), group)
 
-    def _move(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
-        """Change a matrix by its gradient."""
+    def _momentum(self, parameter: torch.Tensor, beta: float) -> torch.Tensor:
+        """Add a matrix's gradient to its first moment, and return Nesterov's momentum."""
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        first, second = group["betas"]
         state["step"] += 1
-        state["exp_avg"].lerp_(gradient, 1 - first)
-        update = orthogonal(gradient.lerp(state["exp_avg"], first)).to(parameter.dtype)
-        state["exp_avg_sq"].lerp_(update.square(), 1 - second)
+        return gradient.lerp(state["exp_avg"].lerp_(gradient, 1 - beta), beta)
+
+    def _move(self, parameter: torch.Tensor, update: torch.Tensor, group: dict[str, Any]) -> None:
+        """Change a matrix by its orthogonal update."""
+        state = self.state[parameter]
+        state["exp_avg_sq"].lerp_(update.square(), 1 - group["betas"][1])
         # The update's size is set below, so the second moment needs no correction of its start.
         update = update / (state["exp_avg_sq"].sqrt() + _EPS)
         size = _UPDATE * parameter.numel() ** 0.5 / update.norm().clamp_min(_EPS)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(update * size, alpha=-group["lr"])
+
+
+def _orthogonal_all(matrices: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the orthogonal form of every matrix. Each process computes some of them, and all exchange them."""
+    if size() == 1:
+        return [orthogonal(matrix) for matrix in matrices]
+    parts = [
+        orthogonal(matrix).float()
+        if number % size() == rank()
+        else torch.zeros_like(matrix, dtype=torch.float32)
+        for number, matrix in enumerate(matrices)
+    ]
+    whole = add_up(torch.cat([part.flatten() for part in parts]))
+    return [
+        part.view_as(matrix)
+        for part, matrix in zip(whole.split([m.numel() for m in matrices]), matrices, strict=True)
+    ]
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
