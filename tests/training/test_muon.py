@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_ranks
 from resuming_ranks import same, train
 from torch import nn
 
@@ -112,6 +113,25 @@ def test_it_learns_and_goes_on_from_its_moments() -> None:
     step(twin, other)
     for mine, parameter in zip(network.parameters(), twin.parameters(), strict=True):
         assert torch.equal(mine, parameter)
+
+
+def three_steps() -> dict[str, torch.Tensor]:
+    """Return the weights of a network after three steps."""
+    torch.manual_seed(0)
+    network = Network()
+    optimizer = make_optimizer(network, OptimizerConfig(kind="muon", learning_rate=0.03))
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss_of(network).backward()
+        optimizer.step()
+    return {name: weight.detach() for name, weight in network.named_parameters()}
+
+
+@pytest.mark.slow
+def test_processes_share_the_iterations(tmp_path: Path) -> None:
+    expected = three_steps()
+    for found in run_ranks(2, three_steps, tmp_path):
+        assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
 @pytest.mark.slow
