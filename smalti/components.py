@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -35,6 +36,7 @@ class Components:
         mode: loading mode that was chosen to fit into memory, or None.
         words: words of the training captions, lower-case; empty where they are not known.
         verifier: a smaller model with the same image tokenizer, which some budgets ask what to accept, or None.
+        folder: folder that the parts were read from, or None.
 
     Raises:
         SmaltiError: the denoiser and the image tokenizer have different codebook sizes.
@@ -47,6 +49,7 @@ class Components:
     mode: Mode | None = None
     words: frozenset[str] = frozenset()
     verifier: Components | None = None
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         expected, found = self.denoiser.config.codebook_size, self.image_tokenizer.config.codebook_size

@@ -185,6 +185,7 @@ def load_outline(
         load_text_tokenizer(folder),
         name=_name(model, folder, adapters, scales),
         words=_known_words(folder, adapters),
+        folder=folder,
     )
 
 
@@ -211,6 +212,7 @@ def _components(
         name=name,
         mode=mode,
         words=_known_words(folder, adapters),
+        folder=folder,
     )
 
 

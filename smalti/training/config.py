@@ -34,10 +34,12 @@ _ENDLESS = ("scenes", "objects")
 
 
 class OptimizerConfig(Strict):
-    """AdamW with linear warm-up and cosine decay."""
+    """AdamW or Muon, with linear warm-up and cosine decay."""
 
-    kind: Literal["adamw", "adamw8bit"] = Field(
-        "adamw", description="adamw8bit keeps both moments in 8 bits, which needs torchao"
+    kind: Literal["adamw", "adamw8bit", "muon"] = Field(
+        "adamw",
+        description="adamw8bit keeps both moments in 8 bits, which needs torchao; muon makes the updates of the "
+        "layers' matrices orthogonal, which needs whole matrices on each process",
     )
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
     final_fraction: float = Field(
@@ -114,6 +116,15 @@ class RunConfig(Strict):
     optimizer: OptimizerConfig = OptimizerConfig()
     distribution: DistributionConfig = DistributionConfig()
     loop: LoopConfig
+
+    @field_validator("distribution")
+    @classmethod
+    def _has_whole_matrices(
+        cls, distribution: DistributionConfig, info: ValidationInfo
+    ) -> DistributionConfig:
+        if distribution.strategy == "fsdp" and getattr(info.data.get("optimizer"), "kind", "") == "muon":
+            raise ValueError("must have strategy ddp for optimizer.kind muon, which needs whole matrices")
+        return distribution
 
 
 class DiscriminatorConfig(Strict):

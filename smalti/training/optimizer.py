@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from smalti.errors import SmaltiError
 from smalti.runtime.quantization import import_torchao
 from smalti.training.config import OptimizerConfig
+from smalti.training.muon import Muon
 from smalti.training.shards import like, local
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -25,7 +26,9 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return AdamW with weight decay on matrices only, not on norms, biases and embeddings.
+    """Return an optimizer with weight decay on matrices only, not on norms, biases and embeddings.
+
+    With Muon, the matrices of repeated layers have orthogonal updates.
 
     Raises:
         SmaltiError: the optimizer needs torchao, which is not installed.
@@ -36,11 +39,30 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
     }
     trained = list(trainable(model).values())
+    repeated: set[int] = set()
+    if config.kind == "muon":
+        repeated = {
+            id(module.weight)
+            for layers in model.modules()
+            if isinstance(layers, nn.ModuleList)
+            for module in layers.modules()
+            if isinstance(module, nn.Linear)
+        }
     groups = [
-        {"params": [p for p in trained if id(p) in decayed], "weight_decay": config.weight_decay},
+        {
+            "params": [p for p in trained if id(p) in repeated],
+            "weight_decay": config.weight_decay,
+            "orthogonal": True,
+        },
+        {
+            "params": [p for p in trained if id(p) in decayed - repeated],
+            "weight_decay": config.weight_decay,
+        },
         {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if config.kind == "muon":
+        return Muon(groups, lr=config.learning_rate, betas=config.betas)
     if config.kind == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
     return _make_8bit(groups, config)

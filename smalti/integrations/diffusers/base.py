@@ -29,7 +29,7 @@ from smalti.model.text import TextTokenizer
 from smalti.runtime.memory import Mode
 from smalti.sampling.guidance import LARGEST_GUIDANCE
 from smalti.storage.folder import check_savable
-from smalti.storage.loading import find_model, load_components
+from smalti.storage.loading import load_components
 from smalti.storage.saving import save_model
 from smalti.vq.tokenizer import ImageTokenizer
 
@@ -101,7 +101,7 @@ class SmaltiBase(AdapterMethods, DiffusionPipeline):
             local_files_only=local_files_only,
         )
         pipe = cls(parts.denoiser, parts.image_tokenizer, parts.text_tokenizer)
-        pipe.folder = find_model(model, revision=revision, local_files_only=local_files_only)
+        pipe.folder = parts.folder
         pipe._name, pipe._mode, pipe._words = parts.name, parts.mode, parts.words
         return pipe
 
@@ -160,6 +160,7 @@ class SmaltiBase(AdapterMethods, DiffusionPipeline):
             name=self._name,
             mode=self._mode,
             words=self._words,
+            folder=self.folder,
         )
 
     @property
