@@ -111,6 +111,7 @@ def test_every_option_is_a_setting(run, folder):
     options = {
         "--steps": 5,
         "--guidance": 1.5,
+        "--guidance-schedule": "rising:power=2",
         "--budget": "adaptive:threshold=0.8,floor=0.1,ceiling=0.5",
         "--order": "confidence:temperature=0.75,schedule=cosine",
         "--revise": "running_confidence:0.25",
