@@ -9,6 +9,7 @@ import torch
 
 from smalti.common.devices import autocast_off
 from smalti.errors import SmaltiError
+from smalti.model.classifier import TokenClassifier
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, build_prompts
 from smalti.model.text import TextTokenizer
@@ -35,6 +36,7 @@ class Components:
         mode: loading mode that was chosen to fit into memory, or None.
         words: words of the training captions, lower-case; empty where they are not known.
         verifier: a smaller model with the same image tokenizer, which some budgets ask what to accept, or None.
+        classifier: classifier over tokens, which some steering rules ask, or None.
 
     Raises:
         SmaltiError: the denoiser and the image tokenizer have different codebook sizes.
@@ -47,6 +49,7 @@ class Components:
     mode: Mode | None = None
     words: frozenset[str] = frozenset()
     verifier: Components | None = None
+    classifier: TokenClassifier | None = None
 
     def __post_init__(self) -> None:
         expected, found = self.denoiser.config.codebook_size, self.image_tokenizer.config.codebook_size

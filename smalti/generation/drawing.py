@@ -187,7 +187,7 @@ def start(
         num_images_per_prompt: number of images of each prompt.
         seed, generator: as in `smalti.generation.seeds.image_seeds`.
         tokens: (B, h, w) int64, the grid of each image to start from, the mask id where it is to be filled; None is all
-            masks.
+            masks. Here and below, (1, h, w) is for all images.
         editable: (B, h, w) bool, False at tokens that must stay as they are; None is True everywhere.
         preview: whether `Step.candidate` is wanted at every masked position.
 
@@ -220,6 +220,7 @@ def start(
         for name, texts in (("prompt", prompts), ("negative_prompt", negatives))
     )
     assert batch is not None
+    tokens, editable = (_for_all(grids, len(batch)) for grids in (tokens, editable))
     steps = sample(
         components.denoiser,
         batch,
@@ -231,6 +232,7 @@ def start(
         editable=editable,
         preview=preview,
         verifier=_verifier(components, prompts, settings, sampler, num_images_per_prompt),
+        classifier=components.classifier,
     )
     return Generation(
         components,
@@ -259,6 +261,11 @@ def _verifier(
             argument="budget",
         )
     return Verifier(second.denoiser, second.prompts(prompts, *settings.size).repeat_interleave(count))
+
+
+def _for_all(grids: torch.Tensor | None, count: int) -> torch.Tensor | None:
+    """Return grids with one repeated for all images."""
+    return grids.expand(count, -1, -1) if grids is not None and len(grids) == 1 else grids
 
 
 def _as_list(name: str, prompt: Any) -> list[str]:

@@ -12,6 +12,7 @@ from smalti.common.low_rank import LowRank
 from smalti.errors import SmaltiError
 from smalti.ops.backend import choose_backend
 from smalti.ops.low_rank import check_low_rank
+from smalti.ops.tilt import Tilt, check_tilt
 
 # Logits of one chunk. On a CPU 2²¹ float32 values, 8 MB, stay in its cache, but a product of too few rows is slow; a
 # GPU wants large products.
@@ -58,6 +59,7 @@ def sample_tokens(
     chunk_rows: int | None = None,
     backend: str = "auto",
     low_rank: LowRank | None = None,
+    tilt: Tilt | None = None,
 ) -> TokenChoice:
     """Choose a token for every row from the guided logits (1 + s)·cond − s·uncond.
 
@@ -79,12 +81,14 @@ def sample_tokens(
         backend: "torch", "triton", or "auto". The last means Triton for tensors on a GPU where it is installed.
             PyTorch always filters by top-k and top-p, and computes float64.
         low_rank: update of the head, such as an adapter's, or None.
+        tilt: what is added to the guided logits of the rows, or None.
 
     Raises:
         SmaltiError: an argument that is out of range or of the wrong shape, or a backend that cannot run here.
     """
     _check(hidden, head_weight, uniform, hidden_uncond, current_tokens)
     check_low_rank(low_rank, head_weight)
+    check_tilt(tilt, len(hidden), len(head_weight))
     check_filters(temperature, top_k, top_p)
     if chunk_rows is not None:
         check_whole("chunk_rows", chunk_rows)
@@ -112,6 +116,8 @@ def sample_tokens(
         logits = torch.mm(guided, head_weight.T, out=products[: len(guided)])
         if low_rank is not None:
             low_rank.add_to(logits, guided)
+        if tilt is not None:
+            tilt.add_to(logits, part)
         logits = logits[:rows]
         _filter_in_place(logits, top_k, top_p)
         chosen = choose_tokens(

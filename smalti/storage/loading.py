@@ -14,11 +14,13 @@ from smalti.common.checks import check_flag, quoted
 from smalti.common.devices import find_device, has_bf16
 from smalti.components import Components
 from smalti.errors import SmaltiError
+from smalti.model.classifier import TokenClassifier
 from smalti.model.denoiser import Denoiser
 from smalti.runtime.compiling import check_compiler, compile_decoder, compile_layers
 from smalti.runtime.memory import Mode, parse_memory
 from smalti.runtime.quantization import round_activations
 from smalti.storage.adapters import StoredAdapter, check_scales, load_adapters, read_adapters
+from smalti.storage.classifiers import with_classifier
 from smalti.storage.entries import layers_kind
 from smalti.storage.folder import (
     check_stored,
@@ -59,6 +61,7 @@ def load_components(
     adapter: str | Path | Sequence[str | Path] | None = None,
     adapter_scale: float | Sequence[float] | None = None,
     verifier: str | Path | None = None,
+    classifier: str | Path | TokenClassifier | None = None,
 ) -> Components:
     """Read a model.
 
@@ -88,6 +91,7 @@ def load_components(
         adapter: adapter folder in peft's layout, or several, whose changes add up.
         adapter_scale: factor of what each adapter changes: one number for all, or one an adapter; None is 1.
         verifier: a smaller model with the same image tokenizer, named like `model`, for `budget="verified"`.
+        classifier: file of `smalti train-classifier`, or a `TokenClassifier`, for `steering="classifier:LABEL"`.
 
     Raises:
         SmaltiError: a model or an adapter that is missing or broken, an adapter of another base; a wrong argument, by
@@ -122,7 +126,7 @@ def load_components(
     )
     denoiser = _read_denoiser(folder, place, mode, None if stored else mode.quantize, adapters, scales)
     parts = _components(folder, denoiser, place, mode, _name(model, folder, adapters, scales), adapters)
-    return with_verifier(parts, second, DTYPES[mode.dtype])
+    return with_classifier(with_verifier(parts, second, DTYPES[mode.dtype]), classifier)
 
 
 def _read_denoiser(

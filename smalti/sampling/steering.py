@@ -1,0 +1,85 @@
+"""Rules that tilt the model's distributions from outside: classifier guidance (docs/format.md, section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+
+from smalti.common.checks import check_real
+from smalti.errors import SmaltiError
+from smalti.model.classifier import TokenClassifier
+from smalti.ops.tilt import Tilt
+from smalti.sampling.view import StepView
+
+
+class Steering(Protocol):
+    """A rule that adds something to every logit, in the product form of `Tilt`."""
+
+    classifies: ClassVar[bool] = False
+    """Whether the rule asks a classifier."""
+
+    def check(self, classifier: TokenClassifier, codes: int) -> None:
+        """Raise SmaltiError unless the rule can ask this classifier about images of so many codes."""
+        return None
+
+    def tilt(self, view: StepView, asked: torch.Tensor, classifier: TokenClassifier | None) -> Tilt | None:
+        """Return what is added to the logits, vectors (B · n, d), or None for nothing.
+
+        Args:
+            view: the step before the pass.
+            asked: (B, n) bool, the positions that matter.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class NoSteering(Steering):
+    """Leave the model's distributions as they are."""
+
+
+@dataclass(frozen=True)
+class ClassifierSteering(Steering):
+    """Tilt the candidates' probabilities towards a label of a classifier over tokens (--classifier).
+
+    p(v) at position j is multiplied by exp(scale · g_j · (e_v − e_now)). g_j is the slope of log p(label | grid) with
+    respect to the vector of position j. That is the first-order form of p(v) · p(label | grid with v)^scale: one
+    backward pass a step serves every position and code.
+
+    The target distribution is that of CtrlDiff (arXiv 2505.14455), whose own approximation is not known to us. The
+    first order is that of discrete guidance (arXiv 2406.01572). The vectors in place of one-hot codes are Smalti's.
+
+    Attributes:
+        label: label of the classifier.
+        scale: power of the classifier's probability.
+    """
+
+    label: str
+    scale: float = 100.0
+    classifies: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_real("scale", self.scale, 0)
+
+    def check(self, classifier: TokenClassifier, codes: int) -> None:
+        """Raise SmaltiError unless the classifier has the label and the model's codes."""
+        classifier.index(self.label)
+        if len(classifier.codes) != codes + 1:
+            raise SmaltiError(
+                f"classifier must know the model's {codes} codes, not {len(classifier.codes) - 1}",
+                argument="classifier",
+            )
+
+    def tilt(self, view: StepView, asked: torch.Tensor, classifier: TokenClassifier | None) -> Tilt | None:
+        """Return scale · slope as vectors; images are classified one by one, so that none depends on the others."""
+        assert classifier is not None  # it was checked
+        label, codes = classifier.index(self.label), classifier.codes
+        slopes = codes.new_zeros(*view.tokens.shape, codes.shape[1])
+        for image in asked.any(dim=1).nonzero()[:, 0].tolist():
+            slopes[image] = classifier.slope(view.tokens[image].unflatten(0, view.grid), label).flatten(0, 1)
+        return Tilt(self.scale * slopes.flatten(0, 1), codes[:-1])
+
+
+STEERINGS: dict[str, type[Steering]] = {"none": NoSteering, "classifier": ClassifierSteering}
+"""Every steering rule by the name that settings use."""
