@@ -42,11 +42,13 @@ class TokenClassifier:
         return cls(function, torch.cat([codes, codes.mean(dim=0, keepdim=True)]), labels)
 
     def index(self, label: str) -> int:
-        """Return the number of a label.
+        """Return the number of a label; that of the first for an empty text.
 
         Raises:
             SmaltiError: there is no such label.
         """
+        if not label:
+            return 0
         if label not in self.labels:
             known = ", ".join(map(quoted, self.labels[:20]))
             raise SmaltiError(f"steering's label must be one of {known}, not {quoted(label)}")

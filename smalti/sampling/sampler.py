@@ -202,7 +202,7 @@ def sample(
     if sampler.steering.classifies:
         if classifier is None:
             raise SmaltiError(
-                "this steering asks a classifier: load one with classifier=FILE (--classifier FILE)",
+                "steering needs a classifier: load one with classifier=FILE (--classifier FILE)",
                 argument="steering",
             )
         sampler.steering.check(classifier, denoiser.config.codebook_size)

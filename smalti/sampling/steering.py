@@ -43,24 +43,29 @@ class NoSteering(Steering):
 class ClassifierSteering(Steering):
     """Tilt the candidates' probabilities towards a label of a classifier over tokens (--classifier).
 
-    p(v) at position j is multiplied by exp(scale · g_j · (e_v − e_now)). g_j is the slope of log p(label | grid) with
-    respect to the vector of position j. That is the first-order form of p(v) · p(label | grid with v)^scale: one
-    backward pass a step serves every position and code.
+    Candidates are the codes whose probability is at least the share `least` of the largest one. p(v) at position j is
+    multiplied by exp(scale · g_j · (e_v − e_now)). g_j is the slope of log p(label | grid) by the vector of
+    position j. That is the first-order form of p(v) · p(label | grid with v)^scale: one backward pass a step serves
+    every position and code.
 
     The target distribution is that of CtrlDiff (arXiv 2505.14455), whose own approximation is not known to us. The
-    first order is that of discrete guidance (arXiv 2406.01572). The vectors in place of one-hot codes are Smalti's.
+    first order is that of discrete guidance (arXiv 2406.01572). The vectors in place of one-hot codes and the choice of
+    candidates are Smalti's: far from the present grid the first order is wrong, and improbable codes would win.
 
     Attributes:
-        label: label of the classifier.
+        label: label of the classifier; empty means its first.
         scale: power of the classifier's probability.
+        least: share of the largest probability from which a code is a candidate; 0 for all codes.
     """
 
-    label: str
+    label: str = ""
     scale: float = 100.0
+    least: float = 0.01
     classifies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_real("scale", self.scale, 0)
+        check_real("least", self.least, 0, 1)
 
     def check(self, classifier: TokenClassifier, codes: int) -> None:
         """Raise SmaltiError unless the classifier has the label and the model's codes."""
@@ -78,7 +83,7 @@ class ClassifierSteering(Steering):
         slopes = codes.new_zeros(*view.tokens.shape, codes.shape[1])
         for image in asked.any(dim=1).nonzero()[:, 0].tolist():
             slopes[image] = classifier.slope(view.tokens[image].unflatten(0, view.grid), label).flatten(0, 1)
-        return Tilt(self.scale * slopes.flatten(0, 1), codes[:-1])
+        return Tilt(self.scale * slopes.flatten(0, 1), codes[:-1], self.least)
 
 
 STEERINGS: dict[str, type[Steering]] = {"none": NoSteering, "classifier": ClassifierSteering}

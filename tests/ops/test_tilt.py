@@ -28,6 +28,14 @@ def test_it_is_added_to_the_guided_logits_of_each_row():
             torch.testing.assert_close(choice.probability, p[rows].amax(dim=1), rtol=1e-4, atol=1e-6)
 
 
+def test_improbable_codes_are_left_out_before_the_sum():
+    logits = torch.tensor([[0.0, -1.0, -9.0]])
+    tilted = Tilt(torch.ones(1, 1), torch.tensor([[0.0], [2.0], [99.0]]), least=0.1).add_to(
+        logits, slice(0, 1)
+    )
+    assert tilted.tolist() == [[0.0, 1.0, -torch.inf]]
+
+
 def test_shapes_are_checked():
     with pytest.raises(SmaltiError, match="tilt must hold"):
         sample_tokens(torch.zeros(2, 4), torch.zeros(3, 4), tilt=Tilt(torch.zeros(2, 1), torch.zeros(4, 1)))

@@ -56,13 +56,13 @@ def tokens_of(denoiser, steering, classifier=None, texts=TEXTS[:2], seeds=(0, 1)
 
 def test_labels_steer_where_their_codes_are(denoiser, classifier):
     for label, count in (("high", 16), ("low", 0)):
-        tokens = tokens_of(denoiser, ClassifierSteering(label, 2000.0), classifier)
+        tokens = tokens_of(denoiser, ClassifierSteering(label, 2000.0, 0.0), classifier)
         assert (tokens >= CODES // 2).sum(dim=(1, 2)).tolist() == [count, count]
 
 
 def test_a_scale_of_0_changes_nothing(denoiser, classifier):
     plain = tokens_of(denoiser, STEERINGS["none"]())
-    assert torch.equal(tokens_of(denoiser, ClassifierSteering("high", 0.0), classifier), plain)
+    assert torch.equal(tokens_of(denoiser, ClassifierSteering("high", 0.0, 0.0), classifier), plain)
 
 
 def test_an_image_does_not_depend_on_its_batch(denoiser, network):
@@ -110,7 +110,7 @@ def test_codes_of_a_codebook_end_with_their_mean():
 
 
 def test_wrong_arguments_are_named(denoiser, classifier):
-    with pytest.raises(SmaltiError, match="asks a classifier"):
+    with pytest.raises(SmaltiError, match="needs a classifier"):
         tokens_of(denoiser, ClassifierSteering("high"))
     with pytest.raises(SmaltiError, match="one of 'low', 'high', not 'red'"):
         tokens_of(denoiser, ClassifierSteering("red"), classifier)

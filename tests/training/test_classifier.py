@@ -64,7 +64,7 @@ def test_the_command_writes_a_file_that_steers(folder, images, tmp_path, capfd):
         pipe("two dogs", settings=drawing.replaced(steering="classifier:blue"), seed=0)
     draw = ["generate", "two dogs", "-o", tmp_path / "x.png", "--model", folder, "--steps", 1]
     assert main([*map(str, draw), "--steer", "classifier:light"]) == 2
-    assert "--steer: this steering asks a classifier" in capfd.readouterr().err.replace("\n", " ")
+    assert "--steer needs a classifier" in capfd.readouterr().err.replace("\n", " ")
     assert main([*map(str, draw), "--steer", "classifier:light", "--classifier", str(path)]) == 0
 
 
