@@ -186,9 +186,9 @@ def start(
         negative_prompt: prompt of the unconditional pass, one for all or a list; it needs guidance.
         num_images_per_prompt: number of images of each prompt.
         seed, generator: as in `smalti.generation.seeds.image_seeds`.
-        tokens: (B, h, w) int64, the grid of each image to start from, the mask id where it is to be filled; None is all
-            masks. Here and below, (1, h, w) is for all images.
-        editable: (B, h, w) bool, False at tokens that must stay as they are; None is True everywhere.
+        tokens: (B, h, w) int64, or (1, h, w) for all images: the grid to start from, with masks where it is to be
+            filled; None is all masks.
+        editable: the same shape, bool, False at tokens that must stay as they are; None is True everywhere.
         preview: whether `Step.candidate` is wanted at every masked position.
 
     Raises:
@@ -220,7 +220,6 @@ def start(
         for name, texts in (("prompt", prompts), ("negative_prompt", negatives))
     )
     assert batch is not None
-    tokens, editable = (_for_all(grids, len(batch)) for grids in (tokens, editable))
     steps = sample(
         components.denoiser,
         batch,
@@ -228,8 +227,8 @@ def start(
         sampler=sampler,
         generators=[seeded(number) for number in seeds],
         negative=negative,
-        tokens=tokens,
-        editable=editable,
+        tokens=_for_all(tokens, len(batch)),
+        editable=_for_all(editable, len(batch)),
         preview=preview,
         verifier=_verifier(components, prompts, settings, sampler, num_images_per_prompt),
         classifier=components.classifier,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from smalti.common.checks import quoted
@@ -42,12 +42,12 @@ class TokenClassifier:
         return cls(function, torch.cat([codes, codes.mean(dim=0, keepdim=True)]), labels)
 
     def index(self, label: str) -> int:
-        """Return the number of a label; that of the first for an empty text.
+        """Return the number of a label; "first" is the first one unless another has that name.
 
         Raises:
             SmaltiError: there is no such label.
         """
-        if not label:
+        if label == "first" and label not in self.labels:
             return 0
         if label not in self.labels:
             known = ", ".join(map(quoted, self.labels[:20]))
@@ -69,38 +69,33 @@ class TokenClassifier:
 
 
 class ClassifierNetwork(nn.Module):
-    """Log-probabilities of labels from vectors of tokens: the mean of a linear and of a convolved part.
+    """Log-probabilities of labels from the sum of the tokens' vectors: it knows which codes occur, and not where.
 
-    The linear part makes the first-order form of guidance exact up to the softmax's normalisation. The convolved part
-    sees neighbours. A code's vector is a function of its row in the image tokenizer's codebook, so that codes without
-    a training image have sensible vectors.
+    The log-odds of two labels are linear in every vector. So the first-order form of guidance is exact up to the
+    softmax's normalisation, at any grid. A code's vector is a function of its row in the image tokenizer's codebook, so
+    that codes without a training image have sensible vectors. Masks have the vector 0.
 
     Args:
         codebook_dim: width of the codebook's vectors.
         labels: number of labels.
         dim: width of the vectors.
-        width: channels of the convolutions.
     """
 
-    def __init__(self, codebook_dim: int, labels: int, dim: int = 32, width: int = 64) -> None:
+    def __init__(self, codebook_dim: int, labels: int, dim: int = 32) -> None:
         super().__init__()
         self.embed = nn.Sequential(nn.Linear(codebook_dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.mask = nn.Parameter(torch.zeros(1, dim))
         self.linear = nn.Linear(dim, labels)
-        self.first = nn.Conv2d(dim, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.last = nn.Linear(width, labels, bias=False)
 
     def codes(self, codebook: torch.Tensor) -> torch.Tensor:
         """Return the vector of each code and of the mask, (V + 1, dim), from the codebook (V, codebook_dim)."""
         scale = codebook.float().square().mean().sqrt().clamp_min(1e-8)
-        return torch.cat([self.embed(codebook.float() / scale), self.mask])
+        vectors = self.embed(codebook.float() / scale)
+        return torch.cat([vectors, torch.zeros_like(vectors[:1])])
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return log-probabilities, (B, labels), of vectors (B, h, w, dim)."""
-        x = F.gelu(self.first(vectors.permute(0, 3, 1, 2)))
-        x = F.gelu(self.second(x)).mean(dim=(2, 3))
-        return (self.linear(vectors.mean(dim=(1, 2))) + self.last(x)).log_softmax(dim=1)
+        tokens = vectors.shape[1] * vectors.shape[2]
+        return self.linear(vectors.sum(dim=(1, 2)) / math.sqrt(tokens)).log_softmax(dim=1)
 
     def classifier(self, codebook: torch.Tensor, labels: tuple[str, ...]) -> TokenClassifier:
         """Return the classifier over the tokens of a codebook, (V, codebook_dim); weights no longer learn."""

@@ -199,13 +199,7 @@ def sample(
         raise SmaltiError(
             "this budget asks a second model what to accept, and none is loaded", argument="budget"
         )
-    if sampler.steering.classifies:
-        if classifier is None:
-            raise SmaltiError(
-                "steering needs a classifier: load one with classifier=FILE (--classifier FILE)",
-                argument="steering",
-            )
-        sampler.steering.check(classifier, denoiser.config.codebook_size)
+    sampler.steering.check(classifier, denoiser.config.codebook_size)
     state = start_state(denoiser, (len(prompt), *grid), tokens, editable)
     predictor = Predictor(
         denoiser,

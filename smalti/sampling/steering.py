@@ -20,8 +20,8 @@ class Steering(Protocol):
     classifies: ClassVar[bool] = False
     """Whether the rule asks a classifier."""
 
-    def check(self, classifier: TokenClassifier, codes: int) -> None:
-        """Raise SmaltiError unless the rule can ask this classifier about images of so many codes."""
+    def check(self, classifier: TokenClassifier | None, codes: int) -> None:
+        """Raise SmaltiError unless the rule can ask what is loaded about images of so many codes."""
         return None
 
     def tilt(self, view: StepView, asked: torch.Tensor, classifier: TokenClassifier | None) -> Tilt | None:
@@ -43,23 +43,23 @@ class NoSteering(Steering):
 class ClassifierSteering(Steering):
     """Tilt the candidates' probabilities towards a label of a classifier over tokens (--classifier).
 
-    Candidates are the codes whose probability is at least the share `least` of the largest one. p(v) at position j is
-    multiplied by exp(scale · g_j · (e_v − e_now)). g_j is the slope of log p(label | grid) by the vector of
-    position j. That is the first-order form of p(v) · p(label | grid with v)^scale: one backward pass a step serves
-    every position and code.
+    Candidates are the codes whose probability is at least the share `least` of the largest one. At position j, the
+    probability of code v is multiplied by exp(scale · g · (e − e')). Here e is the vector of v, and e' that of the
+    present token. The slope of log p(label | grid) by the vector of position j is g. This is the first-order form of
+    p(v) · p(label | grid with v)^scale. One backward pass a step serves every position and code.
 
     The target distribution is that of CtrlDiff (arXiv 2505.14455), whose own approximation is not known to us. The
     first order is that of discrete guidance (arXiv 2406.01572). The vectors in place of one-hot codes and the choice of
     candidates are Smalti's: far from the present grid the first order is wrong, and improbable codes would win.
 
     Attributes:
-        label: label of the classifier; empty means its first.
+        label: label of the classifier; "first" also means its first one.
         scale: power of the classifier's probability.
         least: share of the largest probability from which a code is a candidate; 0 for all codes.
     """
 
-    label: str = ""
-    scale: float = 100.0
+    label: str = "first"
+    scale: float = 50.0
     least: float = 0.01
     classifies: ClassVar[bool] = True
 
@@ -67,8 +67,13 @@ class ClassifierSteering(Steering):
         check_real("scale", self.scale, 0)
         check_real("least", self.least, 0, 1)
 
-    def check(self, classifier: TokenClassifier, codes: int) -> None:
-        """Raise SmaltiError unless the classifier has the label and the model's codes."""
+    def check(self, classifier: TokenClassifier | None, codes: int) -> None:
+        """Raise SmaltiError unless there is a classifier that has the label and the model's codes."""
+        if classifier is None:
+            raise SmaltiError(
+                "steering needs a classifier: load one with classifier=FILE (--classifier FILE)",
+                argument="steering",
+            )
         classifier.index(self.label)
         if len(classifier.codes) != codes + 1:
             raise SmaltiError(

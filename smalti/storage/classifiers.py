@@ -55,9 +55,9 @@ def read_classifier(path: str | Path, tokenizer: ImageTokenizer) -> TokenClassif
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
         labels = _labels(metadata)
-        dim, width = weights["mask"].shape[1], weights["last.weight"].shape[1]
         with torch.random.fork_rng(devices=[]):
-            network = ClassifierNetwork(weights["embed.0.weight"].shape[1], len(labels), dim, width)
+            sizes = weights["embed.0.weight"].shape[1], weights["linear.weight"].shape[1]
+            network = ClassifierNetwork(sizes[0], len(labels), sizes[1])
         network.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, IndexError, RuntimeError, SmaltiError) as error:
         reason = str(error).splitlines()[0]

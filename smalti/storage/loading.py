@@ -74,8 +74,7 @@ def load_components(
         device: "cpu", "cuda", "cuda:1", ...
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU and
             bfloat16 elsewhere, or float16 where the device lacks bfloat16; with `memory` a CPU with bfloat16
-            instructions takes it, too. A CPU without them is several times as slow in bfloat16. The image tokenizer
-            stays in float32, unless `memory` decides otherwise.
+            instructions takes it, too. A CPU without them is several times as slow in bfloat16.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; int8 and int4 need torchao. A
             folder of `smalti quantize` or a GGUF file is so already, and needs no option.
         quantize_activations: whether products of these matrices run in 8 bits, too, where the device can; not for int4.
@@ -83,9 +82,8 @@ def load_components(
         memory: such as "8GB" (10⁹ bytes) or "8GiB": takes the first combination of these options, and smaller savings,
             whose computed need fits; `Components.mode` names it. `quantize` and `offload`, if given, are kept.
         image_dtype: dtype of the image tokenizer, "float32" or "bfloat16". None is float32, or what `memory` decides.
-        compile: whether the layers are compiled when they are first used. On a GPU they are recorded as CUDA graphs,
-            and the image tokenizer's decoder is compiled. Tokens then come from the same arithmetic in another order.
-            Needs a C++ compiler.
+        compile: whether the layers are compiled when they are first used; on a GPU with CUDA graphs, and so is the
+            image tokenizer's decoder. The arithmetic then has another order. Needs a C++ compiler.
         revision: git revision of a model on the hub: a branch, a tag or a commit.
         local_files_only: whether a model on the hub is taken from the cache, without the network.
         adapter: adapter folder in peft's layout, or several, whose changes add up.

@@ -38,7 +38,7 @@ def classifier():
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return ClassifierNetwork(3, 2, dim=4, width=5)
+    return ClassifierNetwork(3, 2, dim=4)
 
 
 def tokens_of(denoiser, steering, classifier=None, texts=TEXTS[:2], seeds=(0, 1), **rules):
