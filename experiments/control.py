@@ -1,8 +1,8 @@
 """Measure control without retraining on the bundled model: larger canvases, classifier guidance, scaffolds.
 
-python experiments/control.py canvas   [--sizes 384x384 512x512] [--powers 0 2.7] [--images K] [--seeds 0 1 2]
-python experiments/control.py steering [--scales 0 100] [--attribute background] [--images K] [--seeds 0 1 2]
-python experiments/control.py scaffold [--images K] [--seeds 0 1 2]
+python experiments/control.py canvas   [--sizes 384x384 512x512] [--powers 0 2.7] [--images K] [--seeds 1 2 3]
+python experiments/control.py steering [--scales 0 50] [--attribute background] [--images K] [--seeds 1 2 3]
+python experiments/control.py scaffold [--images K] [--seeds 1 2 3]
 
 Each line of the output is a JSON object: a score over K prompts of `smalti evaluate scenes` with one seed. A power of
 0 and a scale of 0 are the model without scaling and without guidance. `steering` renders labelled scenes, trains a
@@ -53,11 +53,11 @@ def main() -> None:
     parser.add_argument(
         "--powers", nargs="+", type=float, default=[0, 2.7], help="map_power; 0 is no scaling"
     )
-    parser.add_argument("--scales", nargs="+", type=float, default=[0, 100], help="scale of the guidance")
+    parser.add_argument("--scales", nargs="+", type=float, default=[0, 50], help="scale of the guidance")
     parser.add_argument("--attribute", choices=("background", "color"), default="background")
     parser.add_argument("--labelled", type=int, default=60, help="training images of each label")
     parser.add_argument("--images", type=int, default=12, help="prompts of each seed, a multiple of 6")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--dtype", default="bfloat16")
     arguments = parser.parse_args()
     pipe = smalti.load(dtype=arguments.dtype)
