@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--dtype", default="bfloat16")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     pipe = smalti.load(dtype=arguments.dtype)
     run = {"canvas": canvas, "steering": steering, "scaffold": scaffolds}[arguments.measurement]
     run(pipe, arguments)
@@ -200,5 +201,4 @@ def report(
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()
