@@ -10,6 +10,7 @@ import torch
 
 from smalti.common.devices import autocast_off
 from smalti.errors import SmaltiError
+from smalti.model.classifier import TokenClassifier
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch, build_prompts
 from smalti.model.text import TextTokenizer
@@ -37,6 +38,7 @@ class Components:
         words: words of the training captions, lower-case; empty where they are not known.
         verifier: a smaller model with the same image tokenizer, which some budgets ask what to accept, or None.
         folder: folder that the parts were read from, or None.
+        classifier: classifier over tokens, which some steering rules ask, or None.
 
     Raises:
         SmaltiError: the denoiser and the image tokenizer have different codebook sizes.
@@ -50,6 +52,7 @@ class Components:
     words: frozenset[str] = frozenset()
     verifier: Components | None = None
     folder: Path | None = None
+    classifier: TokenClassifier | None = None
 
     def __post_init__(self) -> None:
         expected, found = self.denoiser.config.codebook_size, self.image_tokenizer.config.codebook_size

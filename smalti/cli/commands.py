@@ -58,6 +58,11 @@ COMMANDS = {
         "train_tokenizer",
         "Train an image tokenizer, or resume one that was stopped. Ctrl-C writes a checkpoint and stops.",
     ),
+    "train-classifier": Listed(
+        "train_classifier",
+        "train_classifier",
+        "Train a classifier over tokens, which --steer asks, from a folder with a subfolder of images for each label.",
+    ),
     "tokenize": Listed(
         "tokenize",
         "tokenize",

@@ -18,6 +18,7 @@ from smalti.errors import SmaltiError
 from smalti.generation.settings import MOST_IMAGES
 
 if TYPE_CHECKING:
+    from smalti.editing.scaffold import Scaffold
     from smalti.generation.drawing import Generation
     from smalti.generation.result import PipelineOutput
     from smalti.generation.settings import GenerationSettings
@@ -66,6 +67,26 @@ SaveTokens = Annotated[
         parser=to_path,
     ),
 ]
+ScaffoldImage = Annotated[
+    Path | None,
+    typer.Option(
+        "--scaffold",
+        metavar="PICTURE",
+        help="Template that every image keeps in part: a frame, a horizon, boxes. It needs --scaffold-mask.",
+        show_default=False,
+        parser=to_path,
+    ),
+]
+ScaffoldMask = Annotated[
+    Path | None,
+    typer.Option(
+        "--scaffold-mask",
+        metavar="MASK",
+        help="Image as large as the template: light where the model draws, dark where the template stays.",
+        show_default=False,
+        parser=to_path,
+    ),
+]
 BatchSize = Annotated[
     int, typer.Option(metavar="N", help="Images drawn at a time. It changes memory, not the images.")
 ]
@@ -98,6 +119,8 @@ def generate(
     negative_prompt: options.NegativePrompt = None,
     frames: Frames = None,
     save_tokens: SaveTokens = None,
+    scaffold: ScaffoldImage = None,
+    scaffold_mask: ScaffoldMask = None,
     metadata: options.Metadata = True,
     batch_size: BatchSize = 8,
     best_of: BestOf = 1,
@@ -120,6 +143,8 @@ def generate(
         check_seed(seed, "--seed")
     if not (out or save_tokens or frames):
         raise SmaltiError("nothing to write: name an image with -o (or --frames, or --save-tokens)")
+    if (scaffold is None) != (scaffold_mask is None):
+        raise SmaltiError("--scaffold and --scaffold-mask must be given together")
     candidates = _seeds(seed, len(prompts), images_per_prompt * best_of)
     seeds = candidates[::best_of]
     texts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
@@ -139,6 +164,8 @@ def generate(
     )
     pipe, settings = options.load_for(context.params)
     output.warn_of_unknown_words(pipe.components, [*prompts, negative_prompt or ""])
+    if scaffold:
+        job.scaffold = _scaffold(pipe, settings, scaffold, scaffold_mask)
     job.seconds["load"] = time.perf_counter() - started
     show = output.shows_progress(as_json)
     job.run(pipe, settings, show)
@@ -159,6 +186,12 @@ def _seeds(seed: int | None, prompts: int, images_per_prompt: int) -> list[int]:
     return image_seeds(seed, None, prompts, images_per_prompt)
 
 
+def _scaffold(pipe: Pipeline, settings: GenerationSettings, image: Path, mask: Path | None) -> Scaffold:
+    from smalti.editing.scaffold import read_scaffold
+
+    return read_scaffold(pipe.components, image, mask, settings.size)
+
+
 @dataclass
 class _Job:
     """What is drawn, where it goes, and what came of it so far.
@@ -172,6 +205,7 @@ class _Job:
     batch_size: int
     metadata: bool
     best_of: int = 1
+    scaffold: Scaffold | None = None
     seeds: list[int] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)
     images: list[Path] = field(default_factory=list)
@@ -194,7 +228,11 @@ class _Job:
         texts = [text for text in self.texts[batch] for _ in range(self.best_of)]
         drawn = slice(batch.start * self.best_of, batch.stop * self.best_of)
         generation = pipe.start(
-            texts, settings, negative_prompt=self.negative_prompt, seed=self.candidates[drawn]
+            texts,
+            settings,
+            negative_prompt=self.negative_prompt,
+            seed=self.candidates[drawn],
+            scaffold=self.scaffold,
         )
         steps = []
         for step in output.progress(

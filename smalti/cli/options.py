@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.cli.output import note
+from smalti.cli.setting_options import SAMPLING, setting_option
 from smalti.common.checks import check_choice
-from smalti.generation.declaration import Declaration, Rule, declaration
+from smalti.generation.declaration import declaration
 from smalti.generation.settings import PRESETS, GenerationSettings
 
 if TYPE_CHECKING:
     from smalti.pipeline import Pipeline
 
-_SAMPLING = "Sampling (by default as the model's config.json says)"
 _MODEL = "Model"
 _FIELDS = {field.name: declaration(field) for field in dataclasses.fields(GenerationSettings)}
 
@@ -106,6 +106,12 @@ AdapterScale = Annotated[
         "FACTOR",
     ),
 ]
+Classifier = Annotated[
+    str | None,
+    _model_option(
+        "--classifier", "File of smalti train-classifier, which --steer classifier:LABEL asks.", "FILE"
+    ),
+]
 Verifier = Annotated[
     str | None,
     _model_option(
@@ -138,7 +144,7 @@ Preset = Annotated[
         help=f"Settings that go together: {', '.join(PRESETS)}. Options beside it override it.",
         metavar="NAME",
         show_default=False,
-        rich_help_panel=_SAMPLING,
+        rich_help_panel=SAMPLING,
     ),
 ]
 
@@ -156,6 +162,7 @@ _LOADING: dict[str, tuple[Any, Any]] = {
     "adapter": (Adapter, None),
     "adapter_scale": (AdapterScale, None),
     "verifier": (Verifier, None),
+    "classifier": (Classifier, None),
 }
 # Other arguments whose option has another name than theirs with dashes.
 _OTHER_NAMES = {
@@ -212,7 +219,7 @@ def with_loading_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def with_drawing_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of every setting and of loading a model."""
-    settings = {name: (_setting_option(name, declared), None) for name, declared in _FIELDS.items()}
+    settings = {name: (setting_option(name, declared), None) for name, declared in _FIELDS.items()}
     return with_options(command, {"preset": (Preset, None), **settings, **_LOADING})
 
 
@@ -251,6 +258,7 @@ def load_pipeline(params: Mapping[str, Any]) -> Pipeline:
         adapter=params["adapter"] or None,
         adapter_scale=scales(params["adapter_scale"]),
         verifier=params["verifier"],
+        classifier=params["classifier"],
     )
     if params["memory"] is not None:
         note(f"--memory {params['memory']}: {pipe.components.mode}")
@@ -290,6 +298,8 @@ def _warn_of_no_effect(
     ]
     if params["verifier"] is not None and not make_sampler(settings).budget.verifies:
         found.append("--verifier has no effect without --budget verified")
+    if params["classifier"] is not None and not make_sampler(settings).steering.classifies:
+        found.append("--classifier has no effect without --steer classifier:LABEL")
     prompt_alone = settings.reuse.partition(":")[0] == "prompt"
     if "reuse" in changes and prompt_alone and pipe.denoiser.config.conditioning != "sequence":
         found.append("--reuse prompt has no effect with this model, whose prompts are not in the sequence")
@@ -311,35 +321,3 @@ def _warn_of_slow_dtype(pipe: Pipeline) -> None:
             "this processor has no instructions for bfloat16, which is slow on it; "
             "--dtype float32 is several times as fast"
         )
-
-
-def _setting_option(name: str, declared: Declaration) -> Any:
-    """Return the annotation of a setting's option."""
-    kind = declared.kind
-    listed = isinstance(kind, Rule)
-    option = declared.option_name(name)
-    option_type: Any = kind.type
-    return Annotated[
-        option_type | None,
-        typer.Option(
-            option,
-            help=f"{declared.help} {option} list shows all." if listed else declared.help,
-            metavar=declared.metavar,
-            show_default=False,
-            rich_help_panel=_SAMPLING,
-            is_eager=listed,
-            callback=_list_rules(kind) if isinstance(kind, Rule) else None,
-        ),
-    ]
-
-
-def _list_rules(kind: Rule) -> Callable[[str | None], str | None]:
-    """Return a callback that prints the rules of a kind where the option's value is "list"."""
-
-    def callback(value: str | None) -> str | None:
-        if value == "list":
-            print(kind.describe())
-            raise typer.Exit
-        return value
-
-    return callback

@@ -35,7 +35,7 @@ _LOADING = (
         "compile",
         "hub_revision",
     ),
-    *("adapter", "adapter_scale", "verifier"),
+    *("adapter", "adapter_scale", "verifier", "classifier"),
 )
 
 
@@ -215,6 +215,7 @@ def serve(
     adapter: options.Adapter = None,
     adapter_scale: options.AdapterScale = None,
     verifier: options.Verifier = None,
+    classifier: options.Classifier = None,
     batch_size: BatchSize = 8,
     queue: Queue = 64,
     queue_per_client: QueuePerClient = 8,

@@ -14,7 +14,6 @@ from smalti.common.checks import check_flag, check_whole, quoted
 from smalti.common.images import to_pil
 from smalti.components import Components
 from smalti.editing.blending import blend, paste, redrawn
-from smalti.editing.embedded import codebook_name
 from smalti.editing.result import EditResult
 from smalti.editing.selection import Region, Selection, choose
 from smalti.editing.source import SourceImage, WorkingImage, open_source, prepare
@@ -24,6 +23,7 @@ from smalti.generation.result import PipelineOutput
 from smalti.generation.settings import MOST_IMAGES, GenerationSettings, check_settings
 from smalti.model.prompt import PromptBatch
 from smalti.sampling.view import Step
+from smalti.vq.naming import codebook_name
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import zlib
 from collections.abc import Mapping
@@ -15,13 +14,12 @@ import torch
 from smalti.common.files import parse_json
 from smalti.editing.canvas import Canvas
 from smalti.editing.picture import Picture
+from smalti.vq.naming import codebook_name
 from smalti.vq.tokenizer import ImageTokenizer
 
 TEXT = "smalti-tokens"
 """Key of the embedded tokens among a PNG's texts."""
 
-# Largest number of codes that are hashed into a codebook's name.
-_NAMED_CODES = 4096
 # Largest number of tokens that are read from a text, which anyone can write: an image of 65,536 × 65,536 pixels.
 _MOST_TOKENS = 2**24
 
@@ -85,14 +83,6 @@ def find_embedded(picture: Picture, tokenizer: ImageTokenizer) -> EmbeddedTokens
     )
     # The hash comes last because it takes longest.
     return embedded if fits and pixels == picture.digest else None
-
-
-def codebook_name(tokenizer: ImageTokenizer) -> str:
-    """Return a short name that no other codebook has; rounding to fewer bits does not change it."""
-    codes = tokenizer.quantize.embedding.weight.detach()
-    rows = codes[:: -(-len(codes) // _NAMED_CODES)].to("cpu", torch.bfloat16)
-    content = f"{tuple(codes.shape)}".encode() + rows.view(torch.int16).numpy().tobytes()
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _read(text: str) -> tuple[EmbeddedTokens, str] | None:

@@ -138,7 +138,7 @@ def choose(
     at_once = 2 if components.guidance_batched else 1
     region = work.fresh
     if selection.mask is not None:
-        region = _masked(selection.mask, work, side)
+        region = masked_tokens(selection.mask, work, side)
     if selection.strength is not None:
         height, width = work.tokens.shape
         masks = complementary_masks(height, width, block, _MASKS, torch.Generator().manual_seed(0))
@@ -161,7 +161,7 @@ def choose(
     return Region(region, loss, 2 * passes)
 
 
-def _masked(mask: Any, work: WorkingImage, side: int) -> torch.Tensor:
+def masked_tokens(mask: Any, work: WorkingImage, side: int) -> torch.Tensor:
     """Return the tokens that a mask touches, (h, w) bool."""
     height, width = work.tokens.shape
     values = open_mask(mask, work.canvas.size, (height, width))

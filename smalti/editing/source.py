@@ -11,12 +11,13 @@ import torch
 from smalti.common.checks import quoted
 from smalti.components import Components
 from smalti.editing.canvas import Canvas, fit
-from smalti.editing.embedded import TEXT, EmbeddedTokens, codebook_name, embed_tokens, find_embedded
+from smalti.editing.embedded import TEXT, EmbeddedTokens, embed_tokens, find_embedded
 from smalti.editing.picture import LARGEST_PIXELS, Picture, open_picture
 from smalti.editing.regions import touched_tokens
 from smalti.editing.result import EditResult
 from smalti.errors import SmaltiError
 from smalti.generation.result import PipelineOutput
+from smalti.vq.naming import codebook_name
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,7 @@ def make_sampler(settings: GenerationSettings, *, guidance_batched: bool = True)
         revision=rules["revision"],
         refinement=rules["refinement"] if rules["budget"].planned else NoRefinement(),
         guidance=Guidance(settings.guidance_scale, settings.guidance_interval, rules["guidance_schedule"]),
+        steering=rules["steering"],
         draw=Draw(
             settings.temperature, settings.top_k or None, settings.top_p if settings.top_p < 1 else None
         ),

@@ -186,9 +186,9 @@ def start(
         negative_prompt: prompt of the unconditional pass, one for all or a list; it needs guidance.
         num_images_per_prompt: number of images of each prompt.
         seed, generator: as in `smalti.generation.seeds.image_seeds`.
-        tokens: (B, h, w) int64, the grid of each image to start from, the mask id where it is to be filled; None is all
-            masks.
-        editable: (B, h, w) bool, False at tokens that must stay as they are; None is True everywhere.
+        tokens: (B, h, w) int64, or (1, h, w) for all images: the grid to start from, with masks where it is to be
+            filled; None is all masks.
+        editable: the same shape, bool, False at tokens that must stay as they are; None is True everywhere.
         preview: whether `Step.candidate` is wanted at every masked position.
 
     Raises:
@@ -200,8 +200,6 @@ def start(
         >>> generation = start(pipe.components, "a red circle", pipe.settings.replaced(num_inference_steps=4), seed=0)
         >>> [step.index for step in generation]
         [0, 1, 2, 3]
-        >>> generation.output().images[0].size
-        (256, 256)
     """
     started = time.perf_counter()
     check_settings(settings)
@@ -227,10 +225,11 @@ def start(
         sampler=sampler,
         generators=[seeded(number) for number in seeds],
         negative=negative,
-        tokens=tokens,
-        editable=editable,
+        tokens=_for_all(tokens, len(batch)),
+        editable=_for_all(editable, len(batch)),
         preview=preview,
         verifier=_verifier(components, prompts, settings, sampler, num_images_per_prompt),
+        classifier=components.classifier,
     )
     return Generation(
         components,
@@ -259,6 +258,11 @@ def _verifier(
             argument="budget",
         )
     return Verifier(second.denoiser, second.prompts(prompts, *settings.size).repeat_interleave(count))
+
+
+def _for_all(grids: torch.Tensor | None, count: int) -> torch.Tensor | None:
+    """Return grids with one repeated for all images."""
+    return grids.expand(count, -1, -1) if grids is not None and len(grids) == 1 else grids
 
 
 def _as_list(name: str, prompt: Any) -> list[str]:

@@ -127,6 +127,12 @@ class GenerationSettings:
         help="Which guided steps compute the unconditional pass, such as skip:every=2; the others extrapolate it, an "
         "approximation. all is exact.",
     )
+    steering: str = setting(
+        "none",
+        Rule("smalti.sampling.steering:STEERINGS"),
+        option="--steer",
+        help="What tilts the model's choice towards something that the prompt leaves open, such as classifier:LABEL.",
+    )
     height: int | None = setting(
         None, Whole(1, optional=True), metavar="PIXELS", help="Height in pixels. By default the model's own."
     )

@@ -39,6 +39,8 @@ _LARGEST_OR_NONE = {"num_text_layers": 512, "prompt_convolution": 2**10}
 class RopeConfig:
     """Rotary positions (`rope_parameters` of `config.json`): plain, or YaRN (arXiv 2309.00071).
 
+    Fields marked * are Smalti extensions.
+
     Attributes:
         rope_type: "default" or "yarn". Everything below `rope_theta` matters for YaRN only.
         rope_theta: base of the frequencies.
@@ -50,6 +52,9 @@ class RopeConfig:
         original_max_position_embeddings: length of the longest sequence in training.
         llama_4_scaling_beta: b in the factor 1 + b·ln(1 + ⌊position / original⌋) on queries (docs/format.md,
             section 3).
+        map_side*: rows or columns of the largest map in training, in positions of the backbone; 0 for any map. Only
+            axial positions read it.
+        map_power*: power of side / `map_side` that multiplies `rope_theta` along a longer side of a map.
     """
 
     rope_type: str = "default"
@@ -61,6 +66,8 @@ class RopeConfig:
     mscale_all_dim: float = 1.0
     original_max_position_embeddings: int = 16384
     llama_4_scaling_beta: float = 0.0
+    map_side: int = 0
+    map_power: float = 2.7
 
     def __post_init__(self) -> None:
         check_choice("rope_type", self.rope_type, ("default", "yarn"))
@@ -73,6 +80,19 @@ class RopeConfig:
             check_real(name, getattr(self, name), least, _LARGEST_FACTOR)
         for name in ("mscale", "mscale_all_dim", "llama_4_scaling_beta"):
             check_real(name, getattr(self, name), 0.0, _LARGEST_FACTOR)
+        check_whole("map_side", self.map_side, 0, 2**16)
+        check_real("map_power", self.map_power, 0.0, 16.0)
+
+    def for_side(self, side: int) -> RopeConfig:
+        """Return the rotary positions along a side of a map, in positions; these ones up to `map_side`.
+
+        A larger base turns slower, so that a longer side spans the angles of training (NTK-aware scaling; for masked
+        diffusion LongLLaDA, arXiv 2506.14429). One base an axis and the power law are Smalti's own.
+        """
+        if not self.map_side or side <= self.map_side:
+            return self
+        theta = self.rope_theta * (side / self.map_side) ** self.map_power
+        return dataclasses.replace(self, rope_theta=min(theta, _LARGEST_THETA))
 
     @classmethod
     def from_dict(cls, values: Any) -> RopeConfig:

@@ -296,12 +296,13 @@ class Denoiser(nn.Module):
         rope, head_dim, dtype = self.config.rope, self.config.head_dim, _compute_dtype(x)
         if start is None:
             positions = axial_positions(x.shape[1], slot_start, rows, columns)
-            return axial_tables(rope, head_dim, positions, dtype)
+            return axial_tables(rope, head_dim, positions, dtype, (rows, columns))
         # One start for all: one table that broadcasts over the batch, kept for the next step.
 
         def make() -> RotaryTables:
             first = torch.tensor([start], device=x.device)
-            return axial_tables(rope, head_dim, axial_positions(x.shape[1], first, rows, columns), dtype)
+            positions = axial_positions(x.shape[1], first, rows, columns)
+            return axial_tables(rope, head_dim, positions, dtype, (rows, columns))
 
         return self._cached(("axial", x.shape[1], start, rows, columns, x.device, dtype), make)
 

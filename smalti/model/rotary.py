@@ -116,15 +116,20 @@ def axial_positions(length: int, slot_start: torch.Tensor, rows: int, columns: i
 
 
 def axial_tables(
-    rope: RopeConfig, head_dim: int, positions: torch.Tensor, dtype: torch.dtype
+    rope: RopeConfig, head_dim: int, positions: torch.Tensor, dtype: torch.dtype, sides: tuple[int, int]
 ) -> RotaryTables:
     """Build tables for positions (B, L, 2): half of the pairs turn by row, half by column.
 
-    Each half has all the frequencies of a head of half the dimension.
+    Each half has all the frequencies of a head of half the dimension, those of `rope.for_side`.
+
+    Args:
+        sides: rows and columns of the map.
     """
-    frequencies, factor = inverse_frequencies(rope, head_dim // 2)
-    angles = positions.float()[..., None] * frequencies.to(positions.device)
-    cos, sin = _tables(angles.flatten(-2), factor, dtype)
+    halves, factor = [], 1.0
+    for axis, side in enumerate(sides):
+        frequencies, factor = inverse_frequencies(rope.for_side(side), head_dim // 2)
+        halves.append(positions[..., axis, None].float() * frequencies.to(positions.device))
+    cos, sin = _tables(torch.cat(halves, dim=-1), factor, dtype)
     return RotaryTables(cos[:, None], sin[:, None])
 
 

@@ -12,6 +12,7 @@ from smalti.common.low_rank import LowRank
 from smalti.errors import SmaltiError
 from smalti.ops.backend import choose_backend
 from smalti.ops.low_rank import check_low_rank
+from smalti.ops.tilt import Tilt, check_tilt
 
 # Logits of one chunk. On a CPU 2²¹ float32 values, 8 MB, stay in its cache, but a product of too few rows is slow; a
 # GPU wants large products.
@@ -58,6 +59,7 @@ def sample_tokens(
     chunk_rows: int | None = None,
     backend: str = "auto",
     low_rank: LowRank | None = None,
+    tilt: Tilt | None = None,
 ) -> TokenChoice:
     """Choose a token for every row from the guided logits (1 + s)·cond − s·uncond.
 
@@ -78,13 +80,13 @@ def sample_tokens(
         chunk_rows: rows at a time. None means 2²¹ logits on a CPU, 2²⁶ elsewhere, but at least 256 rows.
         backend: "torch", "triton", or "auto". The last means Triton for tensors on a GPU where it is installed.
             PyTorch always filters by top-k and top-p, and computes float64.
-        low_rank: update of the head, such as an adapter's, or None.
+        low_rank, tilt: update of the head, such as an adapter's, and sums with the guided logits of rows, or None.
 
     Raises:
         SmaltiError: an argument that is out of range or of the wrong shape, or a backend that cannot run here.
     """
     _check(hidden, head_weight, uniform, hidden_uncond, current_tokens)
-    check_low_rank(low_rank, head_weight)
+    _check_sums(hidden, head_weight, low_rank, tilt)
     check_filters(temperature, top_k, top_p)
     if chunk_rows is not None:
         check_whole("chunk_rows", chunk_rows)
@@ -110,8 +112,7 @@ def sample_tokens(
         if rows < least:
             guided = torch.cat([guided, guided[-1:].expand(least - rows, -1)])
         logits = torch.mm(guided, head_weight.T, out=products[: len(guided)])
-        if low_rank is not None:
-            low_rank.add_to(logits, guided)
+        _add(logits, guided, part, low_rank, tilt)
         logits = logits[:rows]
         _filter_in_place(logits, top_k, top_p)
         chosen = choose_tokens(
@@ -124,6 +125,16 @@ def sample_tokens(
             if column is not None:
                 column[part] = values
     return choice
+
+
+def _add(
+    logits: torch.Tensor, guided: torch.Tensor, part: slice, low_rank: LowRank | None, tilt: Tilt | None
+) -> None:
+    """Add what is added to the products of a chunk, in place."""
+    if low_rank is not None:
+        low_rank.add_to(logits, guided)
+    if tilt is not None:
+        tilt.add_to(logits, part)
 
 
 def _empty_choice(N: int, device: torch.device, current: bool) -> TokenChoice:
@@ -174,6 +185,13 @@ def check_filters(temperature: float, top_k: int | None, top_p: float | None) ->
         check_whole("top_k", top_k)
     if top_p is not None:
         check_real("top_p", top_p, 0, 1, above=True)
+
+
+def _check_sums(
+    hidden: torch.Tensor, head_weight: torch.Tensor, low_rank: LowRank | None, tilt: Tilt | None
+) -> None:
+    check_low_rank(low_rank, head_weight)
+    check_tilt(tilt, len(hidden), len(head_weight))
 
 
 def _check(

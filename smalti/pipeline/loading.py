@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from smalti.model.classifier import TokenClassifier
 from smalti.pipeline.pipeline import Pipeline
 from smalti.storage.loading import load_components
 
@@ -27,6 +28,7 @@ def load(
     adapter: str | Path | Sequence[str | Path] | None = None,
     adapter_scale: float | Sequence[float] | None = None,
     verifier: str | Path | None = None,
+    classifier: str | Path | TokenClassifier | None = None,
 ) -> Pipeline:
     """Read a model, as `smalti.storage.loading.load_components` does.
 
@@ -46,6 +48,7 @@ def load(
         adapter: adapter folder in peft's layout, or several, whose changes add up.
         adapter_scale: factor of what each adapter changes: one number for all, or one an adapter; None is 1.
         verifier: a smaller model with the same image tokenizer, named like `model`, for `budget="verified"`.
+        classifier: file of `smalti train-classifier`, or a `TokenClassifier`, for `steering="classifier:LABEL"`.
 
     Raises:
         SmaltiError: there is no such model, or it is broken; an argument that is wrong, by name; memory that is too
@@ -72,5 +75,6 @@ def load(
             adapter=adapter,
             adapter_scale=adapter_scale,
             verifier=verifier,
+            classifier=classifier,
         )
     )

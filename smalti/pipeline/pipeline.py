@@ -13,6 +13,7 @@ from smalti.components import Components
 from smalti.editing.edit import start_edit
 from smalti.editing.grounded import THRESHOLD, GroundResult, find_phrases
 from smalti.editing.result import EditResult
+from smalti.editing.scaffold import Scaffold
 from smalti.editing.selection import Selection
 from smalti.editing.source import read_image
 from smalti.errors import SmaltiError
@@ -92,6 +93,7 @@ class Pipeline:
         callback_on_step_end: Callback | None = None,
         preset: str | None = None,
         settings: GenerationSettings | None = None,
+        scaffold: Scaffold | None = None,
     ) -> PipelineOutput:
         """Draw images from prompts.
 
@@ -103,7 +105,7 @@ class Pipeline:
             guidance_scale: s in (1 + s)·conditional − s·unconditional, which is diffusers' guidance_scale less 1.
             height, width: size in pixels; None is the model's own.
             num_images_per_prompt: number of images of each prompt.
-            generator, seed: as for `start`.
+            generator, seed, scaffold: as for `start`.
             output_type: "pil", "np", "pt" or "tokens"; see `PipelineOutput`.
             callback_on_step_end: called after every step with the pipeline, the step's index from 0, the share of
                 tokens that are still unknown, and {"step": the `Step`}; what it returns is ignored.
@@ -133,6 +135,7 @@ class Pipeline:
             num_images_per_prompt=num_images_per_prompt,
             generator=generator,
             seed=seed,
+            scaffold=scaffold,
         )
         for step in generation:
             report_step(self, callback_on_step_end, step)
@@ -148,11 +151,13 @@ class Pipeline:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int | Sequence[int] | None = None,
         preview: bool = False,
+        scaffold: Scaffold | None = None,
     ) -> Generation:
         """Begin a generation, to be taken step by step; the arguments are those of `smalti.generation.drawing.start`.
 
         Args:
             settings: None is the model's own, `self.settings`.
+            scaffold: tokens that all images keep, from `smalti.editing.scaffold.read_scaffold`.
 
         Raises:
             SmaltiError: an argument that is wrong, by name, before the first step.
@@ -172,6 +177,8 @@ class Pipeline:
             num_images_per_prompt=num_images_per_prompt,
             generator=generator,
             seed=seed,
+            tokens=scaffold.tokens if scaffold else None,
+            editable=scaffold.editable if scaffold else None,
             preview=preview,
         )
 
@@ -201,11 +208,6 @@ class Pipeline:
         settings: GenerationSettings | None = None,
     ) -> EditResult:
         """Edit an image to match the prompt, by filling some of its tokens again.
-
-            pipe.edit("scene.png", "a green circle and a blue square", source_prompt="a red circle and a blue square")
-            pipe.edit("scene.png", "a blue square", mask="mask.png")         # inpainting, removal
-            pipe.edit("scene.png", "a red circle", grow=(64, 0, 64, 0))      # outpainting
-            pipe.edit("scene.png", "a red circle", strength=0.3)             # a variation
 
         Without mask, grow and strength Smalti selects the tokens that are less likely under the prompt than under the
         source prompt. The other tokens stay as they are, bit for bit.
@@ -340,8 +342,9 @@ class Pipeline:
 
     def _settings(self, preset: str | None, settings: GenerationSettings | None) -> GenerationSettings:
         """Return the settings that were given, else the preset's or the model's own."""
-        if settings is not None and preset is not None:
+        if settings is None:
+            return self.preset(preset)
+        if preset is not None:
             raise SmaltiError("settings and preset must not both be given", argument="settings")
-        if settings is not None:
-            check_settings(settings)
-        return self.preset(preset) if settings is None else settings
+        check_settings(settings)
+        return settings

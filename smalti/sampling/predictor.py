@@ -10,15 +10,18 @@ import torch
 from smalti.common.checks import check_real
 from smalti.common.devices import autocast_off
 from smalti.errors import SmaltiError
+from smalti.model.classifier import TokenClassifier
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
 from smalti.ops.sample import TokenChoice, check_filters, sample_tokens
+from smalti.ops.tilt import Tilt
 from smalti.sampling.answers import Answers
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.guidance_passes import GuidancePasses
 from smalti.sampling.passes import Asked, Hidden, Passes
 from smalti.sampling.recent import Recent
 from smalti.sampling.reuse import Reuse
+from smalti.sampling.steering import NoSteering, Steering
 from smalti.sampling.view import StepView
 
 
@@ -56,6 +59,8 @@ class Predictor:
         guidance_passes: which guided steps compute the unconditional pass; None is all.
         reuse: what passes take from earlier ones; None is nothing, which is exact.
         recent: how many passes `StepView.recent` compares, this one included; 0 is none.
+        steering: what tilts the distributions; None is nothing.
+        classifier: the classifier that the steering asks, or None.
     """
 
     def __init__(
@@ -69,6 +74,8 @@ class Predictor:
         guidance_passes: GuidancePasses | None = None,
         reuse: Reuse | None = None,
         recent: int = 0,
+        steering: Steering | None = None,
+        classifier: TokenClassifier | None = None,
     ) -> None:
         check_real("guidance scale", guidance.scale)
         self.denoiser, self.prompt, self.guidance = denoiser, prompt, guidance
@@ -79,6 +86,7 @@ class Predictor:
         self._passes = Passes(
             denoiser, prompt, negative, batched=guidance_batched, reuse=reuse, skipping=guidance_passes
         )
+        self._steering, self._classifier = steering or NoSteering(), classifier
         self._answers: Answers | None = None
         self._compared = recent
         self._recent: Recent | None = None
@@ -135,7 +143,9 @@ class Predictor:
             # Where nothing was computed, the last answer stands.
             rows = self._unanswered(asked, hidden.fresh, scale).flatten().nonzero()[:, 0]
             drawn = None if uniform is None else uniform.flatten()[rows]
-            choice = self._choose(view, rows, hidden, draw, drawn, current, scale)
+            tilt = self._steering.tilt(view, asked, self._classifier)
+            tilt = None if tilt is None else tilt.at(rows)
+            choice = self._choose(view, rows, hidden, draw, drawn, current, scale, tilt)
         if bool(choice.probability.isnan().any()):
             raise SmaltiError("the denoiser's output is not finite: its weights or its dtype are unfit")
         answers = Answers.of(view, self._answers, rows, choice, hidden.fresh, scale)
@@ -173,6 +183,7 @@ class Predictor:
         uniform: torch.Tensor | None,
         current: bool,
         scale: float,
+        tilt: Tilt | None,
     ) -> TokenChoice:
         """Return a choice for the rows of the flattened grid."""
         without = hidden.without
@@ -185,5 +196,6 @@ class Predictor:
             top_k=draw.top_k,
             top_p=draw.top_p,
             current_tokens=view.tokens.flatten()[rows] if current else None,
+            tilt=tilt,
         )
         return self.denoiser.gen_predictor.run(choose, hidden.prompted.flatten(0, 1)[rows])

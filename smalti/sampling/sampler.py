@@ -10,6 +10,7 @@ import torch
 
 from smalti.common.checks import check_choice
 from smalti.errors import SmaltiError
+from smalti.model.classifier import TokenClassifier
 from smalti.model.denoiser import Denoiser
 from smalti.model.prompt import PromptBatch
 from smalti.sampling.budgets import ShiftBudget
@@ -24,6 +25,7 @@ from smalti.sampling.refinement import NoRefinement, Refinement
 from smalti.sampling.reuse import NoReuse, Reuse
 from smalti.sampling.revision import NoRevision, Revision
 from smalti.sampling.state import Change, State, random_numbers, start_state
+from smalti.sampling.steering import NoSteering, Steering
 from smalti.sampling.temperatures import ConstantTemperature, TemperatureSchedule
 from smalti.sampling.verifier import Verifier
 from smalti.sampling.view import Control, Step, StepView
@@ -47,6 +49,7 @@ class Sampler:
         refinement: how the last steps sample some tokens again. Each part of the steps has a budget and temperatures of
             its own. It needs a planned budget.
         guidance: how strongly the prompt is followed.
+        steering: what tilts the model's distributions towards something that the prompt leaves open.
         draw: how candidates are drawn.
         argmax: whether the most probable candidate is taken instead of a draw.
         temperature_schedule: rule that multiplies the temperature step by step.
@@ -64,6 +67,7 @@ class Sampler:
     revision: Revision = NoRevision()
     refinement: Refinement = NoRefinement()
     guidance: Guidance = Guidance()
+    steering: Steering = NoSteering()
     draw: Draw = Draw()
     argmax: bool = False
     temperature_schedule: TemperatureSchedule = ConstantTemperature()
@@ -153,6 +157,7 @@ def sample(
     editable: torch.Tensor | None = None,
     preview: bool = False,
     verifier: Verifier | None = None,
+    classifier: TokenClassifier | None = None,
 ) -> Generator[Step, Control | None, None]:
     """Fill grids, yielding a `Step` after every pass of the denoiser. Close the generator to stop early.
 
@@ -173,6 +178,7 @@ def sample(
         editable: (B, h, w) bool, False at visible tokens that must stay as they are; None is True everywhere.
         preview: whether `Step.candidate` is wanted at every masked position. It costs time and changes no token.
         verifier: second model with B prompts, for budgets that ask one what to accept, or None.
+        classifier: classifier over tokens, for steering rules that ask one, or None.
 
     Raises:
         SmaltiError: at once, before the first step, for anything that does not fit together.
@@ -200,6 +206,7 @@ def sample(
         raise SmaltiError(
             "this budget asks a second model what to accept, and none is loaded", argument="budget"
         )
+    sampler.steering.check(classifier, denoiser.config.codebook_size)
     state = start_state(denoiser, (len(prompt), *grid), tokens, editable)
     predictor = Predictor(
         denoiser,
@@ -210,6 +217,8 @@ def sample(
         guidance_passes=sampler.guidance_passes,
         reuse=sampler.reuse,
         recent=max(sampler.order.recent, sampler.budget.recent),
+        steering=sampler.steering,
+        classifier=classifier,
     )
     return _steps(predictor, sampler, generators, state, preview, verifier)
 

@@ -10,10 +10,11 @@ from PIL import Image
 from smalti.common.images import encode_image, to_rgb
 from smalti.components import Components
 from smalti.editing.canvas import Canvas
-from smalti.editing.embedded import TEXT, EmbeddedTokens, codebook_name
+from smalti.editing.embedded import TEXT, EmbeddedTokens
 from smalti.editing.picture import Picture
 from smalti.generation.metadata import describe
 from smalti.serving.tasks import Drawn, Task
+from smalti.vq.naming import codebook_name
 
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 """Formats of results by their name in requests."""

@@ -14,11 +14,13 @@ from smalti.common.checks import check_flag, quoted
 from smalti.common.devices import find_device, has_bf16
 from smalti.components import Components
 from smalti.errors import SmaltiError
+from smalti.model.classifier import TokenClassifier
 from smalti.model.denoiser import Denoiser
 from smalti.runtime.compiling import check_compiler, compile_decoder, compile_layers
 from smalti.runtime.memory import Mode, parse_memory
 from smalti.runtime.quantization import round_activations
 from smalti.storage.adapters import StoredAdapter, check_scales, load_adapters, read_adapters
+from smalti.storage.classifiers import with_classifier
 from smalti.storage.entries import layers_kind
 from smalti.storage.folder import (
     check_stored,
@@ -59,6 +61,7 @@ def load_components(
     adapter: str | Path | Sequence[str | Path] | None = None,
     adapter_scale: float | Sequence[float] | None = None,
     verifier: str | Path | None = None,
+    classifier: str | Path | TokenClassifier | None = None,
 ) -> Components:
     """Read a model.
 
@@ -71,8 +74,7 @@ def load_components(
         device: "cpu", "cuda", "cuda:1", ...
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU and
             bfloat16 elsewhere, or float16 where the device lacks bfloat16; with `memory` a CPU with bfloat16
-            instructions takes it, too. A CPU without them is several times as slow in bfloat16. The image tokenizer
-            stays in float32, unless `memory` decides otherwise.
+            instructions takes it, too. A CPU without them is several times as slow in bfloat16.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; int8 and int4 need torchao. A
             folder of `smalti quantize` or a GGUF file is so already, and needs no option.
         quantize_activations: whether products of these matrices run in 8 bits, too, where the device can; not for int4.
@@ -80,14 +82,14 @@ def load_components(
         memory: such as "8GB" (10⁹ bytes) or "8GiB": takes the first combination of these options, and smaller savings,
             whose computed need fits; `Components.mode` names it. `quantize` and `offload`, if given, are kept.
         image_dtype: dtype of the image tokenizer, "float32" or "bfloat16". None is float32, or what `memory` decides.
-        compile: whether the layers are compiled when they are first used. On a GPU they are recorded as CUDA graphs,
-            and the image tokenizer's decoder is compiled. Tokens then come from the same arithmetic in another order.
-            Needs a C++ compiler.
+        compile: whether the layers are compiled when they are first used; on a GPU with CUDA graphs, and so is the
+            image tokenizer's decoder. The arithmetic then has another order. Needs a C++ compiler.
         revision: git revision of a model on the hub: a branch, a tag or a commit.
         local_files_only: whether a model on the hub is taken from the cache, without the network.
         adapter: adapter folder in peft's layout, or several, whose changes add up.
         adapter_scale: factor of what each adapter changes: one number for all, or one an adapter; None is 1.
         verifier: a smaller model with the same image tokenizer, named like `model`, for `budget="verified"`.
+        classifier: file of `smalti train-classifier`, or a `TokenClassifier`, for `steering="classifier:LABEL"`.
 
     Raises:
         SmaltiError: a model or an adapter that is missing or broken, an adapter of another base; a wrong argument, by
@@ -122,7 +124,7 @@ def load_components(
     )
     denoiser = _read_denoiser(folder, place, mode, None if stored else mode.quantize, adapters, scales)
     parts = _components(folder, denoiser, place, mode, _name(model, folder, adapters, scales), adapters)
-    return with_verifier(parts, second, DTYPES[mode.dtype])
+    return with_classifier(with_verifier(parts, second, DTYPES[mode.dtype]), classifier)
 
 
 def _read_denoiser(

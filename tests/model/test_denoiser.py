@@ -151,10 +151,45 @@ def test_rotation_depends_on_distance_only():
     turned = [rotate(x.expand(1, 1, 12, 8), line)[0, 0] for x in (q, k)]
     torch.testing.assert_close(turned[0][2] @ turned[1][5], turned[0][7] @ turned[1][10])
     cells = torch.tensor([[[3, 1], [4, 6], [5, 2], [6, 7]]])
-    plane = axial_tables(RopeConfig(), 8, cells, torch.float32)
+    plane = axial_tables(RopeConfig(), 8, cells, torch.float32, (8, 8))
     turned = [rotate(x.expand(1, 1, 4, 8), plane)[0, 0] for x in (q, k)]
     torch.testing.assert_close(turned[0][0] @ turned[1][1], turned[0][2] @ turned[1][3])
     assert not torch.allclose(turned[0][0] @ turned[1][1], turned[0][0] @ turned[1][2])
+
+
+def test_a_longer_side_turns_slower_and_a_trained_one_as_before():
+    rope = RopeConfig(rope_theta=100.0, map_side=4, map_power=2.0)
+    cells = axial_positions(40, torch.tensor([2]), 4, 8)
+    plain = axial_tables(RopeConfig(rope_theta=100.0), 16, cells, torch.float32, (4, 8))
+    wide = axial_tables(rope, 16, cells, torch.float32, (4, 8))
+    base = axial_tables(RopeConfig(rope_theta=400.0), 16, cells, torch.float32, (4, 8))
+    rows, columns = [0, 1, 2, 3], [4, 5, 6, 7]
+    assert torch.equal(wide.cos[..., rows], plain.cos[..., rows])
+    assert torch.equal(wide.cos[..., columns], base.cos[..., columns])
+    assert not torch.equal(wide.cos[..., columns], plain.cos[..., columns])
+    small = axial_positions(20, torch.tensor([2]), 4, 4)
+    for one, other in zip(
+        axial_tables(rope, 16, small, torch.float32, (4, 4)),
+        axial_tables(RopeConfig(rope_theta=100.0), 16, small, torch.float32, (4, 4)),
+        strict=True,
+    ):
+        assert one is other or torch.equal(one, other)
+
+
+def test_a_trained_size_passes_bit_for_bit_and_a_larger_one_differs():
+    plain = tiny_denoiser(image_positions="axial")
+    scaled = tiny_denoiser(image_positions="axial", rope=RopeConfig(map_side=2))
+    for grid, same in ((4, 4), True), ((4, 8), False):
+        tokens = torch.randint(0, 64, (1, *grid), generator=torch.Generator().manual_seed(0))
+        prompt = tiny_prompts(plain, TEXTS[:1], grid)
+        with torch.no_grad():
+            assert torch.equal(plain(tokens, prompt), scaled(tokens, prompt)) == same
+
+
+@pytest.mark.parametrize("values", [{"map_side": -1}, {"map_power": -1.0}])
+def test_wrong_scaling_of_maps_is_named(values):
+    with pytest.raises(SmaltiError, match=next(iter(values))):
+        RopeConfig(**values)
 
 
 def test_yarn_keeps_fast_frequencies_and_slows_the_others():

@@ -8,12 +8,13 @@ import torch
 from folders import write_tiny_model
 
 import smalti
-from smalti.editing.embedded import TEXT, codebook_name, embed_tokens, find_embedded
+from smalti.editing.embedded import TEXT, embed_tokens, find_embedded
 from smalti.editing.picture import Picture
 from smalti.errors import SmaltiError
 from smalti.generation.drawing import start
 from smalti.pipeline import Pipeline
 from smalti.storage.loading import load_components, load_outline
+from smalti.vq.naming import codebook_name
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from smalti.common.checks import LARGEST_SEED, check_seed, check_whole
 from smalti.components import Components
 from smalti.editing.canvas import Canvas
-from smalti.editing.embedded import codebook_name, embed_tokens
+from smalti.editing.embedded import embed_tokens
 from smalti.editing.regions import touched_tokens
 from smalti.errors import SmaltiError, renamed
 from smalti.generation.drawing import start
@@ -33,6 +33,7 @@ from smalti.integrations.comfyui.types import (
     check_text,
     check_type,
 )
+from smalti.vq.naming import codebook_name
 
 MOST_IMAGES = 64
 

@@ -14,7 +14,7 @@ from PIL import Image
 from smalti.common.checks import quoted
 from smalti.common.files import atomic_path
 from smalti.common.images import encode_image
-from smalti.editing.embedded import TEXT, EmbeddedTokens, codebook_name, embed_tokens
+from smalti.editing.embedded import TEXT, EmbeddedTokens, embed_tokens
 from smalti.editing.picture import Picture
 from smalti.editing.source import open_source
 from smalti.editing.source import prepare as prepare_source
@@ -25,6 +25,7 @@ from smalti.integrations.comfyui.drawing import check_tokens
 from smalti.integrations.comfyui.models import SmaltiModel
 from smalti.integrations.comfyui.settings import settings_of
 from smalti.integrations.comfyui.types import MODEL, TOKENS, TokenGrids, check_text, check_type
+from smalti.vq.naming import codebook_name
 
 _LONGEST_PREFIX = 200
 

@@ -53,7 +53,7 @@ class TokenGrids:
 
     Attributes:
         tokens: (B, h, w) int64 on the CPU.
-        codebook: name of the tokens' codebook, from `smalti.editing.embedded.codebook_name`.
+        codebook: name of the tokens' codebook, from `smalti.vq.naming.codebook_name`.
         canvases: place of each image on the canvas that its tokens cover.
         texts: metadata of each image, as in its file.
     """
