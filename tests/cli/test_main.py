@@ -125,6 +125,7 @@ def test_every_option_is_a_setting(run, folder):
         "--reuse": "prompt",
         "--reuse-every": 2,
         "--guidance-passes": "skip:every=3",
+        "--steer": "none",
         "--height": 32,
         "--width": 96,
     }
