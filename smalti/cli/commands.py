@@ -43,6 +43,9 @@ COMMANDS = {
     "ground": Listed(
         "ground", "ground", "Find where in an image the things are that phrases of its prompt name."
     ),
+    "explain": Listed(
+        "explain", "explain", "Tell what each word of a prompt says about an image, in nats, and where."
+    ),
     "info": Listed(
         "info",
         "info",

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smalti.cli.output import note
+from smalti.cli.setting_options import SAMPLING, setting_option
 from smalti.common.checks import check_choice
-from smalti.generation.declaration import Declaration, Rule, declaration
+from smalti.generation.declaration import declaration
 from smalti.generation.settings import PRESETS, GenerationSettings
 
 if TYPE_CHECKING:
     from smalti.pipeline import Pipeline
 
-_SAMPLING = "Sampling (by default as the model's config.json says)"
 _MODEL = "Model"
 _FIELDS = {field.name: declaration(field) for field in dataclasses.fields(GenerationSettings)}
 
@@ -138,7 +138,7 @@ Preset = Annotated[
         help=f"Settings that go together: {', '.join(PRESETS)}. Options beside it override it.",
         metavar="NAME",
         show_default=False,
-        rich_help_panel=_SAMPLING,
+        rich_help_panel=SAMPLING,
     ),
 ]
 
@@ -162,6 +162,7 @@ _OTHER_NAMES = {
     "num_images_per_prompt": "-n",
     "images_per_prompt": "-n",
     "folder": "-o",
+    "pairs": "--pair",
     "grow": "--left, --top, --right and --bottom",
 }
 _NAMED = {
@@ -169,7 +170,7 @@ _NAMED = {
     *("preset", "seed", "negative_prompt", "source_prompt", "mask", "strength", "share", "threshold"),
     *("host", "port", "api_key_file", "keep", "alias", "cors_origin"),
     *("styles", "jobs", "samples", "per_tar"),
-    *("labels", "template", "masks", "temperature"),
+    *("labels", "template", "masks", "temperature", "words"),
 }
 
 
@@ -212,7 +213,7 @@ def with_loading_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def with_drawing_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of every setting and of loading a model."""
-    settings = {name: (_setting_option(name, declared), None) for name, declared in _FIELDS.items()}
+    settings = {name: (setting_option(name, declared), None) for name, declared in _FIELDS.items()}
     return with_options(command, {"preset": (Preset, None), **settings, **_LOADING})
 
 
@@ -311,35 +312,3 @@ def _warn_of_slow_dtype(pipe: Pipeline) -> None:
             "this processor has no instructions for bfloat16, which is slow on it; "
             "--dtype float32 is several times as fast"
         )
-
-
-def _setting_option(name: str, declared: Declaration) -> Any:
-    """Return the annotation of a setting's option."""
-    kind = declared.kind
-    listed = isinstance(kind, Rule)
-    option = declared.option_name(name)
-    option_type: Any = kind.type
-    return Annotated[
-        option_type | None,
-        typer.Option(
-            option,
-            help=f"{declared.help} {option} list shows all." if listed else declared.help,
-            metavar=declared.metavar,
-            show_default=False,
-            rich_help_panel=_SAMPLING,
-            is_eager=listed,
-            callback=_list_rules(kind) if isinstance(kind, Rule) else None,
-        ),
-    ]
-
-
-def _list_rules(kind: Rule) -> Callable[[str | None], str | None]:
-    """Return a callback that prints the rules of a kind where the option's value is "list"."""
-
-    def callback(value: str | None) -> str | None:
-        if value == "list":
-            print(kind.describe())
-            raise typer.Exit
-        return value
-
-    return callback
