@@ -61,6 +61,11 @@ COMMANDS = {
         "train_tokenizer",
         "Train an image tokenizer, or resume one that was stopped. Ctrl-C writes a checkpoint and stops.",
     ),
+    "train-word": Listed(
+        "train_word",
+        "train_word",
+        "Learn a new word for prompts from a few images, with the model frozen.",
+    ),
     "tokenize": Listed(
         "tokenize",
         "tokenize",

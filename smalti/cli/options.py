@@ -114,6 +114,12 @@ Verifier = Annotated[
         "MODEL",
     ),
 ]
+Word = Annotated[
+    list[str] | None,
+    _model_option(
+        "--word", "Word that smalti train-word learned, for prompts. Give it again for more.", "FILE"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 NegativePrompt = Annotated[
     str | None,
@@ -156,6 +162,7 @@ _LOADING: dict[str, tuple[Any, Any]] = {
     "adapter": (Adapter, None),
     "adapter_scale": (AdapterScale, None),
     "verifier": (Verifier, None),
+    "word": (Word, None),
 }
 # Other arguments whose option has another name than theirs with dashes.
 _OTHER_NAMES = {
@@ -163,6 +170,7 @@ _OTHER_NAMES = {
     "images_per_prompt": "-n",
     "folder": "-o",
     "pairs": "--pair",
+    "captions": "--caption",
     "grow": "--left, --top, --right and --bottom",
 }
 _NAMED = {
@@ -171,6 +179,7 @@ _NAMED = {
     *("host", "port", "api_key_file", "keep", "alias", "cors_origin"),
     *("styles", "jobs", "samples", "per_tar"),
     *("labels", "template", "masks", "temperature", "words"),
+    *("name", "steps", "batch_size", "learning_rate", "vectors", "initial"),
 }
 
 
@@ -252,6 +261,7 @@ def load_pipeline(params: Mapping[str, Any]) -> Pipeline:
         adapter=params["adapter"] or None,
         adapter_scale=scales(params["adapter_scale"]),
         verifier=params["verifier"],
+        word=params.get("word") or None,
     )
     if params["memory"] is not None:
         note(f"--memory {params['memory']}: {pipe.components.mode}")

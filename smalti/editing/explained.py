@@ -106,7 +106,9 @@ class ExplainResult:
         The strongest word has the full tint. Words that say less are paler.
         """
         most = max((float(one.values.max()) for one in self.words), default=0.0)
-        panels = [("", np.zeros(self.picture.shape[:2], dtype=np.float32))]
+        panels: list[tuple[str, np.ndarray | None]] = [
+            ("", np.zeros(self.picture.shape[:2], dtype=np.float32))
+        ]
         for one in self.words:
             strength = max(0.0, float(one.values.max()) / most) if most > 0 else 0.0
             panels.append((f"{one.word}: {one.nats:.1f} nats", strength * one.map))

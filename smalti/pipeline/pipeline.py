@@ -22,6 +22,7 @@ from smalti.model.denoiser import Denoiser
 from smalti.model.text import TextTokenizer
 from smalti.pipeline.callbacks import Callback, check_callback, report_step
 from smalti.pipeline.reading import classify, explain, features, ground
+from smalti.pipeline.words import train_word
 from smalti.sampling.view import Step
 from smalti.vq.tokenizer import ImageTokenizer
 
@@ -256,6 +257,7 @@ class Pipeline:
     ground = ground
     explain = explain
     features = features
+    train_word = train_word
 
     def frames(self, steps: Sequence[Step]) -> list[list[Image.Image]]:
         """Return the unmasking of each image of a batch, from all its steps: a blank frame and one a step."""

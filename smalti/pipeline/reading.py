@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from smalti.components import Components
 from smalti.editing.explained import ExplainResult, explain_image
 from smalti.editing.grounded import THRESHOLD, GroundResult, find_phrases
 from smalti.editing.source import read_image
+from smalti.generation.settings import GenerationSettings
 from smalti.reading.candidates import Report
 from smalti.reading.classification import MASKS, Classification
 from smalti.reading.classification import classify as classify_tokens
@@ -15,12 +17,21 @@ from smalti.reading.features import Features
 from smalti.reading.features import features as features_of_tokens
 from smalti.reading.grounding import PASSES
 
-if TYPE_CHECKING:
-    from smalti.pipeline.pipeline import Pipeline
+
+class Reader(Protocol):
+    """What these functions need of a pipeline.
+
+    Attributes:
+        components: its loaded parts.
+        settings: its default settings, which have the size of its canvas.
+    """
+
+    components: Components
+    settings: GenerationSettings
 
 
 def classify(
-    pipe: Pipeline,
+    pipe: Reader,
     image: Any,
     labels: Sequence[str],
     *,
@@ -58,7 +69,7 @@ def classify(
 
 
 def ground(
-    pipe: Pipeline,
+    pipe: Reader,
     image: Any,
     phrases: Sequence[str],
     *,
@@ -100,7 +111,7 @@ def ground(
 
 
 def explain(
-    pipe: Pipeline,
+    pipe: Reader,
     image: Any,
     prompt: str | None = None,
     *,
@@ -141,7 +152,7 @@ def explain(
 
 
 def features(
-    pipe: Pipeline, image: Any, prompt: str | None, *, layers: Sequence[int] | None = None
+    pipe: Reader, image: Any, prompt: str | None, *, layers: Sequence[int] | None = None
 ) -> Features:
     """Return what the layers hold of an image, for probes: hidden vectors, and attention to the prompt's words.
 

@@ -1,7 +1,7 @@
 """Features of an image for probes: what the denoiser's layers hold while they read it, without a mask.
 
-This is VPD (arXiv 2303.02153) for masked models: one pass over the visible image, its hidden vectors after some layers,
-and how much each position attends to each word of the prompt.
+This is VPD (arXiv 2303.02153) for masked models. One pass over the visible image yields the hidden vectors after some
+layers, and how much each position attends to each word of the prompt.
 """
 
 from __future__ import annotations
