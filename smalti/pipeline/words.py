@@ -42,7 +42,7 @@ def train_word(
         >>> from smalti.training.words import WordTraining
         >>> pipe = smalti.load("scenes")
         >>> scene = pipe("a red star", seed=0, num_inference_steps=8)
-        >>> pipe.train_word([scene], ["a red <thing>"], "<thing>", WordTraining(steps=2)).name
+        >>> pipe.train_word([scene], ["a red <thing>"], "<thing>", WordTraining(2, initial="a")).name
         '<thing>'
     """
     if isinstance(images, str) or not isinstance(images, list | tuple) or not images:

@@ -93,7 +93,7 @@ def train_word(
         >>> pipe = smalti.load("scenes")
         >>> tokens = pipe(["a red star", "a blue star"], seed=[0, 1], num_inference_steps=8).tokens
         >>> captions = ["a red <thing>", "a blue <thing>"]
-        >>> train_word(pipe.components, tokens, captions, "<thing>", WordTraining(steps=2)).vectors.shape
+        >>> train_word(pipe.components, tokens, captions, "<thing>", WordTraining(2, initial="a")).vectors.shape
         torch.Size([1, 256])
     """
     training = training or WordTraining()
