@@ -48,17 +48,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("measurement", choices=("canvas", "steering", "scaffold"))
+    parser.add_argument("measurement", choices=("canvas", "steering", "scaffold"), help="what is measured")
     parser.add_argument("--sizes", nargs="+", default=["384x384", "512x512"], help="height x width in pixels")
     parser.add_argument(
         "--powers", nargs="+", type=float, default=[0, 2.7], help="map_power; 0 is no scaling"
     )
     parser.add_argument("--scales", nargs="+", type=float, default=[0, 50], help="scale of the guidance")
-    parser.add_argument("--attribute", choices=("background", "color"), default="background")
+    parser.add_argument(
+        "--attribute", choices=("background", "color"), default="background", help="what is steered"
+    )
     parser.add_argument("--labelled", type=int, default=60, help="training images of each label")
     parser.add_argument("--images", type=int, default=12, help="prompts of each seed, a multiple of 6")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="seeds of the images")
+    parser.add_argument("--dtype", default="bfloat16", help="dtype of the denoiser")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pipe = smalti.load(dtype=arguments.dtype)

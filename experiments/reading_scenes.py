@@ -95,11 +95,13 @@ def marked(index: int, *, seed: int, lattice: int | None, size: int = 256) -> Ma
     prompt = geneval_prompt(metadata)
     scene = compose({**metadata, "prompt": prompt}, random, split="test", lattice=lattice)
     phrases = [noun_phrase(entry) for entry in metadata["include"]]
-    return Marked(scene, phrases, np.stack([_mask(scene, number, size) for number in range(len(phrases))]))
+    return Marked(
+        scene, phrases, np.stack([object_mask(scene, number, size) for number in range(len(phrases))])
+    )
 
 
-def _mask(scene: Scene, number: int, size: int) -> np.ndarray:
-    """Return the pixels of an object, (size, size) bool, by rendering it alone in white and in black."""
+def object_mask(scene: Scene, number: int, size: int) -> np.ndarray:
+    """Return the pixels of an object, (size, size) bool, whatever covers it: rendered alone in white and in black."""
     alone = [
         replace(scene, objects=(replace(scene.objects[number], color=color, right_color=None),))
         for color in ("white", "black")

@@ -1,4 +1,5 @@
-"""Draw the images of docs/reading.md with the bundled model: reading-classify.png, reading-ground.png.
+"""Draw the images of docs/reading.md with the bundled model: reading-classify.png, reading-ground.png,
+reading-explain.png.
 
 python docs/make/reading_images.py [--model FOLDER] [--out DIR] [--seed 0]
 
@@ -20,6 +21,7 @@ from smalti.worlds.scenes.shapes import SHAPES
 
 IMAGES = Path(__file__).parent.parent / "images"
 PHRASES = ["a red circle", "a blue star"]
+WORDS = ["red", "circle", "blue", "star"]
 PROMPT = "a red circle left of a blue star"
 _SIDE, _GAP, _LINE = 128, 6, 14
 
@@ -47,6 +49,8 @@ def main() -> None:
             (f"{kind}: regions", result.overlay()),
         ]
     save(sheet(columns), options.out / "reading-ground.png")
+    words = pipe.explain(scene, words=WORDS, pairs=[("red", "circle"), ("circle", "star")])
+    save(words.figure(), options.out / "reading-explain.png")
 
 
 def bars(image: Image.Image, ranked: list[tuple[str, float]]) -> Image.Image:

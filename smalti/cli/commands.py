@@ -43,6 +43,9 @@ COMMANDS = {
     "ground": Listed(
         "ground", "ground", "Find where in an image the things are that phrases of its prompt name."
     ),
+    "explain": Listed(
+        "explain", "explain", "Tell what each word of a prompt says about an image, in nats, and where."
+    ),
     "info": Listed(
         "info",
         "info",
@@ -62,6 +65,11 @@ COMMANDS = {
         "train_classifier",
         "train_classifier",
         "Train a classifier over tokens, which --steer asks, from a folder with a subfolder of images for each label.",
+    ),
+    "train-word": Listed(
+        "train_word",
+        "train_word",
+        "Learn a new word for prompts from a few images, with the model frozen.",
     ),
     "tokenize": Listed(
         "tokenize",

@@ -120,6 +120,12 @@ Verifier = Annotated[
         "MODEL",
     ),
 ]
+Word = Annotated[
+    list[str] | None,
+    _model_option(
+        "--word", "Word that smalti train-word learned, for prompts. Give it again for more.", "FILE"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 NegativePrompt = Annotated[
     str | None,
@@ -163,12 +169,15 @@ _LOADING: dict[str, tuple[Any, Any]] = {
     "adapter_scale": (AdapterScale, None),
     "verifier": (Verifier, None),
     "classifier": (Classifier, None),
+    "word": (Word, None),
 }
 # Other arguments whose option has another name than theirs with dashes.
 _OTHER_NAMES = {
     "num_images_per_prompt": "-n",
     "images_per_prompt": "-n",
     "folder": "-o",
+    "pairs": "--pair",
+    "captions": "--caption",
     "grow": "--left, --top, --right and --bottom",
 }
 _NAMED = {
@@ -176,7 +185,8 @@ _NAMED = {
     *("preset", "seed", "negative_prompt", "source_prompt", "mask", "strength", "share", "threshold"),
     *("host", "port", "api_key_file", "keep", "alias", "cors_origin"),
     *("styles", "jobs", "samples", "per_tar"),
-    *("labels", "template", "masks", "temperature"),
+    *("labels", "template", "masks", "temperature", "words"),
+    *("name", "steps", "batch_size", "learning_rate", "vectors", "initial"),
 }
 
 
@@ -259,6 +269,7 @@ def load_pipeline(params: Mapping[str, Any]) -> Pipeline:
         adapter_scale=scales(params["adapter_scale"]),
         verifier=params["verifier"],
         classifier=params["classifier"],
+        word=params.get("word") or None,
     )
     if params["memory"] is not None:
         note(f"--memory {params['memory']}: {pipe.components.mode}")

@@ -14,7 +14,6 @@ from smalti.common.checks import check_real
 from smalti.components import Components
 from smalti.editing.canvas import Canvas
 from smalti.editing.source import WorkingImage, open_source, prepare
-from smalti.errors import SmaltiError
 from smalti.reading.candidates import Report
 from smalti.reading.grounding import PASSES, PhraseMap, check_phrases, ground
 from smalti.reading.regions import boxes, region, sharpened
@@ -117,9 +116,7 @@ def find_phrases(
     """
     check_real("threshold", threshold, 0, 1)
     source = open_source(components, image, size, reuse=True)
-    text = source.prompt if prompt is None else prompt
-    if text is None:
-        raise SmaltiError("prompt is needed, because the image does not say what it shows", argument="prompt")
+    text = source.described(prompt)
     check_phrases(text, phrases)
     work = prepare(components, source, None)
     maps = ground(components, work.tokens, text, phrases, by=by, masks=masks, seed=seed, report=report)
@@ -139,7 +136,7 @@ def locate(work: WorkingImage, maps: list[PhraseMap], prompt: str, threshold: fl
     pixels = torch.from_numpy(work.canvas.put(shown)).permute(2, 0, 1)
     found = []
     for one in maps:
-        values = _lifted(work.canvas, sharpened(one.values, pixels))
+        values = lifted(work.canvas, sharpened(one.values, pixels))
         chosen = region(torch.from_numpy(values), threshold)
         found.append(
             Grounded(one.phrase, one.without, one.values.numpy(), values, chosen.numpy(), boxes(chosen))
@@ -147,7 +144,7 @@ def locate(work: WorkingImage, maps: list[PhraseMap], prompt: str, threshold: fl
     return GroundResult(shown, prompt, found)
 
 
-def _lifted(canvas: Canvas, values: torch.Tensor) -> np.ndarray:
+def lifted(canvas: Canvas, values: torch.Tensor) -> np.ndarray:
     """Return a map over the canvas as one over the image, (H, W) float32."""
-    lifted = canvas.lift(Image.fromarray(values.numpy()), (0, canvas.size[0]))
-    return np.asarray(lifted, dtype=np.float32).clip(0, 1)
+    whole = canvas.lift(Image.fromarray(values.numpy()), (0, canvas.size[0]))
+    return np.asarray(whole, dtype=np.float32).clip(0, 1)

@@ -36,6 +36,19 @@ class SourceImage:
     tokens: torch.Tensor | None
     prompt: str | None
 
+    def described(self, prompt: str | None) -> str:
+        """Return a prompt that is given, else the one that the image was made with.
+
+        Raises:
+            SmaltiError: there is neither.
+        """
+        text = self.prompt if prompt is None else prompt
+        if text is None:
+            raise SmaltiError(
+                "prompt is needed, because the image does not say what it shows", argument="prompt"
+            )
+        return text
+
 
 @dataclass(frozen=True, eq=False)
 class WorkingImage:

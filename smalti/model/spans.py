@@ -33,6 +33,16 @@ def find_phrase(prompt: str, phrase: str) -> tuple[int, int]:
     return found.start(), found.end()
 
 
+def find_words(prompt: str) -> list[tuple[int, int]]:
+    """Return the places of all words of a prompt, (start, end) in characters; punctuation belongs to no word.
+
+    Example:
+        >>> find_words("A red-ish circle, one's")
+        [(0, 1), (2, 9), (10, 16), (18, 23)]
+    """
+    return [found.span() for found in re.finditer(r"\w+(?:['’-]\w+)*", prompt)]
+
+
 def prompt_ids(
     prompt: str, template: PromptTemplate, tokenizer: TextTokenizer, *, height: int, width: int
 ) -> list[tuple[int, int, int]]:
@@ -70,3 +80,13 @@ def prompt_ids(
             if start < len(prompt) and end > 0
         ]
     return []  # a template without a prompt is refused where it is read
+
+
+def ids_inside(ids: list[tuple[int, int, int]], prompt: str, place: tuple[int, int]) -> list[int]:
+    """Return which of the ids that `prompt_ids` lists hold a character of a place that is not blank, by number."""
+    start, end = place
+    return [
+        number
+        for number, (_, first, last) in enumerate(ids)
+        if first < end and last > start and prompt[max(first, start) : min(last, end)].strip()
+    ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class TextTokenizer:
             raise SmaltiError(f"not a tokenizer.json: {error}") from error
         self.special, self.vocab_size = _special_tokens(values)
         self.longest = max(map(len, values["model"]["vocab"]), default=1)
+        self.words: dict[str, tuple[int, ...]] = {}
         with _library_errors("not a tokenizer.json"):
             # Without added tokens there is nothing to parse: "<|im_end|>" in a user's text is just text.
             plain = json.dumps({**values, "added_tokens": [], "post_processor": None})
@@ -60,13 +62,40 @@ class TextTokenizer:
         Raises:
             SmaltiError: the tokenizer has no ids for the text.
         """
-        with _library_errors(f"tokenizer.json cannot encode {quoted(text)}"):
-            return self._plain.encode(text, add_special_tokens=False).ids
+        return [number for number, _ in self._encoded(text)]
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Return the characters of plain text that each of its ids holds: (start, end)."""
-        with _library_errors(f"tokenizer.json cannot encode {quoted(text)}"):
-            return list(self._plain.encode(text, add_special_tokens=False).offsets)
+        return [place for _, place in self._encoded(text)]
+
+    def with_words(self, words: Mapping[str, Sequence[int]]) -> TextTokenizer:
+        """Return a tokenizer that also knows learned words: the ids of each by its name in plain text."""
+        other = copy.copy(self)
+        other.words = {**self.words, **{name: tuple(ids) for name, ids in words.items()}}
+        # A blank in front of a word may belong to it.
+        other.longest = max([self.longest, *(len(name) + 1 for name in words)])
+        return other
+
+    def _encoded(self, text: str) -> Iterator[tuple[int, tuple[int, int]]]:
+        """Yield the ids of plain text, each with the characters that it holds."""
+        names = sorted(self.words, key=len, reverse=True)
+        blank = " ?" if names and not self._keeps_blanks() else ""
+        pattern = re.compile(f"{blank}({'|'.join(map(re.escape, names))})") if names else None
+        start = 0
+        for match in [*(pattern.finditer(text) if pattern else ()), None]:
+            plain = text[start : match.start() if match else len(text)]
+            with _library_errors(f"tokenizer.json cannot encode {quoted(text)}"):
+                found = self._plain.encode(plain, add_special_tokens=False)
+            for number, (first, last) in zip(found.ids, found.offsets, strict=True):
+                yield number, (start + first, start + last)
+            if match:
+                yield from ((number, match.span(1)) for number in self.words[match[1]])
+                start = match.end()
+
+    def _keeps_blanks(self) -> bool:
+        """Return whether the blank in front of a word has an id of its own, as at the end of a text."""
+        alone, before = (self._plain.encode(text, add_special_tokens=False).ids for text in ("a ", "a a"))
+        return len(before) > len(alone) and before[: len(alone)] == alone
 
     def split(self, text: str) -> Iterator[tuple[str, int | None]]:
         """Yield the parts of a template: (text, None) or (special token, its id).

@@ -10,6 +10,7 @@ import torch
 from smalti.model.classifier import TokenClassifier
 from smalti.pipeline.pipeline import Pipeline
 from smalti.storage.loading import load_components
+from smalti.storage.words import check_base, read_words, with_words
 
 
 def load(
@@ -29,6 +30,7 @@ def load(
     adapter_scale: float | Sequence[float] | None = None,
     verifier: str | Path | None = None,
     classifier: str | Path | TokenClassifier | None = None,
+    word: str | Path | Sequence[str | Path] | None = None,
 ) -> Pipeline:
     """Read a model, as `smalti.storage.loading.load_components` does.
 
@@ -49,6 +51,7 @@ def load(
         adapter_scale: factor of what each adapter changes: one number for all, or one an adapter; None is 1.
         verifier: a smaller model with the same image tokenizer, named like `model`, for `budget="verified"`.
         classifier: file of `smalti train-classifier`, or a `TokenClassifier`, for `steering="classifier:LABEL"`.
+        word: file of a word that `smalti train-word` learned, or several, which prompts can then use by name.
 
     Raises:
         SmaltiError: there is no such model, or it is broken; an argument that is wrong, by name; memory that is too
@@ -59,22 +62,24 @@ def load(
         >>> smalti.load("scenes")("a red circle", seed=0).images[0].size
         (256, 256)
     """
-    return Pipeline(
-        load_components(
-            model,
-            device=device,
-            dtype=dtype,
-            quantize=quantize,
-            quantize_activations=quantize_activations,
-            offload=offload,
-            memory=memory,
-            image_dtype=image_dtype,
-            compile=compile,
-            revision=revision,
-            local_files_only=local_files_only,
-            adapter=adapter,
-            adapter_scale=adapter_scale,
-            verifier=verifier,
-            classifier=classifier,
-        )
+    words = read_words(word)
+    components = load_components(
+        model,
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
+        quantize_activations=quantize_activations,
+        offload=offload,
+        memory=memory,
+        image_dtype=image_dtype,
+        compile=compile,
+        revision=revision,
+        local_files_only=local_files_only,
+        adapter=adapter,
+        adapter_scale=adapter_scale,
+        verifier=verifier,
+        classifier=classifier,
     )
+    if words and components.folder:
+        check_base(words, components.folder)
+    return Pipeline(with_words(components, [one.word for one in words]))

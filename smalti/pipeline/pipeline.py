@@ -11,11 +11,9 @@ from PIL import Image
 from smalti.common.checks import check_choice
 from smalti.components import Components
 from smalti.editing.edit import start_edit
-from smalti.editing.grounded import THRESHOLD, GroundResult, find_phrases
 from smalti.editing.result import EditResult
 from smalti.editing.scaffold import Scaffold
 from smalti.editing.selection import Selection
-from smalti.editing.source import read_image
 from smalti.errors import SmaltiError
 from smalti.generation.drawing import Generation, start
 from smalti.generation.frames import make_frames
@@ -24,9 +22,8 @@ from smalti.generation.settings import GenerationSettings, check_settings, model
 from smalti.model.denoiser import Denoiser
 from smalti.model.text import TextTokenizer
 from smalti.pipeline.callbacks import Callback, check_callback, report_step
-from smalti.reading.candidates import Report
-from smalti.reading.classification import MASKS, Classification, classify
-from smalti.reading.grounding import PASSES
+from smalti.pipeline.reading import classify, explain, features, ground
+from smalti.pipeline.words import train_word
 from smalti.sampling.view import Step
 from smalti.vq.tokenizer import ImageTokenizer
 
@@ -258,83 +255,11 @@ class Pipeline:
             report_step(self, callback_on_step_end, step)
         return edit.output()
 
-    def classify(
-        self,
-        image: Any,
-        labels: Sequence[str],
-        *,
-        template: str = "{}",
-        masks: int = MASKS,
-        temperature: float = 1.0,
-        seed: int = 0,
-        report: Report | None = None,
-    ) -> Classification:
-        """Tell which of some labels describes an image, by the likelihood of its tokens under each.
-
-        Args:
-            image: as for `edit`.
-            labels, template, masks, temperature, seed, report: as for `smalti.reading.classification.classify`.
-
-        Raises:
-            SmaltiError: an argument that is wrong, by name.
-
-        Example:
-            >>> import smalti
-            >>> pipe = smalti.load("scenes")
-            >>> pipe.classify(pipe("a red circle", seed=0), ["a red circle", "a blue circle"]).label
-            'a red circle'
-        """
-        return classify(
-            self.components,
-            read_image(self.components, image, self.settings.size).tokens,
-            labels,
-            template=template,
-            masks=masks,
-            temperature=temperature,
-            seed=seed,
-            report=report,
-        )
-
-    def ground(
-        self,
-        image: Any,
-        phrases: Sequence[str],
-        *,
-        prompt: str | None = None,
-        by: str = "likelihood",
-        threshold: float = THRESHOLD,
-        masks: int = PASSES,
-        seed: int = 0,
-        report: Report | None = None,
-    ) -> GroundResult:
-        """Find where in an image the things are that phrases of its prompt name.
-
-        Args:
-            image: as for `edit`.
-            phrases: parts of the prompt.
-            prompt: what the image shows; None is the prompt that it was made with.
-            by, threshold, masks, seed, report: as for `smalti.editing.grounded.find_phrases`.
-
-        Raises:
-            SmaltiError: an argument that is wrong, by name.
-
-        Example:
-            >>> import smalti
-            >>> len((pipe := smalti.load("scenes")).ground(pipe("a red circle", seed=0), ["a red circle"]).phrases)
-            1
-        """
-        return find_phrases(
-            self.components,
-            image,
-            phrases,
-            self.settings.size,
-            prompt=prompt,
-            by=by,
-            threshold=threshold,
-            masks=masks,
-            seed=seed,
-            report=report,
-        )
+    classify = classify
+    ground = ground
+    explain = explain
+    features = features
+    train_word = train_word
 
     def frames(self, steps: Sequence[Step]) -> list[list[Image.Image]]:
         """Return the unmasking of each image of a batch, from all its steps: a blank frame and one a step."""

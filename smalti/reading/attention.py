@@ -17,12 +17,15 @@ from smalti.model.prompt import PromptBatch
 from smalti.model.rotary import RotaryTables, rotate
 
 
-def check_attention(denoiser: Denoiser) -> None:
-    """Raise SmaltiError unless the attention of a denoiser can be read: its layers must not be compiled."""
-    if any(getattr(layer, "_compiled_call_impl", None) is not None for layer in _layers(denoiser)):
-        raise SmaltiError(
-            "attention maps need a model that is not compiled: leave out compile", argument="compile"
-        )
+def check_attention(denoiser: Denoiser, what: str = "attention maps") -> None:
+    """Raise SmaltiError unless the layers of a denoiser can be watched: they must not be compiled.
+
+    Args:
+        denoiser: the denoiser.
+        what: plural name of what is read from the layers, for the error.
+    """
+    if any(getattr(layer, "_compiled_call_impl", None) is not None for layer in running_layers(denoiser)):
+        raise SmaltiError(f"{what} need a model that is not compiled: leave out compile", argument="compile")
 
 
 @torch.inference_mode()
@@ -51,13 +54,12 @@ def attention_maps(
     device = denoiser.device
     height, width = tokens.shape
     rows, across = denoiser.config.positions(height, width)
-    in_sequence = denoiser.config.conditioning == "sequence"
-    first = int(prompt.slot_start[0]) if in_sequence else 0
+    image = image_rows(denoiser, prompt, rows * across)
     total, count = torch.zeros(rows * across, len(columns), device=device), 0
     for mask in masks:
         grid = tokens.to(device).masked_fill(mask.to(device), denoiser.config.mask_code)[None]
         with (
-            _watched(denoiser, slice(first, first + rows * across), columns.to(device)) as seen,
+            watched(denoiser, image, columns.to(device)) as seen,
             autocast_off(device),
         ):
             denoiser(grid, prompt)
@@ -67,14 +69,20 @@ def attention_maps(
     return maps.repeat_interleave(height // rows, 0).repeat_interleave(width // across, 1)
 
 
-def _layers(denoiser: Denoiser) -> list[nn.Module]:
+def image_rows(denoiser: Denoiser, prompt: PromptBatch, positions: int) -> slice:
+    """Return the rows of the layers' sequence that hold an image of so many positions."""
+    first = int(prompt.slot_start[0]) if denoiser.config.conditioning == "sequence" else 0
+    return slice(first, first + positions)
+
+
+def running_layers(denoiser: Denoiser) -> list[nn.Module]:
     """Return the modules that run as layers: the layers, or the places that streamed ones are copied into."""
     streamed = getattr(denoiser.layers, "on_device", None)
     return list(denoiser.layers) if streamed is None else list(streamed)
 
 
 @contextmanager
-def _watched(denoiser: Denoiser, image: slice, columns: torch.Tensor) -> Iterator[list[torch.Tensor]]:
+def watched(denoiser: Denoiser, image: slice, columns: torch.Tensor) -> Iterator[list[torch.Tensor]]:
     """Collect the attention of each layer that runs in the block: (positions, n), the mean over its heads."""
     seen: list[torch.Tensor] = []
     cross = denoiser.config.conditioning == "cross_attention"
@@ -88,7 +96,7 @@ def _watched(denoiser: Denoiser, image: slice, columns: torch.Tensor) -> Iterato
         getattr(layer, "cross_attn" if cross else "self_attn").register_forward_pre_hook(
             look, with_kwargs=True
         )
-        for layer in _layers(denoiser)
+        for layer in running_layers(denoiser)
     ]
     try:
         yield seen

@@ -17,7 +17,7 @@ from smalti.common.checks import check_choice, check_whole, quoted
 from smalti.components import Components
 from smalti.errors import SmaltiError
 from smalti.model.prompt import PromptBatch
-from smalti.model.spans import find_phrase, prompt_ids
+from smalti.model.spans import find_phrase, ids_inside, prompt_ids
 from smalti.reading.attention import attention_maps, check_attention
 from smalti.reading.candidates import Report, masks_at_once
 from smalti.reading.likelihood import log_probabilities
@@ -194,12 +194,4 @@ def _attention(
     columns = torch.tensor([index for index, _, _ in ids])
     visible = torch.zeros(1, *tokens.shape, dtype=torch.bool, device="cpu")
     maps = attention_maps(components.denoiser, batch, tokens, visible, columns)
-    found = []
-    for start, end in places:
-        words = [
-            number
-            for number, (_, first, last) in enumerate(ids)
-            if prompt[max(first, start) : min(last, end)].strip() and first < end and last > start
-        ]
-        found.append(maps[..., words].sum(-1))
-    return found
+    return [maps[..., ids_inside(ids, prompt, place)].sum(-1) for place in places]

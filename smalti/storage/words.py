@@ -1,0 +1,137 @@
+"""Files of learned words: one small safetensors file a word, read strictly and written whole.
+
+A file holds the tensor `vectors`, (n, D). Its metadata hold the word's name and a fingerprint of the base model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from smalti.common.checks import quoted
+from smalti.common.files import atomic_path
+from smalti.components import Components
+from smalti.errors import SmaltiError
+from smalti.model.learned import LearnedWord, add_words
+from smalti.model.words import caption_words
+from smalti.storage.adapters import base_fingerprint
+from smalti.storage.headers import read_header
+from smalti.storage.mapping import FLOATS, read_tensor
+
+_NAME, _BASE, _VECTORS = "smalti_word", "smalti_base", "vectors"
+
+
+@dataclass(frozen=True, eq=False)
+class StoredWord:
+    """A learned word as its file holds it.
+
+    Attributes:
+        path: the file.
+        word: the word.
+        base: fingerprint of the base that it was trained on, or None where the file has none.
+    """
+
+    path: Path
+    word: LearnedWord
+    base: str | None
+
+
+def save_word(word: LearnedWord, path: str | Path, *, base: str | Path | None = None) -> None:
+    """Write a learned word.
+
+    Args:
+        word: the word.
+        path: the file, which ends in .safetensors.
+        base: folder of the model that it was trained on; None lets any model of its width read it.
+
+    Raises:
+        SmaltiError: the file cannot be written.
+    """
+    fingerprint = None if base is None else base_fingerprint(base)
+    metadata = {"format": "pt", _NAME: word.name} | ({_BASE: fingerprint} if fingerprint else {})
+    try:
+        with atomic_path(path) as temporary:
+            save_file({_VECTORS: word.vectors.float().cpu().contiguous()}, temporary, metadata=metadata)
+    except (SafetensorError, OSError) as error:
+        raise SmaltiError(f"cannot write {path}: {error}") from error
+
+
+def read_word(path: str | Path) -> StoredWord:
+    """Read a learned word.
+
+    Raises:
+        SmaltiError: the file is missing, damaged or of another kind.
+    """
+    if not isinstance(path, str | Path) or not os.path.isfile(path):
+        raise SmaltiError(f"word must be a file that exists, not {quoted(str(path))}", argument="word")
+    path = Path(path)
+    entries = read_header(path)
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata() or {}
+    if set(entries) != {_VECTORS} or _NAME not in metadata:
+        raise SmaltiError(f"word must be a file of smalti train-word, not {path}", argument="word")
+    entry = entries[_VECTORS]
+    if entry.dtype not in FLOATS:
+        raise SmaltiError(f"{path}: {_VECTORS} must be floating-point, not {entry.dtype}", argument="word")
+    vectors = read_tensor(entry, torch.device("cpu"), torch.float32)
+    if not bool(vectors.isfinite().all()):
+        raise SmaltiError(f"{path}: {_VECTORS} must be finite", argument="word")
+    try:
+        word = LearnedWord(metadata[_NAME], vectors)
+    except SmaltiError as error:
+        raise SmaltiError(f"{path}: {error}", argument="word") from error
+    return StoredWord(path, word, metadata.get(_BASE))
+
+
+def read_words(word: str | Path | Sequence[str | Path] | None) -> list[StoredWord]:
+    """Read one file of a learned word or several, or none for None.
+
+    Raises:
+        SmaltiError: as for `read_word`.
+    """
+    if word is None:
+        return []
+    files = [word] if isinstance(word, str | Path) else word
+    if not isinstance(files, list | tuple):
+        raise SmaltiError(f"word must be a file or a list of files, not {quoted(word)}", argument="word")
+    return [read_word(one) for one in files]
+
+
+def check_base(words: Sequence[StoredWord], base: str | Path) -> None:
+    """Raise SmaltiError unless words were trained on a model of this folder, where their files say so."""
+    own = base_fingerprint(base) if any(stored.base for stored in words) else None
+    for stored in words:
+        if own is not None and stored.base not in (None, own):
+            raise SmaltiError(
+                f"word {stored.path} is for another base than {base}, whose weights differ", argument="word"
+            )
+
+
+def with_words(components: Components, words: Sequence[LearnedWord]) -> Components:
+    """Return components whose prompts can use learned words. The denoiser is changed in place.
+
+    Raises:
+        SmaltiError: a word is for a model of another width, or its name is taken.
+
+    Example:
+        >>> import smalti
+        >>> parts = with_words(smalti.load("scenes").components, [LearnedWord("<thing>", torch.zeros(1, 256))])
+        >>> parts.name, parts.unknown_words(["a red <thing>"])
+        ('scenes + <thing>', [])
+    """
+    if not words:
+        return components
+    known = components.words
+    return dataclasses.replace(
+        components,
+        text_tokenizer=add_words(components.denoiser, components.text_tokenizer, words),
+        name=" + ".join([components.name, *(word.name for word in words)]),
+        words=known.union(caption_words(word.name for word in words)) if known else known,
+    )
