@@ -22,6 +22,7 @@ HELPERS = {
     "benchmarks/measure.py",
     "docs/make/hooks.py",
     "experiments/new_noun.py",
+    "experiments/probe_scenes.py",
     "experiments/reading_scenes.py",
 }
 FILES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))
