@@ -13,6 +13,9 @@ from smalti.model.classifier import TokenClassifier
 from smalti.ops.tilt import Tilt
 from smalti.sampling.view import StepView
 
+LARGEST_SCALE = 1e6
+"""Largest scale of a classifier's steering. Far beyond it products overflow."""
+
 
 class Steering(Protocol):
     """A rule that adds something to every logit, in the product form of `Tilt`."""
@@ -54,7 +57,7 @@ class ClassifierSteering(Steering):
 
     Attributes:
         label: label of the classifier; "first" also means its first one.
-        scale: power of the classifier's probability.
+        scale: power of the classifier's probability, at most 1,000,000.
         least: share of the largest probability from which a code is a candidate; 0 for all codes.
     """
 
@@ -64,7 +67,7 @@ class ClassifierSteering(Steering):
     classifies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_real("scale", self.scale, 0)
+        check_real("scale", self.scale, 0, LARGEST_SCALE)
         check_real("least", self.least, 0, 1)
 
     def check(self, classifier: TokenClassifier | None, codes: int) -> None:

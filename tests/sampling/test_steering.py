@@ -60,6 +60,12 @@ def test_labels_steer_where_their_codes_are(denoiser, classifier):
         assert (tokens >= CODES // 2).sum(dim=(1, 2)).tolist() == [count, count]
 
 
+@pytest.mark.parametrize("scale", [-1, 1e7, 1e308, float("nan"), "1"])
+def test_scales_that_overflow_are_refused(scale):
+    with pytest.raises(SmaltiError, match="scale must be"):
+        ClassifierSteering("high", scale)
+
+
 def test_a_scale_of_0_changes_nothing(denoiser, classifier):
     plain = tokens_of(denoiser, STEERINGS["none"]())
     assert torch.equal(tokens_of(denoiser, ClassifierSteering("high", 0.0, 0.0), classifier), plain)
