@@ -155,12 +155,14 @@ def generate(
         output.check_writable(path, (".gif",), "--frames")
     if save_tokens:
         output.check_writable(save_tokens, (".npy",), "--save-tokens")
+    templates = (("--scaffold", scaffold), ("--scaffold-mask", scaffold_mask))
     output.check_apart(
         [
             *(("-o", path) for path in job.images),
             *(("--frames", path) for path in job.animations),
             *([("--save-tokens", save_tokens)] if save_tokens else []),
-        ]
+        ],
+        [(name, path) for name, path in templates if path],
     )
     pipe, settings = options.load_for(context.params)
     output.warn_of_unknown_words(pipe.components, [*prompts, negative_prompt or ""])

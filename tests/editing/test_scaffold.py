@@ -62,6 +62,12 @@ def test_the_command(folder, template, mask, tmp_path, capfd):
     line = [*map(str, line), "--width", "64", "--scaffold", str(tmp_path / "template.png")]
     assert main(line) == 2
     assert "--scaffold-mask must be given together" in capfd.readouterr().err
+    for out, option in (("template.png", "--scaffold"), ("mask.png", "--scaffold-mask")):
+        before = (tmp_path / out).read_bytes()
+        own = [*line, "--scaffold-mask", str(tmp_path / "mask.png"), "-o", str(tmp_path / out)]
+        assert main(own) == 2
+        assert f"-o must name another file than {option}," in capfd.readouterr().err
+        assert (tmp_path / out).read_bytes() == before
     tokens = tmp_path / "x.npy"
     assert main([*line, "--scaffold-mask", str(tmp_path / "mask.png"), "--save-tokens", str(tokens)]) == 0
     components = smalti.load(folder).components
