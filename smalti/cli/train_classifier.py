@@ -43,20 +43,35 @@ def train_classifier(
 
     Example: smalti train-classifier backgrounds -o backgrounds.safetensors
     """
-    from smalti.common.checks import check_seed
-    from smalti.storage.classifiers import write_classifier
+    from smalti.common.checks import check_seed, check_whole
+    from smalti.data.fitting import LARGEST_SIDE
+    from smalti.errors import SmaltiError, renamed
+    from smalti.storage.classifiers import LABELS, write_classifier
     from smalti.storage.folder import load_config, load_image_tokenizer
     from smalti.storage.loading import find_model
+    from smalti.storage.small_files import check_replaceable
     from smalti.training.classifier import encode_labelled, find_labelled, train_classifier
 
     check_seed(seed, "--seed")
     output.check_writable(out, (".safetensors",), "-o")
-    found = find_labelled(folder)
+    check_replaceable(out, LABELS, "smalti train-classifier")
+    check_whole("--steps", steps)
+    check_whole("--batch-size", batch_size)
+    with renamed(folder="FOLDER"):
+        found = find_labelled(folder)
     place = find_model(model)
     tokenizer, side = load_image_tokenizer(place), load_config(place).image_size
+    size = (side if height is None else height, side if width is None else width)
+    for name, pixels in zip(("--height", "--width"), size, strict=True):
+        unit = tokenizer.config.downscale
+        if pixels % unit or not unit <= pixels <= LARGEST_SIDE:
+            raise SmaltiError(
+                f"{name} must be a multiple of {unit} pixels and at most {LARGEST_SIDE}, not {pixels}",
+                argument=name,
+            )
     show = output.shows_progress(as_json)
     with output.counted("encoding", show=show) as report:
-        tokens, numbers = encode_labelled(tokenizer, found, (height or side, width or side), report)
+        tokens, numbers = encode_labelled(tokenizer, found, size, report)
     with output.counted("training", show=show) as report:
         trained = train_classifier(
             tokenizer.quantize.embedding.weight.detach().float(),

@@ -15,7 +15,9 @@ from smalti.data.buckets import Shape, nearest_shape
 from smalti.errors import SmaltiError
 
 CROPS = ("center", "random")
-_MOST_SIDE = 8192  # pixels
+LARGEST_SIDE = 8192
+"""Largest side of a shape in pixels."""
+
 _TOLERANCE = 0.02  # of a mask's aspect ratio
 
 
@@ -41,9 +43,9 @@ class Fitting:
             SmaltiError: an argument is wrong.
         """
         sides = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
-        if not all(type(side) is int and 1 <= side <= _MOST_SIDE for side in sides):
+        if not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides):
             raise SmaltiError(
-                f"size must be a whole number of pixels from 1 to {_MOST_SIDE}, or two, not {quoted(size)}",
+                f"size must be a whole number of pixels from 1 to {LARGEST_SIDE}, or two, not {quoted(size)}",
                 argument="size",
             )
         check_choice("crop", crop, CROPS)

@@ -27,11 +27,26 @@ class TokenClassifier:
         function: log-probabilities of the labels, (B, labels), up to a constant, of vectors (B, h, w, d) float32.
         codes: (V + 1, d) float32, vector of each code, and last that of the mask.
         labels: names of the labels.
+
+    Raises:
+        SmaltiError: an attribute is of another kind.
     """
 
     function: Callable[[torch.Tensor], torch.Tensor]
     codes: torch.Tensor
     labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        codes, labels = self.codes, self.labels
+        if not callable(self.function):
+            raise _wrong("have a function of vectors", self.function)
+        if not isinstance(codes, torch.Tensor) or codes.ndim != 2 or not codes.is_floating_point():
+            raise _wrong("have codes (V + 1, d) of floats", getattr(codes, "shape", codes))
+        if not bool(codes.isfinite().all()):
+            raise _wrong("have finite codes", "nan or inf")
+        named = isinstance(labels, tuple) and all(isinstance(label, str) and label for label in labels)
+        if not named or not labels or len(set(labels)) < len(labels):
+            raise _wrong("have a tuple of labels, each of them once", labels)
 
     @classmethod
     def of_codebook(
@@ -51,7 +66,9 @@ class TokenClassifier:
             return 0
         if label not in self.labels:
             known = ", ".join(map(quoted, self.labels[:20]))
-            raise SmaltiError(f"steering's label must be one of {known}, not {quoted(label)}")
+            raise SmaltiError(
+                f"steering's label must be one of {known}, not {quoted(label)}", argument="steering"
+            )
         return self.labels.index(label)
 
     def to(self, device: torch.device) -> TokenClassifier:
@@ -61,11 +78,31 @@ class TokenClassifier:
         return TokenClassifier(self.function, self.codes.to(device), self.labels)
 
     def slope(self, tokens: torch.Tensor, label: int) -> torch.Tensor:
-        """Return ∂ log p(label) / ∂ vectors, (h, w, d) float32, at a grid (h, w) int64; ids from V on are masks."""
+        """Return ∂ log p(label) / ∂ vectors, (h, w, d) float32, at a grid (h, w) int64; ids from V on are masks.
+
+        Raises:
+            SmaltiError: the function returns another shape, or has no finite gradient.
+        """
         with torch.inference_mode(False), torch.enable_grad():
             rows = tokens.to(self.codes.device, copy=True).clamp_max(len(self.codes) - 1)
             vectors = self.codes[rows][None].requires_grad_()
-            return torch.autograd.grad(self.function(vectors)[:, label].sum(), vectors)[0][0]
+            found = self.function(vectors)
+            shape = tuple(found.shape) if isinstance(found, torch.Tensor) else found
+            if shape != (1, len(self.labels)):
+                raise _wrong(f"return (1, {len(self.labels)}) for one image", shape)
+            if not found.requires_grad:
+                raise _wrong("be differentiable in the vectors", "a function without a gradient")
+            (slope,) = torch.autograd.grad(found[:, label].sum(), vectors, allow_unused=True)
+        if slope is None:
+            raise _wrong("be differentiable in the vectors", "a function without a gradient")
+        if not bool(slope.isfinite().all()):
+            raise _wrong("have a finite gradient", "nan or inf")
+        return slope[0]
+
+
+def _wrong(wanted: str, found: object) -> SmaltiError:
+    """Return the error of a classifier that must be or do something else."""
+    return SmaltiError(f"classifier must {wanted}, not {quoted(found)}", argument="classifier")
 
 
 class ClassifierNetwork(nn.Module):

@@ -11,21 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
 from smalti.common.checks import quoted
-from smalti.common.files import atomic_path
 from smalti.components import Components
 from smalti.errors import SmaltiError
 from smalti.model.learned import LearnedWord, add_words
 from smalti.model.words import caption_words
 from smalti.storage.adapters import base_fingerprint
-from smalti.storage.headers import read_header
-from smalti.storage.mapping import FLOATS, read_tensor
+from smalti.storage.small_files import read_small, write_small
 
-_NAME, _BASE, _VECTORS = "smalti_word", "smalti_base", "vectors"
+WORD = "smalti_word"
+"""Key of a word's name in the metadata of its file."""
+
+_BASE, _VECTORS = "smalti_base", "vectors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +52,8 @@ def save_word(word: LearnedWord, path: str | Path, *, base: str | Path | None = 
         SmaltiError: the file cannot be written.
     """
     fingerprint = None if base is None else base_fingerprint(base)
-    metadata = {"format": "pt", _NAME: word.name} | ({_BASE: fingerprint} if fingerprint else {})
-    try:
-        with atomic_path(path) as temporary:
-            save_file({_VECTORS: word.vectors.float().cpu().contiguous()}, temporary, metadata=metadata)
-    except (SafetensorError, OSError) as error:
-        raise SmaltiError(f"cannot write {path}: {error}") from error
+    metadata = {WORD: word.name} | ({_BASE: fingerprint} if fingerprint else {})
+    write_small(path, {_VECTORS: word.vectors}, metadata)
 
 
 def read_word(path: str | Path) -> StoredWord:
@@ -72,19 +65,11 @@ def read_word(path: str | Path) -> StoredWord:
     if not isinstance(path, str | Path) or not os.path.isfile(path):
         raise SmaltiError(f"word must be a file that exists, not {quoted(str(path))}", argument="word")
     path = Path(path)
-    entries = read_header(path)
-    with safe_open(path, framework="np") as file:
-        metadata = file.metadata() or {}
-    if set(entries) != {_VECTORS} or _NAME not in metadata:
+    tensors, metadata = read_small(path)
+    if set(tensors) != {_VECTORS} or WORD not in metadata:
         raise SmaltiError(f"word must be a file of smalti train-word, not {path}", argument="word")
-    entry = entries[_VECTORS]
-    if entry.dtype not in FLOATS:
-        raise SmaltiError(f"{path}: {_VECTORS} must be floating-point, not {entry.dtype}", argument="word")
-    vectors = read_tensor(entry, torch.device("cpu"), torch.float32)
-    if not bool(vectors.isfinite().all()):
-        raise SmaltiError(f"{path}: {_VECTORS} must be finite", argument="word")
     try:
-        word = LearnedWord(metadata[_NAME], vectors)
+        word = LearnedWord(metadata[WORD], tensors[_VECTORS])
     except SmaltiError as error:
         raise SmaltiError(f"{path}: {error}", argument="word") from error
     return StoredWord(path, word, metadata.get(_BASE))
@@ -121,7 +106,7 @@ def with_words(components: Components, words: Sequence[LearnedWord]) -> Componen
         SmaltiError: a word is for a model of another width, or its name is taken.
 
     Example:
-        >>> import smalti
+        >>> import smalti, torch
         >>> parts = with_words(smalti.load("scenes").components, [LearnedWord("<thing>", torch.zeros(1, 256))])
         >>> parts.name, parts.unknown_words(["a red <thing>"])
         ('scenes + <thing>', [])

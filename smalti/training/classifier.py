@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from smalti.common.checks import check_real, check_whole
+from smalti.common.checks import check_real, check_whole, quoted
 from smalti.common.images import to_rgb
 from smalti.common.opening import open_image, readable_suffixes
 from smalti.common.randomness import stream
@@ -65,6 +65,13 @@ def find_labelled(folder: str | Path) -> dict[str, list[Path]]:
         raise SmaltiError(
             f"folder must have at least two subfolders with two images each, not {folder}", argument="folder"
         )
+    for name in found:
+        # A rule's parameters have commas between them, and blanks around them mean nothing.
+        if "," in name or name != name.strip():
+            raise SmaltiError(
+                f"folder must have subfolders whose names hold no comma and end at no blank, not {quoted(name)}",
+                argument="folder",
+            )
     return found
 
 

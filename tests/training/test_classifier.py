@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
 from folders import write_tiny_model
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import smalti
 from smalti.cli.main import main
 from smalti.errors import SmaltiError
+from smalti.model.classifier import ClassifierNetwork, TokenClassifier
 from smalti.storage.classifiers import read_classifier, write_classifier
 from smalti.training.classifier import find_labelled, train_classifier
 
@@ -88,5 +92,77 @@ def test_a_classifier_belongs_to_its_image_tokenizer(folder, tmp_path):
     assert read_classifier(tmp_path / "c.safetensors", tokenizer).labels == ("a", "b")
     with torch.no_grad():
         tokenizer.quantize.embedding.weight += 1
-    with pytest.raises(SmaltiError, match="trained with the model's image tokenizer"):
+    with pytest.raises(SmaltiError, match="trained with another image tokenizer"):
         read_classifier(tmp_path / "c.safetensors", tokenizer)
+
+
+@pytest.fixture
+def written(folder, tmp_path):
+    tokenizer = smalti.load(folder).image_tokenizer
+    network = ClassifierNetwork(tokenizer.config.embed_dim, 2)
+    write_classifier(tmp_path / "c.safetensors", network, ("a", "b"), tokenizer)
+    with safe_open(tmp_path / "c.safetensors", "pt") as file:
+        metadata = file.metadata()
+    return tokenizer, load_file(tmp_path / "c.safetensors"), metadata
+
+
+@pytest.mark.parametrize(
+    ("changes", "told", "reason"),
+    [
+        ({"embed.0.bias": torch.full((128,), torch.nan)}, {}, "must be finite"),
+        ({"linear.bias": torch.zeros(2, dtype=torch.int32)}, {}, "must be floating-point"),
+        ({"embed.0.weight": torch.zeros(128, 5)}, {}, "must be \\(128, 8\\), not \\(128, 5\\)"),
+        ({"embed.0.weight": torch.full((128, 8), 3e38)}, {}, "must have finite codes"),
+        ({"linear.weight": torch.zeros(2, 30_000)}, {}, "1 to 1024"),
+        ({"linear.weight": torch.zeros(())}, {}, "1 to 1024"),
+        ({"other": torch.zeros(1)}, {}, "unknown 'other'"),
+        ({}, {"labels": '["a", "a"]'}, "no labels"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(written, tmp_path, changes, told, reason):
+    tokenizer, weights, metadata = written
+    save_file({**weights, **changes}, tmp_path / "x.safetensors", {**metadata, **told})
+    with pytest.raises(SmaltiError, match=f"classifier must be .*{reason}") as found:
+        read_classifier(tmp_path / "x.safetensors", tokenizer)
+    assert len(str(found.value)) < 300
+
+
+def test_a_pipe_is_not_waited_for(written, tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(SmaltiError, match="classifier must be .*not a regular file"):
+        read_classifier(tmp_path / "pipe.safetensors", written[0])
+
+
+def test_functions_must_have_a_gradient_and_labels():
+    codes, grid = torch.randn(5, 3), torch.zeros(2, 2).long()
+    for labels in ((), ("a", "a"), "ab", ("",)):
+        with pytest.raises(SmaltiError, match="classifier must have a tuple of labels"):
+            TokenClassifier(torch.sum, codes, labels)
+    for wrong in (codes.long(), codes[0], codes * torch.inf, None):
+        with pytest.raises(SmaltiError, match="classifier must have"):
+            TokenClassifier(torch.sum, wrong, ("a",))
+    for function in (torch.sum, lambda _: torch.zeros(1, 1), lambda v: v.mean(dim=(1, 2))[:, :1] * torch.nan):
+        with pytest.raises(SmaltiError, match="classifier must"):
+            TokenClassifier(function, codes, ("a",)).slope(grid, 0)
+
+
+def test_the_command_names_what_is_wrong(folder, images, tmp_path, capfd):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes((folder / "model.safetensors").read_bytes())
+    before = weights.read_bytes()
+    (tmp_path / "labels" / "a,b").mkdir(parents=True)
+    (tmp_path / "labels" / "c").mkdir()
+    for name in ("a,b/1.png", "a,b/2.png", "c/1.png", "c/2.png"):
+        Image.new("RGB", (1, 1)).save(tmp_path / "labels" / name)
+    out = ["-o", tmp_path / "c.safetensors", "--model", folder]
+    for line, message in (
+        ([images, "-o", weights, "--model", folder], "-o must not replace"),
+        ([images, *out, "--height", 0], "--height must be a multiple of 8 pixels"),
+        ([images, *out, "--width", 33], "--width must be a multiple of 8 pixels"),
+        ([images, *out, "--batch-size", 0], "--batch-size must be"),
+        ([tmp_path / "none", *out], "FOLDER must be"),
+        ([tmp_path / "labels", *out], "FOLDER must have subfolders whose names hold no comma"),
+    ):
+        assert main(["train-classifier", *map(str, line)]) == 2
+        assert message in capfd.readouterr().err
+    assert weights.read_bytes() == before and not (tmp_path / "c.safetensors").exists()
