@@ -69,11 +69,12 @@ def classify(
     """
     from smalti.editing.picture import open_picture
     from smalti.reading.classification import check_labels
+    from smalti.reading.masks import MOST_MASKS
 
     started = time.perf_counter()
     names = _labels(labels or [])
     texts = check_labels(names, template)
-    check_whole("--masks", masks)
+    check_whole("--masks", masks, 1, MOST_MASKS)
     check_real("--temperature", temperature, above=True)
     check_seed(seed, "--seed")
     # Before the model is loaded: an image that cannot be read is known at once.

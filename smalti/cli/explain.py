@@ -76,9 +76,10 @@ def explain(
     """
     from smalti.editing.picture import open_picture
     from smalti.reading.information import check_pairs, check_words
+    from smalti.reading.masks import MOST_MASKS
 
     started = time.perf_counter()
-    check_whole("--masks", masks)
+    check_whole("--masks", masks, 1, MOST_MASKS)
     check_seed(seed, "--seed")
     names = None if words is None else [word.strip() for word in words.split(",")]
     pairs = [_pair(text) for text in pair or []]

@@ -74,11 +74,12 @@ def ground(
     """
     from smalti.editing.picture import open_picture
     from smalti.reading.grounding import MAPS, check_phrases
+    from smalti.reading.masks import MOST_MASKS
 
     started = time.perf_counter()
     check_choice("--by", by, MAPS)
     check_real("--threshold", threshold, 0, 1)
-    check_whole("--masks", masks)
+    check_whole("--masks", masks, 1, MOST_MASKS)
     check_seed(seed, "--seed")
     picture = open_picture(image)
     text = picture.prompt if prompt is None else prompt

@@ -16,7 +16,7 @@ from smalti.common.checks import check_real, check_whole, quoted
 from smalti.components import Components
 from smalti.errors import SmaltiError
 from smalti.reading.candidates import Report, bounds
-from smalti.reading.masks import RATIOS, reading_masks
+from smalti.reading.masks import MOST_MASKS, RATIOS, reading_masks
 
 MASKS = 16
 """Masks a label, where nothing is dropped early."""
@@ -93,7 +93,7 @@ def classify(
         'circle'
     """
     texts = check_labels(labels, template)
-    check_whole("masks", masks)
+    check_whole("masks", masks, 1, MOST_MASKS)
     check_real("temperature", temperature, above=True)
     height, width = tokens.shape
     side = components.image_tokenizer.config.downscale

@@ -21,7 +21,7 @@ from smalti.model.spans import find_phrase, ids_inside, prompt_ids
 from smalti.reading.attention import attention_maps, check_attention
 from smalti.reading.candidates import Report, masks_at_once
 from smalti.reading.likelihood import log_probabilities
-from smalti.reading.masks import RATIOS, reading_masks
+from smalti.reading.masks import MOST_MASKS, RATIOS, reading_masks
 from smalti.reading.regions import scaled
 
 MAPS = ("likelihood", "attention", "merged")
@@ -84,7 +84,7 @@ def ground(
     """
     places = check_phrases(prompt, phrases)
     check_choice("by", by, MAPS)
-    check_whole("masks", masks)
+    check_whole("masks", masks, 1, MOST_MASKS)
     if by != "likelihood":
         check_attention(components.denoiser)
     side = components.image_tokenizer.config.downscale

@@ -28,7 +28,7 @@ from smalti.model.spans import find_phrase, find_words
 from smalti.reading.candidates import Report, masks_at_once
 from smalti.reading.grounding import PASSES, without
 from smalti.reading.likelihood import log_probabilities
-from smalti.reading.masks import reading_masks
+from smalti.reading.masks import MOST_MASKS, reading_masks
 
 Place = tuple[int, int]
 """Characters of a prompt: (start, end)."""
@@ -136,7 +136,7 @@ def explain(
     """
     places = check_words(prompt, words)
     asked = check_pairs(prompt, pairs)
-    check_whole("masks", masks)
+    check_whole("masks", masks, 1, MOST_MASKS)
     lacking: list[tuple[Place, ...]] = [(), *((place,) for place in places)]
     for first, second in asked:
         lacking += [(first,), (second,), _both(first, second)]
@@ -243,7 +243,13 @@ def check_pairs(prompt: str, pairs: Any) -> list[tuple[Place, Place]]:
         first = _find(prompt, pair[0], "pairs")
         second = _find(prompt, pair[1], "pairs")
         if first == second:
-            start, end = _find(prompt[first[1] :], pair[1], "pairs")
+            try:
+                start, end = find_phrase(prompt[first[1] :], pair[1])
+            except SmaltiError as error:
+                raise SmaltiError(
+                    f"pairs must name two places in the prompt: {quoted(pair[1])} is there once",
+                    argument="pairs",
+                ) from error
             second = first[1] + start, first[1] + end
         if first[0] < second[1] and second[0] < first[1]:
             raise SmaltiError(

@@ -7,6 +7,9 @@ import torch
 from smalti.common.checks import check_pair, check_whole
 from smalti.common.randomness import stream
 
+MOST_MASKS = 4096
+"""Largest number of masks of a reading. They exist at once."""
+
 RATIOS = (0.6, 1.0)
 """Smallest and largest mask ratio of a reading. Below, neighbours explain a token, and the prompt adds little."""
 
@@ -35,13 +38,14 @@ def reading_masks(
         (count, height, width) bool, True where masked; at least one token each.
 
     Raises:
-        SmaltiError: `count` is no positive whole number, or the ratios are not two rising numbers from 0 to 1.
+        SmaltiError: `count` is no whole number from 1 to `MOST_MASKS`, or the ratios are not two rising numbers from 0
+            to 1.
 
     Example:
         >>> reading_masks(4, 4, 3).float().mean(dim=(1, 2))
         tensor([1.0000, 0.8125, 0.8750])
     """
-    check_whole("masks", count)
+    check_whole("masks", count, 1, MOST_MASKS)
     low, high = check_pair("ratios", ratios)
     masks = []
     for index in range(count):

@@ -76,7 +76,7 @@ def test_places_are_left_out_together():
         ("ab", "pairs must be a list of pairs"),
         (["ab"], "pairs must hold two texts each, not 'ab'"),
         ([("a", "blue")], "pairs must be in the prompt 'a star', not 'blue'"),
-        ([("star", "star")], "pairs must be in the prompt"),
+        ([("star", "star")], "pairs must name two places in the prompt: 'star' is there once"),
         ([("a star", "star")], "pairs must not overlap"),
     ):
         with pytest.raises(SmaltiError, match=message):
@@ -118,6 +118,7 @@ BAD_LINES = {
     "--pair must be in the prompt": ["wide.png", "two dogs", "--pair", "two,cats"],
     "prompt must be text with a word": ["wide.png", "…"],
     "--masks must be a whole number": ["wide.png", "two dogs", "--masks", 0],
+    "--masks must be a whole number from 1 to 4096": ["wide.png", "two dogs", "--masks", 10**15],
     "-o must name a .png file": ["wide.png", "two dogs", "-o", "b.jpg"],
 }
 

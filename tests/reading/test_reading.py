@@ -230,7 +230,7 @@ BAD_LINES = {
     "--labels must differ, but 'a' and 'A' are the same": ["classify", "a.png", "--labels", "a,b,A"],
     "--labels must be texts that are not blank": ["classify", "a.png", "--labels", "a,,b"],
     "--template must hold {} once": ["classify", "a.png", "--labels", "a,b", "--template", "c"],
-    "--masks must be a whole number of at least 1": ["classify", "a.png", "--labels", "a,b", "--masks", 0],
+    "--masks must be a whole number from 1 to 4096": ["classify", "a.png", "--labels", "a,b", "--masks", 0],
     "--temperature must be a finite number above 0": [
         "classify",
         "a.png",
