@@ -23,6 +23,8 @@ from smalti.vq.tokenizer import ImageTokenizer
 MASKED_SHARES = (0.0, 0.5, 0.9)
 """Fractions of masked tokens at which the accuracy on held-out images is measured."""
 
+_LARGEST_RATE = 1000
+
 Report = Callable[[int, int], None]
 
 
@@ -140,7 +142,7 @@ def train_classifier(
     """
     check_whole("steps", steps)
     check_whole("batch_size", batch_size)
-    check_real("learning_rate", learning_rate, above=True)
+    check_real("learning_rate", learning_rate, 0, _LARGEST_RATE, above=True)
     check_real("held_out", held_out, 0, 0.9)
     shuffled = torch.randperm(len(tokens), generator=stream(seed, "classifier split"))
     measured = shuffled[: max(1, round(held_out * len(tokens)))]

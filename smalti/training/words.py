@@ -27,6 +27,8 @@ from smalti.ops.gce import grouped_cross_entropy
 RATIOS = (0.75, 0.95)
 """Smallest and largest mask ratio of a step. Above, the place of the thing is unknown, which no word can tell."""
 
+_LARGEST_RATE = 1000
+
 Report = Callable[[int, float], None]
 """A function that is called with the steps that are done and the mean loss of the last one, in nats a token."""
 
@@ -38,7 +40,7 @@ class WordTraining:
     Attributes:
         steps: number of steps.
         batch_size: masked images a step; images take turns.
-        learning_rate: step size of Adam as a part of the start's root mean square. It falls to 0 by a cosine.
+        learning_rate: step size of Adam as a part of the start's root mean square, at most 1000. It falls to 0 by a cosine.
         vectors: number of vectors, which take the places of so many text ids.
         initial: text whose ids' mean every vector starts from; None takes the known word that fits the images best.
         seed: seed of the masks.
@@ -57,7 +59,7 @@ class WordTraining:
     def __post_init__(self) -> None:
         check_whole("steps", self.steps)
         check_whole("batch_size", self.batch_size)
-        check_real("learning_rate", self.learning_rate, above=True)
+        check_real("learning_rate", self.learning_rate, 0, _LARGEST_RATE, above=True)
         check_whole("vectors", self.vectors, 1, MOST_VECTORS)
         check_seed(self.seed)
         if self.initial is not None and not (isinstance(self.initial, str) and self.initial.strip()):
@@ -115,16 +117,20 @@ def train_word(
                 group["lr"] = training.learning_rate * unit * (1 + math.cos(math.pi * part)) / 2
             optimizer.zero_grad(set_to_none=True)
             loss = _loss(parts, prompts, tokens, training, step)
-            if not bool(loss.isfinite()):
-                raise SmaltiError(
-                    "the loss is not finite: learning_rate is too large, or the weights are unfit"
-                )
+            _check_finite(loss)
             loss.backward()
             optimizer.step()
             if report is not None:
                 report(step + 1, float(loss.detach()))
         learned = rows.detach()[-training.vectors :].float().cpu().clone()
+        _check_finite(learned)
     return LearnedWord(name, learned)
+
+
+def _check_finite(values: torch.Tensor) -> None:
+    """Raise SmaltiError unless a loss or a word's vectors are finite."""
+    if not bool(values.isfinite().all()):
+        raise SmaltiError("the loss is not finite: learning_rate is too large, or the weights are unfit")
 
 
 def check_captions(captions: Any, name: str) -> None:

@@ -133,6 +133,11 @@ def test_wrong_arguments():
         WordTraining(vectors=17)
     with pytest.raises(SmaltiError, match="initial must be text"):
         WordTraining(initial=" ")
+    for rate in (0, 1e300, float("nan")):
+        with pytest.raises(
+            SmaltiError, match="learning_rate must be a finite number above 0 and at most 1000"
+        ):
+            WordTraining(learning_rate=rate)
 
 
 def test_the_commands_learn_and_use_a_word(folder, tmp_path, monkeypatch, capfd):
@@ -155,6 +160,7 @@ def test_the_commands_learn_and_use_a_word(folder, tmp_path, monkeypatch, capfd)
         ),
         (["--name", "star"], "--name must be of letters"),
         (["--steps", "0"], "--steps must be a whole number"),
+        (["-o", str(folder / "model.safetensors")], "-o must not replace"),
     ):
         assert main([*line, *bad]) == 2
         err = capfd.readouterr().err
