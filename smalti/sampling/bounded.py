@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 
-from smalti.common.checks import check_real
+from smalti.common.checks import check_flag, check_real
 from smalti.sampling.curves import check_shift, shifted, step_counts
 from smalti.sampling.kinds import Budget
 from smalti.sampling.ranking import first_among, places
@@ -39,6 +39,7 @@ class EntropyBudget(Budget):
     planned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_flag("lead", self.lead)
         check_real("gamma", self.gamma, 0)
         check_shift(self.shift)
 

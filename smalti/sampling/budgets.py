@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from smalti.common.checks import check_real
+from smalti.common.checks import check_flag, check_real
 from smalti.sampling.bounded import EntropyBudget
 from smalti.sampling.coherence import CoherentBudget
 from smalti.sampling.curves import check_shift, shifted, step_counts
@@ -115,6 +115,7 @@ class VerifiedBudget(Budget):
     verifies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_flag("prefix", self.prefix)
         check_real("agreement", self.agreement, 0, 1)
         check_real("floor", self.floor, 0, 1)
         check_real("ceiling", self.ceiling, self.floor, 1)

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import torch
 
-from smalti.common.checks import check_real, check_whole
+from smalti.common.checks import check_flag, check_real, check_whole
 from smalti.common.low_discrepancy import halton_order
 from smalti.sampling.curves import check_shift, shifted, step_counts
 from smalti.sampling.kinds import Budget, Order, paced
@@ -43,6 +43,7 @@ class CoherentOrder(Order):
     spread: bool = False
 
     def __post_init__(self) -> None:
+        check_flag("spread", self.spread)
         check_whole("window", self.window)
         check_real("reject", self.reject, 0, 1)
 
@@ -89,6 +90,7 @@ class CoherentBudget(Budget):
     planned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_flag("lead", self.lead)
         check_whole("window", self.window)
         check_real("share", self.share, 0, 1)
         check_real("floor", self.floor, 0, 1)

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 
-from smalti.common.checks import check_real
+from smalti.common.checks import check_flag, check_real
 from smalti.common.low_discrepancy import halton_order
 from smalti.sampling.curves import check_shift, shifted, step_counts
 from smalti.sampling.kinds import Budget, Order, paced
@@ -35,6 +35,7 @@ class StableOrder(Order):
     spread: bool = False
 
     def __post_init__(self) -> None:
+        check_flag("spread", self.spread)
         check_real("pool", self.pool, 1)
 
     @property
@@ -75,6 +76,7 @@ class StableBudget(Budget):
     planned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_flag("lead", self.lead)
         check_real("probable", self.probable, 0, 1)
         check_real("stable", self.stable, 0, 1)
         check_real("floor", self.floor, 0, 1)

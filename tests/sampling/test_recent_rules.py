@@ -216,3 +216,12 @@ def test_wrong_orders(text):
 def test_wrong_budgets(text):
     with pytest.raises(SmaltiError, match="budget"):
         parse_rule("budget", text, BUDGETS)
+
+
+def test_flags_are_true_or_false():
+    flags = [(StableOrder, "spread"), (CoherentOrder, "spread"), (BUDGETS["verified"], "prefix")]
+    flags += [(rule, "lead") for rule in (StableBudget, CoherentBudget, EntropyBudget)]
+    for rule, name in flags:
+        for value in ("no", None, 2):
+            with pytest.raises(SmaltiError, match=f"{name} must be True or False"):
+                rule(**{name: value})
