@@ -33,7 +33,7 @@ class LearnedWord:
         vectors: (n, D) float32, which take the places of n text ids.
 
     Raises:
-        SmaltiError: the name or the vectors' shape is of another kind.
+        SmaltiError: the name or the vectors are of another kind, or a number is not finite.
     """
 
     name: str
@@ -41,9 +41,17 @@ class LearnedWord:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        shape = tuple(self.vectors.shape)
+        vectors = self.vectors
+        if not isinstance(vectors, torch.Tensor) or not vectors.is_floating_point():
+            kind = vectors.dtype if isinstance(vectors, torch.Tensor) else quoted(vectors)
+            raise SmaltiError(f"vectors must be a tensor of floats, not {kind}", argument="vectors")
+        shape = tuple(vectors.shape)
         if len(shape) != 2 or not 1 <= shape[0] <= MOST_VECTORS:
-            raise SmaltiError(f"vectors must be (n, D) with n from 1 to {MOST_VECTORS}, not {shape}")
+            raise SmaltiError(
+                f"vectors must be (n, D) with n from 1 to {MOST_VECTORS}, not {shape}", argument="vectors"
+            )
+        if not bool(vectors.isfinite().all()):
+            raise SmaltiError("vectors must be finite, not nan or inf", argument="vectors")
 
 
 def check_name(name: Any) -> str:

@@ -40,7 +40,8 @@ class WordTraining:
     Attributes:
         steps: number of steps.
         batch_size: masked images a step; images take turns.
-        learning_rate: step size of Adam as a part of the start's root mean square, at most 1000. It falls to 0 by a cosine.
+        learning_rate: step size of Adam as a part of the start's root mean square, at most 1000. It falls to 0 by a
+            cosine.
         vectors: number of vectors, which take the places of so many text ids.
         initial: text whose ids' mean every vector starts from; None takes the known word that fits the images best.
         seed: seed of the masks.

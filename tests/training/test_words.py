@@ -127,6 +127,9 @@ def test_wrong_arguments():
     for name in ("thing", "<a b>", "<|im_end|>", "<>", 3):
         with pytest.raises(SmaltiError, match="name must be of letters"):
             LearnedWord(name, torch.zeros(1, 8))
+    for vectors in (None, [1.0], torch.zeros(1, 8).long(), torch.zeros(8), torch.full((1, 8), torch.nan)):
+        with pytest.raises(SmaltiError, match="vectors must be"):
+            LearnedWord(NAME, vectors)
     with pytest.raises(SmaltiError, match="captions must hold <thing>, not 'a star'"):
         check_captions(["a star"], NAME)
     with pytest.raises(SmaltiError, match="vectors must be"):
