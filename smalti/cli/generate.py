@@ -14,7 +14,7 @@ import typer
 from smalti.cli import options, output
 from smalti.cli.output import to_path
 from smalti.common.checks import check_choice, check_seed, check_whole
-from smalti.errors import SmaltiError
+from smalti.errors import SmaltiError, renamed
 from smalti.generation.settings import MOST_IMAGES
 
 if TYPE_CHECKING:
@@ -191,7 +191,9 @@ def _seeds(seed: int | None, prompts: int, images_per_prompt: int) -> list[int]:
 def _scaffold(pipe: Pipeline, settings: GenerationSettings, image: Path, mask: Path | None) -> Scaffold:
     from smalti.editing.scaffold import read_scaffold
 
-    return read_scaffold(pipe.components, image, mask, settings.size)
+    pipe.components.grid(*settings.size)
+    with renamed(image="--scaffold", mask="--scaffold-mask"):
+        return read_scaffold(pipe.components, image, mask, settings.size)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from smalti.common.checks import check_choice
+from smalti.common.checks import check_choice, quoted
 from smalti.components import Components
 from smalti.editing.edit import start_edit
 from smalti.editing.result import EditResult
@@ -166,6 +166,10 @@ class Pipeline:
             >>> sum(revealed), generation.output().images[0].size
             (256, (256, 256))
         """
+        if scaffold is not None and not isinstance(scaffold, Scaffold):
+            raise SmaltiError(
+                f"scaffold must be what read_scaffold returns, not {quoted(scaffold)}", argument="scaffold"
+            )
         return start(
             self.components,
             prompt,
@@ -174,8 +178,8 @@ class Pipeline:
             num_images_per_prompt=num_images_per_prompt,
             generator=generator,
             seed=seed,
-            tokens=scaffold.tokens if scaffold else None,
-            editable=scaffold.editable if scaffold else None,
+            tokens=scaffold.tokens if scaffold is not None else None,
+            editable=scaffold.editable if scaffold is not None else None,
             preview=preview,
         )
 

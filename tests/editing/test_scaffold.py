@@ -51,6 +51,8 @@ def test_all_images_keep_the_template_and_fill_the_rest(folder, template, mask):
 def test_a_scaffold_of_another_size_is_refused(folder, template, mask):
     pipe = smalti.load(folder)
     scaffold = read_scaffold(pipe.components, template, mask, (64, 64))
+    with pytest.raises(SmaltiError, match="scaffold must be"):
+        pipe("two dogs", scaffold=42)
     with pytest.raises(SmaltiError, match="tokens must be"):
         pipe("two dogs", settings=pipe.settings.replaced(height=128, width=64), scaffold=scaffold)
 
@@ -68,6 +70,15 @@ def test_the_command(folder, template, mask, tmp_path, capfd):
         assert main(own) == 2
         assert f"-o must name another file than {option}," in capfd.readouterr().err
         assert (tmp_path / out).read_bytes() == before
+    Image.new("L", (64, 64)).save(tmp_path / "dark.png")
+    for name, more, message in (
+        ("dark.png", [], "--scaffold-mask must not be empty"),
+        ("none.png", [], "--scaffold-mask: "),
+        ("mask.png", ["--scaffold", str(tmp_path / "none.png")], "--scaffold: "),
+        ("mask.png", ["--height", "63"], "--height must be a multiple of"),
+    ):
+        assert main([*line, "--scaffold-mask", str(tmp_path / name), *more]) == 2
+        assert message in capfd.readouterr().err
     tokens = tmp_path / "x.npy"
     assert main([*line, "--scaffold-mask", str(tmp_path / "mask.png"), "--save-tokens", str(tokens)]) == 0
     components = smalti.load(folder).components
