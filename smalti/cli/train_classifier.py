@@ -9,6 +9,7 @@ import typer
 
 from smalti.cli import options, output
 from smalti.cli.output import to_path
+from smalti.errors import SmaltiError, renamed
 
 
 def train_classifier(
@@ -44,8 +45,6 @@ def train_classifier(
     Example: smalti train-classifier backgrounds -o backgrounds.safetensors
     """
     from smalti.common.checks import check_seed, check_whole
-    from smalti.data.fitting import LARGEST_SIDE
-    from smalti.errors import SmaltiError, renamed
     from smalti.storage.classifiers import LABELS, write_classifier
     from smalti.storage.folder import load_config, load_image_tokenizer
     from smalti.storage.loading import find_model
@@ -62,13 +61,7 @@ def train_classifier(
     place = find_model(model)
     tokenizer, side = load_image_tokenizer(place), load_config(place).image_size
     size = (side if height is None else height, side if width is None else width)
-    for name, pixels in zip(("--height", "--width"), size, strict=True):
-        unit = tokenizer.config.downscale
-        if pixels % unit or not unit <= pixels <= LARGEST_SIDE:
-            raise SmaltiError(
-                f"{name} must be a multiple of {unit} pixels and at most {LARGEST_SIDE}, not {pixels}",
-                argument=name,
-            )
+    _check_size(size, tokenizer.config.downscale)
     show = output.shows_progress(as_json)
     with output.counted("encoding", show=show) as report:
         tokens, numbers = encode_labelled(tokenizer, found, size, report)
@@ -96,3 +89,15 @@ def train_classifier(
     print(f"{out}: {len(trained.labels)} labels, {sum(trained.images)} images")
     for share, value in trained.accuracy.items():
         print(f"{100 * value:5.1f} % of the held-out images are named correctly with {share:.0%} masked")
+
+
+def _check_size(size: tuple[int, int], unit: int) -> None:
+    """Raise SmaltiError unless height and width in pixels are multiples of a token's side."""
+    from smalti.data.fitting import LARGEST_SIDE
+
+    for name, pixels in zip(("--height", "--width"), size, strict=True):
+        if pixels % unit or not unit <= pixels <= LARGEST_SIDE:
+            raise SmaltiError(
+                f"{name} must be a multiple of {unit} pixels and at most {LARGEST_SIDE}, not {pixels}",
+                argument=name,
+            )
