@@ -81,6 +81,5 @@ def train_classifier(
         return
     print(f"{out}: {len(trained.labels)} labels, {sum(trained.images)} images")
     for share, value in trained.accuracy.items():
-        print(
-            f"{100 * value:5.1f} % of the held-out images are named correctly with {100 * share:.0f} % of the tokens masked"
-        )
+        masked = f"{100 * share:.0f} % of the tokens masked"
+        print(f"{100 * value:5.1f} % of the held-out images are named correctly with {masked}")

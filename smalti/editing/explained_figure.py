@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    from smalti.editing.explained import ExplainedPair, ExplainedWord
+from smalti.editing.explained_parts import ExplainedPair, ExplainedWord
 
 _MORE, _LESS = (230, 0, 150), (0, 120, 230)
 _TEXT, _QUIET, _TRACK = (30, 30, 40), (115, 115, 125), (232, 232, 236)
