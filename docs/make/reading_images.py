@@ -50,7 +50,7 @@ def main() -> None:
         ]
     save(sheet(columns), options.out / "reading-ground.png")
     words = pipe.explain(scene, words=WORDS, pairs=[("red", "circle"), ("circle", "star")])
-    save(words.figure(), options.out / "reading-explain.png")
+    words.figure().save(options.out / "reading-explain.png", optimize=True)  # pale tints need all colours
 
 
 def bars(image: Image.Image, ranked: list[tuple[str, float]]) -> Image.Image:

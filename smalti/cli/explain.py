@@ -27,7 +27,7 @@ Pairs = Annotated[
     typer.Option(
         "--pair",
         metavar="A,B",
-        help="Two words whose information is taken apart: redundant, unique, synergistic. Give it again for more.",
+        help="Two words whose information is split: redundant, unique to each, synergistic. Give it again for more.",
         show_default=False,
     ),
 ]
@@ -37,7 +37,7 @@ Out = Annotated[
         "-o",
         "--output",
         metavar="OUT.png",
-        help="A figure: the image tinted where each word says most.",
+        help="Figure: the prompt with its words marked, and the image tinted where each word says most.",
         show_default=False,
         parser=to_path,
     ),
@@ -64,13 +64,13 @@ def explain(
     words: Words = None,
     pair: Pairs = None,
     out: Out = None,
-    masks: Annotated[int, typer.Option(metavar="N", help="Masks a text. More take longer.")] = 8,
+    masks: Annotated[int, typer.Option(metavar="N", help="Masks for each text. More take longer.")] = 8,
     seed: Annotated[int, typer.Option(metavar="SEED", help="Seed of the masks.")] = 0,
     as_json: options.Json = False,
 ) -> None:
     """Tell what each word of a prompt says about an image, in nats, and where.
 
-    The likelihood of the image's tokens falls when a word is left out of the prompt. It needs no training.
+    A word says as much as the log-likelihood of the image's tokens falls without it. No training is needed.
 
     Example: smalti explain scene.png "a red circle left of a blue square" --pair red,circle -o words.png
     """
@@ -117,9 +117,10 @@ def explain(
         )
         return
     for one in found.words:
-        print(f"{one.nats:8.1f} nats  {one.word}, most at {one.peak[0]},{one.peak[1]}")
+        print(f"{one.nats:8.1f} nats  {one.word}, most at x {one.peak[0]}, y {one.peak[1]}")
     for both in found.pairs:
-        parts = ", ".join(f"{name} {nats:.1f}" for name, nats in both.nats.items())
+        names = {"unique first": f"unique to {both.words[0]}", "unique second": f"unique to {both.words[1]}"}
+        parts = ", ".join(f"{names.get(name, name)} {nats:.1f}" for name, nats in both.nats.items())
         print(f"{both.words[0]} and {both.words[1]}: {parts} nats")
     if show:
         print(f"{seconds:.1f} s", file=sys.stderr)

@@ -71,7 +71,7 @@ ScaffoldImage = Annotated[
     Path | None,
     typer.Option(
         "--scaffold",
-        metavar="PICTURE",
+        metavar="IMAGE",
         help="Template that every image keeps in part: a frame, a horizon, boxes. It needs --scaffold-mask.",
         show_default=False,
         parser=to_path,

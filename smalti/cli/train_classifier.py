@@ -25,7 +25,7 @@ def train_classifier(
             "-o",
             "--output",
             metavar="FILE",
-            help="The .safetensors file.",
+            help="File of the classifier, for --classifier; it ends in .safetensors.",
             show_default=False,
             parser=to_path,
         ),
@@ -34,13 +34,14 @@ def train_classifier(
     height: Annotated[int | None, typer.Option(metavar="PIXELS", help="By default the model's own.")] = None,
     width: Annotated[int | None, typer.Option(metavar="PIXELS", help="By default the model's own.")] = None,
     steps: Annotated[int, typer.Option(metavar="N", help="Number of steps.")] = 400,
-    batch_size: Annotated[int, typer.Option(metavar="N", help="Images of a step.")] = 32,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images in a step.")] = 32,
     seed: Annotated[int, typer.Option(metavar="SEED", help="Seed of weights, batches and masks.")] = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Train a classifier over tokens, which --steer asks, from a folder with a subfolder of images for each label.
+    """Train a classifier over tokens for --steer, from a folder with a subfolder of images for each label.
 
-    It learns from masked grids, so that it can judge an image that is being drawn. A tenth of the images measure it.
+    It learns from masked grids, so it can judge an image that is being drawn. A tenth of the images is held out and
+    measures it. Every alternative needs a label: the classifier knows only those of the folder.
 
     Example: smalti train-classifier backgrounds -o backgrounds.safetensors
     """
@@ -88,7 +89,8 @@ def train_classifier(
         return
     print(f"{out}: {len(trained.labels)} labels, {sum(trained.images)} images")
     for share, value in trained.accuracy.items():
-        print(f"{100 * value:5.1f} % of the held-out images are named correctly with {share:.0%} masked")
+        masked = f"{100 * share:.0f} % of the tokens masked"
+        print(f"{100 * value:5.1f} % of the held-out images are named correctly with {masked}")
 
 
 def _check_size(size: tuple[int, int], unit: int) -> None:

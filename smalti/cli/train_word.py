@@ -40,14 +40,14 @@ Out = Annotated[
 ]
 Steps = Annotated[int, typer.Option(metavar="N", help="Number of steps.", rich_help_panel=_TRAINING)]
 Batch = Annotated[
-    int, typer.Option("--batch-size", metavar="N", help="Masked images a step.", rich_help_panel=_TRAINING)
+    int, typer.Option("--batch-size", metavar="N", help="Masked images in a step.", rich_help_panel=_TRAINING)
 ]
 Rate = Annotated[
     float,
     typer.Option(
         "--learning-rate",
         metavar="R",
-        help="Step size, as a part of the size of the start's numbers.",
+        help="Learning rate, as a fraction of the root mean square of the first vector.",
         rich_help_panel=_TRAINING,
     ),
 ]
@@ -59,7 +59,7 @@ Initial = Annotated[
     str | None,
     typer.Option(
         metavar="TEXT",
-        help="Known text to start from. The default is the known word that fits the images best.",
+        help="Known text to start from. The default is the known word under which the images are likeliest.",
         show_default=False,
         rich_help_panel=_TRAINING,
     ),
@@ -93,7 +93,7 @@ def train_word(
 
     The word is a small file, which --word gives to smalti generate and other commands.
 
-    Example: smalti train-word 1.png 2.png 3.png --name "<cup>" --caption "a red {}" -o cup.safetensors
+    Example: smalti train-word 1.png 2.png 3.png --caption "a red {}" -o thing.safetensors
     """
     from smalti.editing.picture import open_picture
     from smalti.model.learned import check_name
@@ -137,7 +137,7 @@ def train_word(
             }
         )
         return
-    print(f"{out}: {name}, for prompts of --word {out}")
+    print(f"{out}: {name}, which prompts may hold beside --word {out}")
     if show:
         print(f"{seconds:.1f} s", file=sys.stderr)
 

@@ -131,7 +131,7 @@ class GenerationSettings:
         "none",
         Rule("smalti.sampling.steering:STEERINGS"),
         option="--steer",
-        help="What tilts the model's choice towards something that the prompt leaves open, such as classifier:LABEL.",
+        help="What is made likelier where the prompt leaves it open, such as classifier:LABEL.",
     )
     height: int | None = setting(
         None, Whole(1, optional=True), metavar="PIXELS", help="Height in pixels. By default the model's own."

@@ -136,7 +136,7 @@ def explain(
         >>> pipe = smalti.load("scenes")
         >>> found = pipe.explain(pipe("a red circle", seed=0), words=["red"], pairs=[("red", "circle")])
         >>> found.words[0].nats > 0, found.figure().size
-        (True, (920, 488))
+        (True, (1144, 608))
     """
     return explain_image(
         pipe.components,

@@ -130,7 +130,7 @@ def explain(
         >>> import smalti
         >>> pipe = smalti.load("scenes")
         >>> tokens = pipe("a red circle", seed=0).tokens[0]
-        >>> found = explain(pipe.components, tokens, "a red circle", words=["red", "a"])
+        >>> found = explain(pipe.components, tokens, "a red circle", words=["circle", "a"])
         >>> found.words[0].total > found.words[1].total
         True
     """

@@ -2,8 +2,8 @@
 
 Tokens of one step are drawn independently. The error of a group U is at most its mutual information, which is at most
 Σ_U H − max_U H. The paper reveals the longest group, surest positions first, whose bound is below γ. For text γ is a
-number of nats. Entropies of image codes are of another size, so here γ is in units of the grid: that, and the plan that
-makes the last step finish, are Smalti extensions.
+number of nats. Entropies of image codes differ in size, so here γ is in units of the grid. These units are a Smalti
+extension, and so is the plan that makes the last step finish.
 """
 
 from __future__ import annotations

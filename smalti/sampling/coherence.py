@@ -1,6 +1,6 @@
 """Rules by coherence: what the predictions of the last passes agree on (CCD, arXiv 2512.02044).
 
-A prediction in one context is over-trusted. The mean prediction p̄ of the last passes has the entropy
+A prediction in one context is overconfident. The mean prediction p̄ of the last passes has the entropy
 
     H(p̄) = mean of the passes' entropies + I
 

@@ -40,7 +40,7 @@ class RisingGuidance(GuidanceSchedule):
     """Raise the guidance scale from step to step, up to its full value at the last.
 
     While most positions are masked, a high scale narrows what an image can become; late it sharpens what is there
-    (arXiv 2507.08965 compares weights that rise and fall). The line is ours.
+    (arXiv 2507.08965 compares weights that rise and fall). The line is a Smalti extension.
 
     Attributes:
         start: factor before the first step, from 0 to 1; 1 is constant.

@@ -2,7 +2,7 @@
 
 KLASS reveals what is both probable and stable. For text its thresholds are p(x₀) > 0.9 and KL < 0.01 over two steps.
 Predictions of image codes are flatter, and few steps leave no time for a streak. So here ranks within the grid take the
-thresholds' place, over one pair of passes; that is a Smalti extension. The first pass has nothing to compare.
+thresholds' place, over one pair of passes. That is a Smalti extension. The first pass has nothing to compare.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class StableOrder(Order):
         return 2
 
     def priority(self, view: StepView) -> torch.Tensor:
-        """Return minus the place: the pool by KL(p ‖ p before), then the others as the pool was chosen, (B, n)."""
+        """Return minus each position's place, (B, n): first the pool by rising KL(p ‖ p before), then the others."""
         base = ranks(halton_order(*view.grid), view.masked) if self.spread else view.probability
         moved = torch.zeros_like(base) if view.recent is None else view.recent.divergence
         wanted = (self.pool * (view.masked.sum(dim=1) - view.remaining)).ceil()

@@ -51,9 +51,9 @@ class ClassifierSteering(Steering):
     present token. The slope of log p(label | grid) by the vector of position j is g. This is the first-order form of
     p(v) · p(label | grid with v)^scale. One backward pass a step serves every position and code.
 
-    The target distribution is that of CtrlDiff (arXiv 2505.14455), whose own approximation is not known to us. The
-    first order is that of discrete guidance (arXiv 2406.01572). The vectors in place of one-hot codes and the choice of
-    candidates are Smalti's: far from the present grid the first order is wrong, and improbable codes would win.
+    The target distribution is that of CtrlDiff (arXiv 2505.14455); its approximation is unknown here. The first order
+    is that of discrete guidance (arXiv 2406.01572). Vectors in place of one-hot codes and the choice of candidates are
+    Smalti extensions. Far from the present grid the first order is wrong, and improbable codes would win.
 
     Attributes:
         label: label of the classifier; "first" also means its first one.

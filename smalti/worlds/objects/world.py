@@ -42,8 +42,8 @@ class Objects:
         lattice_share: probability that a scene is on the lattice.
         styles: weight of each style of sprites; None weighs styles by their numbers of sprites.
         grounds: weight of each kind of ground; None means `GROUNDS`.
-        compact: whether scenes show one sprite of each scored noun and colour alone, of the style with the most
-            weight. A small model learns them sooner.
+        compact: whether scenes show only one sprite of each scored noun and of each of its colours, from the style
+            with the most weight. A small model learns them sooner.
 
     Attributes:
         length: None, because the scenes never end.
