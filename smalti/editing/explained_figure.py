@@ -113,7 +113,7 @@ def _tinted(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     grey = picture.astype(np.float32).mean(axis=2, keepdims=True).repeat(3, axis=2)
     pixels = 0.45 * grey + 0.55 * 255
     share = 0.85 * np.abs(heat)[..., None]
-    color = np.where(heat[..., None] >= 0, np.float32(_MORE), np.float32(_LESS))
+    color = np.where(heat[..., None] >= 0, np.array(_MORE, np.float32), np.array(_LESS, np.float32))
     return (pixels + share * (color - pixels)).round().clip(0, 255).astype(np.uint8)
 
 
