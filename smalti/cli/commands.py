@@ -64,7 +64,7 @@ COMMANDS = {
     "train-classifier": Listed(
         "train_classifier",
         "train_classifier",
-        "Train a classifier over tokens, which --steer asks, from a folder with a subfolder of images for each label.",
+        "Train a classifier over tokens for --steer, from a folder with a subfolder of images for each label.",
     ),
     "train-word": Listed(
         "train_word",

@@ -386,6 +386,8 @@ def test_an_edit_survives_a_reload_and_can_be_cancelled(make_studio, pipe):
     gate.reached.clear()
     page.press("#prompt", "Control+Enter")
     wait(page, gate.reached.is_set)
+    # The worker may be faster than the answer that tells the page its job.
+    page.wait_for_selector("#stage-edit .status button:visible")
     page.reload()
     page.wait_for_selector("#stage-edit .status button:visible")
     assert page.locator(".source-name").is_visible()
