@@ -47,12 +47,7 @@ Out = Annotated[
 @options.with_loading_options
 def explain(
     context: typer.Context,
-    image: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IMAGE", help="The image: any size, any format.", show_default=False, parser=to_path
-        ),
-    ],
+    image: options.ImageFile,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -119,8 +114,7 @@ def explain(
     for one in found.words:
         print(f"{one.nats:8.1f} nats  {one.word}, most at x {one.peak[0]}, y {one.peak[1]}")
     for both in found.pairs:
-        titles = {"unique first": f"unique to {both.words[0]}", "unique second": f"unique to {both.words[1]}"}
-        parts = ", ".join(f"{titles.get(name, name)} {nats:.1f}" for name, nats in both.nats.items())
+        parts = ", ".join(f"{both.titles[name]} {nats:.1f}" for name, nats in both.nats.items())
         print(f"{both.words[0]} and {both.words[1]}: {parts} nats")
     if show:
         print(f"{seconds:.1f} s", file=sys.stderr)

@@ -41,12 +41,7 @@ Out = Annotated[
 @options.with_loading_options
 def ground(
     context: typer.Context,
-    image: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IMAGE", help="The image: any size, any format.", show_default=False, parser=to_path
-        ),
-    ],
+    image: options.ImageFile,
     phrases: Annotated[
         list[str],
         typer.Argument(

@@ -6,11 +6,12 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smalti.cli.output import note
+from smalti.cli.output import note, to_path
 from smalti.cli.setting_options import SAMPLING, setting_option
 from smalti.common.checks import check_choice
 from smalti.generation.declaration import declaration
@@ -124,6 +125,12 @@ Word = Annotated[
     list[str] | None,
     _model_option(
         "--word", "Word that smalti train-word learned, for prompts. Give it again for more.", "FILE"
+    ),
+]
+ImageFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="IMAGE", help="The image: any size, any format.", show_default=False, parser=to_path
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]

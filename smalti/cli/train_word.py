@@ -97,7 +97,6 @@ def train_word(
     """
     from smalti.editing.picture import open_picture
     from smalti.model.learned import check_name
-    from smalti.storage.loading import find_model
     from smalti.storage.small_files import check_replaceable
     from smalti.storage.words import WORD, save_word
     from smalti.training.words import WordTraining
@@ -109,7 +108,6 @@ def train_word(
     output.check_writable(out, (".safetensors",), "-o")
     output.check_apart([("-o", out)], [("IMAGE", image) for image in images])
     check_replaceable(out, WORD, "smalti train-word")
-    base = find_model(context.params["model"], revision=context.params["hub_revision"])
     pictures = [open_picture(image) for image in images]
     pipe = options.load_pipeline(context.params)
     output.warn_of_unknown_words(pipe.components, [text.replace(name, " ") for text in captions])
@@ -121,7 +119,7 @@ def train_word(
             report(step, steps)
 
         word = pipe.train_word(pictures, captions, name, training, report=after)
-    save_word(word, out, base=base)
+    save_word(word, out, base=pipe.components.folder)
     seconds = time.perf_counter() - started
     if as_json:
         output.print_json(

@@ -84,9 +84,8 @@ def _word_panels(words: Sequence[ExplainedWord]) -> Iterator[_Panel]:
 def _pair_panels(pair: ExplainedPair) -> Iterator[_Panel]:
     nats = pair.nats
     most = max(abs(value) for value in nats.values()) or 1.0
-    names = {"unique first": f"unique to {pair.words[0]}", "unique second": f"unique to {pair.words[1]}"}
     for name, value in nats.items():
-        yield _Panel(names.get(name, name), value, value / most, pair.maps[name])
+        yield _Panel(pair.titles[name], value, value / most, pair.maps[name])
 
 
 def _paste(

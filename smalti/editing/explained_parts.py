@@ -60,6 +60,12 @@ class ExplainedPair:
         """The parts of the information about the whole image."""
         return {name: float(part.sum()) for name, part in self.parts.items()}
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """The parts' names for readers, such as "unique to red"."""
+        unique = {"unique first": self.words[0], "unique second": self.words[1]}
+        return {name: f"unique to {unique[name]}" if name in unique else name for name in self.parts}
+
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: words, overlap, and nats and map of each part."""
         return {

@@ -198,8 +198,8 @@ def start(
         >>> import smalti
         >>> pipe = smalti.load("scenes")
         >>> generation = start(pipe.components, "a red circle", pipe.settings.replaced(num_inference_steps=4), seed=0)
-        >>> [step.index for step in generation]
-        [0, 1, 2, 3]
+        >>> [step.index for step in generation], generation.output().images[0].size
+        ([0, 1, 2, 3], (256, 256))
     """
     started = time.perf_counter()
     check_settings(settings)

@@ -210,6 +210,11 @@ class Pipeline:
     ) -> EditResult:
         """Edit an image to match the prompt, by filling some of its tokens again.
 
+            pipe.edit("scene.png", "a green circle and a blue square", source_prompt="a red circle and a blue square")
+            pipe.edit("scene.png", "a blue square", mask="mask.png")         # inpainting, removal
+            pipe.edit("scene.png", "a red circle", grow=(64, 0, 64, 0))      # outpainting
+            pipe.edit("scene.png", "a red circle", strength=0.3)             # a variation
+
         Without mask, grow and strength Smalti selects the tokens that are less likely under the prompt than under the
         source prompt. The other tokens stay as they are, bit for bit.
 

@@ -9,19 +9,17 @@ extension, and so is the plan that makes the last step finish.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
-from smalti.common.checks import check_flag, check_real
-from smalti.sampling.curves import check_shift, shifted, step_counts
-from smalti.sampling.kinds import Budget
+from smalti.common.checks import check_real
+from smalti.sampling.kinds import GroupBudget
 from smalti.sampling.ranking import first_among, places
 from smalti.sampling.view import StepView
 
 
 @dataclass(frozen=True)
-class EntropyBudget(Budget):
+class EntropyBudget(GroupBudget):
     """Reveal the surest positions as long as the sum of their entropies, without the largest, stays below a bound.
 
     The bound is gamma · (mean entropy of the masked positions) · (tokens of the grid / steps). At gamma 1 a step may
@@ -36,20 +34,10 @@ class EntropyBudget(Budget):
     gamma: float = 0.5
     shift: float = 5.0
     lead: bool = True
-    planned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_flag("lead", self.lead)
+        super().__post_init__()
         check_real("gamma", self.gamma, 0)
-        check_shift(self.shift)
-
-    def counts(self, tokens: int, steps: int) -> list[int]:
-        """Return the plan: `steps` numbers of at least 1 that sum to `tokens`."""
-        return step_counts(lambda t: shifted(t, self.shift), tokens, steps)
-
-    def first(self, view: StepView) -> torch.Tensor | None:
-        """Return the group if it leads, (B, n) bool, or None."""
-        return self.group(view) if self.lead else None
 
     def group(self, view: StepView) -> torch.Tensor:
         """Return the longest group of the surest masked positions within the bound, (B, n) bool."""
@@ -61,8 +49,3 @@ class EntropyBudget(Budget):
         # In rising order the largest is the last, so what counts is the sum of those before.
         inside = ordered.cumsum(dim=1) - ordered <= bound[:, None]
         return first_among(view.masked, inside.sum(dim=1), -entropy)
-
-    def remaining(self, view: StepView) -> torch.Tensor:
-        """Return what is masked less the group, at least one token, or the plan if less, (B,) int64."""
-        count = self.group(view).sum(dim=1).clamp_min(1)
-        return torch.minimum((view.masked.sum(dim=1) - count).clamp_min(0), view.remaining)

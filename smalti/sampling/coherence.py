@@ -14,14 +14,12 @@ grid instead of its threshold, the rejected share, the floor, the ceiling and th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
 from smalti.common.checks import check_flag, check_real, check_whole
 from smalti.common.low_discrepancy import halton_order
-from smalti.sampling.curves import check_shift, shifted, step_counts
-from smalti.sampling.kinds import Budget, Order, paced
+from smalti.sampling.kinds import GroupBudget, Order
 from smalti.sampling.ranking import first_among, places, ranks
 from smalti.sampling.view import StepView
 
@@ -66,7 +64,7 @@ class CoherentOrder(Order):
 
 
 @dataclass(frozen=True)
-class CoherentBudget(Budget):
+class CoherentBudget(GroupBudget):
     """Reveal all positions that every one of the last passes has among its surest, between a floor and a ceiling.
 
     How many there are follows how consistent the passes are. The plan is that of a shift budget: a step with too few
@@ -87,28 +85,16 @@ class CoherentBudget(Budget):
     ceiling: float = 0.25
     shift: float = 5.0
     lead: bool = True
-    planned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_flag("lead", self.lead)
+        super().__post_init__()
         check_whole("window", self.window)
         check_real("share", self.share, 0, 1)
-        check_real("floor", self.floor, 0, 1)
-        check_real("ceiling", self.ceiling, self.floor, 1)
-        check_shift(self.shift)
 
     @property
     def recent(self) -> int:
         """How many passes the rule compares."""
         return self.window
-
-    def counts(self, tokens: int, steps: int) -> list[int]:
-        """Return the plan: `steps` numbers of at least 1 that sum to `tokens`."""
-        return step_counts(lambda t: shifted(t, self.shift), tokens, steps)
-
-    def first(self, view: StepView) -> torch.Tensor | None:
-        """Return the group if it leads, (B, n) bool, or None."""
-        return self.group(view) if self.lead else None
 
     def group(self, view: StepView) -> torch.Tensor:
         """Return the masked positions that are in every pass's share, (B, n) bool; none before `window` passes."""
@@ -119,7 +105,3 @@ class CoherentBudget(Budget):
         for entropy in view.recent.entropies:
             kept = kept & first_among(view.masked, count, -entropy)
         return kept
-
-    def remaining(self, view: StepView) -> torch.Tensor:
-        """Return what is masked less these positions, between floor and ceiling, or the plan if less, (B,)."""
-        return paced(view, self.group(view), self.floor, self.ceiling)

@@ -6,6 +6,8 @@ from typing import ClassVar, Protocol
 
 import torch
 
+from smalti.common.checks import check_flag, check_real
+from smalti.sampling.curves import check_shift, shifted, step_counts
 from smalti.sampling.view import StepView
 
 
@@ -93,3 +95,45 @@ def paced(view: StepView, first: torch.Tensor, floor: float, ceiling: float) -> 
     least, most = (max(round(share * n), 1) for share in (floor, ceiling))
     count = first.sum(dim=1).clamp(least, most)
     return torch.minimum((view.masked.sum(dim=1) - count).clamp_min(0), view.remaining)
+
+
+class GroupBudget(Budget):
+    """Reveal a group of positions that is found after every pass, between a floor and a ceiling.
+
+    A class that inherits from it needs `group`, and the fields that it wants to set. The plan is that of a shift
+    budget: a step whose group is too small reveals what keeps up with it.
+
+    Attributes:
+        shift: strength of the plan's curve.
+        floor: least share of the grid that a step reveals; at least one token.
+        ceiling: largest share of the grid that a step reveals, unless the plan asks for more.
+        lead: whether the group comes before the order's choice; otherwise it only says how many.
+    """
+
+    planned: ClassVar[bool] = False
+    shift: float = 5.0
+    floor: float = 0.0
+    ceiling: float = 1.0
+    lead: bool = True
+
+    def __post_init__(self) -> None:
+        check_flag("lead", self.lead)
+        check_real("floor", self.floor, 0, 1)
+        check_real("ceiling", self.ceiling, self.floor, 1)
+        check_shift(self.shift)
+
+    def group(self, view: StepView) -> torch.Tensor:
+        """Return the masked positions that may be revealed together, (B, n) bool."""
+        raise NotImplementedError
+
+    def counts(self, tokens: int, steps: int) -> list[int]:
+        """Return the plan: `steps` numbers of at least 1 that sum to `tokens`."""
+        return step_counts(lambda t: shifted(t, self.shift), tokens, steps)
+
+    def first(self, view: StepView) -> torch.Tensor | None:
+        """Return the group if it leads, (B, n) bool, or None."""
+        return self.group(view) if self.lead else None
+
+    def remaining(self, view: StepView) -> torch.Tensor:
+        """Return what is masked less the group, between floor and ceiling, or the plan if less, (B,) int64."""
+        return paced(view, self.group(view), self.floor, self.ceiling)

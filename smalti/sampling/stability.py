@@ -8,14 +8,12 @@ thresholds' place, over one pair of passes. That is a Smalti extension. The firs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
 from smalti.common.checks import check_flag, check_real
 from smalti.common.low_discrepancy import halton_order
-from smalti.sampling.curves import check_shift, shifted, step_counts
-from smalti.sampling.kinds import Budget, Order, paced
+from smalti.sampling.kinds import GroupBudget, Order
 from smalti.sampling.ranking import first_among, places, ranks
 from smalti.sampling.view import StepView
 
@@ -53,7 +51,7 @@ class StableOrder(Order):
 
 
 @dataclass(frozen=True)
-class StableBudget(Budget):
+class StableBudget(GroupBudget):
     """Reveal all positions that are among the most probable and among the most stable, between a floor and a ceiling.
 
     The plan is that of a shift budget: a step with too few such positions reveals what keeps up with it.
@@ -73,28 +71,16 @@ class StableBudget(Budget):
     ceiling: float = 0.25
     shift: float = 5.0
     lead: bool = True
-    planned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_flag("lead", self.lead)
+        super().__post_init__()
         check_real("probable", self.probable, 0, 1)
         check_real("stable", self.stable, 0, 1)
-        check_real("floor", self.floor, 0, 1)
-        check_real("ceiling", self.ceiling, self.floor, 1)
-        check_shift(self.shift)
 
     @property
     def recent(self) -> int:
         """How many passes the rule compares."""
         return 2
-
-    def counts(self, tokens: int, steps: int) -> list[int]:
-        """Return the plan: `steps` numbers of at least 1 that sum to `tokens`."""
-        return step_counts(lambda t: shifted(t, self.shift), tokens, steps)
-
-    def first(self, view: StepView) -> torch.Tensor | None:
-        """Return the group if it leads, (B, n) bool, or None."""
-        return self.group(view) if self.lead else None
 
     def group(self, view: StepView) -> torch.Tensor:
         """Return the masked positions that are both probable and stable, (B, n) bool; none at the first pass."""
@@ -103,7 +89,3 @@ class StableBudget(Budget):
         masks = view.masked.sum(dim=1)
         probable = first_among(view.masked, (self.probable * masks).ceil(), view.probability)
         return probable & first_among(view.masked, (self.stable * masks).ceil(), -view.recent.divergence)
-
-    def remaining(self, view: StepView) -> torch.Tensor:
-        """Return what is masked less these positions, between floor and ceiling, or the plan if less, (B,)."""
-        return paced(view, self.group(view), self.floor, self.ceiling)

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from folders import write_tiny_model
 from tiny import tiny_denoiser
 
-import smalti
 from smalti.errors import SmaltiError
 from smalti.model.spans import find_words
 from smalti.reading.features import check_layers, features
 
 PROMPT = "a blue square left of a yellow star"
-
-
-@pytest.fixture(scope="module")
-def pipe(tmp_path_factory):
-    return smalti.load(write_tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def tokens():
-    return torch.randint(0, 64, (8, 8), generator=torch.Generator().manual_seed(3))
 
 
 def test_features_are_those_of_one_visible_pass(pipe, tokens):

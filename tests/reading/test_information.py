@@ -8,10 +8,8 @@ from inspect import signature
 import numpy as np
 import pytest
 import torch
-from folders import write_tiny_model
 from PIL import Image
 
-import smalti
 from smalti.cli.explain import explain as explain_command
 from smalti.cli.main import main
 from smalti.errors import SmaltiError
@@ -19,21 +17,6 @@ from smalti.reading.grounding import PASSES, ground
 from smalti.reading.information import check_pairs, explain, without_places
 
 PROMPT = "a blue square left of a yellow star"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def pipe(folder):
-    return smalti.load(folder)
-
-
-@pytest.fixture(scope="module")
-def tokens():
-    return torch.randint(0, 64, (8, 8), generator=torch.Generator().manual_seed(3))
 
 
 def test_information_is_the_drop_without_the_word(pipe, tokens):

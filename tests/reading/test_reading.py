@@ -8,11 +8,9 @@ from inspect import signature
 import numpy as np
 import pytest
 import torch
-from folders import write_tiny_model
 from PIL import Image
 from tiny import golden_tokenizer
 
-import smalti
 from smalti.cli.classify import classify as label_command
 from smalti.cli.ground import ground as ground_command
 from smalti.cli.main import main
@@ -30,21 +28,6 @@ from smalti.reading.ranking import best_of, prompt_gain
 from smalti.reading.regions import boxes, parts, region, scaled, sharpened
 
 LABELS = ["a red circle", "a blue square left of a yellow star", "two dogs"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def pipe(folder):
-    return smalti.load(folder)
-
-
-@pytest.fixture(scope="module")
-def tokens():
-    return torch.randint(0, 64, (8, 8), generator=torch.Generator().manual_seed(3))
 
 
 def test_masks_have_fixed_counts_and_share_prefixes():
