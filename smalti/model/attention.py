@@ -36,14 +36,20 @@ def attend(
     """
     if grouped is None:
         grouped = query.shape[1] != key.shape[1]
-    on_cpu = query.device.type == "cpu" and query.dtype == torch.bfloat16
-    if on_cpu and not torch.compiler.is_compiling() and _own_is_faster():
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         if torch.is_grad_enabled():
-            if key.shape[2] <= _SHORT and not grouped:
+            if key.shape[2] <= _SHORT and not grouped and _products_are_fast():
                 return _attend_by_products(query, key, value, visible)
-        elif query.shape[2] >= _FEW and visible is None:
-            return _attend_by_head(query, key, value)
+        elif query.shape[2] >= _FEW and visible is None and not torch.compiler.is_compiling():
+            if _own_is_faster():
+                return _attend_by_head(query, key, value)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, enable_gqa=grouped)
+
+
+@functools.cache
+def _products_are_fast() -> bool:
+    """Return whether this CPU multiplies in bfloat16."""
+    return getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
 
 
 @functools.cache

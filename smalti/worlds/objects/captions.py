@@ -68,7 +68,10 @@ _SKY_WORDS = {"blue": "a blue sky", "grey": "a grey sky", "evening": "an evening
 _OPENINGS = ("", "", "", "a photo of ", "a photo of ", "a picture of ", "an image of ")
 _JOINTS = (" and ", " and ", " and ", " with ", " next to ", " beside ")
 
-_STYLE_SHARE, _GROUND_SHARE = 0.3, 0.35
+GROUND_SHARE = 0.35
+"""Share of the captions that name the ground."""
+
+_STYLE_SHARE = 0.3
 _KIND_SHARE, _NAME_SHARE, _SYNONYM_SHARE = 0.05, 0.25, 0.15
 
 
@@ -93,6 +96,7 @@ def write_caption(
     style: str | None,
     size_word: str,
     place: str,
+    in_order: bool = False,
 ) -> str:
     """Return a caption of a scene, in one of many wordings.
 
@@ -103,6 +107,7 @@ def write_caption(
         style: style of all things; None if they differ.
         size_word: "small" or "large" for a scene's only thing, or "".
         place: words for the ground, or "".
+        in_order: whether the caption keeps the order of `include`.
     """
     include = metadata["include"]
     phrases = []
@@ -117,7 +122,7 @@ def write_caption(
         subject = random.choice((f"there are {phrases[0]}", f"there are {phrases[0]}", group))
     else:
         order = list(range(len(include)))
-        if not related:
+        if not related and not in_order:
             random.shuffle(order)
         subject = join_phrases([include[i] for i in order], [phrases[i] for i in order], random, _JOINTS)
         subject = _opening(random, style, several=sum(entry["count"] for entry in include) > 1) + subject
@@ -161,11 +166,6 @@ def choose_name(
         if fits and (entry["count"] == 1 or countable(name)):
             return name
     return default
-
-
-def choose_place(ground: Ground, random: Random) -> str:
-    """Return words for a ground in about a third of the scenes, else ""."""
-    return ground_words(ground, random) if random.random() < _GROUND_SHARE else ""
 
 
 def ground_words(ground: Ground, random: Random) -> str:

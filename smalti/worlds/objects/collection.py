@@ -29,10 +29,11 @@ class Collection:
         split: "train" or "test"; see `smalti.worlds.objects.splits`.
         styles: weight of each style; None weighs styles by their numbers of sprites. Other styles are left out.
         compact: whether to keep one sprite of each scored noun, and one of each of its colours. It is of the style
-            with the most weight, and scenes are not drawn by style.
+            with the most weight, and scenes are not drawn by style. A noun without a colour is always the same sprite.
 
     Attributes:
         archive: the archive.
+        compact: as given.
         splits: splits of all of the archive's sprites.
         scored: nouns that scores know, sorted.
 
@@ -51,6 +52,7 @@ class Collection:
         if styles is not None:
             check_weights("styles", styles, sorted(every))
         self.archive = archive
+        self.compact = compact
         self.splits = split_sprites(archive.sprites)
         self.scored = scored_nouns(archive.sprites)
         self._names = _countable_names(archive.sprites)
@@ -61,19 +63,20 @@ class Collection:
             for number, sprite in enumerate(archive.sprites)
             if weights.get(sprite.style, 0) > 0 and self.splits.test[number] == (split == "test")
         ]
+        plain = set(numbers)
         if compact:
-            numbers = self._one_each(numbers, weights)
+            plain, numbers = self._one_each(numbers, weights)
         present = Counter(archive.sprites[number].style for number in numbers)
         for number in numbers:
-            self._add(number, archive.sprites[number])
+            self._add(number, archive.sprites[number], number in plain)
         if not present:
             raise SmaltiError(f"{archive.path} has no sprites of these styles in the split {split!r}")
         weights = present if styles is None else {name: styles[name] for name in present}
         self._styles = None if compact else (list(weights), list(accumulate(weights.values())))
         self._nouns = self._weigh_nouns()
 
-    def _one_each(self, numbers: list[int], weights: Mapping[str, float]) -> list[int]:
-        """Return the sprites that stand for the scored nouns and for their colours, in the archive's order."""
+    def _one_each(self, numbers: list[int], weights: Mapping[str, float]) -> tuple[set[int], list[int]]:
+        """Return the sprites that stand for the scored nouns, and, in the archive's order, for their colours, too."""
         sprites, drawings, scored = self.archive.sprites, self.splits.drawings, set(self.scored)
 
         def rank(number: int) -> tuple[float, tuple[float, str], int, int]:
@@ -86,12 +89,14 @@ class Collection:
             if noun in scored:
                 best.setdefault((noun, None), number)
                 best.setdefault((noun, sprites[number].color), number)
-        return sorted(set(best.values()))
+        plain = {number for (_, color), number in best.items() if color is None}
+        return plain, sorted(set(best.values()))
 
-    def _add(self, number: int, sprite: Sprite) -> None:
+    def _add(self, number: int, sprite: Sprite, plain: bool) -> None:
+        """Add a sprite, which a noun without a colour may stand for if `plain`."""
         noun, drawing = class_of(sprite), self.splits.drawings[number]
         for style in (sprite.style, None):
-            for color in {sprite.color, None}:
+            for color in {sprite.color, None} if plain else {sprite.color}:
                 self._found[noun, style, color].setdefault(drawing, []).append(number)
 
     def _weigh_nouns(self) -> dict[tuple[str | None, bool], tuple[list[str], list[float]]]:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from smalti.errors import SmaltiError
-from smalti.worlds.layout import Box, Layout, related_second
-from smalti.worlds.objects.captions import choose_name, choose_place, write_caption
+from smalti.worlds.layout import RELATIONS, Box, Layout, related_second
+from smalti.worlds.objects.captions import GROUND_SHARE, choose_name, ground_words, write_caption
 from smalti.worlds.objects.collection import Collection
-from smalti.worlds.objects.grounds import GROUNDS, Ground, colors_behind, draw_ground
+from smalti.worlds.objects.grounds import GROUNDS, Ground, colors_behind, draw_ground, draw_quiet_ground
 from smalti.worlds.objects.likeness import Likeness
 from smalti.worlds.objects.pictures import Pictures, oklab
 from smalti.worlds.objects.scene import Scene, Thing
@@ -26,6 +26,14 @@ SIZES = {1: (0.45, 0.85), 2: (0.34, 0.47), 3: (0.3, 0.44), 4: (0.28, 0.42)}
 
 LATTICE_SIZE = 0.5
 """Side of every box on a lattice. A model learns each thing at one size: three sizes are four times as much."""
+
+_PLACES = {
+    1: ((0.5, 0.5),),
+    2: ((0.25, 0.5), (0.75, 0.5)),
+    3: ((0.25, 0.25), (0.75, 0.25), (0.5, 0.75)),
+    4: ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)),
+}
+"""Centres of the boxes of a compact scene, in the order of its caption, by the number of things."""
 
 _LARGE = (0.52, 0.72)  # sides up to which a lone thing is small and from which it is large
 _SIZE_WORD_SHARE = 0.2
@@ -95,16 +103,20 @@ class Composer:
             for entry, numbers in zip(include, shown, strict=True)
             for number in numbers
         ]
-        boxes = _boxes(metadata, len(kinds), random, lattice)
+        compact = self.collection.compact
+        boxes = _fixed_boxes(metadata, len(kinds)) if compact else _boxes(metadata, len(kinds), random, lattice)
+        still = compact or lattice is not None
         things = tuple(
-            Thing(number, noun, *box, *_pose(random, lattice))
+            Thing(number, noun, *box, *_pose(random, still))
             for (noun, number), box in zip(kinds, boxes, strict=True)
         )
-        ground = self._draw_ground(things, random, lattice)
-        shadow = _draw_shadow(ground, random, lattice)
         caption = metadata.get("prompt")
+        # The ground of a compact scene depends on whether the caption names it.
+        named = caption is None and random.random() < GROUND_SHARE if compact else None
+        ground = self._draw_ground(things, random, lattice, quiet=named is False)
+        shadow = _draw_shadow(ground, random, still)
         if caption is None:
-            caption = self._caption(metadata, shown, things, ground, random, lattice)
+            caption = self._caption(metadata, shown, things, ground, named, random, lattice)
         return Scene(things, ground, shadow, caption, metadata["tag"], {**metadata, "prompt": caption})
 
     def _draw_sprites(self, random: Random, entry: dict[str, Any], style: str | None) -> list[int]:
@@ -116,14 +128,18 @@ class Composer:
         wanted = f"{color} {noun}" if color else noun
         raise SmaltiError(f"class must be that of a sprite of this split, not {wanted!r}", argument="class")
 
-    def _draw_ground(self, things: tuple[Thing, ...], random: Random, lattice: int | None) -> Ground:
+    def _draw_ground(
+        self, things: tuple[Thing, ...], random: Random, lattice: int | None, quiet: bool
+    ) -> Ground:
         """Return a ground that all outlines stand out from, or the best of a few."""
         kinds, weights = list(self.grounds), list(self.grounds.values())
         horizon = _horizon(things, random, lattice)
         best: tuple[float, Ground] | None = None
         for _ in range(_GROUND_ATTEMPTS):
             kind = random.choices(kinds, weights)[0]
-            ground = draw_ground(kind, random, horizon, shifted=lattice is None)
+            ground = (
+                draw_quiet_ground(random) if quiet else draw_ground(kind, random, horizon, lattice is None)
+            )
             blurred = max(self._blurred(thing, ground) for thing in things)
             if best is None or blurred < best[0]:
                 best = blurred, ground
@@ -145,6 +161,7 @@ class Composer:
         shown: list[list[int]],
         things: tuple[Thing, ...],
         ground: Ground,
+        named: bool | None,
         random: Random,
         lattice: int | None,
     ) -> str:
@@ -163,15 +180,22 @@ class Composer:
             names.append(choose_name(entry, group, default, random, kinds, synonyms))
         style = {sprite.style for group in sprites for sprite in group}
         size_word = _size_word(things, random, lattice is not None)
-        place = choose_place(ground, random)
+        if named is None:
+            named = random.random() < GROUND_SHARE
+        place = ground_words(ground, random) if named else ""
         return write_caption(
-            metadata, random, names, style.pop() if len(style) == 1 else None, size_word, place
+            metadata,
+            random,
+            names,
+            style.pop() if len(style) == 1 else None,
+            size_word,
+            place,
+            in_order=self.collection.compact,
         )
 
 
 def _boxes(metadata: dict[str, Any], count: int, random: Random, lattice: int | None) -> list[Box]:
-    if count not in SIZES:
-        raise SmaltiError(f"a scene has 1 to {max(SIZES)} things, not {count}")
+    _check_count(count)
     if lattice:
         layout, sizes = Layout(0, 0, lattice), [LATTICE_SIZE] * count
     else:
@@ -186,9 +210,25 @@ def _boxes(metadata: dict[str, Any], count: int, random: Random, lattice: int | 
     return list(layout.place_related(relation, (sizes[0], sizes[1]), random))
 
 
-def _pose(random: Random, lattice: int | None) -> tuple[float, bool]:
+def _fixed_boxes(metadata: dict[str, Any], count: int) -> list[Box]:
+    """Return the boxes of a compact scene. Its caption decides them, so that a model has less to guess."""
+    _check_count(count)
+    relation = related_second(metadata["include"])
+    places: Sequence[tuple[float, float]] = _PLACES[count]
+    if relation is not None:
+        dx, dy = RELATIONS[relation]
+        places = [(0.5 - dx / 4, 0.5 - dy / 4), (0.5 + dx / 4, 0.5 + dy / 4)]
+    return [(x, y, LATTICE_SIZE) for x, y in places]
+
+
+def _check_count(count: int) -> None:
+    if count not in SIZES:
+        raise SmaltiError(f"a scene has 1 to {max(SIZES)} things, not {count}")
+
+
+def _pose(random: Random, still: bool) -> tuple[float, bool]:
     """Return the angle of a thing in degrees, and whether it is mirrored."""
-    if lattice:
+    if still:
         return 0.0, False
     turn = random.uniform(-_TURN, _TURN) if random.random() < _TURN_SHARE else 0.0
     return round(turn, 1), random.random() < _MIRROR_SHARE
@@ -201,10 +241,10 @@ def _horizon(things: tuple[Thing, ...], random: Random, lattice: int | None) -> 
     return math.floor(height * lattice) / lattice if lattice else height
 
 
-def _draw_shadow(ground: Ground, random: Random, lattice: int | None) -> str:
+def _draw_shadow(ground: Ground, random: Random, still: bool) -> str:
     if ground.name == "brick":
         return "none"
-    if lattice or ground.kind == "outdoor":
+    if still or ground.kind == "outdoor":
         return "contact"
     return random.choice(("contact", "drop", "drop", "none"))
 

@@ -43,6 +43,8 @@ _COLOR_WEIGHTS = {
     for name in COLORS
 }
 
+_QUIET_WEIGHTS = {"white": 6.0, "light grey": 3.0, "light blue": 2.0, "beige": 1.0, "dark grey": 1.0}
+
 SKIES: dict[str, tuple[RGB, RGB]] = {
     "blue": ((84, 152, 222), (190, 222, 246)),
     "grey": ((142, 152, 164), (206, 212, 218)),
@@ -93,6 +95,11 @@ def draw_ground(kind: str, random: Random, horizon: float, shifted: bool) -> Gro
     if kind == "texture":
         return Ground(kind, random.choice(TEXTURES), shift=shift)
     return Ground(kind, random.choice(LANDSCAPES), random.choice(list(SKIES)), horizon, shift)
+
+
+def draw_quiet_ground(random: Random) -> Ground:
+    """Return a plain ground of one of a few colours, for a scene whose caption says nothing about its ground."""
+    return Ground("plain", random.choices(list(_QUIET_WEIGHTS), list(_QUIET_WEIGHTS.values()))[0])
 
 
 def colors_behind(ground: Ground, top: float, bottom: float) -> list[RGB]:

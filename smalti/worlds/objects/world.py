@@ -42,8 +42,10 @@ class Objects:
         lattice_share: probability that a scene is on the lattice.
         styles: weight of each style of sprites; None weighs styles by their numbers of sprites.
         grounds: weight of each kind of ground; None means `GROUNDS`.
-        compact: whether scenes show only one sprite of each scored noun and of each of its colours, from the style
-            with the most weight. A small model learns them sooner.
+        compact: whether captions nearly determine scenes, so that a small model learns them sooner. There is one
+            sprite of each scored noun and one of each of its colours, from the style with the most weight. Boxes are
+            half as wide as the image. Their number, their relation and their order in the caption decide their
+            places. Grounds that the caption does not name are plain, in one of five colours.
 
     Attributes:
         length: None, because the scenes never end.

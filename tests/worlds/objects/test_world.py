@@ -74,13 +74,38 @@ def test_compact_scenes_show_one_sprite_of_each_noun_and_colour(archive: SpriteA
         assert small.colors(noun) == whole.colors(noun)
         for color in (None, *small.colors(noun)):
             kept, every = small.sprites(noun, color), whole.sprites(noun, color)
-            assert len(kept) == 1 if color else set(kept) <= set(every)
+            assert len(kept) == 1 and set(kept) <= set(every)
             best = max(styles[archive.sprites[number].style] for number in every)
             assert max(styles[archive.sprites[number].style] for number in kept) == best
     shown = {
         item.noun for scene in scenes_of(archive, 50, styles=styles, compact=True) for item in scene.things
     }
     assert shown <= set(small.scored)
+
+
+def test_the_caption_of_a_compact_scene_decides_its_places(archive: SpriteArchive) -> None:
+    for scene in scenes_of(archive, 200, compact=True, lattice=8):
+        places = [(item.x, item.y) for item in scene.things]
+        include, count = scene.metadata["include"], len(scene.things)
+        assert [item.noun for item in scene.things] == [
+            entry["class"] for entry in include for _ in range(entry["count"])
+        ]
+        assert apart(scene) >= 0 and all(item.size == LATTICE_SIZE for item in scene.things)
+        if scene.tag == "position":
+            dx, dy = RELATIONS[include[1]["position"][0]]
+            assert places == [(0.5 - dx / 4, 0.5 - dy / 4), (0.5 + dx / 4, 0.5 + dy / 4)]
+        else:
+            assert places == sorted(places, key=lambda place: place[::-1])
+        if count == 1:
+            assert places == [(0.5, 0.5)]
+
+
+def test_a_compact_scene_has_a_quiet_ground_unless_its_caption_names_it(archive: SpriteArchive) -> None:
+    for scene in scenes_of(archive, 200, compact=True, lattice=8):
+        words = ("background", "on ", "in ", "against ", "outdoors")
+        if not any(word in scene.caption for word in words):
+            assert scene.ground.kind == "plain"
+            assert scene.ground.name in ("white", "light grey", "light blue", "beige", "dark grey")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
