@@ -10,6 +10,8 @@ from torch.nn import functional as F
 _ROWS = 512  # queries at a time; their float32 logits stay in a CPU's cache
 _FEW = 256  # queries below which PyTorch's kernel is as fast
 _SHORT = 512  # keys up to which training keeps all logits
+# Whether this CPU multiplies in bfloat16. A constant, because compiled layers would stop at a function.
+_HAS_PRODUCTS = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
 
 
 def attend(
@@ -38,18 +40,12 @@ def attend(
         grouped = query.shape[1] != key.shape[1]
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         if torch.is_grad_enabled():
-            if key.shape[2] <= _SHORT and not grouped and _products_are_fast():
+            if key.shape[2] <= _SHORT and not grouped and _HAS_PRODUCTS:
                 return _attend_by_products(query, key, value, visible)
         elif query.shape[2] >= _FEW and visible is None and not torch.compiler.is_compiling():
             if _own_is_faster():
                 return _attend_by_head(query, key, value)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, enable_gqa=grouped)
-
-
-@functools.cache
-def _products_are_fast() -> bool:
-    """Return whether this CPU multiplies in bfloat16."""
-    return getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
 
 
 @functools.cache

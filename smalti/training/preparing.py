@@ -206,6 +206,8 @@ def _finish_model(config: DenoiserRunConfig, model: Denoiser) -> None:
     model.recompute(config.loop.recompute)
     if config.compile:
         check_compiler(find_device(config.loop.device))
+        # Layers are compiled one by one: to cut them where DistributedDataParallel's buckets end only costs time.
+        torch._dynamo.config.optimize_ddp = False
         compile_layers(model)
 
 
