@@ -291,6 +291,7 @@ class _Job:
             "tokens": str(save_tokens) if save_tokens else None,
             "prompts": self.texts,
             "negative_prompt": self.negative_prompt,
+            **{name: str(params[name]) for name in ("scaffold", "scaffold_mask") if params[name]},
             "seeds": self.seeds,
             **({"best_of": self.best_of, "scores": self.gains} if self.best_of > 1 else {}),
             "seconds": {name: round(value, 4) for name, value in self.seconds.items()},

@@ -104,7 +104,9 @@ class Composer:
             for number in numbers
         ]
         compact = self.collection.compact
-        boxes = _fixed_boxes(metadata, len(kinds)) if compact else _boxes(metadata, len(kinds), random, lattice)
+        boxes = (
+            _fixed_boxes(metadata, len(kinds)) if compact else _boxes(metadata, len(kinds), random, lattice)
+        )
         still = compact or lattice is not None
         things = tuple(
             Thing(number, noun, *box, *_pose(random, still))

@@ -22,7 +22,9 @@ class ObjectsConfig(Strict):
     styles: dict[str, NonNegativeFloat] | None = Field(
         None, description="weight of each style; null weighs styles by their numbers of sprites"
     )
-    compact: bool = Field(False, description="whether one sprite of each scored noun and colour is enough")
+    compact: bool = Field(
+        False, description="whether captions nearly decide scenes: sprites, places, grounds"
+    )
     grounds: dict[str, NonNegativeFloat] | None = Field(
         None, description="weight of each kind of ground; null means the default weights"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,6 +110,9 @@ def test_files_that_hold_no_scorer_are_named(tmp_path: Path) -> None:
         with pytest.raises(SmaltiError, match="does not hold a scorer of objects") as caught:
             load_scorer(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SmaltiError, match="is not a regular file"):
+        load_scorer(tmp_path / "pipe")
 
 
 def test_things_have_boxes_colours_and_claimed_nouns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from smalti.common.checks import quoted
-from smalti.common.files import atomic_path
+from smalti.common.files import atomic_path, check_regular
 from smalti.errors import SmaltiError
 from smalti.evaluation.category_layout import ENDINGS
 from smalti.evaluation.frechet import Gaussian
@@ -96,6 +96,7 @@ def read_statistics(path: Path, extractor: Mapping[str, Any]) -> tuple[Gaussian,
     """
     from safetensors import SafetensorError, safe_open
 
+    check_regular(path)
     try:
         with safe_open(path, "pt") as file:
             told = file.metadata() or {}

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from smalti.common.files import atomic_path
+from smalti.common.files import atomic_path, check_regular
 from smalti.errors import SmaltiError
 from smalti.evaluation.suites.objects.naming import NounClassifiers
 from smalti.evaluation.suites.objects.networks import Segmenter
@@ -114,6 +114,7 @@ def load_scorer(path: str | Path = WEIGHTS) -> Scorer:
     Raises:
         SmaltiError: the file is missing or does not hold a scorer.
     """
+    check_regular(path)
     try:
         with safe_open(path, "pt") as file:
             knowledge = _knowledge(json.loads(file.metadata()["knowledge"]))
