@@ -42,6 +42,9 @@ class OptimizerConfig(Strict):
         "layers' matrices orthogonal, which needs whole matrices on each process",
     )
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
+    embedding_factor: float = Field(
+        1.0, gt=0, le=1000, description="factor of the learning rate of embeddings, whose rows are rarely seen"
+    )
     final_fraction: float = Field(
         0.02, ge=0, le=1, description="final learning rate as a fraction of the peak"
     )

@@ -28,7 +28,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Return an optimizer with weight decay on matrices only, not on norms, biases and embeddings.
 
-    With Muon, the matrices of repeated layers have orthogonal updates.
+    With Muon, the matrices of repeated layers have orthogonal updates. Embeddings have a learning rate of their own.
 
     Raises:
         SmaltiError: the optimizer needs torchao, which is not installed.
@@ -38,6 +38,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
         for module in model.modules()
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
     }
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     trained = list(trainable(model).values())
     repeated: set[int] = set()
     if config.kind == "muon":
@@ -58,7 +59,12 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
             "params": [p for p in trained if id(p) in decayed - repeated],
             "weight_decay": config.weight_decay,
         },
-        {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
+        {"params": [p for p in trained if id(p) not in decayed | embeddings], "weight_decay": 0.0},
+        {
+            "params": [p for p in trained if id(p) in embeddings],
+            "weight_decay": 0.0,
+            "factor": config.embedding_factor,
+        },
     ]
     groups = [group for group in groups if group["params"]]
     if config.kind == "muon":
@@ -79,14 +85,14 @@ def _make_8bit(groups: list[dict], config: OptimizerConfig) -> torch.optim.Optim
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of the next step."""
+    """Set the learning rate of the next step, times the factor of each group that has one."""
     for group in optimizer.param_groups:
-        if isinstance(
-            group["lr"], torch.Tensor
-        ):  # a number in its place would be compiled into torchao's step
-            group["lr"].fill_(rate)
+        own = rate * group.get("factor", 1.0)
+        # A number in a tensor's place would be compiled into torchao's step.
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(own)
         else:
-            group["lr"] = rate
+            group["lr"] = own
 
 
 def take_step(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
