@@ -39,6 +39,8 @@ _MAY_CHANGE = {
     "distribution.strategy",
     "distribution.replicas",
     "optimizer.kind",
+    "optimizer.learning_rate",
+    "optimizer.embedding_factor",
     "validation.images",
     "validation.ratios",
     "validation.path",
