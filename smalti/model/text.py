@@ -64,6 +64,10 @@ class TextTokenizer:
         """
         return [number for number, _ in self._encoded(text)]
 
+    def vocabulary(self) -> dict[str, int]:
+        """Return the ids of all texts, and those of the special tokens by their names."""
+        return {**self._plain.get_vocab(), **self.special}
+
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Return the characters of plain text that each of its ids holds: (start, end)."""
         return [place for _, place in self._encoded(text)]

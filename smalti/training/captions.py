@@ -21,10 +21,11 @@ from smalti.training.reading import name_key
 def find_text_tokenizer(config: DenoiserRunConfig, captions: Iterable[str]) -> Path:
     """Return the file of the text tokenizer: that of `start_from`, or one that is trained on the first captions.
 
-    The file's name holds a hash of the captions, so that other captions make another tokenizer.
+    It is trained where there is no `start_from`, and with `match_tokenizers`. The file's name holds a hash of the
+    captions, so that other captions make another tokenizer.
     """
-    if config.start_from:
-        return Path(config.start_from) / "tokenizer.json"
+    if config.kept_from:
+        return config.kept_from / "tokenizer.json"
     first = list(islice(captions, config.text.captions))
     digest = hashlib.sha256("\n".join(first).encode()).hexdigest()[:16]
     path = config.side_folder / f"tokenizer-{config.text.vocab_size}-{digest}.json"

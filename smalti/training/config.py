@@ -43,7 +43,10 @@ class OptimizerConfig(Strict):
     )
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
     embedding_factor: float = Field(
-        1.0, gt=0, le=1000, description="factor of the learning rate of embeddings, whose rows are rarely seen"
+        1.0,
+        gt=0,
+        le=1000,
+        description="factor of the learning rate of embeddings, whose rows are rarely seen",
     )
     final_fraction: float = Field(
         0.02, ge=0, le=1, description="final learning rate as a fraction of the peak"
@@ -284,6 +287,11 @@ class DenoiserRunConfig(RunConfig):
     start_from: Text | None = Field(
         None, description="model folder to fine-tune; null starts from random weights"
     )
+    match_tokenizers: bool = Field(
+        False,
+        description="whether start_from may have other tokenizers: its codes are matched by their pixels, its text "
+        "ids by their spelling",
+    )
     model: dict[str, Any] = Field(description="fields of the model's config.json")
     adapter: AdapterConfig | None = Field(
         None, description="low-rank updates of start_from that are trained alone; null trains the whole model"
@@ -314,6 +322,11 @@ class DenoiserRunConfig(RunConfig):
     )
 
     @property
+    def kept_from(self) -> Path | None:
+        """Folder of the model whose tokenizers are kept; None if there is none, or if others are matched with them."""
+        return Path(self.start_from) if self.start_from and not self.match_tokenizers else None
+
+    @property
     def side_folder(self) -> Path:
         """Folder of the text tokenizer and the groups: the cache's, or `output` without a cache."""
         return Path(self.cache.path if self.cache else self.output)
@@ -342,6 +355,22 @@ class DenoiserRunConfig(RunConfig):
     def _has_a_base(cls, adapter: AdapterConfig | None, info: ValidationInfo) -> AdapterConfig | None:
         if adapter is not None and info.data.get("start_from", "") is None:
             raise ValueError("needs start_from, the model that is adapted")
+        return adapter
+
+    @field_validator("match_tokenizers")
+    @classmethod
+    def _has_a_start(cls, match: bool, info: ValidationInfo) -> bool:
+        if match and info.data.get("start_from", "") is None:
+            raise ValueError("needs start_from, the model whose tokenizers are other ones")
+        return match
+
+    @field_validator("adapter")
+    @classmethod
+    def _keeps_the_tokenizers(
+        cls, adapter: AdapterConfig | None, info: ValidationInfo
+    ) -> AdapterConfig | None:
+        if adapter is not None and info.data.get("match_tokenizers"):
+            raise ValueError("must be null with match_tokenizers, which writes the tables anew")
         return adapter
 
     @field_validator("code_network")

@@ -81,8 +81,8 @@ def _check_denoiser(config: DenoiserRunConfig) -> str:
         with name_key("validation"):
             find_source(config)
         path = check_folder_captions(scratch, basics)
-        if config.start_from:
-            path = Path(config.start_from) / "tokenizer.json"
+        if config.kept_from:
+            path = config.kept_from / "tokenizer.json"
         if path is not None:
             _check_text(config, basics, TextTokenizer.from_file(path))
         if config.compile:
@@ -126,7 +126,7 @@ def _check_text(config: DenoiserRunConfig, basics: Basics, text: TextTokenizer) 
     if config.start_from:
         with torch.device("meta"), NoInit():
             model = Denoiser(shape)
-        check_start(model, config.start_from, config.tokenizer, basics.image_tokenizer)
+        check_start(model, config, basics.image_tokenizer)
     with name_key("preview_prompts"):
         slots = shape.slots(*basics.grid)
         build_prompts(config.preview_prompts, shape.prompt, text, height=side, width=side, slots=slots)

@@ -31,7 +31,7 @@ from smalti.training.config import DenoiserRunConfig
 from smalti.training.distribution import first_alone
 from smalti.training.keeping import check_words
 from smalti.training.shape import Basics, check_basics, model_config_for
-from smalti.training.starting import check_start, starting_weights
+from smalti.training.starting import check_start, own_tables, starting_weights
 from smalti.training.state import latest_checkpoint
 from smalti.vq.groups import CodeGroups, file_name
 from smalti.vq.tokenizer import ImageTokenizer
@@ -95,7 +95,7 @@ def prepare(config: DenoiserRunConfig) -> DenoiserParts:
     for grid in {grid for shards in tokens.parts for grid in shards.grids}:
         basics.masking.check(*grid)
         model_config.slots(*grid)
-    model, starting = _make_model(config, model_config, image_tokenizer, counts)
+    model, starting = _make_model(config, model_config, image_tokenizer, text, tokens, counts)
     return DenoiserParts(
         image_tokenizer=image_tokenizer,
         text=text,
@@ -163,7 +163,7 @@ def _find_words(config: DenoiserRunConfig, tokens: TrainingTokens) -> list[str]:
     """
     if sum(shards.captions for shards in tokens.parts) > _MOST_CAPTIONS:
         return []
-    earlier = load_words(config.start_from) if config.start_from else frozenset()
+    earlier = load_words(config.kept_from) if config.kept_from else frozenset()
     found = (caption_words(shards.all_captions()) for shards in tokens.parts)
     return sorted(earlier.union(*found))
 
@@ -172,6 +172,8 @@ def _make_model(
     config: DenoiserRunConfig,
     model_config: DenoiserConfig,
     image_tokenizer: ImageTokenizer,
+    text: TextTokenizer,
+    tokens: TrainingTokens,
     counts: torch.Tensor,
 ) -> tuple[Denoiser, Callable[[], Iterator[tuple[str, torch.Tensor]]] | None]:
     """Return the denoiser, compiled if the configuration says so, and its starting weights if it has none yet.
@@ -182,12 +184,13 @@ def _make_model(
     with torch.device("meta"), NoInit():
         model = Denoiser(model_config)
     if config.start_from:
-        check_start(model, config.start_from, config.tokenizer, image_tokenizer)
+        check_start(model, config, image_tokenizer)
     if config.adapter:
         model = adapted_denoiser(config)
         _finish_model(config, model)
         return model, None
-    starting = partial(starting_weights, model, config.start_from, config.seed, codebook)
+    tables = own_tables(model, config, image_tokenizer, text, tokens.images)
+    starting = partial(starting_weights, model, config.start_from, config.seed, codebook, tables)
     sharded = config.distribution.strategy == "fsdp" and not config.code_network
     if not sharded:
         model.to_empty(device="cpu")

@@ -122,11 +122,12 @@ def _inherited(config: DenoiserRunConfig) -> dict[str, Any]:
     if not config.start_from:
         return {}
     start = load_config(config.start_from)
-    return {
-        "sampling": dict(start.sampling),
-        "presets": dict(start.presets),
-        "vocab_size": start.vocab_size,  # a table may have more rows than its text tokenizer has tokens
-    }
+    found: dict[str, Any] = {"sampling": dict(start.sampling), "presets": dict(start.presets)}
+    if not config.match_tokenizers:
+        found["vocab_size"] = (
+            start.vocab_size
+        )  # a table may have more rows than its text tokenizer has tokens
+    return found
 
 
 def _find_grid(config: DenoiserRunConfig, image_tokenizer: ImageTokenizer) -> tuple[int, int]:
@@ -156,7 +157,7 @@ def _find_group_weights(config: DenoiserRunConfig, image_tokenizer: ImageTokeniz
     """Return the configuration's weights of grouped cross-entropy by number of groups, or those of `start_from`."""
     weights = config.objective.group_weights
     if weights is None:
-        return load_config(config.start_from).group_weights if config.start_from else {}
+        return load_config(config.kept_from).group_weights if config.kept_from else {}
     codes = image_tokenizer.config.codebook_size
     for number in weights:
         if number > codes:

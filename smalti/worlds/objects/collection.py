@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Collection as Container
 from collections.abc import Mapping
 from itertools import accumulate
 from random import Random
 
+from smalti.common.checks import quoted
 from smalti.errors import SmaltiError
 from smalti.worlds.arguments import check_weights
 from smalti.worlds.objects.archive import Sprite, SpriteArchive
@@ -30,6 +32,7 @@ class Collection:
         styles: weight of each style; None weighs styles by their numbers of sprites. Other styles are left out.
         compact: whether to keep one sprite of each scored noun, and one of each of its colours. It is of the style
             with the most weight, and scenes are not drawn by style. A noun without a colour is always the same sprite.
+        nouns: the only classes to keep; None keeps all.
 
     Attributes:
         archive: the archive.
@@ -47,6 +50,7 @@ class Collection:
         split: str = "train",
         styles: Mapping[str, float] | None = None,
         compact: bool = False,
+        nouns: Container[str] | None = None,
     ) -> None:
         every = Counter(sprite.style for sprite in archive.sprites)
         if styles is not None:
@@ -63,6 +67,8 @@ class Collection:
             for number, sprite in enumerate(archive.sprites)
             if weights.get(sprite.style, 0) > 0 and self.splits.test[number] == (split == "test")
         ]
+        if nouns is not None:
+            numbers = self._of_classes(numbers, nouns)
         plain = set(numbers)
         if compact:
             plain, numbers = self._one_each(numbers, weights)
@@ -74,6 +80,13 @@ class Collection:
         weights = present if styles is None else {name: styles[name] for name in present}
         self._styles = None if compact else (list(weights), list(accumulate(weights.values())))
         self._nouns = self._weigh_nouns()
+
+    def _of_classes(self, numbers: list[int], nouns: Container[str]) -> list[int]:
+        """Return the sprites of some classes; a class that the archive lacks is an error."""
+        classes = [class_of(sprite) for sprite in self.archive.sprites]
+        for noun in sorted(set(nouns) - set(classes)):
+            raise SmaltiError(f"nouns must be classes of the archive, not {quoted(noun)}", argument="nouns")
+        return [number for number in numbers if classes[number] in nouns]
 
     def _one_each(self, numbers: list[int], weights: Mapping[str, float]) -> tuple[set[int], list[int]]:
         """Return the sprites that stand for the scored nouns, and, in the archive's order, for their colours, too."""

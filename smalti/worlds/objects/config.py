@@ -25,6 +25,7 @@ class ObjectsConfig(Strict):
     compact: bool = Field(
         False, description="whether captions nearly decide scenes: sprites, places, grounds"
     )
+    nouns: list[Text] | None = Field(None, min_length=1, description="the only nouns to show; null shows all")
     grounds: dict[str, NonNegativeFloat] | None = Field(
         None, description="weight of each kind of ground; null means the default weights"
     )
@@ -56,4 +57,5 @@ class ObjectsConfig(Strict):
             styles=self.styles,
             grounds=self.grounds,
             compact=self.compact,
+            nouns=self.nouns,
         )

@@ -6,7 +6,7 @@ places and the caption.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ import torch
 from smalti.common.checks import check_real
 from smalti.worlds.arguments import check_index, check_weights, check_world, sides
 from smalti.worlds.objects.archive import SpriteArchive, fingerprint
-from smalti.worlds.objects.collection import Collection
+from smalti.worlds.objects.collection import Collection as SpriteCollection
 from smalti.worlds.objects.composing import Composer
 from smalti.worlds.objects.grounds import GROUNDS
 from smalti.worlds.objects.sampling import sample_metadata
@@ -46,6 +46,7 @@ class Objects:
             sprite of each scored noun and one of each of its colours, from the style with the most weight. Boxes are
             half as wide as the image. Their number, their relation and their order in the caption decide their
             places. Grounds that the caption does not name are plain, in one of five colours.
+        nouns: the only nouns to show; None shows all.
 
     Attributes:
         length: None, because the scenes never end.
@@ -80,6 +81,7 @@ class Objects:
         styles: Mapping[str, float] | None = None,
         grounds: Mapping[str, float] | None = None,
         compact: bool = False,
+        nouns: Collection[str] | None = None,
     ) -> None:
         check_world(split, seed, lattice)
         mix = TRAINING_MIX if mix is None else mix
@@ -95,7 +97,7 @@ class Objects:
         self.split = split
         self.lattice = lattice
         self.lattice_share = lattice_share
-        self.composer = Composer.of(Collection(archive, split, styles, compact), grounds)
+        self.composer = Composer.of(SpriteCollection(archive, split, styles, compact, nouns), grounds)
         self._tags = list(mix)
         self._weights = list(mix.values())
 
