@@ -15,7 +15,7 @@ from torch import nn
 from smalti.errors import SmaltiError
 from smalti.training.config import OptimizerConfig
 from smalti.training.muon import Muon, orthogonal
-from smalti.training.optimizer import make_optimizer, moments, set_moments
+from smalti.training.optimizer import make_optimizer, moments, set_moments, set_rate
 
 MUON = ["optimizer.kind=muon"]
 
@@ -57,7 +57,25 @@ def test_only_matrices_of_layers_are_orthogonal() -> None:
     config = OptimizerConfig(kind="muon", weight_decay=0.1)
     groups = make_optimizer(network, config).param_groups
     found = [(group["orthogonal"], group["weight_decay"], len(group["params"])) for group in groups]
-    assert found == [(True, 0.1, 2), (False, 0.1, 1), (False, 0.0, 4)]
+    assert found == [(True, 0.1, 2), (False, 0.1, 1), (False, 0.0, 3), (False, 0.0, 1)]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_embeddings_have_a_rate_of_their_own(kind: str) -> None:
+    moved = []
+    for factor in (1, 5):
+        torch.manual_seed(0)
+        network = Network()
+        before = {name: value.detach().clone() for name, value in network.named_parameters()}
+        config = OptimizerConfig(kind=kind, embedding_factor=factor)
+        optimizer = make_optimizer(network, config)
+        set_rate(optimizer, 0.01)
+        loss_of(network).backward()
+        optimizer.step()
+        moved.append({name: value.detach() - before[name] for name, value in network.named_parameters()})
+    for name, once in moved[0].items():
+        expected = 5 * once if name == "words.weight" else once
+        assert torch.allclose(moved[1][name], expected, atol=1e-7)
 
 
 def test_other_parameters_move_as_with_adamw() -> None:

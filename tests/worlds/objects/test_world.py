@@ -83,6 +83,14 @@ def test_compact_scenes_show_one_sprite_of_each_noun_and_colour(archive: SpriteA
     assert shown <= set(small.scored)
 
 
+def test_scenes_can_be_of_some_nouns_alone(archive: SpriteArchive) -> None:
+    nouns = Objects(archive).composer.collection.scored[:4]
+    shown = {item.noun for scene in scenes_of(archive, 50, nouns=nouns) for item in scene.things}
+    assert shown == set(nouns)
+    with pytest.raises(SmaltiError, match="nouns must be classes of the archive, not 'unicorns'"):
+        Objects(archive, nouns=["unicorns"])
+
+
 def test_the_caption_of_a_compact_scene_decides_its_places(archive: SpriteArchive) -> None:
     for scene in scenes_of(archive, 200, compact=True, lattice=8):
         places = [(item.x, item.y) for item in scene.things]
