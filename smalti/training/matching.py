@@ -59,19 +59,19 @@ def matched_codes(own: ImageTokenizer, other: ImageTokenizer, grids: Iterable[to
     pair, count = torch.cat(pairs).unique(return_counts=True)
     code = torch.div(pair, U, rounding_mode="floor")
     total = torch.zeros(V).index_add_(0, code, count.float())
-    shares = torch.sparse_coo_tensor(torch.stack([code, pair % U]), count / total[code], (V, U))
-    return torch.sparse.mm(_nearest_seen(own.quantize.embedding.weight.detach(), total > 0), shares)
+    index, values = torch.stack([code, pair % U]), count / total[code]
+    shares = torch.sparse_coo_tensor(index, values, (V, U), check_invariants=True)
+    return shares.index_select(0, _nearest_seen(own.quantize.embedding.weight.detach(), total > 0))
 
 
 def _nearest_seen(codebook: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """Return (V, V) sparse with a 1 in each row, at the code itself if it is seen, else at the nearest that is."""
+    """Return each code itself if it is seen, else the nearest that is: (V,) int64."""
     nearest = torch.arange(len(codebook))
     places = seen.nonzero()[:, 0]
     for part in (~seen).nonzero()[:, 0].split(_ROWS):
         distance = torch.cdist(codebook[part].float(), codebook[places].float())
         nearest[part] = places[distance.argmin(dim=1)]
-    index = torch.stack([torch.arange(len(codebook)), nearest])
-    return torch.sparse_coo_tensor(index, torch.ones(len(codebook)), (len(codebook), len(codebook)))
+    return nearest
 
 
 def matched_text(
