@@ -1,8 +1,8 @@
 """A start from a model with other tokenizers: its tables of codes and text ids, rewritten for this training's own.
 
 Codes are matched by the pixels that they stand for. Both image tokenizers encode the same images on grids of the same
-size, and a code's vector becomes the mean of the vectors of the codes that the other tokenizer put in its places. Text
-ids are matched by spelling. The rest of the model stays: it knows grounds, counts, places and colours already.
+size. A code's vector becomes the mean of the vectors of the codes that the other tokenizer put in its places. Text ids
+are matched by spelling. The rest of the model stays: it knows grounds, counts, places and colours already.
 """
 
 from __future__ import annotations
