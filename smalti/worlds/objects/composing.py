@@ -131,7 +131,7 @@ class Composer:
         raise SmaltiError(f"class must be that of a sprite of this split, not {wanted!r}", argument="class")
 
     def _draw_ground(
-        self, things: tuple[Thing, ...], random: Random, lattice: int | None, quiet: bool
+        self, things: tuple[Thing, ...], random: Random, lattice: int | None, quiet: bool = False
     ) -> Ground:
         """Return a ground that all outlines stand out from, or the best of a few."""
         kinds, weights = list(self.grounds), list(self.grounds.values())
