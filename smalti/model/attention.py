@@ -58,7 +58,7 @@ def _own_is_faster() -> bool:
     return (
         torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        and _HAS_PRODUCTS
         and not getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)()
     )
 

@@ -14,7 +14,6 @@ import torch
 from torch.nn import functional as F
 
 from smalti.data.tokens import TokenShards
-from smalti.model.config import EXTRA_CODES
 from smalti.model.text import TextTokenizer
 from smalti.vq.tokenizer import ImageTokenizer
 
@@ -115,10 +114,9 @@ def matched_tables(
     shares = matched_codes(*image_tokenizers, _grids(images))
     found = {TEXT_TABLE: matched_text(*text_tokenizers, entries[TEXT_TABLE], rows, generator)}
     for name in CODE_TABLES:
-        table = entries[name]
-        known = shares.shape[1]
-        found[name] = torch.cat([torch.sparse.mm(shares, table[:known]), table[known:]])
-    assert len(found[CODE_TABLES[0]]) == len(shares) + EXTRA_CODES
+        # The embedding has further rows, such as that of the mask.
+        codes, others = entries[name].tensor_split([shares.shape[1]])
+        found[name] = torch.cat([torch.sparse.mm(shares, codes), others])
     return found
 
 

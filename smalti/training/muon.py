@@ -12,6 +12,7 @@ _COEFFICIENTS = (3.4445, -4.775, 2.0315)
 _ITERATIONS = 5
 _UPDATE = 0.2  # root mean square of an update before the learning rate, about that of AdamW
 _EPS = 1e-8
+_TOGETHER = 2**22  # numbers of the matrices that one batched product has; large matrices gain nothing
 
 
 class Muon(torch.optim.AdamW):
@@ -86,9 +87,12 @@ def _orthogonal_all(matrices: list[torch.Tensor]) -> list[torch.Tensor]:
     for number in own:
         shapes.setdefault(matrices[number].shape, []).append(number)
     found: dict[int, torch.Tensor] = {}
-    for numbers in shapes.values():
-        updates = orthogonal(torch.stack([matrices[number] for number in numbers]))
-        found.update(zip(numbers, updates.unbind(), strict=True))
+    for shape, numbers in shapes.items():
+        count = max(1, _TOGETHER // shape.numel())
+        for start in range(0, len(numbers), count):
+            some = numbers[start : start + count]
+            updates = orthogonal(torch.stack([matrices[number] for number in some]))
+            found.update(zip(some, updates.unbind(), strict=True))
     if size() == 1:
         return [found[number] for number in own]
     parts = [

@@ -124,9 +124,8 @@ def _inherited(config: DenoiserRunConfig) -> dict[str, Any]:
     start = load_config(config.start_from)
     found: dict[str, Any] = {"sampling": dict(start.sampling), "presets": dict(start.presets)}
     if not config.match_tokenizers:
-        found["vocab_size"] = (
-            start.vocab_size
-        )  # a table may have more rows than its text tokenizer has tokens
+        # A table may have more rows than its text tokenizer has tokens.
+        found["vocab_size"] = start.vocab_size
     return found
 
 

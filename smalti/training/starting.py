@@ -12,7 +12,7 @@ from smalti.data.tokens import TokenShards
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.text import TextTokenizer
-from smalti.storage.entries import PREFIX, check_floats
+from smalti.storage.entries import PREFIX, Entry, check_floats
 from smalti.storage.folder import existing, load_image_tokenizer
 from smalti.storage.headers import read_denoisers
 from smalti.storage.mapping import FLOATS, map_tensor
@@ -50,7 +50,11 @@ def starting_weights(
             continue
         entry = entries.get(PREFIX + name)
         # A convolution over the prompt that the other model lacks starts at zero, where it has no effect.
-        yield name, torch.zeros(parameter.shape) if entry is None else map_tensor(entry).view(entry.shape)
+        yield name, torch.zeros(parameter.shape) if entry is None else _weight(entry)
+
+
+def _weight(entry: Entry) -> torch.Tensor:
+    return map_tensor(entry).view(entry.shape)
 
 
 def own_tables(
@@ -71,12 +75,8 @@ def own_tables(
         return {name: torch.zeros(shapes[name]) for name in (TEXT_TABLE, *CODE_TABLES)}
     folder = existing(config.start_from)
     entries = read_denoisers(folder)
-    tables = {
-        name: map_tensor(entries[PREFIX + name]).view(entries[PREFIX + name].shape).float()
-        for name in (TEXT_TABLE, *CODE_TABLES)
-    }
     return matched_tables(
-        tables,
+        {name: _weight(entries[PREFIX + name]).float() for name in (TEXT_TABLE, *CODE_TABLES)},
         (image_tokenizer, load_image_tokenizer(folder)),
         (text, TextTokenizer.from_file(folder / "tokenizer.json")),
         shapes[TEXT_TABLE][0],
@@ -89,12 +89,12 @@ def check_start(model: Denoiser, config: DenoiserRunConfig, image_tokenizer: Ima
     """Raise SmaltiError unless `start_from` has the shape of a model and, if it keeps its tables, the same codes."""
     folder = config.start_from
     assert folder is not None
-    own = load_image_tokenizer(folder)
-    if not config.match_tokenizers and fingerprint(own) != fingerprint(image_tokenizer):
-        raise SmaltiError(
-            f"start_from: {folder} must have the image tokenizer of tokenizer: {config.tokenizer}; "
-            f"match_tokenizers=true accepts another one"
-        )
+    if not config.match_tokenizers:
+        if fingerprint(load_image_tokenizer(folder)) != fingerprint(image_tokenizer):
+            raise SmaltiError(
+                f"start_from: {folder} must have the image tokenizer of tokenizer: {config.tokenizer}; "
+                f"match_tokenizers=true accepts another one"
+            )
     entries = read_denoisers(existing(folder))
     check_floats(entries.values(), Path(folder), "training of the whole model")
     needed = {PREFIX + name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
 from smalti.training.config import DenoiserRunConfig
-from smalti.training.denoiser import DenoiserTask
+from smalti.training.denoiser import DenoiserTask, train_denoiser
 from smalti.training.preparing import prepare
 from smalti.training.reading import load_config
+from smalti.training.saving import Saver
 
 TOKENIZER = {
     "output": "tokenizer",
@@ -58,6 +61,21 @@ def write(name: str, values: dict) -> str:
 def make_task(*overrides: str) -> DenoiserTask:
     config = load_config(DenoiserRunConfig, "denoiser.yaml", list(overrides))
     return DenoiserTask(config, prepare(config))
+
+
+def train_stopped_once(config: DenoiserRunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a training that is interrupted after its first checkpoint, and resume it."""
+    real = Saver.save
+
+    def dies_afterwards(*arguments: Any) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as changed:
+        changed.setattr(Saver, "save", dies_afterwards)
+        with pytest.raises(KeyboardInterrupt):
+            train_denoiser(config)
+    train_denoiser(config)
 
 
 def losses(run: str) -> list[tuple[int, float]]:

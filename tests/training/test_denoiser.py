@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from trainings import DENOISER, TOKENIZER, losses, make_task, write
+from trainings import DENOISER, TOKENIZER, losses, make_task, train_stopped_once, write
 
 from smalti.common.low_discrepancy import halton_order, stratified_order
 from smalti.data.tokens import TokenShards
@@ -21,7 +20,6 @@ from smalti.training.config import DenoiserRunConfig, TokenizerRunConfig
 from smalti.training.denoiser import DenoiserTask, train_denoiser
 from smalti.training.preparing import prepare
 from smalti.training.reading import load_config
-from smalti.training.saving import Saver
 from smalti.training.tokenizer import train_tokenizer
 from smalti.vq.groups import CodeGroups
 
@@ -90,17 +88,7 @@ def test_networks_of_codes_are_trained_resumed_and_folded_into_the_model(
     }
     assert not torch.equal(plain["gen_predictor.weight"], folded["gen_predictor.weight"])
     shutil.rmtree("codes")
-    real = Saver.save
-
-    def dies_afterwards(*arguments: Any) -> None:
-        real(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Saver, "save", dies_afterwards)
-    with pytest.raises(KeyboardInterrupt):
-        train_denoiser(config)
-    monkeypatch.setattr(Saver, "save", real)
-    train_denoiser(config)
+    train_stopped_once(config, monkeypatch)
     assert losses("codes") == whole
     assert Path("codes/model/model.safetensors").read_bytes() == weights
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from trainings import DENOISER, TOKENIZER, losses, make_task, write
+from trainings import DENOISER, TOKENIZER, losses, make_task, train_stopped_once, write
 
 from smalti.errors import SmaltiError
 from smalti.model.text import TextTokenizer
@@ -16,7 +16,6 @@ from smalti.training.config import DenoiserRunConfig, TokenizerRunConfig
 from smalti.training.denoiser import train_denoiser
 from smalti.training.matching import matched_codes, matched_text
 from smalti.training.reading import load_config
-from smalti.training.saving import Saver
 from smalti.training.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -91,24 +90,11 @@ def test_a_training_starts_from_a_model_with_other_tokenizers(other: Path) -> No
 
 def test_it_resumes_as_if_it_had_not_stopped(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(DenoiserRunConfig, "denoiser.yaml", [*OTHER, "match_tokenizers=true"])
-    whole = losses(train(config))
-    again = config.model_copy(update={"output": "stopped"})
-    real = Saver.save
-
-    def dies_afterwards(*arguments: Any) -> None:
-        real(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Saver, "save", dies_afterwards)
-    with pytest.raises(KeyboardInterrupt):
-        train_denoiser(again)
-    monkeypatch.setattr(Saver, "save", real)
-    assert losses(train(again)) == whole
-
-
-def train(config: DenoiserRunConfig) -> str:
     train_denoiser(config)
-    return config.output
+    whole = losses("matched")
+    again = config.model_copy(update={"output": "stopped"})
+    train_stopped_once(again, monkeypatch)
+    assert losses("stopped") == whole
 
 
 @pytest.mark.parametrize(

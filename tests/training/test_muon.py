@@ -13,6 +13,7 @@ from resuming_ranks import same, train
 from torch import nn
 
 from smalti.errors import SmaltiError
+from smalti.training import muon
 from smalti.training.config import OptimizerConfig
 from smalti.training.muon import Muon, orthogonal
 from smalti.training.optimizer import make_optimizer, moments, set_moments, set_rate
@@ -49,6 +50,17 @@ def test_updates_keep_singular_vectors(shape: tuple[int, int]) -> None:
     # The iterations raise small singular values, but not those that are almost nothing.
     large = values > 0.02 * values.norm()
     assert (along[large] > 0.5).all() and (along < 1.4).all()
+
+
+def test_matrices_are_the_same_together_and_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(4)
+    matrices = [torch.randn(shape, generator=generator) for shape in ((6, 9), (9, 6), (6, 9), (5, 5), (6, 9))]
+    together = muon._orthogonal_all(matrices)
+    monkeypatch.setattr(muon, "_TOGETHER", 1)
+    alone = muon._orthogonal_all(matrices)
+    for one, two, matrix in zip(together, alone, matrices, strict=True):
+        assert one.shape == matrix.shape and torch.allclose(one.float(), two.float(), atol=0.02)
+        assert torch.allclose(two.float(), orthogonal(matrix).float(), atol=0.02)
 
 
 def test_only_matrices_of_layers_are_orthogonal() -> None:

@@ -84,9 +84,10 @@ class Collection:
     def _of_classes(self, numbers: list[int], nouns: Container[str]) -> list[int]:
         """Return the sprites of some classes; a class that the archive lacks is an error."""
         classes = [class_of(sprite) for sprite in self.archive.sprites]
-        for noun in sorted(set(nouns) - set(classes)):
+        wanted = set(nouns)
+        for noun in sorted(wanted - set(classes)):
             raise SmaltiError(f"nouns must be classes of the archive, not {quoted(noun)}", argument="nouns")
-        return [number for number in numbers if classes[number] in nouns]
+        return [number for number in numbers if classes[number] in wanted]
 
     def _one_each(self, numbers: list[int], weights: Mapping[str, float]) -> tuple[set[int], list[int]]:
         """Return the sprites that stand for the scored nouns, and, in the archive's order, for their colours, too."""
