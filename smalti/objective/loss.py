@@ -76,17 +76,16 @@ def denoising_loss(
         targets: (B, h, w) int64, the true tokens.
         masked: (B, h, w) bool.
         edit_loss_weight: weight of visible positions, flipped or not.
-        weights: (B, h, w) float, further factors of the positions' weights, or None for 1. Positions of weight 0
-            count in no measurement.
+        weights: (B, h, w) float, further factors of the positions' weights, or None for 1. The measurements are means
+            with these factors, too.
         groups, group_weights, focus: as in `grouped_cross_entropy`; no groups mean plain cross-entropy.
     """
     rows, labels, is_masked = hidden.flatten(0, 1), targets.flatten(), masked.flatten()
-    weight = torch.where(is_masked, 1.0, edit_loss_weight)
-    if weights is not None:
-        weight = weight * weights.flatten()
+    factor = torch.ones_like(labels, dtype=torch.float32) if weights is None else weights.flatten().float()
     if edit_loss_weight == 0 or weights is not None:
-        kept = weight != 0
-        rows, labels, is_masked, weight = rows[kept], labels[kept], is_masked[kept], weight[kept]
+        kept = (is_masked | (edit_loss_weight != 0)) & (factor != 0)
+        rows, labels, is_masked, factor = rows[kept], labels[kept], is_masked[kept], factor[kept]
+    weight = factor * torch.where(is_masked, 1.0, edit_loss_weight)
     operator = partial(
         grouped_cross_entropy,
         targets=labels,
@@ -97,16 +96,16 @@ def denoising_loss(
         reduction="sum",
     )
     computed = head.run(operator, rows)
-    count = is_masked.sum()
+    of_masked, of_visible = factor * is_masked, factor * ~is_masked
 
     def among_masked(values: torch.Tensor) -> Mean:
-        return Mean((values * is_masked).sum(), count)
+        return Mean((values * of_masked).sum(), of_masked.sum())
 
     return Loss(
         computed.loss,
         weight.sum(),
         among_masked(computed.token_loss),
-        Mean((computed.token_loss * ~is_masked).sum(), len(is_masked) - count),
+        Mean((computed.token_loss * of_visible).sum(), of_visible.sum()),
         among_masked(computed.token_hit),
         [among_masked(values) for values in computed.group_loss.unbind(dim=1)],
         [among_masked(values) for values in computed.group_hit.unbind(dim=1)],

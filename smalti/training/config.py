@@ -221,6 +221,12 @@ class ObjectiveConfig(Strict):
         "weights of start_from, or none",
     )
     focus: float = Field(0.0, ge=0, description="exponent γ of the factor (1 − p)^γ on every token's loss")
+    subsampling: float = Field(
+        0.0,
+        ge=0,
+        description="frequency t above which a code is common: its tokens count with probability √(t / frequency), "
+        "and more; 0 counts every token",
+    )
     prompt_drop_rate: float = Field(0.1, ge=0, le=1, description="share of prompts dropped, for guidance")
     self_generated: SelfGeneratedConfig | None = None
 

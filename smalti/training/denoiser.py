@@ -22,6 +22,7 @@ from smalti.objective.corruption import Corrupted, corrupt
 from smalti.objective.loss import Mean, denoising_loss
 from smalti.objective.masking import MaskingContext
 from smalti.objective.self_generated import fill_with_samples
+from smalti.objective.subsampling import subsampling_weights
 from smalti.runtime.products import training_products
 from smalti.sampling.sampler import sample
 from smalti.storage.folder import NoInit
@@ -92,7 +93,8 @@ class DenoiserTask:
         self.parts = parts
         self.model = parts.model
         self.data = hash_of([shards.metadata for shards in parts.tokens.parts])
-        self.context = MaskingContext(parts.counts / parts.counts.sum())
+        self.frequency = parts.counts / parts.counts.sum()
+        self.context = MaskingContext(self.frequency)
         self.device = find_device(config.loop.device)
         self.group_ids = [groups.ids.to(config.loop.device) for groups in parts.groups]
         self.showing = Showing(parts.tokens, config)
@@ -161,9 +163,13 @@ class DenoiserTask:
         prompt = self.captions.prompts(shown.places, (h, w), partial(Draws.of, seed, "caption", images))
         dropped = Draws.of(seed, "prompt_drop", images).uniform() < objective.prompt_drop_rate
         kept = None if self.keeping is None else self.keeping.select(shown.places) | dropped
-        return Batch(
-            shown.tokens, corrupted.tokens, corrupted.masked, prompt.drop(dropped), shown.weights, kept
-        )
+        weights = shown.weights
+        if objective.subsampling:
+            counted = subsampling_weights(
+                shown.tokens, self.frequency, objective.subsampling, Draws.of(seed, "subsampling", images)
+            )
+            weights = counted if weights is None else weights * counted
+        return Batch(shown.tokens, corrupted.tokens, corrupted.masked, prompt.drop(dropped), weights, kept)
 
     def loss(self, batch: Batch, images: Sequence[int], step: int) -> BatchLoss:
         """Return the loss of a batch; positions weigh 1 where masked, `edit_loss_weight` elsewhere."""

@@ -38,6 +38,7 @@ _MAY_CHANGE = {
     "loop.processes",
     "distribution.strategy",
     "distribution.replicas",
+    "objective.subsampling",
     "optimizer.kind",
     "optimizer.learning_rate",
     "optimizer.embedding_factor",

@@ -46,7 +46,7 @@ def test_factors_weigh_positions_and_zero_takes_them_out() -> None:
     first = rows[0].flatten()
     torch.testing.assert_close(loss.weighted_sum, first[0] + 0.25 * first[1] + 0.5 * first[2])
     torch.testing.assert_close(loss.weight, torch.tensor(1.75))
-    torch.testing.assert_close(loss.masked.value, (first[0] + first[2]) / 2)
+    torch.testing.assert_close(loss.masked.value, (first[0] + 0.5 * first[2]) / 1.5)
     nothing = denoising_loss(
         hidden.requires_grad_(), head_of(head), targets, masked, edit_loss_weight=0.25, weights=0 * weights
     )

@@ -125,6 +125,26 @@ def test_training_can_see_the_grids_of_the_sampling_order(workspace: Path) -> No
         make_task("output=uneven", *uneven)
 
 
+def test_subsampling_counts_fewer_tokens_of_the_same_batches(workspace: Path) -> None:
+    whole, thinned = (make_task(f"objective.subsampling={t}").batch(range(8)) for t in (0, 0.001))
+    assert whole.weights is None
+    assert torch.equal(whole.tokens, thinned.tokens)
+    counted = thinned.weights > 0
+    assert 0 < counted.float().mean() < 1
+    assert (thinned.weights[counted] >= 1).all()
+    config = load_config(
+        DenoiserRunConfig,
+        "denoiser.yaml",
+        [
+            "output=thinned",
+            "loop.steps=2",
+            "objective.subsampling=0.001",
+            "objective.self_generated={start_step: 0}",
+        ],
+    )
+    assert train_denoiser(config)["loss_masked"] > 0
+
+
 def test_cache_of_other_pictures_is_refused(workspace: Path) -> None:
     with pytest.raises(SmaltiError, match="cache of other images: its data differ"):
         train_denoiser(load_config(DenoiserRunConfig, "denoiser.yaml", ["data.seed=5", "output=other"]))
