@@ -35,7 +35,7 @@ _LOADING = (
         "compile",
         "hub_revision",
     ),
-    *("adapter", "adapter_scale", "verifier", "classifier"),
+    *("adapter", "adapter_scale", "verifier", "classifier", "word"),
 )
 
 
@@ -216,6 +216,7 @@ def serve(
     adapter_scale: options.AdapterScale = None,
     verifier: options.Verifier = None,
     classifier: options.Classifier = None,
+    word: options.Word = None,
     batch_size: BatchSize = 8,
     queue: Queue = 64,
     queue_per_client: QueuePerClient = 8,

@@ -10,7 +10,7 @@ import torch
 from smalti.model.classifier import TokenClassifier
 from smalti.pipeline.pipeline import Pipeline
 from smalti.storage.loading import load_components
-from smalti.storage.words import check_base, read_words, with_words
+from smalti.storage.words import read_words, with_stored_words
 
 
 def load(
@@ -80,6 +80,4 @@ def load(
         verifier=verifier,
         classifier=classifier,
     )
-    if words and components.folder:
-        check_base(words, components.folder)
-    return Pipeline(with_words(components, [one.word for one in words]))
+    return Pipeline(with_stored_words(components, words))

@@ -19,6 +19,7 @@ from smalti.common.files import read_json, read_text, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
+from smalti.model.learned import WordEmbedding
 from smalti.model.lora import adapted_layers
 from smalti.model.text import TextTokenizer
 from smalti.model.words import WORDS_FILE
@@ -245,6 +246,10 @@ def check_savable(denoiser: Denoiser) -> None:
     if any(True for _ in adapted_layers(denoiser)):
         raise SmaltiError(
             "a denoiser with adapters cannot be saved: merge them, or save them with save_adapter"
+        )
+    if isinstance(denoiser.embed_tokens, WordEmbedding):
+        raise SmaltiError(
+            "a denoiser with learned words cannot be saved: their files go beside the model's folder"
         )
 
 

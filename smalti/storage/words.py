@@ -99,6 +99,17 @@ def check_base(words: Sequence[StoredWord], base: str | Path) -> None:
             )
 
 
+def with_stored_words(components: Components, words: Sequence[StoredWord]) -> Components:
+    """Return components whose prompts can use words that were read from files. The denoiser is changed in place.
+
+    Raises:
+        SmaltiError: a word is for another base, or its name is taken.
+    """
+    if words and components.folder:
+        check_base(words, components.folder)
+    return with_words(components, [stored.word for stored in words])
+
+
 def with_words(components: Components, words: Sequence[LearnedWord]) -> Components:
     """Return components whose prompts can use learned words. The denoiser is changed in place.
 

@@ -17,6 +17,8 @@ from PIL import Image
 
 import smalti
 from smalti.errors import SmaltiError
+from smalti.model.learned import LearnedWord
+from smalti.storage.words import save_word
 
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries that diffusers imports
@@ -332,6 +334,24 @@ class TestParts:
         assert pipe.get_list_adapters() == [] and torch.equal(drawn(), plain)
         other = write_adapter(tmp_path / "o", write_tiny_model(tmp_path / "other", seed=5), "lora")
         fails("is for another base than", lambda: pipe.load_lora_weights(other))
+
+    def test_learned_words(self, base, tmp_path):
+        pipe = SmaltiPipeline.from_pretrained(base)
+        vectors = torch.randn(2, pipe.denoiser.config.hidden_size, generator=seeded(2))
+        file = tmp_path / "thing.safetensors"
+        save_word(LearnedWord("<thing>", vectors), file, base=base)
+        pipe.load_textual_inversion(file)
+        options = dict(generator=seeded(1), num_inference_steps=2)
+        expected = smalti.load(base, word=file)("a <thing>", **options, output_type="tokens").tokens
+        options["generator"] = seeded(1)
+        assert torch.equal(pipe("a <thing>", **options, output_type="latent").latents, expected)
+        shared = SmaltiInpaintPipeline.from_pipe(pipe)
+        assert shared.text_tokenizer.encode("<thing>") == pipe.text_tokenizer.encode("<thing>")
+        fails("must have a name that is free", lambda: pipe.load_textual_inversion(file))
+        fails("word must be a file that exists", lambda: pipe.load_textual_inversion("nowhere"))
+        fails("with learned words cannot be saved", lambda: pipe.save_pretrained(tmp_path / "saved"))
+        other = SmaltiPipeline.from_pretrained(write_tiny_model(tmp_path / "other", seed=5))
+        fails("is for another base than", lambda: other.load_textual_inversion(file))
 
 
 @pytest.mark.slow

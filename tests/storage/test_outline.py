@@ -12,8 +12,10 @@ from smalti.editing.embedded import TEXT, embed_tokens, find_embedded
 from smalti.editing.picture import Picture
 from smalti.errors import SmaltiError
 from smalti.generation.drawing import start
+from smalti.model.learned import LearnedWord
 from smalti.pipeline import Pipeline
 from smalti.storage.loading import load_components, load_outline
+from smalti.storage.words import read_words, save_word, with_stored_words
 from smalti.vq.naming import codebook_name
 
 
@@ -36,6 +38,16 @@ def test_it_says_what_the_model_says(folder) -> None:
     assert codebook_name(outline.image_tokenizer) == codebook_name(whole.image_tokenizer)
     assert Pipeline(outline).settings == Pipeline(whole).settings
     texts = ["a red circle", "two dogs"]
+    assert torch.equal(outline.prompts(texts, 64, 64).ids, whole.prompts(texts, 64, 64).ids)
+
+
+def test_it_reads_learned_words_as_the_model_does(folder, tmp_path) -> None:
+    whole, outline = load_components(folder), load_outline(folder)
+    file = tmp_path / "thing.safetensors"
+    save_word(LearnedWord("<thing>", torch.zeros(2, whole.denoiser.config.hidden_size)), file, base=folder)
+    whole, outline = (with_stored_words(parts, read_words(file)) for parts in (whole, outline))
+    assert (outline.name, outline.words) == (whole.name, whole.words)
+    texts = ["a red <thing>"]
     assert torch.equal(outline.prompts(texts, 64, 64).ids, whole.prompts(texts, 64, 64).ids)
 
 

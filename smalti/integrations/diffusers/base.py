@@ -24,6 +24,7 @@ from smalti.generation.settings import (
 )
 from smalti.integrations.diffusers.adapters import AdapterMethods
 from smalti.integrations.diffusers.running import TENSORS
+from smalti.integrations.diffusers.words import WordMethods
 from smalti.model.denoiser import Denoiser
 from smalti.model.text import TextTokenizer
 from smalti.runtime.memory import Mode
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class SmaltiBase(AdapterMethods, DiffusionPipeline):
+class SmaltiBase(AdapterMethods, WordMethods, DiffusionPipeline):
     """A diffusers pipeline made of a model's parts.
 
     Attributes:
