@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, field_validator
 
 from smalti.common.strict import Seed, Strict, Text
+from smalti.worlds.objects.vocabulary import read_nouns
 from smalti.worlds.objects.world import Objects
 
 
@@ -25,13 +26,21 @@ class ObjectsConfig(Strict):
     compact: bool = Field(
         False, description="whether captions nearly decide scenes: sprites, places, grounds"
     )
-    nouns: list[Text] | None = Field(None, min_length=1, description="the only nouns to show; null shows all")
+    nouns: list[Text] | None = Field(
+        None, min_length=1, description="the only nouns to show, or a file with one a line; null shows all"
+    )
     grounds: dict[str, NonNegativeFloat] | None = Field(
         None, description="weight of each kind of ground; null means the default weights"
     )
     mix: dict[str, NonNegativeFloat] | None = Field(
         None, description="weight of each kind of scene; null means the default mix"
     )
+
+    @field_validator("nouns", mode="before")
+    @classmethod
+    def _of_file(cls, nouns: Any) -> Any:
+        # A checkpoint then holds the nouns themselves.
+        return read_nouns(nouns) if isinstance(nouns, str) else nouns
 
     def training(self) -> Objects:
         """Return the scenes to train on.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from smalti.common.files import read_text
 from smalti.errors import SmaltiError
 from smalti.worlds.objects.archive import Sprite, SpriteArchive
 from smalti.worlds.objects.collection import Collection
@@ -58,6 +61,18 @@ class Vocabulary:
         }
         return cls(nouns, train.splits.colors)
 
+    def only(self, nouns: Iterable[str]) -> Vocabulary:
+        """Return the vocabulary of those of its nouns that are among `nouns`.
+
+        Raises:
+            SmaltiError: none is.
+        """
+        wanted = set(nouns)
+        found = {noun: known for noun, known in self.nouns.items() if noun in wanted}
+        if not found:
+            raise SmaltiError("nouns must have one that the scorer claims", argument="nouns")
+        return Vocabulary(found, frozenset(pair for pair in self.held_out if pair[0] in found))
+
     @cached_property
     def likeness(self) -> Likeness:
         """Nouns that are alike."""
@@ -85,3 +100,15 @@ class Vocabulary:
             return cls(nouns, frozenset((str(noun), str(color)) for noun, color in value["held_out"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SmaltiError("vocabulary must have nouns and held_out pairs") from error
+
+
+def read_nouns(path: str | Path) -> list[str]:
+    """Read a file of nouns, one a line.
+
+    Raises:
+        SmaltiError: the file is missing, is no text, or has no noun.
+    """
+    nouns = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not nouns:
+        raise SmaltiError(f"nouns must be a file with a noun a line, and {path} has none", argument="nouns")
+    return nouns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,22 @@ def test_prompts_are_over_the_claimed_nouns(suite: Objects) -> None:
     for prompt in prompts:
         suite.check_prompt(prompt)
         assert {entry["class"] for entry in prompt["include"]} <= set(NOUNS)
+
+
+def test_prompts_are_of_the_nouns_of_a_file(suite: Objects, tmp_path: Path) -> None:
+    file = tmp_path / "nouns.txt"
+    file.write_text(f"{NOUNS[0]}\n\n  {NOUNS[1]}\na unicorn\n{NOUNS[2]}\n")
+    few = replace(suite, nouns=str(file))
+    asked = {entry["class"] for prompt in few.prompts(24, 0) for entry in prompt["include"]}
+    assert asked == set(NOUNS[:3])
+    file.write_text("a unicorn\n")
+    with pytest.raises(SmaltiError, match="nouns must have one that the scorer claims"):
+        few.prompts(6, 0)
+    file.write_text("\n")
+    with pytest.raises(SmaltiError, match="nouns must be a file with a noun a line, and .* has none"):
+        few.prompts(6, 0)
+    with pytest.raises(SmaltiError, match="nowhere"):
+        replace(suite, nouns="nowhere").prompts(6, 0)
 
 
 def test_ground_truth_shows_held_out_sprites(suite: Objects) -> None:

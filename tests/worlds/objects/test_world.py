@@ -280,6 +280,10 @@ def test_wrong_scenes_are_named(archive: SpriteArchive) -> None:
 
 def test_a_configuration_makes_both_splits(archive: SpriteArchive, tmp_path: Path) -> None:
     config = ObjectsConfig(archive=str(archive.path), size=32, lattice=8)
+    (tmp_path / "nouns.txt").write_text("apple\npair of skis\n")
+    assert ObjectsConfig(nouns=str(tmp_path / "nouns.txt")).nouns == ["apple", "pair of skis"]
+    with pytest.raises(ValueError, match="does not exist"):
+        ObjectsConfig(nouns=str(tmp_path / "none.txt"))
     assert (config.training().split, config.unseen().split) == ("train", "test")
     assert config.training().fingerprint() == config.unseen().fingerprint()
     assert isinstance(config.training(), FileSource)  # so that a token cache knows the archive

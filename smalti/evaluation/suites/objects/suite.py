@@ -23,6 +23,7 @@ from smalti.evaluation.suites.objects.truth import renderings, truth_composer
 from smalti.worlds.arguments import SPLITS
 from smalti.worlds.objects.colors import COLOR_NAMES
 from smalti.worlds.objects.prompts import objects_prompts
+from smalti.worlds.objects.vocabulary import read_nouns
 from smalti.worlds.tasks import TAGS
 
 
@@ -52,12 +53,14 @@ class Objects(Suite):
         lattice: number of positions a side at which ground-truth renderings place boxes; 0 means any position.
         split: sprites of ground-truth renderings: "test" has drawings that the scorer has not seen, "train" the others.
         scorer: file of the trained scorer; by default the one in the package.
+        nouns: file of nouns, one a line: prompts ask for those that the scorer claims. By default for all it claims.
     """
 
     archive: str = "objects"
     lattice: int = 0
     split: str = "test"
     scorer: str = ""
+    nouns: str = ""
     controls: ClassVar[frozenset[str]] = Suite.controls | {"ground_truth", "tokenized", "prompts"}
     count: ClassVar[int] = 402
     least: ClassVar[int] = len(TAGS)
@@ -68,7 +71,10 @@ class Objects(Suite):
 
     def prompts(self, count: int, seed: int) -> list[Prompt]:
         """Return prompts over the claimed nouns, one task after the other."""
-        return objects_prompts(self._scorer().knowledge.vocabulary, count, seed)
+        vocabulary = self._scorer().knowledge.vocabulary
+        return objects_prompts(
+            vocabulary.only(read_nouns(self.nouns)) if self.nouns else vocabulary, count, seed
+        )
 
     def check_prompt(self, prompt: Any) -> None:
         """Raise SmaltiError unless metadata has GenEval's format; its classes may be any text."""
