@@ -66,6 +66,11 @@ COMMANDS = {
         "train_classifier",
         "Train a classifier over tokens for --steer, from a folder with a subfolder of images for each label.",
     ),
+    "train-light": Listed(
+        "train_light",
+        "train_light",
+        "Train a light layer that draws more steps with as many passes, with the model frozen.",
+    ),
     "train-word": Listed(
         "train_word",
         "train_word",

@@ -24,7 +24,7 @@ _TOKENIZER = {"model", "device", "hub_revision"}
 _MODEL = {
     *_TOKENIZER,
     *("dtype", "quantize", "quantize_activations", "offload", "memory", "image_dtype", "compile"),
-    *("adapter", "adapter_scale", "verifier", "classifier", "word"),
+    *("adapter", "adapter_scale", "verifier", "classifier", "light", "word"),
 }
 _SAMPLING = {*_MODEL, "preset", *(field.name for field in dataclasses.fields(GenerationSettings))}
 # Options of a model that count, by what a run needs of it.

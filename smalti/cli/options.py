@@ -113,6 +113,10 @@ Classifier = Annotated[
         "--classifier", "File of smalti train-classifier, which --steer classifier:LABEL asks.", "FILE"
     ),
 ]
+Light = Annotated[
+    str | None,
+    _model_option("--light", "File of smalti train-light, the layer that --reuse light runs.", "FILE"),
+]
 Verifier = Annotated[
     str | None,
     _model_option(
@@ -176,6 +180,7 @@ _LOADING: dict[str, tuple[Any, Any]] = {
     "adapter_scale": (AdapterScale, None),
     "verifier": (Verifier, None),
     "classifier": (Classifier, None),
+    "light": (Light, None),
     "word": (Word, None),
 }
 # Other arguments whose option has another name than theirs with dashes.
@@ -276,6 +281,7 @@ def load_pipeline(params: Mapping[str, Any]) -> Pipeline:
         adapter_scale=scales(params["adapter_scale"]),
         verifier=params["verifier"],
         classifier=params["classifier"],
+        light=params["light"],
         word=params.get("word") or None,
     )
     if params["memory"] is not None:

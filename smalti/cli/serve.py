@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +36,7 @@ _LOADING = (
         "compile",
         "hub_revision",
     ),
-    *("adapter", "adapter_scale", "verifier", "classifier", "word"),
+    *("adapter", "adapter_scale", "verifier", "classifier", "light", "word"),
 )
 
 
@@ -216,6 +217,7 @@ def serve(
     adapter_scale: options.AdapterScale = None,
     verifier: options.Verifier = None,
     classifier: options.Classifier = None,
+    light: options.Light = None,
     word: options.Word = None,
     batch_size: BatchSize = 8,
     queue: Queue = 64,
@@ -255,10 +257,6 @@ def serve(
     )
     loading = {name: context.params[name] for name in _LOADING}
 
-    def started(number: int) -> None:
-        shown = f"[{host}]" if ":" in host else host
-        print(f"smalti: serving at http://{shown}:{number}/", file=sys.stderr, flush=True)
-
     import smalti
 
     devices = device or ["cpu"]
@@ -268,7 +266,12 @@ def serve(
     elif replicas is not None:
         raise SmaltiError("--replicas needs --ray")
     with run.shown_log():
-        run.serve(load, found, smalti.__version__, started, workers)
+        run.serve(load, found, smalti.__version__, partial(_say_started, host), workers)
+
+
+def _say_started(host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    print(f"smalti: serving at http://{shown}:{port}/", file=sys.stderr, flush=True)
 
 
 def _server() -> Any:

@@ -97,6 +97,7 @@ def load_models(models: Sequence[str], loading: Mapping[str, Any]) -> dict[str, 
 
 def _outline(model: str | None, loading: Mapping[str, Any]) -> Pipeline:
     from smalti.pipeline import Pipeline
+    from smalti.storage.light import with_light
     from smalti.storage.loading import load_outline
     from smalti.storage.words import read_words, with_stored_words
 
@@ -106,7 +107,7 @@ def _outline(model: str | None, loading: Mapping[str, Any]) -> Pipeline:
         adapter=loading["adapter"] or None,
         adapter_scale=options.scales(loading["adapter_scale"]),
     )
-    return Pipeline(with_stored_words(outline, read_words(loading["word"])))
+    return Pipeline(with_stored_words(with_light(outline, loading["light"]), read_words(loading["word"])))
 
 
 def _by_name(models: Sequence[str], read: Callable[[str | None], Pipeline]) -> dict[str, Pipeline]:

@@ -112,7 +112,7 @@ class Generation:
             step = self._steps.send(self._control())
             self._edited += step.edited.sum(dim=(1, 2)).cpu()
             self._remasked += step.remasked.sum(dim=(1, 2)).cpu()
-            self._passes += step.active.cpu()
+            self._passes += step.active.cpu() * step.passed
         # Copying to the CPU waits for the device, so the clock sees all of the step.
         self._tokens = step.tokens
         self._seconds["denoise"] += time.perf_counter() - started

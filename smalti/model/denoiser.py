@@ -14,6 +14,7 @@ from smalti.model.compression import DownsampleStage, UpsampleStage
 from smalti.model.config import EXTRA_CODES, DenoiserConfig
 from smalti.model.convolution import PromptConvolution
 from smalti.model.head import Head
+from smalti.model.light import LightLayer, LightMemory
 from smalti.model.prompt import PromptBatch
 from smalti.model.reuse import LayerMemory, PromptMemory
 from smalti.model.rotary import RotaryTables, axial_positions, axial_tables, raster_tables
@@ -48,6 +49,8 @@ class Denoiser(nn.Module):
         )
         self.norm = RMSNorm(dim, config.rms_norm_eps)
         self.gen_predictor = Head(dim, config.codebook_size)
+        self.light: LightLayer | None = None
+        """Layer in place of the backbone where a `LightMemory` is filled, if one is loaded."""
         self._tables: dict[tuple, RotaryTables] = {}
 
     @property
@@ -98,7 +101,10 @@ class Denoiser(nn.Module):
             layer.recomputed = every > 0 and number % every == 0
 
     def forward(
-        self, tokens: torch.Tensor, prompt: PromptBatch, memory: PromptMemory | CellMemory | None = None
+        self,
+        tokens: torch.Tensor,
+        prompt: PromptBatch,
+        memory: PromptMemory | CellMemory | LightMemory | None = None,
     ) -> torch.Tensor:
         """Predict every token from all the others and the prompt.
 
@@ -108,7 +114,7 @@ class Denoiser(nn.Module):
                 guidance, the grids are embedded once and used k times in turn.
             memory: what earlier passes left, for prompts of one length. An empty memory is filled by this pass. A
                 filled one replaces the computation of the prompt's positions. A cell memory also replaces that of all
-                cells but the chosen ones (`smalti.model.cells`).
+                cells but the chosen ones (`smalti.model.cells`), a light memory that of the backbone.
 
         Returns:
             (prompts, h·w, D) hidden vectors in raster order.
@@ -131,10 +137,17 @@ class Denoiser(nn.Module):
         image = self.embed_image(tokens)
         if len(prompt) > B:
             image = image.repeat(len(prompt) // B, 1, 1)
-        if self.config.conditioning == "sequence":
-            hidden = self._in_sequence(image, prompt, rows, columns, memory)
+        last = memory if isinstance(memory, LightMemory) else None
+        if last is not None and last.hidden is not None and self.light is not None:
+            tables = self.rotary(image, torch.zeros_like(prompt.slot_start), 0, rows, columns)
+            hidden = self.light(last.hidden, image, tables)
+        elif self.config.conditioning == "sequence":
+            own = None if isinstance(memory, LightMemory) else memory
+            hidden = self._in_sequence(image, prompt, rows, columns, own)
         else:
             hidden = self._across(image, prompt, rows, columns, kept)
+        if last is not None:
+            last.hidden = hidden
         hidden = self.expand(hidden, rows, columns)
         if kept is not None:
             kept.output = hidden

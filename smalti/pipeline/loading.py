@@ -9,6 +9,7 @@ import torch
 
 from smalti.model.classifier import TokenClassifier
 from smalti.pipeline.pipeline import Pipeline
+from smalti.storage.light import with_light
 from smalti.storage.loading import load_components
 from smalti.storage.words import read_words, with_stored_words
 
@@ -30,6 +31,7 @@ def load(
     adapter_scale: float | Sequence[float] | None = None,
     verifier: str | Path | None = None,
     classifier: str | Path | TokenClassifier | None = None,
+    light: str | Path | None = None,
     word: str | Path | Sequence[str | Path] | None = None,
 ) -> Pipeline:
     """Read a model, as `smalti.storage.loading.load_components` does.
@@ -51,6 +53,7 @@ def load(
         adapter_scale: factor of what each adapter changes: one number for all, or one an adapter; None is 1.
         verifier: a smaller model with the same image tokenizer, named like `model`, for `budget="verified"`.
         classifier: file of `smalti train-classifier`, or a `TokenClassifier`, for `steering="classifier:LABEL"`.
+        light: file of `smalti train-light`, for `reuse="light"`.
         word: file of a word that `smalti train-word` learned, or several, which prompts can then use by name.
 
     Raises:
@@ -80,4 +83,4 @@ def load(
         verifier=verifier,
         classifier=classifier,
     )
-    return Pipeline(with_stored_words(components, words))
+    return Pipeline(with_stored_words(with_light(components, light), words))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from smalti.model.cells import CellMemory
 from smalti.model.denoiser import Denoiser
+from smalti.model.light import LightMemory
 from smalti.model.prompt import PromptBatch
 from smalti.model.reuse import PromptMemory
 from smalti.sampling.batches import Batch, make_batches
@@ -53,7 +54,7 @@ class _Kept:
         age: (b, S) int64, steps since each cell was computed.
     """
 
-    memory: PromptMemory | CellMemory | None
+    memory: PromptMemory | CellMemory | LightMemory | None
     tokens: torch.Tensor | None = None
     age: torch.Tensor | None = None
 

@@ -10,9 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from smalti.common.checks import check_real, check_whole
+from smalti.errors import SmaltiError
 from smalti.model.cells import CellMemory
+from smalti.model.denoiser import Denoiser
+from smalti.model.light import LightMemory
 from smalti.model.reuse import PromptMemory
 from smalti.sampling.ranking import first_among
+
+Memory = type[PromptMemory] | type[CellMemory] | type[LightMemory]
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,16 @@ class Reuse(Protocol):
         True
     """
 
-    memory: ClassVar[type[PromptMemory] | type[CellMemory] | None] = None
-    """What is kept between passes: the prompt's part, or all cells; None is nothing."""
+    memory: ClassVar[Memory | None] = None
+    """What is kept between passes: the prompt's part, all cells, or the backbone's output; None is nothing."""
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Raise SmaltiError unless the rule can be used with a denoiser."""
+        return None
+
+    def passes(self, index: int, steps: int) -> bool:
+        """Return whether step `index` counts as a pass of the denoiser."""
+        return True
 
     def refreshes(self, index: int, steps: int) -> bool:
         """Return whether step `index`, counted from 0, computes everything."""
@@ -71,7 +84,7 @@ class PromptReuse(Reuse):
     """
 
     every: int = 4
-    memory: ClassVar[type[PromptMemory] | type[CellMemory] | None] = PromptMemory
+    memory: ClassVar[Memory | None] = PromptMemory
 
     def __post_init__(self) -> None:
         check_whole("every", self.every)
@@ -101,7 +114,7 @@ class CellReuse(Reuse):
     warmup: float = 0.1
     near: int = 0
     share: float = 0.2
-    memory: ClassVar[type[PromptMemory] | type[CellMemory] | None] = CellMemory
+    memory: ClassVar[Memory | None] = CellMemory
 
     def __post_init__(self) -> None:
         check_whole("every", self.every)
@@ -125,7 +138,45 @@ class CellReuse(Reuse):
         return first_among(torch.ones_like(needed), counts, needed, view.doubt, view.age)
 
 
-REUSES: dict[str, type[Reuse]] = {"none": NoReuse, "prompt": PromptReuse, "cells": CellReuse}
+@dataclass(frozen=True)
+class LightReuse(Reuse):
+    """Run the denoiser at each k-th step, and between them a light layer on its last output (--light FILE).
+
+    With k times as many steps as passes, each step reveals fewer tokens at once, and tokens see those of the steps
+    before. This is ADJUST (arXiv 2509.22738), whose light passes reveal one token each. Here they follow the budget.
+
+    Attributes:
+        every: k, steps from one pass of the denoiser to the next; 1 is exact.
+    """
+
+    every: int = 4
+    memory: ClassVar[Memory | None] = LightMemory
+
+    def __post_init__(self) -> None:
+        check_whole("every", self.every)
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Raise SmaltiError unless the denoiser has a light layer."""
+        if denoiser.light is None:
+            raise SmaltiError(
+                "reuse 'light' needs a light layer: load one with light=FILE (--light FILE)", argument="reuse"
+            )
+
+    def refreshes(self, index: int, steps: int) -> bool:
+        """Return whether `index` is a multiple of k."""
+        return index % self.every == 0
+
+    def passes(self, index: int, steps: int) -> bool:
+        """Return whether the denoiser runs; a light layer is no pass."""
+        return self.refreshes(index, steps)
+
+
+REUSES: dict[str, type[Reuse]] = {
+    "none": NoReuse,
+    "prompt": PromptReuse,
+    "cells": CellReuse,
+    "light": LightReuse,
+}
 """Every reuse rule by the name that settings use."""
 
 

@@ -207,6 +207,7 @@ def sample(
             "this budget asks a second model what to accept, and none is loaded", argument="budget"
         )
     sampler.steering.check(classifier, denoiser.config.codebook_size)
+    sampler.reuse.check(denoiser)
     state = start_state(denoiser, (len(prompt), *grid), tokens, editable)
     predictor = Predictor(
         denoiser,
@@ -274,7 +275,7 @@ def _steps(
         if sampler.final == "release":
             # Where the head was not applied, the candidate is the token that is there.
             state.tokens = torch.where(ended[:, None], view.candidate, state.tokens)
-        control = yield state.step(index, steps, view, change)
+        control = yield state.step(index, steps, view, change, sampler.reuse.passes(index, steps))
         if control is not None:
             preview, state.active = control.preview, state.active & control.images.to(full.device)
             if control.tokens is not None:

@@ -88,8 +88,8 @@ class State:
         self.confidence = torch.where(taken, view.probability, view.confidence).masked_fill(self.masked, 0)
         self.past = ((view.candidate, view.probability), *self.past)[:past]
 
-    def step(self, index: int, steps: int, view: StepView, change: Change) -> Step:
-        """Return what the caller sees of a step."""
+    def step(self, index: int, steps: int, view: StepView, change: Change, passed: bool) -> Step:
+        """Return what the caller sees of a step; `passed` tells whether the denoiser ran."""
 
         def grids(values: torch.Tensor) -> torch.Tensor:
             return values.unflatten(1, self.grid)
@@ -104,6 +104,7 @@ class State:
             remasked=grids(change.remasked),
             probability=grids(view.probability),
             active=self.active,
+            passed=passed,
         )
 
     def replace(self, tokens: torch.Tensor) -> None:

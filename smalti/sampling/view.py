@@ -73,6 +73,7 @@ class Step:
         remasked: (B, h, w) bool, visible tokens that this step masked again.
         probability: (B, h, w) float32, p of this step's candidate where the head was applied, else 0.
         active: (B,) bool, images that this step worked on. False is a grid that an adaptive budget had filled before.
+        passed: whether the denoiser ran; a light layer may have taken its place.
     """
 
     index: int
@@ -84,6 +85,7 @@ class Step:
     remasked: torch.Tensor
     probability: torch.Tensor
     active: torch.Tensor
+    passed: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,14 +19,13 @@ from smalti.common.files import read_json, read_text, write_text_atomic
 from smalti.errors import SmaltiError
 from smalti.model.config import MODEL_TYPE, DenoiserConfig
 from smalti.model.denoiser import Denoiser
-from smalti.model.learned import WordEmbedding
-from smalti.model.lora import adapted_layers
 from smalti.model.text import TextTokenizer
 from smalti.model.words import WORDS_FILE
-from smalti.runtime.quantization import is_quantized, quantized_linear
+from smalti.runtime.quantization import quantized_linear
 from smalti.storage.entries import PREFIX, Entry, PackedEntry, layers_kind
 from smalti.storage.headers import VQ_PREFIX, is_image_tokenizers, read_denoisers, read_headers
 from smalti.storage.mapping import FLOATS, MappedEmbedding, PackedEmbedding, read_matrix, read_tensor
+from smalti.storage.savable import check_savable
 from smalti.storage.sizes import check_denoiser_sizes, check_image_tokenizer_sizes
 from smalti.storage.vq_shape import infer_vq_config
 from smalti.storage.weights import read_weights, write_weights
@@ -235,22 +234,6 @@ def save_denoiser(
     check_savable(denoiser)
     weights = {PREFIX + name: tensor for name, tensor in denoiser.state_dict().items()}
     write_weights(weights, denoiser.config.to_dict(), folder, dtype, max_shard_bytes, before)
-
-
-def check_savable(denoiser: Denoiser) -> None:
-    """Raise SmaltiError if a denoiser has layers that `save_denoiser` cannot write."""
-    if is_quantized(denoiser):
-        raise SmaltiError(
-            "a denoiser with quantized layers cannot be saved: smalti quantize writes folders of them"
-        )
-    if any(True for _ in adapted_layers(denoiser)):
-        raise SmaltiError(
-            "a denoiser with adapters cannot be saved: merge them, or save them with save_adapter"
-        )
-    if isinstance(denoiser.embed_tokens, WordEmbedding):
-        raise SmaltiError(
-            "a denoiser with learned words cannot be saved: their files go beside the model's folder"
-        )
 
 
 def save_image_tokenizer(

@@ -9,7 +9,8 @@ import torch
 
 from smalti.common.files import write_text_atomic
 from smalti.model.denoiser import Denoiser
-from smalti.storage.folder import check_savable, save_denoiser, save_image_tokenizer, save_words
+from smalti.storage.folder import save_denoiser, save_image_tokenizer, save_words
+from smalti.storage.savable import check_savable
 from smalti.vq.tokenizer import ImageTokenizer
 
 

@@ -29,8 +29,8 @@ from smalti.model.denoiser import Denoiser
 from smalti.model.text import TextTokenizer
 from smalti.runtime.memory import Mode
 from smalti.sampling.guidance import LARGEST_GUIDANCE
-from smalti.storage.folder import check_savable
 from smalti.storage.loading import load_components
+from smalti.storage.savable import check_savable
 from smalti.storage.saving import save_model
 from smalti.vq.tokenizer import ImageTokenizer
 
