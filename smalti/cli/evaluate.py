@@ -196,7 +196,8 @@ def evaluate(
     if save is not None:
         _check_save(save)
     with joined() as rank:
-        subject = _subject({**context.params, "device": own_device(context.params["device"])}, needs)
+        model, device = context.params["model"] or chosen.model, own_device(context.params["device"])
+        subject = _subject({**context.params, "model": model, "device": device}, needs)
         with _counted(output.shows_progress(as_json) and rank == 0) as progress:
             found = run(chosen, request, subject, progress=progress)
     seconds = round(time.perf_counter() - started, 3)

@@ -45,6 +45,9 @@ class Suite(Protocol):
     needs: ClassVar[str] = "sampling"
     """The part of a model that `make` needs: "sampling", "model" (without sampling) or "image_tokenizer" (alone)."""
 
+    model: ClassVar[str | None] = None
+    """Bundled model that is measured where the command line names none; None is the default one."""
+
     controls: ClassVar[frozenset[str]] = frozenset({"folder", "images_per_prompt", "save", "shuffled"})
     """Fields of `Request` that the suite supports in addition to the count, the seed and the batch size.
 

@@ -61,6 +61,7 @@ class Contrast(Suite):
     """
 
     lattice: int = 8
+    model: ClassVar[str | None] = "scenes"
     needs: ClassVar[str] = "model"
     controls: ClassVar[frozenset[str]] = frozenset()
     count: ClassVar[int] = 96

@@ -62,6 +62,7 @@ class Distance(Suite):
 
     scenes: int = 2000
     lattice: int = 8
+    model: ClassVar[str | None] = "scenes"
     controls: ClassVar[frozenset[str]] = frozenset({"folder", "ground_truth", "tokenized", "save"})
     count: ClassVar[int] = 500
     least: ClassVar[int] = 2

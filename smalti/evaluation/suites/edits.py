@@ -41,6 +41,7 @@ class Edits(Suite):
 
     selections: str = "+".join(SELECTIONS)
     lattice: int = 8
+    model: ClassVar[str | None] = "scenes"
     controls: ClassVar[frozenset[str]] = frozenset({"ground_truth", "save"})
     count: ClassVar[int] = 200
     least: ClassVar[int] = len(KINDS)

@@ -59,6 +59,7 @@ class Tokenizer(Suite):
     lattice: int = 0
     world: str = "scenes"
     archive: str = "objects"
+    model: ClassVar[str | None] = "scenes"
     needs: ClassVar[str] = "image_tokenizer"
     controls: ClassVar[frozenset[str]] = frozenset()
     count: ClassVar[int] = 256

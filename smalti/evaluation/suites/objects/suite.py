@@ -61,6 +61,7 @@ class Objects(Suite):
     split: str = "test"
     scorer: str = ""
     nouns: str = ""
+    model: ClassVar[str | None] = "objects"
     controls: ClassVar[frozenset[str]] = Suite.controls | {"ground_truth", "tokenized", "prompts"}
     count: ClassVar[int] = 402
     least: ClassVar[int] = len(TAGS)

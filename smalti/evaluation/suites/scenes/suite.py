@@ -24,6 +24,7 @@ class Scenes(Suite):
     """
 
     lattice: int = 0
+    model: ClassVar[str | None] = "scenes"
     controls: ClassVar[frozenset[str]] = Suite.controls | {"ground_truth", "tokenized", "prompts"}
     count: ClassVar[int] = 300
     least: ClassVar[int] = len(TAGS)
