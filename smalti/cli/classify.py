@@ -11,6 +11,7 @@ import typer
 
 from smalti.cli import options, output
 from smalti.cli.output import to_path
+from smalti.cli.pictures import with_own_model
 from smalti.common.checks import check_real, check_seed, check_whole
 from smalti.common.files import read_text
 from smalti.errors import SmaltiError
@@ -65,7 +66,7 @@ def classify(
     Each label's probability follows from the likelihood of the image's tokens under it. Word labels as the model's
     training captions are worded. It needs no training.
 
-    Example: smalti classify scene.png --labels circle,square,star --template "a photo of a {}"
+    Example: smalti classify scene.png --labels tiger,panda,fox --template "a photo of a {}"
     """
     from smalti.editing.picture import open_picture
     from smalti.reading.classification import check_labels
@@ -79,7 +80,7 @@ def classify(
     check_seed(seed, "--seed")
     # Before the model is loaded: an image that cannot be read is known at once.
     pictures = [open_picture(image) for image in images]
-    pipe = options.load_pipeline(context.params)
+    pipe = options.load_pipeline(with_own_model(context.params, pictures))
     output.warn_of_unknown_words(pipe.components, texts)
     loaded = time.perf_counter() - started
     show = output.shows_progress(as_json)

@@ -13,6 +13,7 @@ import typer
 from smalti.cli import options, output
 from smalti.cli.edit_options import RESULT, ImageFile, Prompt
 from smalti.cli.output import to_path
+from smalti.cli.pictures import with_own_model
 from smalti.common.checks import check_real, check_seed, check_whole
 from smalti.errors import SmaltiError
 from smalti.generation.settings import MOST_IMAGES
@@ -83,7 +84,7 @@ def edit(
     again. This recolours, replaces, removes or adds an object, or changes the background or the style. It needs no
     training.
 
-    Example: smalti edit scene.png "a green circle" --source-prompt "a red circle" -o green.png --show-mask chosen.png
+    Example: smalti edit scene.png "a blue car" --source-prompt "a green car" -o blue.png --show-mask chosen.png
     """
     how = {
         "source_prompt": source_prompt,
@@ -122,7 +123,7 @@ def inpaint(
 
     To take something away, mask it and say what the image shows without it.
 
-    Example: smalti inpaint scene.png "a blue square" --mask circle.png -o without.png
+    Example: smalti inpaint scene.png "a blue car" --mask pear.png -o without.png
     """
     _run(context.params, prompt, {"mask": mask, "strength": strength})
 
@@ -139,7 +140,7 @@ def outpaint(
 ) -> None:
     """Grow the canvas and paint beyond the image's edges.
 
-    Example: smalti outpaint scene.png "a red circle right of a blue square" --left 64 --right 64 -o wide.png
+    Example: smalti outpaint scene.png "a green pear left of a blue car" --left 64 --right 64 -o wide.png
     """
     for name, value in (("--left", left), ("--top", top), ("--right", right), ("--bottom", bottom)):
         check_whole(name, value, 0)
@@ -202,7 +203,7 @@ def _run(params: Mapping[str, Any], prompt: str | None, how: dict[str, Any]) -> 
     if show_mask:
         output.check_writable(show_mask, (".png",), "--show-mask")
     _check_apart(params, places, how.get("mask"))
-    pipe, settings = options.load_for(params)
+    pipe, settings = options.load_for(with_own_model(params, [picture]))
     output.warn_of_unknown_words(pipe.components, [prompt, params["negative_prompt"] or ""])
     height, width = params["height"], params["width"]
     loaded = time.perf_counter() - started

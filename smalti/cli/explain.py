@@ -11,6 +11,7 @@ import typer
 
 from smalti.cli import options, output
 from smalti.cli.output import to_path
+from smalti.cli.pictures import with_own_model
 from smalti.common.checks import check_seed, check_whole
 from smalti.errors import SmaltiError
 
@@ -67,7 +68,7 @@ def explain(
 
     A word says as much as the log-likelihood of the image's tokens falls without it. No training is needed.
 
-    Example: smalti explain scene.png "a red circle left of a blue square" --pair red,circle -o words.png
+    Example: smalti explain scene.png "a green pear left of a blue car" --pair green,pear -o words.png
     """
     from smalti.editing.picture import open_picture
     from smalti.reading.information import check_pairs, check_words
@@ -87,7 +88,7 @@ def explain(
     if out:
         output.check_writable(out, (".png",), "-o")
         output.check_apart([("-o", out)], [("IMAGE", image)])
-    pipe = options.load_pipeline(context.params)
+    pipe = options.load_pipeline(with_own_model(context.params, [picture]))
     output.warn_of_unknown_words(pipe.components, [text])
     show = output.shows_progress(as_json)
     with output.counted("reading", show=show) as report:

@@ -11,6 +11,7 @@ import typer
 
 from smalti.cli import options, output
 from smalti.cli.output import to_path
+from smalti.cli.pictures import with_own_model
 from smalti.common.checks import check_choice, check_real, check_seed, check_whole
 from smalti.errors import SmaltiError
 
@@ -65,7 +66,7 @@ def ground(
 
     The likelihood of an object's tokens drops when its phrase is cut out of the prompt. It needs no training.
 
-    Example: smalti ground scene.png "a red circle" --prompt "a red circle left of a blue square" -o where.png
+    Example: smalti ground scene.png "a green pear" --prompt "a green pear left of a blue car" -o where.png
     """
     from smalti.editing.picture import open_picture
     from smalti.reading.grounding import MAPS, check_phrases
@@ -84,7 +85,7 @@ def ground(
     if out:
         output.check_writable(out, (".png",), "-o")
         output.check_apart([("-o", out)], [("IMAGE", image)])
-    pipe = options.load_pipeline(context.params)
+    pipe = options.load_pipeline(with_own_model(context.params, [picture]))
     output.warn_of_unknown_words(pipe.components, [text])
     show = output.shows_progress(as_json)
     with output.counted("reading", show=show) as report:

@@ -11,6 +11,7 @@ import typer
 
 from smalti.cli import options, output
 from smalti.cli.output import to_path
+from smalti.cli.pictures import with_own_model
 from smalti.errors import SmaltiError
 
 _TRAINING = "Training"
@@ -109,7 +110,7 @@ def train_word(
     output.check_apart([("-o", out)], [("IMAGE", image) for image in images])
     check_replaceable(out, WORD, "smalti train-word")
     pictures = [open_picture(image) for image in images]
-    pipe = options.load_pipeline(context.params)
+    pipe = options.load_pipeline(with_own_model(context.params, pictures))
     output.warn_of_unknown_words(pipe.components, [text.replace(name, " ") for text in captions])
     show, losses = output.shows_progress(as_json), [0.0]
     with output.counted("training", show=show) as report:

@@ -39,8 +39,16 @@ class Picture:
     @property
     def prompt(self) -> str | None:
         """Prompt that Smalti made the image with; None where its file does not say so."""
-        # Other programs write other things under this key.
-        return self.text.get("prompt") if self.text.get("Software", "").startswith("Smalti") else None
+        return self._own("prompt")
+
+    @property
+    def model(self) -> str | None:
+        """Name of the model that drew the image; None where its file does not say so."""
+        return self._own("model")
+
+    def _own(self, key: str) -> str | None:
+        # Other programs write other things under these keys.
+        return self.text.get(key) if self.text.get("Software", "").startswith("Smalti") else None
 
     @property
     def shown(self) -> np.ndarray:
