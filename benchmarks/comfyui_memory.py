@@ -30,9 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--model", type=Path, default=BUNDLED, help="model folder; by default the bundled model"
-    )
+    parser.add_argument("--model", type=Path, default=BUNDLED, help="model folder; by default scenes")
     parser.add_argument("--rounds", type=int, default=3, help="times that the model is loaded and freed")
     parser.add_argument("--json", action="store_true", help="print one JSON object a round")
     options = parser.parse_args()

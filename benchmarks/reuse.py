@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="folder or name on the hub; by default the bundled model")
+    parser.add_argument("--model", default="scenes", help="name or folder of a model; by default scenes")
     parser.add_argument("--memory", help="memory to fit into, as for smalti generate")
     parser.add_argument("--layers", type=int, help="number of layers of a model with random weights")
     parser.add_argument("--hidden", type=int, default=1024, help="its width")
@@ -148,7 +148,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             }
         )
     return {
-        "model": options.model or f"{options.layers or 'bundled'} layers",
+        "model": options.model if options.layers is None else f"{options.layers} layers",
         "device": device_name(options.device),
         "threads": torch.get_num_threads(),
         "prompts": options.prompts,

@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument(
         "what", choices=["throughput", "overhead", "preview", "load"], help="what is measured"
     )
-    parser.add_argument("--model", help="model folder; the bundled model by default")
+    parser.add_argument("--model", default="scenes", help="name or folder of a model; by default scenes")
     parser.add_argument("--rounds", type=int, default=8, help="rounds of throughput, overhead and preview")
     parser.add_argument("--batch", type=int, default=8, help="images of a request of throughput")
     parser.add_argument("--clients", type=int, default=200, help="clients of load")

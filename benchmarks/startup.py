@@ -5,7 +5,7 @@ python benchmarks/startup.py [--repeats 7] [--json]
 Every program runs in a process of its own, in turns, round after round. A time is the process's own processor time,
 the median of its rounds, with one thread. The first round only writes bytecode and is not counted.
 
-`help` is `smalti --help`, `libraries` imports typer and rich. `generate` draws one image with the bundled model,
+`help` is `smalti --help`, `libraries` imports typer and rich. `generate` draws one image with the shapes model,
 `torch` imports PyTorch. `drawing` is the drawing alone, prompt to pixels, inside such a process. What `generate`
 spends beside PyTorch and drawing is the difference.
 """
@@ -56,7 +56,17 @@ def measure(repeats: int) -> dict[str, Any]:
             "help": [*run, "--help"],
             "torch": [sys.executable, "-c", "import torch"],
             "drawing": [sys.executable, __file__, "--draw"],
-            "generate": [*run, "generate", PROMPT, "--seed", "0", "-o", f"{folder}/image.png"],
+            "generate": [
+                *run,
+                "generate",
+                PROMPT,
+                "--model",
+                "scenes",
+                "--seed",
+                "0",
+                "-o",
+                f"{folder}/image.png",
+            ],
         }
         found: dict[str, list[float]] = {name: [] for name in programs}
         for _ in range(repeats + 1):
@@ -91,7 +101,7 @@ def drawing() -> float:
     """Return the processor time of one drawing, the process's first."""
     import smalti
 
-    pipe = smalti.load()
+    pipe = smalti.load("scenes")
     started = time.process_time()
     pipe(PROMPT, seed=0)
     return time.process_time() - started

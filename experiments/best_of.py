@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="model folder; by default the bundled model")
+    parser.add_argument("--model", default="scenes", help="name or folder of a model; by default scenes")
     parser.add_argument("--prompts", type=int, default=4, help="number of prompts for each of the ten pairs")
     parser.add_argument("--images", type=int, default=4, help="candidates of a prompt")
     parser.add_argument("--steps", type=int, default=8, help="steps of a candidate")

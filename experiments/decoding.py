@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="model folder; by default the bundled model")
+    parser.add_argument("--model", default="scenes", help="name or folder of a model; by default scenes")
     parser.add_argument("--suite", default="scenes", help="suite whose summary has a mean")
     parser.add_argument("--rules", nargs="+", default=list(RULES), metavar="RULE", help="rules to measure")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16], help="numbers of steps")

@@ -130,7 +130,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("tasks", nargs="+", choices=TASKS, help="what to measure")
-    parser.add_argument("--model", help="model folder; by default the bundled model")
+    parser.add_argument("--model", default="scenes", help="name or folder of a model; by default scenes")
     parser.add_argument("--device", default="cpu", help="PyTorch device")
     parser.add_argument("--scenes", type=int, default=60, help="number of scenes of each task")
     parser.add_argument("--masks", type=int, default=8, help="masks a text")

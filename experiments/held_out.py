@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="model folder; by default the bundled model")
+    parser.add_argument("--model", default="scenes", help="name or folder of a model; by default scenes")
     parser.add_argument("--dtype", help="dtype of the denoiser; by default float32 on a CPU")
     parser.add_argument("--device", default="cpu", help="PyTorch device")
     parser.add_argument("--prompts", type=int, default=12, help="number of prompts for each of the ten pairs")

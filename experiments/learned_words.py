@@ -98,7 +98,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("shapes", nargs="*", default=list(SHAPES), help="shapes; by default all ten")
-    parser.add_argument("--model", help="model folder; by default the bundled model")
+    parser.add_argument("--model", default="scenes", help="name or folder of a model; by default scenes")
     parser.add_argument("--images", type=int, default=4, help="training images of a word")
     parser.add_argument("--drawings", type=int, default=10, help="drawings of a word")
     parser.add_argument("--drawing-steps", type=int, default=16, help="steps of a drawing")

@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="model folder; by default the bundled model")
+    parser.add_argument("--model", default="scenes", help="name or folder of a model; by default scenes")
     parser.add_argument("--dtype", help="dtype of the denoiser; by default float32 on a CPU")
     parser.add_argument("--device", default="cpu", help="PyTorch device")
     parser.add_argument("--steps", type=int, default=16, help="number of steps")

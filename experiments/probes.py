@@ -164,7 +164,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("tasks", nargs="+", choices=TASKS, help="what to measure")
-    parser.add_argument("--model", help="model folder; by default the bundled model")
+    parser.add_argument("--model", default="scenes", help="name or folder of a model; by default scenes")
     parser.add_argument("--device", default="cpu", help="PyTorch device")
     parser.add_argument("--scenes", type=int, default=500, help="scenes that a probe is fitted on")
     parser.add_argument("--tests", type=int, default=100, help="scenes that it is tested on")

@@ -1,4 +1,4 @@
-"""The bundled model's token grids, recorded before the code was moved into rooms: every rule, preset and size.
+"""The shapes model's token grids, recorded before the code was moved into rooms: every rule, preset and size.
 
 tests/data/grids.json holds the settings of each case, tests/data/grids.safetensors the grids in float32 on a CPU.
 """

@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="model folder; by default the bundled model")
+    parser.add_argument("--model", default="scenes", help="name or folder of a model; by default scenes")
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the images")
     parser.add_argument("--seed", type=int, default=0, help="which edits, and the seed of the first one")
     options = parser.parse_args()

@@ -141,7 +141,7 @@ def prepare_edit(
 
     Example:
         >>> import smalti
-        >>> pipe = smalti.load()
+        >>> pipe = smalti.load("scenes")
         >>> scene = pipe("a red circle", seed=0)
         >>> prepared = prepare_edit(pipe.components, scene, "a green circle", Selection(), pipe.settings)
         >>> prepared.start_tokens(pipe.components).shape

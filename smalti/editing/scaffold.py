@@ -46,7 +46,7 @@ def read_scaffold(
 
     Example:
         >>> import smalti
-        >>> pipe = smalti.load()
+        >>> pipe = smalti.load("scenes")
         >>> open_part = torch.ones(16, 16, dtype=torch.bool)
         >>> open_part[12:] = False
         >>> ground = pipe("a red circle", seed=0)

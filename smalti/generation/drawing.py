@@ -65,7 +65,7 @@ class Generation:
 
         Example:
             >>> import smalti
-            >>> generation = smalti.load().start(["a red circle", "a blue square"], seed=[0, 1])
+            >>> generation = smalti.load("scenes").start(["a red circle", "a blue square"], seed=[0, 1])
             >>> first = next(generation)
             >>> generation.drop(0)
             >>> next(generation).active.tolist()
@@ -87,7 +87,7 @@ class Generation:
 
         Example:
             >>> import smalti
-            >>> generation = smalti.load().start("a red circle", seed=0)
+            >>> generation = smalti.load("scenes").start("a red circle", seed=0)
             >>> step = next(generation)
             >>> int(generation.replace(torch.full_like(step.tokens, 7)).max())
             7

@@ -186,7 +186,7 @@ def add_adapters(denoiser: nn.Module, shape: AdapterShape, generator: torch.Gene
 
     Example:
         >>> import smalti
-        >>> denoiser = smalti.load().denoiser
+        >>> denoiser = smalti.load("scenes").denoiser
         >>> add_adapters(denoiser, AdapterShape(rank=4, targets=("q_proj", "head")), torch.Generator())
         >>> sum(p.numel() for p in denoiser.parameters() if p.requires_grad)
         33792

@@ -24,7 +24,7 @@ class CodeColors:
 
     Example:
         >>> import smalti
-        >>> pipe = smalti.load()
+        >>> pipe = smalti.load("scenes")
         >>> drawn = pipe("a red circle", seed=0, output_type="tokens")
         >>> CodeColors(pipe.components).of(drawn.tokens[0]).shape
         (16, 16, 3)

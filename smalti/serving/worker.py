@@ -62,7 +62,7 @@ class Worker:
 
     Example:
         >>> import smalti
-        >>> pipe = smalti.load()
+        >>> pipe = smalti.load("scenes")
         >>> task = Task("scenes", "a red circle", None, pipe.settings, (0,), (4, 0))
         >>> class Taking:
         ...     def orders(self): return Orders()

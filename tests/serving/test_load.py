@@ -50,7 +50,7 @@ def test_many_clients_are_all_answered(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_a_batch_of_the_bundled_model_changes_no_image() -> None:
-    pipe = smalti.load()
+    pipe = smalti.load("scenes")
     prompts = [f"a {one} circle left of a {other} square" for one in COLORS for other in COLORS[:2]]
 
     async def run(url: str) -> list[bytes]:

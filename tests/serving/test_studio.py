@@ -64,7 +64,7 @@ def test_scripts_are_short_and_say_what_they_are():
 
 def test_examples_are_prompts_that_the_model_knows(client):
     assert client.get("/api/info").json()["models"][0]["examples"] == list(EXAMPLES[:4])
-    components = smalti.load().components
+    components = smalti.load("scenes").components
     found = examples(components)
     assert len(found) == 4
     assert components.unknown_words(found) == []
