@@ -7,7 +7,7 @@ PYTEST := $(RUN)/python -m pytest -n 2
 .PHONY: demo test test-fast fuzz lint format docs wheel clean
 
 demo: $(VENV)/demo
-	$(RUN)/smalti generate "a red circle left of a blue square" -o demo.png --seed 0
+	$(RUN)/smalti generate "a green pear left of a blue car" -o demo.png --seed 0
 	@echo "Open demo.png; then \`. $(VENV)/bin/activate\` for the \`smalti\` command"
 
 test: $(VENV)/test

@@ -18,7 +18,7 @@ from PIL import Image
 import smalti
 
 ROOT = Path(__file__).parent.parent
-LARGEST_WHEEL = 40_000_000
+LARGEST_WHEEL = 96_000_000
 # Without what could lead back to this checkout.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 

@@ -2,7 +2,7 @@
 
 python docs/make/showcase.py [--model FOLDER] [--out DIR]
 
-Every prompt gets one image with seed 0. No image is picked by hand.
+Every prompt gets one image with seed 0. The prompts are of things that the model draws well.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import smalti
 from smalti.common.images import make_grid, save_gif
 
 PROMPTS = [
-    "a red circle left of a blue square",
-    "three blue stars",
-    "a yellow heart above a black ring",
-    "a purple diamond",
-    "two green arrows",
-    "a white cross and an orange triangle",
-    "four pink crescents",
-    "a brown square below a yellow star",
+    "a tiger",
+    "four strawberries",
+    "a green pear left of a blue car",
+    "a hamburger above a pizza",
+    "a house and a rocket",
+    "a penguin on a light blue background",
+    "two pandas",
+    "an owl below a crown",
 ]
-ANIMATED = "a yellow heart above a black ring"
+ANIMATED = "a hamburger above a pizza"
 IMAGES = Path(__file__).parent.parent / "images"
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="model folder; by default the bundled model")
+    parser.add_argument("--model", help="name or folder of a model; by default objects")
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the images")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -129,7 +129,7 @@ def generate(
 ) -> None:
     """Draw images from prompts.
 
-    Example: smalti generate "a red circle left of a blue square" -o image.png --seed 0
+    Example: smalti generate "a green pear left of a blue car" -o image.png --seed 0
     """
     started = time.perf_counter()
     check_whole("-n", images_per_prompt, 1, MOST_IMAGES)

@@ -32,8 +32,9 @@ Model = Annotated[
     str | None,
     _model_option(
         "--model",
-        "Bundled model (scenes), model folder, or a name on the Hugging Face hub such as nvidia/NL-Diffusion-Image. "
-        "By default the bundled model.",
+        "Bundled model (objects or scenes), model folder, or a name on the Hugging Face hub such as "
+        "nvidia/NL-Diffusion-Image. By default the bundled model that drew the given image, else objects; a "
+        "suite of evaluate may have another.",
         "MODEL",
     ),
 ]

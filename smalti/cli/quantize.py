@@ -18,7 +18,7 @@ def quantize(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Bundled model (scenes), folder of a model, or a name on the Hugging Face hub.",
+            help="Bundled model (objects or scenes), folder of a model, or a name on the Hugging Face hub.",
             show_default=False,
         ),
     ],

@@ -52,8 +52,8 @@ Models = Annotated[
     _option(
         "--model",
         "MODEL",
-        "Model folder, or a name on the Hugging Face hub; repeat it for more. The first one is the default. By default "
-        "the bundled model.",
+        "Bundled model, model folder, or a name on the Hugging Face hub; repeat it for more. The first one is the "
+        "default. By default objects.",
         "Model",
     ),
 ]

@@ -37,8 +37,8 @@ def load(
     """Read a model, as `smalti.storage.loading.load_components` does.
 
     Args:
-        model: the name of a bundled model ("scenes"), a folder, or a name on the Hugging Face hub
-            (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
+        model: the name of a bundled model ("objects" or "scenes"), a folder, or a name on the Hugging Face hub
+            (organisation/name). A folder called "scenes" is "./scenes". None is "objects".
         device: "cpu", "cuda", "cuda:1", ...
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's; None chooses by device.
         quantize: "int8", "int4" or "fp8" stores the layers' matrices in fewer bits; needs torchao.

@@ -23,10 +23,10 @@ STUDIO = Path(__file__).parent / "studio"
 """Folder of the web studio's files."""
 
 EXAMPLES = (
-    "a red apple left of a green cup",
-    "two dogs",
-    "a yellow bus above a blue bench",
-    "a photo of a cat",
+    "a tiger",
+    "four strawberries",
+    "a green pear left of a blue car",
+    "a hamburger above a pizza",
     "a red circle left of a blue square",
     "three yellow stars",
     "a green heart above a black ring",

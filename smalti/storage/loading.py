@@ -38,10 +38,10 @@ from smalti.storage.precision import DTYPES, default_dtype, known_dtype
 from smalti.storage.verifier import verifier_bytes, with_verifier
 
 _MODELS = Path(__file__).parents[1] / "models"
-BUNDLED_MODELS = {"scenes": _MODELS / "scenes"}
+BUNDLED_MODELS = {name: _MODELS / name for name in ("objects", "scenes")}
 """Folder of each model that is in the package, by its name."""
 
-DEFAULT_MODEL = "scenes"
+DEFAULT_MODEL = "objects"
 """Name of the bundled model that is read where none is named."""
 
 
@@ -69,8 +69,8 @@ def load_components(
     read. A large text embedding stays in its file, which must stay where it is: a prompt reads a few rows of it.
 
     Args:
-        model: the name of a bundled model ("scenes"), a folder, the GGUF file in a folder, or a name on the Hugging
-            Face hub (organisation/name). A folder called "scenes" is "./scenes". None is the default bundled model.
+        model: the name of a bundled model ("objects" or "scenes"), a folder, the GGUF file in a folder, or a name on
+            the Hugging Face hub (organisation/name). A folder called "scenes" is "./scenes". None is "objects".
         device: "cpu", "cuda", "cuda:1", ...
         dtype: dtype of the denoiser: "float32", "bfloat16" or "float16", or PyTorch's. None is float32 on a CPU and
             bfloat16 elsewhere, or float16 where the device lacks bfloat16; with `memory` a CPU with bfloat16

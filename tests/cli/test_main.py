@@ -219,7 +219,7 @@ BAD_LINES = {
     "--save-tokens must name a .npy file": ["generate", PROMPT, "--save-tokens", "a.txt"],
     "-o cannot be written: none/a.png: No such file": ["generate", PROMPT, "-o", "none/a.png"],
     "-o cannot be written: /proc/a.png": ["generate", PROMPT, "-o", "/proc/a.png"],
-    "model must be a folder that exists, a bundled model (scenes), or a name on the Hugging Face hub": [
+    "model must be a folder that exists, a bundled model (objects, scenes), or a name on the Hugging Face hub": [
         "generate",
         PROMPT,
         "-o",

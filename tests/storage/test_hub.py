@@ -147,7 +147,7 @@ class TestCached:
     def test_neither_folder_nor_name(self, cache):
         for name in ("nowhere", "a/b/c", "./a", Path("a/b"), 3):
             fails(
-                r"model must be a folder that exists, a bundled model \(scenes\), or a name on the",
+                r"model must be a folder that exists, a bundled model \(objects, scenes\), or a name on the",
                 smalti.load,
                 name,
             )

@@ -81,7 +81,7 @@ class SmaltiBase(AdapterMethods, WordMethods, DiffusionPipeline):
         """Read a model folder or a model on the hub, as `smalti.load` does; there is no conversion.
 
         Args:
-            model: name of a bundled model, folder, or name on the Hugging Face hub; None is the bundled model.
+            model: name of a bundled model, folder, or name on the Hugging Face hub; None is "objects".
             dtype, torch_dtype: dtype of the denoiser; None is float32 on a CPU and bfloat16 elsewhere.
             device_map: device, such as "cuda".
             revision, local_files_only, quantize, offload, memory: as for `smalti.load`.
