@@ -16,8 +16,8 @@ def info(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="Folder of a model or an image tokenizer, or a name on the Hugging Face hub. By default the model "
-            "that comes with the package.",
+            help="Bundled model (objects or scenes), folder of a model or an image tokenizer, or a name on the Hugging "
+            "Face hub. By default objects.",
             show_default=False,
         ),
     ] = None,
@@ -28,10 +28,10 @@ def info(
     from smalti.runtime.memory import ModelSize
     from smalti.runtime.modes import cards, table
     from smalti.storage.inspection import inspect
-    from smalti.storage.loading import find_model
+    from smalti.storage.loading import BUNDLED_MODELS, find_model
 
     folder = find_model(model, revision=revision, parts=())
-    if model is None or os.path.isdir(model):
+    if model is None or model in BUNDLED_MODELS or os.path.isdir(model):
         report = inspect(folder)
     else:
         from smalti.storage.hub import remote_headers

@@ -370,6 +370,12 @@ def test_version_and_no_command(run):
     assert code == 0 and "generate" in out
 
 
+@pytest.mark.parametrize("name", ["objects", "scenes"])
+def test_info_of_a_bundled_model(run, name):
+    code, out, _ = run("info", name, "--json")
+    assert code == 0 and json.loads(out)["parameters"]["total"] > 9_000_000
+
+
 def test_info(run, folder):
     code, out, err = run("info", folder)
     assert (code, err) == (0, "")
