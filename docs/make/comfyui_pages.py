@@ -22,8 +22,8 @@ TIPS = {
     "and the host's memory. With `quantize`, `offload` or `memory`, Smalti places it instead, and freeing it drops it. "
     "`nvidia/NL-Diffusion-Image` needs `hub`, its name in `hub_id`, and your memory in `memory`, such as `16GB`.",
     "SmaltiAdapter": "Connect several of these nodes one after the other; their changes add up.",
-    "SmaltiPrompt": "The bundled model knows captions such as `three yellow stars` or "
-    "`a red circle left of a blue square`.",
+    "SmaltiPrompt": "The model `objects` knows captions such as `two pandas` or `a green pear left of a blue car`, "
+    "the model `scenes` such as `a red circle left of a blue square`.",
     "SmaltiSettings": "A value that is left alone stays the model's own. Rules are names with parameters, such as "
     "`history:window=8`. `guidance_scale` is s in (1 + s) · conditional − s · unconditional: ComfyUI's cfg less 1.",
     "SmaltiSample": "The same seed gives the same tokens, alone or in a batch. `tokens` and `mask` together fill a "

@@ -36,18 +36,19 @@ class Node:
 
 DRAWN = {"model": "load.model", "prompt": "prompt.prompt"}
 EDITED = {"model": "load.model", "prompt": "wanted.prompt"}
+SHAPES = {"model": "scenes"}
 FILE = "example.png"  # ComfyUI brings it along
 WORKFLOWS: dict[str, dict[str, Node]] = {
     "text_to_image": {
         "load": Node("SmaltiLoad", 0),
-        "prompt": Node("SmaltiPrompt", 0, {"text": "a red circle left of a blue square"}),
+        "prompt": Node("SmaltiPrompt", 0, {"text": "a green pear left of a blue car"}),
         "settings": Node("SmaltiSettings", 1, {"preset": "balanced"}),
         "sample": Node("SmaltiSample", 2, {"batch_size": 4}, {**DRAWN, "settings": "settings.settings"}),
         "decode": Node("SmaltiDecode", 3, {}, {"model": "load.model", "tokens": "sample.tokens"}),
         "save": Node("SaveImage", 4, {"filename_prefix": "smalti"}, {"images": "decode.image"}),
     },
     "edit": {
-        "load": Node("SmaltiLoad", 0),
+        "load": Node("SmaltiLoad", 0, SHAPES),
         "prompt": Node("SmaltiPrompt", 0, {"text": "a red circle left of a blue square"}),
         "sample": Node("SmaltiSample", 1, {}, DRAWN),
         "decode": Node("SmaltiDecode", 1, {}, {"model": "load.model", "tokens": "sample.tokens"}),
@@ -77,14 +78,14 @@ WORKFLOWS: dict[str, dict[str, Node]] = {
         ),
     },
     "inpaint": {
-        "load": Node("SmaltiLoad", 0),
+        "load": Node("SmaltiLoad", 0, SHAPES),
         "image": Node("LoadImage", 0, {"image": FILE}),
         "wanted": Node("SmaltiPrompt", 0, {"text": "a red circle left of a yellow star"}),
         "inpaint": Node("SmaltiInpaint", 1, {}, {**EDITED, "image": "image.IMAGE", "mask": "image.MASK"}),
         "save": Node("SaveImage", 2, {"filename_prefix": "smalti"}, {"images": "inpaint.image"}),
     },
     "outpaint_and_vary": {
-        "load": Node("SmaltiLoad", 0),
+        "load": Node("SmaltiLoad", 0, SHAPES),
         "wanted": Node("SmaltiPrompt", 0, {"text": "a red circle left of a blue square"}),
         "file": Node("SmaltiLoadTokens", 1, {"file": FILE}, {"model": "load.model"}),
         "outpaint": Node("SmaltiOutpaint", 2, {}, {**EDITED, "image": "file.image", "tokens": "file.tokens"}),
@@ -98,7 +99,7 @@ WORKFLOWS: dict[str, dict[str, Node]] = {
         "varied": Node("PreviewImage", 4, {}, {"images": "vary.image"}),
     },
     "tokens": {
-        "load": Node("SmaltiLoad", 0),
+        "load": Node("SmaltiLoad", 0, SHAPES),
         "image": Node("LoadImage", 0, {"image": FILE}),
         "small": Node(
             "ImageScale",
@@ -114,7 +115,7 @@ WORKFLOWS: dict[str, dict[str, Node]] = {
     },
     "adapter": {
         "adapter": Node("SmaltiAdapter", 0, {"adapter": "my-adapter"}),
-        "load": Node("SmaltiLoad", 1, {}, {"adapters": "adapter.adapters"}),
+        "load": Node("SmaltiLoad", 1, SHAPES, {"adapters": "adapter.adapters"}),
         "prompt": Node("SmaltiPrompt", 1, {"text": "a purple ring"}),
         "sample": Node("SmaltiSample", 2, {}, DRAWN),
         "decode": Node("SmaltiDecode", 3, {}, {"model": "load.model", "tokens": "sample.tokens"}),

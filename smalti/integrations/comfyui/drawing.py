@@ -77,7 +77,7 @@ class SmaltiPrompt(io.ComfyNode):
                     "text",
                     multiline=True,
                     dynamic_prompts=True,
-                    default="a red circle left of a blue square",
+                    default="a green pear left of a blue car",
                     tooltip="The whole image in words.",
                 ),
                 io.String.Input(
