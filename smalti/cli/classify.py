@@ -13,7 +13,7 @@ from smalti.cli import options, output
 from smalti.cli.output import to_path
 from smalti.cli.pictures import with_own_model
 from smalti.common.checks import check_real, check_seed, check_whole
-from smalti.common.files import read_text
+from smalti.common.files import read_lines
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _labels(given: list[str]) -> list[str]:
     labels: list[str] = []
     for text in given:
         if text.lower().endswith(".txt") and "," not in text:
-            labels += [line.strip() for line in read_text(to_path(text)).splitlines() if line.strip()]
+            labels += read_lines(to_path(text))
         else:
             labels += [part.strip() for part in text.split(",")]
     if not labels:

@@ -70,7 +70,7 @@ def train_light(
 
     Example: smalti train-light prompts.txt --model scenes -o light.safetensors
     """
-    from smalti.common.files import read_text
+    from smalti.common.files import read_lines
     from smalti.storage.light import LIGHT, save_light
     from smalti.storage.small_files import check_replaceable
     from smalti.training.light import LightTraining, train_light
@@ -78,7 +78,7 @@ def train_light(
     started = time.perf_counter()
     with renamed(every="--every"):
         training = LightTraining(steps, batch_size, learning_rate, every, seed)
-    texts = [line.strip() for line in read_text(prompts).splitlines() if line.strip()]
+    texts = read_lines(prompts)
     if not texts:
         raise SmaltiError(f"PROMPTS must be a file with a prompt a line, and {prompts} has none")
     output.check_writable(out, (".safetensors",), "-o")

@@ -148,6 +148,15 @@ def read_text(path: str | Path, *, limit: int = TEXT_BYTES) -> str:
     return decode_text(data, str(path))
 
 
+def read_lines(path: str | Path) -> list[str]:
+    """Return the lines of a text file that are not blank, without blanks around them.
+
+    Raises:
+        SmaltiError: as for `read_text`.
+    """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
 def decode_text(data: bytes, what: str) -> str:
     r"""Return a text in UTF-8, or in the encoding of its byte-order mark; lines end with \n.
 

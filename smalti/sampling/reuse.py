@@ -76,15 +76,10 @@ class NoReuse(Reuse):
 
 
 @dataclass(frozen=True)
-class PromptReuse(Reuse):
-    """Compute the prompt's part of every layer only at each k-th step, an approximation for prompts in the sequence.
-
-    Attributes:
-        every: k, steps from one computation of the prompt's part to the next; 1 is exact.
-    """
+class _PeriodicReuse(Reuse):
+    """Compute everything at each k-th step."""
 
     every: int = 4
-    memory: ClassVar[Memory | None] = PromptMemory
 
     def __post_init__(self) -> None:
         check_whole("every", self.every)
@@ -92,6 +87,17 @@ class PromptReuse(Reuse):
     def refreshes(self, index: int, steps: int) -> bool:
         """Return whether `index` is a multiple of k."""
         return index % self.every == 0
+
+
+@dataclass(frozen=True)
+class PromptReuse(_PeriodicReuse):
+    """Compute the prompt's part of every layer only at each k-th step, an approximation for prompts in the sequence.
+
+    Attributes:
+        every: k, steps from one computation of the prompt's part to the next; 1 is exact.
+    """
+
+    memory: ClassVar[Memory | None] = PromptMemory
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ class CellReuse(Reuse):
 
 
 @dataclass(frozen=True)
-class LightReuse(Reuse):
+class LightReuse(_PeriodicReuse):
     """Run the denoiser at each k-th step, and between them a light layer on its last output (--light FILE).
 
     With k times as many steps as passes, each step reveals fewer tokens at once, and tokens see those of the steps
@@ -149,11 +155,7 @@ class LightReuse(Reuse):
         every: k, steps from one pass of the denoiser to the next; 1 is exact.
     """
 
-    every: int = 4
     memory: ClassVar[Memory | None] = LightMemory
-
-    def __post_init__(self) -> None:
-        check_whole("every", self.every)
 
     def check(self, denoiser: Denoiser) -> None:
         """Raise SmaltiError unless the denoiser has a light layer."""
@@ -161,10 +163,6 @@ class LightReuse(Reuse):
             raise SmaltiError(
                 "reuse 'light' needs a light layer: load one with light=FILE (--light FILE)", argument="reuse"
             )
-
-    def refreshes(self, index: int, steps: int) -> bool:
-        """Return whether `index` is a multiple of k."""
-        return index % self.every == 0
 
     def passes(self, index: int, steps: int) -> bool:
         """Return whether the denoiser runs; a light layer is no pass."""

@@ -189,10 +189,7 @@ def load_adapters(
     Raises:
         SmaltiError: an adapter is for another base.
     """
-    own = base_fingerprint(base) if any(stored.base for stored in adapters) else None
-    for stored in adapters:
-        if own is not None and stored.base not in (None, own):
-            raise SmaltiError(f"{stored.folder} is for another base than {base}, whose weights differ")
+    check_base({stored.folder: stored.base for stored in adapters}, base)
     for number, (stored, scale) in enumerate(zip(adapters, scales, strict=True)):
         attach_adapter(denoiser, stored, label=str(number), strength=scale)
 
@@ -212,6 +209,26 @@ def check_scales(scale: float | Sequence[float] | None, count: int) -> list[floa
             argument="adapter_scale",
         )
     return [check_real("adapter_scale", one, -100, 100) for one in scales]
+
+
+def check_base(
+    stored: Mapping[Path, str | None], base: str | Path, kind: str = "", argument: str | None = None
+) -> None:
+    """Raise SmaltiError unless files were trained on the model of a folder, as far as they say so.
+
+    Args:
+        stored: fingerprint of the base by file or folder, or None where it says nothing.
+        base: the model's folder.
+        kind: what the files are, in front of their names.
+        argument: name of the argument at fault.
+    """
+    own = base_fingerprint(base) if any(stored.values()) else None
+    for path, fingerprint in stored.items():
+        if own is not None and fingerprint not in (None, own):
+            raise SmaltiError(
+                f"{kind} {path} is for another base than {base}, whose weights differ".lstrip(),
+                argument=argument,
+            )
 
 
 def base_fingerprint(folder: str | Path) -> str | None:

@@ -9,7 +9,7 @@ from smalti.common.checks import quoted
 from smalti.components import Components
 from smalti.errors import SmaltiError
 from smalti.model.light import LightLayer
-from smalti.storage.adapters import base_fingerprint
+from smalti.storage.adapters import base_fingerprint, check_base
 from smalti.storage.small_files import read_small, write_small
 
 LIGHT = "smalti_light"
@@ -46,12 +46,8 @@ def with_light(components: Components, path: str | Path | None) -> Components:
     tensors, metadata = read_small(path)
     if LIGHT not in metadata:
         raise SmaltiError(f"light must be a file of smalti train-light, not {path}", argument="light")
-    own = base_fingerprint(components.folder) if _BASE in metadata and components.folder else None
-    if own is not None and metadata[_BASE] != own:
-        raise SmaltiError(
-            f"light {path} is for another model than {components.folder}, whose weights differ",
-            argument="light",
-        )
+    if components.folder:
+        check_base({Path(path): metadata.get(_BASE)}, components.folder, "light", "light")
     denoiser = components.denoiser
     light = LightLayer(denoiser.config)
     needed = {name: tuple(tensor.shape) for name, tensor in light.state_dict().items()}

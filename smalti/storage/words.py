@@ -16,7 +16,7 @@ from smalti.components import Components
 from smalti.errors import SmaltiError
 from smalti.model.learned import LearnedWord, add_words
 from smalti.model.words import caption_words
-from smalti.storage.adapters import base_fingerprint
+from smalti.storage.adapters import base_fingerprint, check_base
 from smalti.storage.small_files import read_small, write_small
 
 WORD = "smalti_word"
@@ -89,16 +89,6 @@ def read_words(word: str | Path | Sequence[str | Path] | None) -> list[StoredWor
     return [read_word(one) for one in files]
 
 
-def check_base(words: Sequence[StoredWord], base: str | Path) -> None:
-    """Raise SmaltiError unless words were trained on a model of this folder, where their files say so."""
-    own = base_fingerprint(base) if any(stored.base for stored in words) else None
-    for stored in words:
-        if own is not None and stored.base not in (None, own):
-            raise SmaltiError(
-                f"word {stored.path} is for another base than {base}, whose weights differ", argument="word"
-            )
-
-
 def with_stored_words(components: Components, words: Sequence[StoredWord]) -> Components:
     """Return components whose prompts can use words that were read from files. The denoiser is changed in place.
 
@@ -106,7 +96,7 @@ def with_stored_words(components: Components, words: Sequence[StoredWord]) -> Co
         SmaltiError: a word is for another base, or its name is taken.
     """
     if words and components.folder:
-        check_base(words, components.folder)
+        check_base({one.path: one.base for one in words}, components.folder, "word", "word")
     return with_words(components, [stored.word for stored in words])
 
 

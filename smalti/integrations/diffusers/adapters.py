@@ -10,7 +10,7 @@ from smalti.common.checks import check_real, quoted
 from smalti.errors import SmaltiError
 from smalti.model.denoiser import Denoiser
 from smalti.model.lora import adapted_layers, all_adapters, remove_adapters, set_strength
-from smalti.storage.adapters import attach_adapter, base_fingerprint, read_adapter
+from smalti.storage.adapters import attach_adapter, check_base, read_adapter
 
 
 class AdapterMethods:
@@ -39,13 +39,8 @@ class AdapterMethods:
             raise SmaltiError(
                 f"adapter_name must be new, not {quoted(name)}, which is loaded", argument="adapter_name"
             )
-        if stored.base is not None and self.folder is not None:
-            own = base_fingerprint(self.folder)
-            if own is not None and own != stored.base:
-                raise SmaltiError(
-                    f"{stored.folder} is for another base than {self.folder}, whose weights differ",
-                    argument="adapter",
-                )
+        if self.folder is not None:
+            check_base({stored.folder: stored.base}, self.folder, argument="adapter")
         attach_adapter(self.denoiser, stored, label=name)
 
     def set_adapters(

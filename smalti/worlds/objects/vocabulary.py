@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from smalti.common.files import read_text
+from smalti.common.files import read_lines
 from smalti.errors import SmaltiError
 from smalti.worlds.objects.archive import Sprite, SpriteArchive
 from smalti.worlds.objects.collection import Collection
@@ -108,7 +108,7 @@ def read_nouns(path: str | Path) -> list[str]:
     Raises:
         SmaltiError: the file is missing, is no text, or has no noun.
     """
-    nouns = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    nouns = read_lines(path)
     if not nouns:
         raise SmaltiError(f"nouns must be a file with a noun a line, and {path} has none", argument="nouns")
     return nouns
