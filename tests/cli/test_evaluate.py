@@ -21,7 +21,7 @@ import smalti  # noqa: E402
 from smalti.cli import options  # noqa: E402
 from smalti.cli.evaluate import evaluate  # noqa: E402
 from smalti.cli.main import main  # noqa: E402
-from smalti.evaluation.suite import SUITES, Suite  # noqa: E402
+from smalti.evaluation.suite import SUITES, Suite, find_suite  # noqa: E402
 from smalti.evaluation.suites.scenes.edit_pairs import KINDS as EDIT_KINDS  # noqa: E402
 from smalti.evaluation.suites.scenes.edit_score import NUMBERS  # noqa: E402
 from smalti.evaluation.suites.scenes.edit_selections import SELECTIONS  # noqa: E402
@@ -270,3 +270,10 @@ def test_a_missing_scikit_image_leaves_the_other_suites():
     assert "scenes\n    evaluation needs scikit-image: pip install 'smalti[evaluate]'" in done.stdout
     assert "tokenizer:size=256" in done.stdout and "distance:scenes=2000" in done.stdout
     assert done.stderr == "smalti: evaluation needs scikit-image: pip install 'smalti[evaluate]'\n"
+
+
+def test_a_suite_measures_the_model_of_its_world():
+    models = {
+        name: find_suite(name).model for name in ("scenes", "objects", "tokenizer", "tokenizer:world=objects")
+    }
+    assert list(models.values()) == ["scenes", "objects", "scenes", "objects"]

@@ -59,7 +59,6 @@ class Tokenizer(Suite):
     lattice: int = 0
     world: str = "scenes"
     archive: str = "objects"
-    model: ClassVar[str | None] = "scenes"
     needs: ClassVar[str] = "image_tokenizer"
     controls: ClassVar[frozenset[str]] = frozenset()
     count: ClassVar[int] = 256
@@ -68,6 +67,11 @@ class Tokenizer(Suite):
         sides(self.size)
         check_choice("world", self.world, WORLDS)
         lattice_places(self.lattice)
+
+    @property
+    def model(self) -> str | None:  # type: ignore[override]  # an option decides it
+        """Return the bundled model of the world."""
+        return self.world
 
     def prompts(self, count: int, seed: int) -> list[torch.Tensor]:
         """Return unseen scenes, (3, size, size) uint8 each."""
